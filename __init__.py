@@ -1,0 +1,1 @@
+"""Bridgework: measure where understanding and generation align, layer by layer, then build the bridge there."""

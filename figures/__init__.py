@@ -1,0 +1,19 @@
+"""Labelled results in, a matplotlib Figure out. Nothing here measures, and nothing here calls ``plt.show``."""
+
+from .architecture import architecture
+from .curves import alignment_curves, before_after, learning_curves
+from .gallery import Entry, write_gallery
+from .maps import layer_map
+from .samples import gap_closed, sample_grid
+
+__all__ = [
+    "Entry",
+    "alignment_curves",
+    "architecture",
+    "before_after",
+    "gap_closed",
+    "layer_map",
+    "learning_curves",
+    "sample_grid",
+    "write_gallery",
+]

@@ -1,0 +1,140 @@
+"""One training loop for experts and fused models, on accelerate: resumable, and the same weights whether stopped or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import small
+from .fusion import FusedModel
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    folder: str | Path,
+    steps: int,
+    *,
+    learning_rate: float,
+    average: float | None = None,
+    checkpoint_every: int = 250,
+    progress: str = "training",
+) -> list[dict[str, Any]]:
+    """Train the parameters of `model` that require gradients, and leave them in `model`.
+
+    Parameters
+    ----------
+    loss : `loss(step)` makes batch number `step` and returns its loss. A function of the step alone, so that a resumed
+        run sees what an uninterrupted one would have seen.
+    folder : holds `state/` (the newest checkpoint) and `log.jsonl`, one line every 10 steps; a finished run
+        in it is loaded, not repeated.
+    learning_rate : of AdamW, warmed up over 5 % of the steps, then cosine to zero.
+    average : decay of an exponential moving average of the weights, which then replaces them at the end.
+
+    Returns the log. Raises FloatingPointError at the first loss that is not finite.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps))
+    )
+    ema = EMAModel(parameters, decay=average) if average else None
+    accelerator = Accelerator()
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    if ema:
+        accelerator.register_for_checkpointing(ema)
+
+    start, log = _resume(accelerator, folder)
+    with tqdm(total=steps, initial=start, desc=progress, mininterval=1) as bar:
+        for step in range(start, steps):
+            value = loss(step)
+            if not torch.isfinite(value):
+                raise FloatingPointError(
+                    f"loss {value.item()} at step {step} of {folder}: lower the learning rate and start again from its checkpoint"
+                )
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.step(parameters)
+            if step % 10 == 0:
+                log.append({"step": step, "loss": value.item()})
+                bar.set_postfix(loss=f"{value.item():.3f}")
+            bar.update()
+            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                _save(accelerator, folder, step + 1, log)
+    if ema:
+        ema.copy_to(parameters)
+    return log
+
+
+def _resume(accelerator: Accelerator, folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    state, old = folder / "state", folder / "state.old"
+    if not state.exists() and old.exists():  # stopped between the two renames of _save
+        os.replace(old, state)
+    if not state.exists():
+        return 0, []
+    accelerator.load_state(str(state))
+    log = [json.loads(line) for line in (state / "log.jsonl").read_text().splitlines()]
+    return json.loads((state / "step.json").read_text()), log
+
+
+def _save(accelerator: Accelerator, folder: Path, step: int, log: list[dict[str, Any]]) -> None:
+    """Write beside the newest checkpoint, then take its place: stopped at any moment, one of the two is whole."""
+    fresh, state, old = folder / "state.new", folder / "state", folder / "state.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.save_state(str(fresh))
+    (fresh / "step.json").write_text(json.dumps(step))
+    (fresh / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    if state.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(state, old)
+    os.replace(fresh, state)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def train(
+    fused: FusedModel,
+    folder: str | Path,
+    steps: int = 600,
+    *,
+    seed: int = 0,
+    shuffled: bool = False,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
+) -> list[dict[str, Any]]:
+    """Train the bridges of a fused model on scenes (velocity loss) and save them to `folder`; returns the log.
+
+    `shuffled` gives every image another image's caption: the floor, which learns all there is to learn but the text.
+    A run that was stopped goes on; a finished one is loaded.
+    """
+    fused.to(PartialState().device).train()
+
+    def loss(step: int) -> Tensor:
+        batch = small.dit_batch(step, seed, size=batch_size)
+        captions = batch["caption"][1:] + batch["caption"][:1] if shuffled else batch["caption"]
+        image, time, noise = (batch[name].to(fused.device) for name in ("image", "time", "noise"))
+        mix = time[:, None, None, None]
+        return small.velocity_loss(
+            fused.predict(mix * noise + (1 - mix) * image, fused.condition(captions), time), image, time
+        )
+
+    log = fit(fused.bridges, loss, folder, steps, learning_rate=learning_rate, progress=f"fuse {fused.plan.rule}")
+    fused.eval().save(folder)
+    return log

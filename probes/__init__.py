@@ -1,0 +1,1 @@
+"""Measure: any model in, labelled similarity out."""

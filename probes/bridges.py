@@ -1,0 +1,253 @@
+"""Bridge plans: which understanding layer meets which generation layer, and the rules that choose them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .features import write_whole
+from .metrics import Array
+
+STREAMS = ("image", "text", "both")
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class BridgePlan:
+    """Which blocks are bridged, plain JSON.
+
+    Attributes:
+        pairs: (understanding block, generation block), counted from 0 without the embeddings; ascending on both sides,
+            so that bridges neither cross nor repeat. Their number is the plan's budget.
+        stream: the stream of the generation tower that the bridges enter, "image", "text" or "both".
+        rule: the rule that chose the pairs.
+        evidence: what it was chosen from, plain JSON.
+        understanding_layers, generation_layers: the number of blocks of the two towers.
+        score: what the rule gave this plan; None for a fixed plan.
+
+    Raises:
+        ValueError: pairs that cross, repeat, are missing or out of range; an unknown stream.
+    """
+
+    pairs: Pairs
+    stream: str
+    rule: str
+    evidence: dict[str, Any] = field(hash=False)
+    understanding_layers: int
+    generation_layers: int
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            pairs = tuple((_whole(u), _whole(g)) for u, g in self.pairs)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"pairs must be (understanding layer, generation layer) whole numbers: {self.pairs!r}"
+            ) from None
+        object.__setattr__(self, "pairs", pairs)
+        if not pairs:
+            raise ValueError("a bridge plan needs at least one pair")
+        if self.stream not in STREAMS:
+            raise ValueError(f"unknown stream {self.stream!r}: expected one of {', '.join(STREAMS)}")
+        for u, g in pairs:
+            if not (0 <= u < self.understanding_layers and 0 <= g < self.generation_layers):
+                raise ValueError(
+                    f"bridge {(u, g)} is out of range: the towers have {self.understanding_layers} and "
+                    f"{self.generation_layers} blocks, counted from 0"
+                )
+        for first, second in pairwise(pairs):
+            if not (first[0] < second[0] and first[1] < second[1]):
+                raise ValueError(
+                    f"bridges {first} and {second} cross or repeat: both sides must ascend from pair to pair"
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
+        write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BridgePlan:
+        """Read a plan and check it.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a bridge plan, or one that does not hold together.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a bridge plan: {error}") from None
+
+
+def choose_bridges(
+    heat: pd.DataFrame, rule: str = "alignment", bridges: int = 4, seed: int = 0, stream: str = "image"
+) -> BridgePlan:
+    """The bridge plan of so many bridges that a rule prefers, from a layer map.
+
+    `alignment` takes the plan with the largest sum of map values over its pairs, of all plans that neither cross nor
+    repeat, exactly. The fixed plans read only the towers' depths off the map and have no score: `all` (every block of
+    the shallower tower, whatever `bridges` says, with the block of the other nearest in depth), `middle` (that many
+    consecutive pairs of `all`, centred), `uniform` (spread evenly over `all`), `last` (the last blocks of both towers),
+    `random` (drawn by `seed`, every plan of that size equally likely).
+
+    Args:
+        heat: as `similarity_map` returns it; "embeddings" is never bridged. Depths in its attrs tell the number of
+            blocks, else the last one named does.
+        bridges: how many, at most the blocks of the shallower tower.
+        seed: of `random`.
+        stream: the stream of the generation tower that the bridges enter.
+
+    Raises:
+        ValueError: an unknown rule or stream, too many bridges or none, layers that are not numbered, a map
+            whose values do not allow such a plan.
+    """
+    if rule not in RULES and rule not in FIXED:
+        raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join([*RULES, *FIXED])}")
+    understanding, generation = count_blocks(heat)
+    shallower = min(understanding, generation)
+    if not (isinstance(bridges, int) and 1 <= bridges <= shallower):
+        raise ValueError(
+            f"bridges must be from 1 to {shallower}, the blocks of the shallower tower (the towers have "
+            f"{understanding} and {generation}), got {bridges!r}"
+        )
+    if rule in RULES:
+        pairs, value = _best(RULES[rule](heat), bridges)
+        evidence = dict(heat.attrs)
+    else:
+        pairs, value = FIXED[rule](understanding, generation, bridges, seed), None
+        evidence = {"seed": seed} if rule == "random" else {}
+    return BridgePlan(pairs, stream, rule, evidence, understanding, generation, value)
+
+
+def score(plan: BridgePlan, evidence: pd.DataFrame, rule: str = "alignment") -> float:
+    """What a rule gives any plan, a fixed one included: the sum of its gains over the pairs; NaN if one is missing.
+
+    Raises:
+        ValueError: a rule without a score; a plan for other towers than those of the evidence.
+    """
+    if rule not in RULES:
+        raise ValueError(f"no score for rule {rule!r}: expected one of {', '.join(RULES)}")
+    if count_blocks(evidence) != (plan.understanding_layers, plan.generation_layers):
+        raise ValueError(
+            f"the plan is for towers of {plan.understanding_layers} and {plan.generation_layers} blocks, the map of "
+            "{} and {}".format(*count_blocks(evidence))
+        )
+    gains = RULES[rule](evidence)
+    return float(sum(gains[u, g] for u, g in plan.pairs))
+
+
+def count_blocks(heat: pd.DataFrame) -> tuple[int, int]:
+    """The number of understanding and generation blocks behind a layer map, the embeddings left out."""
+    counts = []
+    for labels, depths in ((heat.index, heat.attrs.get("x_depths")), (heat.columns, heat.attrs.get("y_depths"))):
+        blocks = _blocks(labels)
+        if not blocks:
+            raise ValueError("the layer map has no blocks to bridge: extract more than the embeddings")
+        # block i lies at depth (i + 1) / blocks, so a map without the last blocks still tells how many there are
+        told = [round((i + 1) / depths[at]) for at, i in blocks if depths[at] > 0] if depths else []
+        counts.append(max([i + 1 for _, i in blocks] + (told if len(set(told)) == 1 else [])))
+    return counts[0], counts[1]
+
+
+def _blocks(labels: pd.Index) -> list[tuple[int, int]]:
+    """(place in the map, block number) of every layer but the embeddings."""
+    try:
+        blocks = [(at, int(str(label))) for at, label in enumerate(labels) if str(label) != "embeddings"]
+    except ValueError:
+        raise ValueError(f"layers of a layer map must be 'embeddings' or block numbers, got {list(labels)}") from None
+    if len({i for _, i in blocks}) != len(blocks) or any(i < 0 for _, i in blocks):
+        raise ValueError(f"the layers of a layer map must be named once each, got {list(labels)}")
+    return blocks
+
+
+def alignment_gains(heat: pd.DataFrame) -> Array:
+    """The layer map by block number, (understanding block, generation block); NaN where it was not measured."""
+    gains = np.full(count_blocks(heat), np.nan)
+    rows, columns = _blocks(heat.index), _blocks(heat.columns)
+    values = heat.to_numpy(float)
+    for at, u in rows:
+        for under, g in columns:
+            gains[u, g] = values[at, under]
+    return gains
+
+
+def _best(gains: Array, bridges: int) -> tuple[Pairs, float]:
+    """The ascending pairs with the largest sum, by dynamic programming over the first blocks of both towers."""
+    gains = np.where(np.isnan(gains), -np.inf, gains)
+    rows, columns = gains.shape
+    # tables[b][u, g]: the largest sum of b pairs among the first u and g blocks
+    tables = [np.zeros((rows + 1, columns + 1))]
+    for _ in range(bridges):
+        table = np.full((rows + 1, columns + 1), -np.inf)
+        for u in range(1, rows + 1):
+            ending_here = tables[-1][u - 1, :-1] + gains[u - 1]
+            table[u, 1:] = np.maximum(table[u - 1, 1:], np.maximum.accumulate(ending_here))
+        tables.append(table)
+    value = float(tables[-1][rows, columns])
+    if not np.isfinite(value):
+        raise ValueError(f"the layer map has too few finite values for {bridges} bridges: choose fewer")
+    pairs, u, g = [], rows, columns
+    for b in range(bridges, 0, -1):
+        while tables[b][u - 1, g] == tables[b][u, g]:
+            u -= 1
+        while tables[b][u, g - 1] == tables[b][u, g]:
+            g -= 1
+        u, g = u - 1, g - 1
+        pairs.append((u, g))
+    return tuple(reversed(pairs)), value
+
+
+def _all(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    fewer, more = sorted((understanding, generation))
+    # block i of n lies at depth (i + 1) / n
+    nearest = [int((i + 1) * more / fewer + 0.5) - 1 for i in range(fewer)]
+    return tuple((i, j) if understanding <= generation else (j, i) for i, j in enumerate(nearest))
+
+
+def _middle(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    pairs = _all(understanding, generation, bridges, seed)
+    start = (len(pairs) - bridges) // 2
+    return pairs[start : start + bridges]
+
+
+def _uniform(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    pairs = _all(understanding, generation, bridges, seed)
+    return tuple(pairs[int((b + 0.5) * len(pairs) / bridges)] for b in range(bridges))
+
+
+def _last(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    return tuple((understanding - bridges + b, generation - bridges + b) for b in range(bridges))
+
+
+def _random(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    # a plan is a set of blocks on either side, paired in order: two uniform sets make a uniform plan
+    rng = np.random.default_rng(seed)
+    sides = [sorted(rng.choice(count, bridges, replace=False).tolist()) for count in (understanding, generation)]
+    return tuple(zip(*sides, strict=True))
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(value)
+    return int(value)
+
+
+RULES: dict[str, Callable[[pd.DataFrame], Array]] = {"alignment": alignment_gains}
+FIXED: dict[str, Callable[[int, int, int, int], Pairs]] = {
+    "all": _all,
+    "middle": _middle,
+    "uniform": _uniform,
+    "last": _last,
+    "random": _random,
+}

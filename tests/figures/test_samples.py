@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+from scipy import stats
+
+from bridgework.figures import gap_closed, sample_grid
+
+CAPTIONS = ["a red circle", "two green squares left of a blue triangle", "three stars", "a cross above a circle"]
+
+
+def pictures(count):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_grid_shows_every_image_with_its_whole_caption(assert_readable, count):
+    images, captions = pictures(count), [CAPTIONS[i % 4] for i in range(count)]
+    figure = sample_grid(images, captions, [True] * count)
+    assert len(figure.axes) == count
+    for ax, image, caption in zip(figure.axes, images, captions, strict=True):
+        assert np.array_equal(ax.images[0].get_array(), image)
+        assert ax.get_xlabel().replace("\n", " ") == caption
+    assert_readable(figure)
+
+
+def test_verdicts_differ_in_symbol_and_colour():
+    figure = sample_grid(pictures(3), CAPTIONS[:3], [True, False, True])
+    marks = [ax.texts[0].get_text() for ax in figure.axes]
+    colours = [to_hex(ax.spines["left"].get_edgecolor()) for ax in figure.axes]
+    assert marks == ["✓", "✗", "✓"]
+    assert colours[0] == colours[2] != colours[1]
+    assert "2 of 3" in figure.get_suptitle()
+
+
+def test_grid_takes_pil_floats_and_grey():
+    image = pictures(1)[0]
+    shown = sample_grid([Image.fromarray(image), image / 255, image[..., 0]], CAPTIONS[:3], [True] * 3).axes
+    assert np.array_equal(shown[0].images[0].get_array(), image)
+    assert np.allclose(shown[1].images[0].get_array(), image / 255)
+    assert shown[2].images[0].get_clim() == (0, 255)
+
+
+def test_grid_refuses_unequal_lengths_and_odd_images():
+    with pytest.raises(ValueError, match="2 images, 1 captions, 2 verdicts"):
+        sample_grid(pictures(2), ["one"], [True, False])
+    with pytest.raises(ValueError, match="at least one"):
+        sample_grid([], [], [])
+    with pytest.raises(ValueError, match=r"image 0 has shape \(3, 32, 32\)"):
+        sample_grid([np.zeros((3, 32, 32))], ["a"], [True])
+    with pytest.raises(ValueError, match=r"image 0 has values out of 0..1: clip it"):
+        sample_grid([np.full((4, 4, 3), 1.2)], ["a"], [True])
+
+
+@pytest.fixture
+def table():
+    shares = {"random": (0.3, 0.35, 0.4), "alignment": (0.5, 0.6, 0.7), "middle": (0.55, 0.5, 0.6)}
+    return pd.DataFrame(
+        [(plan, seed, 0.2 + share / 2, share) for plan, row in shares.items() for seed, share in enumerate(row)],
+        columns=["plan", "seed", "score", "share"],
+    )
+
+
+def test_gap_draws_seeds_means_and_intervals(table, assert_readable):
+    figure = gap_closed(table)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["random", "middle", "alignment"]
+    drawn = [list(line.get_xdata()) for line in ax.lines]
+    for plan, rows in table.groupby("plan"):
+        low, high = stats.t.interval(0.95, 2, rows.share.mean(), stats.sem(rows.share))
+        for expected in (list(rows.share), [rows.share.mean()], [low, high]):
+            assert any(len(x) == len(expected) and np.allclose(x, expected) for x in drawn), (plan, expected)
+    assert_readable(figure)
+
+
+def test_gap_names_floor_ceiling_and_numbers(table, words):
+    text = words(gap_closed(table)).replace("\n", " ")
+    for part in ("floor: shuffled captions", "ceiling: own text route", "0.60  [0.35, 0.85]  n = 3", "t interval"):
+        assert part in text
+
+
+def test_one_seed_has_no_interval(table, words):
+    figure = gap_closed(table[table.seed == 0])
+    assert "[" not in words(figure) and "n = 1" in words(figure)
+
+
+def test_shares_outside_the_gap_stay_in_view(table, assert_readable):
+    figure = gap_closed(table.assign(share=table.share * 4 - 1.5))
+    low, high = figure.axes[0].get_xlim()
+    assert low < -0.3 and high > 1.3
+    assert_readable(figure)
+
+
+def test_gap_refuses_another_table(table):
+    with pytest.raises(ValueError, match="gap_closed: missing columns share"):
+        gap_closed(table.drop(columns="share"))
+    with pytest.raises(ValueError, match="plan 'random' has seed 0 twice"):
+        gap_closed(pd.concat([table, table.head(1)]))

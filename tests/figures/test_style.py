@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+import bridgework.figures
+from bridgework.figures import alignment_curves
+
+
+def test_the_callers_style_neither_changes_nor_leaks_in(curve):
+    with mpl.rc_context({"font.size": 20, "ytick.labelsize": 20, "axes.facecolor": "black"}):
+        figure = alignment_curves(curve())
+        assert mpl.rcParams["font.size"] == 20
+        ax = figure.axes[0]
+        assert ax.get_facecolor()[:3] == (1, 1, 1)
+        assert {label.get_fontsize() for label in (*ax.get_xticklabels(), *ax.get_yticklabels())} == {8}
+
+
+def test_nothing_is_shown(curve, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show was called"))
+    alignment_curves(curve())
+
+
+def test_every_public_name_exists_and_says_what_it_is():
+    for name in bridgework.figures.__all__:
+        assert getattr(bridgework.figures, name).__doc__
+
+
+def test_figures_import_only_result_types():
+    folder = Path(bridgework.figures.__file__).parent
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    imports = re.findall(r"^\s*(?:from|import) (?:\.\.|bridgework)\S* .*", sources, flags=re.MULTILINE)
+    assert {line.strip() for line in imports} <= {"from ..probes.bridges import BridgePlan"}

@@ -1,0 +1,132 @@
+"""What `pip install` gives: one top-level name, its data, and nothing that gets in a research checkout's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("probes", "models", "figures")
+BESIDE = ("tests", "notebooks", "benchmarks", "results", ".venv/lib", "weights")
+
+
+def run(command: list[str | Path], cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the checkout in which every folder beside the packages holds a module."""
+    folder = tmp_path_factory.mktemp("package")
+    checkout = folder / "checkout"
+    skip = shutil.ignore_patterns("__pycache__", "gallery")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, checkout / name, ignore=skip)
+    for file in ROOT.glob("*"):
+        if file.is_file():
+            shutil.copy2(file, checkout)
+    for name in BESIDE:
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "stray.py").write_text("")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    run([*pip, "--wheel-dir", folder, checkout], cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def names(wheel) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_nothing_is_installed_under_a_bare_name(names):
+    tops = {name.split("/")[0] for name in names}
+    assert len(tops) == 2
+    assert "bridgework" in tops
+    assert any(top.startswith("bridgework-") and top.endswith(".dist-info") for top in tops)
+
+
+def test_wheel_holds_every_module_and_nothing_beside_them(names):
+    expected = {f"bridgework/{file.name}" for file in ROOT.glob("*.py")}
+    expected |= {
+        f"bridgework/{file.relative_to(ROOT).as_posix()}" for name in PACKAGES for file in (ROOT / name).rglob("*.py")
+    }
+    assert {name for name in names if name.endswith(".py")} == expected
+
+
+@pytest.mark.parametrize("folder", ["probes/noto", "models/checkpoints"])
+def test_wheel_holds_all_data(names, folder):
+    files = [file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    expected = {f"bridgework/{file.relative_to(ROOT).as_posix()}" for file in files}
+    assert expected, f"{folder} is empty"
+    assert expected <= names
+
+
+def test_wheel_holds_weights_their_configs_style_and_licences(names):
+    checkpoints = [name for name in names if name.startswith("bridgework/models/checkpoints/")]
+    assert any(name.endswith(".safetensors") for name in checkpoints)
+    assert any(name.endswith("config.json") for name in checkpoints)
+    assert "bridgework/figures/style.mplstyle" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/noto/")]
+    assert any("licen" in name or "ofl" in name for name in noto)
+
+
+def test_dependencies_leave_torchvision_out(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(path).decode()
+    assert "Requires-Dist: torch>=" in metadata
+    assert "torchvision" not in metadata
+
+
+FOREIGN = """
+import json
+import models
+import bridgework.figures, bridgework.models
+from bridgework.models import open_expert
+from bridgework.probes import load_stimuli
+
+open_expert("scenes-dit")
+open_expert("scenes-vlm")
+print(json.dumps({
+    "marker": models.MARKER,
+    "home": bridgework.models.__file__,
+    "stimuli": len(load_stimuli("noto", limit=2)),
+}))
+"""
+
+
+def test_installed_alone_it_runs_beside_a_foreign_models_package(wheel, tmp_path):
+    """Show-o, MMaDA and others own a top-level `models`: both must live in one process, data files included."""
+    environment, foreign = tmp_path / "environment", tmp_path / "foreign"
+    venv.create(environment, with_pip=False, symlinks=os.name != "nt")
+    paths = {"base": str(environment), "platbase": str(environment)}
+    purelib = Path(sysconfig.get_path("purelib", "venv", paths))
+    python = Path(sysconfig.get_path("scripts", "venv", paths)) / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    run([*pip, wheel], cwd=tmp_path)
+    assert not {"models", "probes", "figures", "tests"} & {path.name for path in purelib.iterdir()}
+
+    # The dependencies are borrowed: a folder named in a .pth file adds its packages, not its own .pth files,
+    # so this checkout's editable installation stays out.
+    borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (purelib / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
+    (foreign / "models").mkdir(parents=True)
+    (foreign / "models" / "__init__.py").write_text("MARKER = 'foreign'\n")
+    seen = json.loads(run([python, "-c", FOREIGN], cwd=foreign).splitlines()[-1])
+    assert seen["marker"] == "foreign"
+    assert Path(seen["home"]).is_relative_to(environment)
+    assert seen["stimuli"] == 2
