@@ -1,4 +1,4 @@
-"""The scene checker: reads the things in an image back from its pixels, and says whether they are what a caption asks for."""
+"""The scene checker: reads things back from an image's pixels, and says whether they are what a caption asks for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: in
     cover = np.where(grown, np.clip(distance / full, 0, 1), 0.0)
     scores = {shape: max(_overlaps(cover, box, shape)) for shape in SHAPES}
     best = max(scores, key=lambda shape: scores[shape])
-    row, column = (float(c) for c in ndimage.center_of_mass(cover))
+    row, column = np.asarray(ndimage.center_of_mass(cover)).tolist()
     return Seen(best if scores[best] >= 0.72 else None, colour, row, column)
 
 

@@ -32,13 +32,19 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score a model on one part of the scenes: "test" for new scenes, "new" for new combinations.
 
-    A generation expert or fused model is scored by the scene checker on `each` captions of every skill, an understanding expert
-    by its answers to `each` questions of every skill. "one object" has no captions in "new".
+    A generation expert or fused model is scored by the scene checker on `each` captions of every skill, an
+    understanding expert by its answers to `each` questions of every skill. "one object" has no captions in "new".
 
-    Returns one row per skill and a last one, "all", their mean: skill, score, low, high (95 %, Wilson), samples. For questions
-    also `majority` and `question_only`, the accuracy of the most common answer of the skill and of the question, as counted
-    in training.
+    Returns one row per skill and a last one, "all", their mean: skill, score, low, high (95 %, Wilson), samples. For
+    questions also `majority` and `question_only`, the accuracy of the most common answer of the skill and of the
+    question, as counted in training.
+
+    Raises ValueError for an unknown part or nothing to score, TypeError for a model that is none of these.
     """
+    if part not in scenes.PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(scenes.PARTS)}")
+    if each < 1:
+        raise ValueError(f"{each} captions or questions of every skill leave nothing to score: ask for at least one")
     if isinstance(model, LlavaExpert):
         return question_accuracy(model, part, each, seed)
     if isinstance(model, DitExpert | FusedModel):
@@ -49,7 +55,7 @@ def evaluate(
 def draw_scenes(
     model: DitExpert | FusedModel, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any
 ) -> list[Drawn]:
-    """Generate an image for `each` captions of every skill and check it; the same captions and noise for the same seed."""
+    """Draw and check `each` captions of every skill; the same captions and noise for the same seed."""
     skills = tuple(s for s in scenes.SKILLS if part != "new" or s != "one object")
     wanted = list(scenes.examples(part, skills, each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
@@ -92,7 +98,7 @@ def question_accuracy(expert: LlavaExpert, part: str = "test", each: int = 200, 
 
 def answer(expert: LlavaExpert, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
     """The one-word answer to a question about each image: the likeliest next token."""
-    rows = small.tokenize_rows(expert.tokenizer, [small.question_prompt(q) for q in questions], [""] * len(questions))
+    rows = small.tokenize_rows(expert.tokenizer, [[(small.question_prompt(q), "")] for q in questions])
     last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
     pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(expert.model.device)
     inputs = {name: rows[name].to(expert.model.device) for name in ("input_ids", "attention_mask")}

@@ -1,7 +1,7 @@
-"""Experts, opened by name: our own, the real ones out of registry packages, or any local folder or Hub id of their families.
+"""Experts, opened by name: ours, the real ones out of registry packages, a local folder or Hub id of their families.
 
-Every expert is a `Subject` (probes/extraction.py): an ordinary transformers or diffusers model in `.model`, its block paths
-in `.blocks`, and `show`, which turns stimuli into one forward pass.
+Every expert is a `Subject` (probes/extraction.py): an ordinary transformers or diffusers model in `.model`, its block
+paths in `.blocks`, and `show`, which turns stimuli into one forward pass.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal, overload
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -26,11 +26,12 @@ from transformers import (
     set_seed,
 )
 
-from ..probes.extraction import Shown, noise_for
+from ..probes.extraction import Shown
 from ..probes.stacks import find_stacks
 from ..probes.stimuli import Stimulus
 from . import weights
-from .pixels import to_pixels
+from .pixels import noisy_images
+from .tokens import pad, tokenize
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OWN = ("scenes-vlm", "scenes-dit")
@@ -44,17 +45,20 @@ class TextExpert:
     """
 
     name: str
-    model: nn.Module
+    model: Any
     tokenizer: Any
     blocks: tuple[str, ...]
     causal: bool = False
-    tasks: ClassVar = ("understanding",)
-    modalities: ClassVar = ("text",)
-    uses_timesteps: ClassVar = False
+    tasks: tuple[str, ...] = ("understanding",)
+    modalities: tuple[str, ...] = ("text",)
+    uses_timesteps: bool = False
 
     def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
-        begin = self.tokenizer.bos_token or "" if self.causal else ""
+        bos = self.tokenizer.bos_token_id if self.causal else None
+        begin = "" if bos is None or self.tokenizer("a").input_ids[0] == bos else self.tokenizer.bos_token
         inputs, words = tokenize(self.tokenizer, [begin + s.text for s in stimuli], self.model.device)
+        if bos is not None:  # a token written into the text is not among the tokenizer's special ones
+            words &= inputs["input_ids"].cpu() != bos
         return Shown(lambda: self.model(**inputs), {"text": words}, {})
 
 
@@ -63,12 +67,12 @@ class VisionExpert:
     """A vision transformer; its image tokens are the patches, without the class and register tokens before them."""
 
     name: str
-    model: nn.Module
+    model: Any
     processor: Any
     blocks: tuple[str, ...]
-    tasks: ClassVar = ("understanding",)
-    modalities: ClassVar = ("image",)
-    uses_timesteps: ClassVar = False
+    tasks: tuple[str, ...] = ("understanding",)
+    modalities: tuple[str, ...] = ("image",)
+    uses_timesteps: bool = False
 
     def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
         pixels = self.processor([s.image for s in stimuli], return_tensors="pt").pixel_values.to(self.model.device)
@@ -84,8 +88,8 @@ class VisionExpert:
 class LlavaExpert:
     """A vision tower and a causal language model; blocks are the language model's.
 
-    Text alone is the caption after the begin-of-sequence token; image alone is the image tokens after it; together, the image
-    comes first, so that the caption's tokens have read it and not the reverse.
+    Text alone is the caption after the begin-of-sequence token; image alone is the image tokens after it; together,
+    the image comes first, so that the caption's tokens have read it and not the reverse.
     """
 
     name: str
@@ -93,9 +97,9 @@ class LlavaExpert:
     tokenizer: Any
     processor: Any
     blocks: tuple[str, ...]
-    tasks: ClassVar = ("understanding",)
-    modalities: ClassVar = ("image", "text")
-    uses_timesteps: ClassVar = False
+    tasks: tuple[str, ...] = ("understanding",)
+    modalities: tuple[str, ...] = ("image", "text")
+    uses_timesteps: bool = False
 
     def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
         config, device = self.model.config, self.model.device
@@ -118,8 +122,8 @@ class LlavaExpert:
 class DitExpert:
     """An MMDiT over pixels with its text encoder: image and text streams in every block, no text after the last.
 
-    Image alone is the noisy image with the null caption; text alone is the caption with pure noise. The pooled vector is zero.
-    The model predicts the clean image; `t` is 0 at the clean image and 1 at noise (see models/small.py).
+    Image alone is the noisy image with the null caption; text alone is the caption with pure noise. The pooled vector
+    is zero. The model predicts the clean image; `t` is 0 at the clean image and 1 at noise (see models/small.py).
     """
 
     name: str
@@ -128,14 +132,15 @@ class DitExpert:
     tokenizer: Any
     blocks: tuple[str, ...]
     text_tokens: int = 20
-    tasks: ClassVar = ("generation",)
-    modalities: ClassVar = ("image", "text")
-    uses_timesteps: ClassVar = True
+    tasks: tuple[str, ...] = ("generation",)
+    modalities: tuple[str, ...] = ("image", "text")
+    uses_timesteps: bool = True
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Text states (batch, token, dim), zero at padding; the empty text is the null caption."""
         tokens = self._tokens(texts).to(self.model.device)
-        states = self.text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        encoder = self.text_encoder.to(self.model.device)  # whoever moves the model need not know of it
+        states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return states * tokens.attention_mask[..., None]
 
     def _tokens(self, texts: Sequence[str]) -> Any:
@@ -156,7 +161,7 @@ class DitExpert:
         words = (ids != self.tokenizer.pad_token_id) & (ids != self.tokenizer.eos_token_id)
         patches = (side // self.model.config["patch_size"]) ** 2
         tokens = {"image": torch.ones(len(texts), patches, dtype=torch.bool), "text": words}
-        streams = {"image": "image", "text": "text"}
+        streams: dict[str, str | None] = {"image": "image", "text": "text"}
         return Shown(
             lambda: self.predict(noisy.to(device), self.encode(texts), time.to(device)),
             {m: tokens[m] for m in modalities},
@@ -164,31 +169,26 @@ class DitExpert:
         )
 
 
-def noisy_images(stimuli: Sequence[Stimulus], shown: bool, timestep: float | None, side: int) -> tuple[Tensor, Tensor]:
-    """Images (batch, channel, row, column) at `timestep`, or pure noise where none is shown, and the times (batch,).
-
-    The noise is a function of each stimulus's id.
-    """
-    time = 1.0 if timestep is None or not shown else timestep
-    image = to_pixels([s.image for s in stimuli], side)
-    noisy = time * noise_for([s.id for s in stimuli], tuple(image.shape[1:])) + (1 - time) * image
-    return noisy, torch.full((len(stimuli),), time)
-
-
 Expert = TextExpert | VisionExpert | LlavaExpert | DitExpert
 
 
+@overload
+def open_expert(name: Literal["scenes-vlm"], random_weights: bool = ..., seed: int = ...) -> LlavaExpert: ...
+@overload
+def open_expert(name: Literal["scenes-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
+@overload
+def open_expert(name: str | Path, random_weights: bool = ..., seed: int = ...) -> Expert: ...
 def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -> Expert:
     """Open an expert by name, folder or Hub id.
 
     Parameters
     ----------
     name : "scenes-vlm" or "scenes-dit" (ours, shipped); "smollm2-135m", "minilm-l6" or "dinov2-s" (fetched once by
-        `make setup`); or a local folder or Hub id of a causal language model, a text encoder, a DINOv2, or a LLaVA with its
-        tokenizer and image processor.
+        `make setup`); or a local folder or Hub id of a causal language model, a text encoder, a DINOv2, or a LLaVA
+        with its tokenizer and image processor.
     random_weights : the expert's random-weight twin, drawn by `seed`: same architecture, nothing learnt.
 
-    Raises ValueError for an unknown name or a family that is not among these, FileNotFoundError where files are missing.
+    Raises ValueError for an unknown name or another family, FileNotFoundError where files are missing.
     """
     folder = _folder(str(name))
     config = _read_json(folder / "config.json") if folder else {}
@@ -211,8 +211,8 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
     causal = any("CausalLM" in a for a in settings.architectures or ())
     if not causal and settings.model_type not in ("bert", "roberta", "mpnet", "distilbert", "t5"):
         raise ValueError(
-            f"expert {str(name)!r} is of the family {settings.model_type!r}: expected llava, dinov2, a causal language model "
-            "or a text encoder. Wrap another model in your own Subject (probes/extraction.py)"
+            f"expert {str(name)!r} is of the family {settings.model_type!r}: expected llava, dinov2, "
+            "a causal language model or a text encoder. Wrap another model in your own Subject (probes/extraction.py)"
         )
     model = _model(AutoModelForCausalLM if causal else AutoModel, source, settings, random_weights)
     return TextExpert(label, model, _tokenizer(source), _only_stack(model), causal)
@@ -238,36 +238,45 @@ def _folder(name: str) -> Path | None:
 
 def _open_dit(label: str, folder: Path, random_weights: bool) -> DitExpert:
     if random_weights:
-        model = SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(folder / "transformer"))
-        encoder = T5EncoderModel(AutoConfig.from_pretrained(folder / "text_encoder"))
+        config = _load("config", SD3Transformer2DModel.load_config, str(folder / "transformer"))
+        model = SD3Transformer2DModel.from_config(config)
+        encoder = T5EncoderModel(_load("config", AutoConfig.from_pretrained, str(folder / "text_encoder")))
     else:
-        model = _load(
-            "weights", SD3Transformer2DModel.from_pretrained, str(folder / "transformer"), torch_dtype=torch.float32
-        )
-        encoder = _load("weights", T5EncoderModel.from_pretrained, str(folder / "text_encoder"), dtype=torch.float32)
+        model = _weights(SD3Transformer2DModel, str(folder / "transformer"), torch_dtype=torch.float32)
+        encoder = _weights(T5EncoderModel, str(folder / "text_encoder"), dtype=torch.float32)
     return DitExpert(label, model.eval(), encoder.eval(), _tokenizer(str(folder / "tokenizer")), _only_stack(model))
 
 
 def _model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
     if random_weights:
         return (auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)).float().eval()
-    return _load("weights", auto.from_pretrained, source, dtype=torch.float32).eval()
+    return _weights(auto, source, dtype=torch.float32).eval()
+
+
+def _weights(auto: Any, source: str, **options: Any) -> Any:
+    model, told = _load("weights", auto.from_pretrained, source, output_loading_info=True, **options)
+    lost = sorted(
+        key for key in told["missing_keys"] if "pooler" not in key
+    )  # the head of other tasks, above the stack
+    if lost:
+        raise ValueError(f"the weights of expert {source!r} lack {lost[0]!r} and {len(lost) - 1} more: copy it again")
+    return model
 
 
 def _tokenizer(source: str) -> Any:
     tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, source)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    for token in ("pad_token", "bos_token"):  # Qwen's have no token to begin with, GPT-2's none to pad with
+        if getattr(tokenizer, token) is None:
+            setattr(tokenizer, token, tokenizer.eos_token)
     return tokenizer
 
 
 def _processor(source: str) -> Any:
-    return _load("image processor", AutoImageProcessor.from_pretrained, source, use_fast=False)
+    return _load("image processor", AutoImageProcessor.from_pretrained, source, backend="pil")
 
 
 def _only_stack(model: nn.Module) -> tuple[str, ...]:
-    """The deepest stack: experts of these families have one."""
-    return tuple(max(find_stacks(model).values(), key=len))
+    return tuple(max(find_stacks(model).values(), key=len))  # experts of these families have one
 
 
 def _load(what: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
@@ -276,8 +285,8 @@ def _load(what: str, load: Callable[..., Any], source: str, **options: Any) -> A
     except Exception as error:  # transformers, diffusers, safetensors and the Hub client each raise their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"the {what} of expert {source!r} cannot be read: {reason}. Expected a whole folder as saved by save_pretrained, "
-            "or a Hub id that can be reached"
+            f"the {what} of expert {source!r} cannot be read: {reason}. "
+            "Expected a whole folder as saved by save_pretrained, or a Hub id that can be reached"
         ) from None
 
 
@@ -288,19 +297,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError:
         raise ValueError(f"{path} is not valid JSON: copy the expert's folder again") from None
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """The inputs of a text model, right padded, and a mask (batch, token) of its words: neither padding nor special."""
-    tokenizer.padding_side = "right"
-    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt", return_special_tokens_mask=True)
-    words = (tokens.pop("special_tokens_mask") == 0) & (tokens["attention_mask"] == 1)
-    return {name: value.to(device) for name, value in tokens.items()}, words
-
-
-def pad(rows: Sequence[list[int]], filler: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and their mask, both (batch, token)."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([row + [filler] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, mask

@@ -1,8 +1,8 @@
 """A fused model: two unmodified, frozen experts joined at the layers of a bridge plan by shared attention.
 
 One way: generation reads understanding. The understanding tower runs once on the caption and its keys and values at the
-bridged blocks are kept; the generation tower then runs, over all sampling steps, with hooks that hand them in. No forward
-is rewritten: while a bridged block runs, its call of `scaled_dot_product_attention` is intercepted.
+bridged blocks are kept; the generation tower then runs, over all sampling steps, with hooks that hand them in. No
+forward is rewritten: while a bridged block runs, its call of `scaled_dot_product_attention` is intercepted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from ..probes.bridges import BridgePlan
 from ..probes.capture import named_inputs
 from ..probes.features import write_whole
 from ..probes.stacks import find_block
-from .experts import DitExpert, LlavaExpert, pad
+from .experts import DitExpert, LlavaExpert
+from .tokens import pad
 
 BRIDGES = ("shared-attention",)
 Attention = Callable[..., Tensor]
 
 
 class TextStates(NamedTuple):
-    """What the understanding tower hands over: keys and values of each bridge, (batch, head, token, dim), and the mask."""
+    """What the understanding tower hands over: each bridge's keys, values (batch, head, token, dim), and the mask."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -87,29 +88,43 @@ def intercepted(model: nn.Module, attends: dict[str, Callable[[dict[str, Any]], 
 class SharedAttention(nn.Module):
     """Joint attention of one bridge, in the understanding expert's head space (HBridge, arXiv 2511.20520).
 
-    Linear maps take the generation block's queries, keys and values (`width` wide) into the understanding heads
-    (`heads` x `head_dim`); one softmax runs over both experts' tokens; a fourth map takes the result back.
+    Linear maps take the generation block's queries, keys and values (`heads` x `head_dim`) into the understanding
+    heads (`text_heads` x `text_head_dim`); one softmax runs over both experts' tokens; a fourth map takes the result
+    back. Unlike HBridge's, the generation expert is frozen, so two maps adapt the text's keys and values to it.
 
         result = own + gate * (joint - own)
 
-    The gate, one number per channel, is 0 at first: the untouched expert, bit for bit.
+    The gate, one number per channel, is 0 at first: the untouched expert, bit for bit. The maps start as an embedding
+    of head into head, in which joint attention over the block's own tokens alone would be its own attention (exactly,
+    where the understanding heads are no fewer and no narrower): with random maps an open gate adds noise, and shuts.
     """
 
-    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, head_dim: int, text_heads: int, text_head_dim: int) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
-        self.query, self.key, self.value = (nn.Linear(width, heads * head_dim, bias=False) for _ in range(3))
-        self.back = nn.Linear(heads * head_dim, width, bias=False)
+        self.heads, self.head_dim = text_heads, text_head_dim
+        width, text_width = heads * head_dim, text_heads * text_head_dim
+        self.query, self.key, self.value = (nn.Linear(width, text_width, bias=False) for _ in range(3))
+        self.back = nn.Linear(text_width, width, bias=False)
+        self.text_key, self.text_value = (nn.Linear(text_width, text_width, bias=False) for _ in range(2))
         self.gate = nn.Parameter(torch.zeros(width))
-        for linear in (self.query, self.key, self.value, self.back):
-            nn.init.orthogonal_(linear.weight)
+        embed = torch.zeros(text_heads, text_head_dim, heads, head_dim)
+        for head in range(heads):
+            embed[head % text_heads, :, head] = torch.eye(text_head_dim, head_dim)
+        embed = embed.view(text_width, width)
+        with torch.no_grad():
+            self.query.weight.copy_(embed * (text_head_dim / head_dim) ** 0.5)  # softmax divides by the wider root
+            self.key.weight.copy_(embed)
+            self.value.weight.copy_(embed)
+            self.back.weight.copy_(embed.T)
+            nn.init.eye_(self.text_key.weight)
+            nn.init.eye_(self.text_value.weight)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, own: Tensor, text_key: Tensor, text_value: Tensor, mask: Tensor
     ) -> Tensor:
         """query, own (batch, head, query token, dim); key, value (batch, head, token, dim); text as in `TextStates`."""
-        joint_key = torch.cat([self._map(self.key, key), text_key], dim=2)
-        joint_value = torch.cat([self._map(self.value, value), text_value], dim=2)
+        joint_key = torch.cat([self._map(self.key, key), self._map(self.text_key, text_key)], dim=2)
+        joint_value = torch.cat([self._map(self.value, value), self._map(self.text_value, text_value)], dim=2)
         seen = F.pad(mask, (key.shape[2], 0), value=True)[:, None, None]  # (batch, 1, 1, token of both)
         joint = F.scaled_dot_product_attention(self._map(self.query, query), joint_key, joint_value, attn_mask=seen)
         joint = self.back(joint.transpose(1, 2).flatten(2))  # (batch, token, width)
@@ -151,16 +166,18 @@ class FusedModel(nn.Module):
         if depths != (plan.understanding_layers, plan.generation_layers):
             raise ValueError(
                 f"the plan is for towers of {plan.understanding_layers} and {plan.generation_layers} blocks, "
-                f"{understanding.name} and {generation.name} have {depths[0]} and {depths[1]}: choose bridges for these experts"
+                f"{understanding.name} and {generation.name} have {depths[0]} and {depths[1]}: "
+                "choose bridges for these experts"
             )
         self.plan, self.experts = plan, (understanding, generation)
         self.understanding, self.generation = understanding.model, generation.model
         self.text_encoder = generation.text_encoder
         self.requires_grad_(False)
         text = understanding.model.config.text_config
-        width = generation.model.inner_dim
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.bridges = nn.ModuleList(SharedAttention(width, text.num_attention_heads, head_dim) for _ in plan.pairs)
+        own = generation.model.config
+        text_head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        shape = own["num_attention_heads"], own["attention_head_dim"], text.num_attention_heads, text_head_dim
+        self.bridges = nn.ModuleList(SharedAttention(*shape) for _ in plan.pairs)
         with torch.no_grad():
             self.register_buffer("null_text", generation.encode([""]).clone(), persistent=False)
 
@@ -199,12 +216,13 @@ class FusedModel(nn.Module):
             self.understanding(input_ids=ids, attention_mask=mask)
         if missing := [path for path in paths if path not in kept]:
             raise ValueError(
-                f"block {missing[0]!r} of {expert.name} does not attend through SDPA: load it with attn_implementation='sdpa'"
+                f"block {missing[0]!r} of {expert.name} does not attend through SDPA: "
+                "load the expert with attn_implementation='sdpa'"
             )
         return TextStates([kept[p][0] for p in paths], [kept[p][1] for p in paths], mask.bool())
 
     def predict(self, noisy: Tensor, text: TextStates, time: Tensor) -> Tensor:
-        """The clean image (batch, channel, row, column) that the bridged generator sees in `noisy` at `time` (batch,)."""
+        """The clean image (batch, channel, row, column) that the bridged generator sees in `noisy` at `time`."""
         with self.bridged(text):
             return self.experts[1].predict(noisy, self.null_text.expand(len(noisy), -1, -1), time)
 

@@ -1,8 +1,10 @@
-"""Draw images from a generation expert or a fused model: Euler steps from noise to image, with classifier-free guidance."""
+"""Draw images from a generation expert or a fused model: Euler steps from noise, with classifier-free guidance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,7 +14,6 @@ from ..probes.extraction import noise_for
 from .experts import DitExpert
 from .fusion import FusedModel
 from .pixels import to_image
-from .small import MIN_TIME
 
 Generator = DitExpert | FusedModel
 
@@ -22,7 +23,7 @@ def generate(
     model: Generator,
     captions: Sequence[str],
     ids: Sequence[str],
-    steps: int = 20,
+    steps: int = 16,
     guidance: float = 3.0,
     batch_size: int = 64,
 ) -> list[Image.Image]:
@@ -46,15 +47,15 @@ def generate(
 def _generate(
     model: Generator, captions: Sequence[str], ids: Sequence[str], steps: int, guidance: float
 ) -> list[Image.Image]:
-    encode = model.condition if isinstance(model, FusedModel) else model.encode
+    encode: Any = model.condition if isinstance(model, FusedModel) else model.encode
     text, null = encode(captions), encode([""] * len(captions))
     network = model.generation if isinstance(model, FusedModel) else model.model
     side = network.config["sample_size"]
     noisy = noise_for(ids, (network.config["in_channels"], side, side)).to(network.device)
     times = torch.linspace(1, 0, steps + 1)
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in pairwise(times):
         time = now.expand(len(captions)).to(network.device)
-        blank = model.predict(noisy, null, time)  # pyright: ignore
-        clean = blank + guidance * (model.predict(noisy, text, time) - blank)  # pyright: ignore
-        noisy = noisy + (then - now) * (noisy - clean) / max(float(now), MIN_TIME)
+        blank = model.predict(noisy, null, time)
+        clean = blank + guidance * (model.predict(noisy, text, time) - blank)
+        noisy = noisy + (then - now) * (noisy - clean) / now
     return [to_image(each) for each in noisy]

@@ -274,6 +274,8 @@ def _check(skill: str, part: str, more: tuple[str, ...] = ()) -> None:
 
 def examples(part: str, skills: tuple[str, ...], each: int, seed: int = 0) -> Iterator[Example]:
     """`each` examples of every skill, the same ones for the same seed."""
+    for skill in skills:
+        _check(skill, part, ("full",))
     rng = np.random.default_rng((seed, PARTS.index(part)))
     for skill in skills:
         yield from (compose(rng, skill, part) for _ in range(each))
@@ -284,10 +286,11 @@ def scene_stimuli(part: str, count: int, seed: int = 0) -> Stimuli:
 
     Raises ValueError for an unknown part, or where the part has not that many.
     """
-    rng = np.random.default_rng((seed, PARTS.index(part), 3)) if part in PARTS else None
+    _check("full", part, ("full",))
+    rng = np.random.default_rng((seed, PARTS.index(part), 3))
     chosen: dict[str, Stimulus] = {}
     for _ in range(100 * count):
-        scene = compose(rng, "full", part).scene  # an unknown part is refused here
+        scene = compose(rng, "full", part).scene
         if scene.caption not in chosen:
             chosen[scene.caption] = Stimulus(draw(scene, rng), scene.caption, scene.caption)
         if len(chosen) == count:

@@ -7,8 +7,9 @@ pixels in patches of 4, with a 2-block `T5EncoderModel` as its text encoder.
     python -m bridgework train scenes-vlm          (likewise scenes-dit; both resume where they were stopped)
 
 The generation expert predicts the clean image and is trained on the error of the velocity that follows from it
-(rectified flow, Liu et al. 2022; predicting the image: Li and He 2025, arXiv 2511.13720): with `z = t noise + (1 - t) image`,
-the velocity is `(z - image) / t`. Its pooled vector is zero always, so that text reaches it through its text stream alone.
+(rectified flow, Liu et al. 2022; predicting the image: Li and He 2025, arXiv 2511.13720): with `z = t noise + (1 - t)
+image`, the velocity is `(z - image) / t`. Its pooled vector is zero always, so that text reaches it through its text
+stream alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedT
 from ..probes.stimuli import Stimuli, load_stimuli
 from . import scenes
 from .pixels import to_pixels
+from .questions import ask_about
 
 IMAGE = "<image>"
 IMAGE_TOKENS = 16  # (32 / 8)^2 vision patches
@@ -87,7 +89,8 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
     }  # fmt: skip
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=IMAGE_TOKENS, vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True,
+        image_seq_length=IMAGE_TOKENS, vision_feature_layer=-1, vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
     )  # fmt: skip
     return LlavaForConditionalGeneration(config)
 
@@ -113,12 +116,19 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
 
 def emoji_part(part: str) -> Stimuli:
     """The bundled emoji whose name falls into `part`, by the same hash of the text as the scenes."""
-    everything = load_stimuli("noto")
-    return Stimuli([s for s in everything if scenes.part_of(s.text) == part], name=f"noto-{part}")
+    held = {" ".join(words) for _, *words in scenes.HELD_OUT}  # "yellow square" is an emoji too
+    chosen = [s for s in load_stimuli("noto") if scenes.part_of(s.text) == part and s.text.lower() not in held]
+    return Stimuli(chosen, name=f"noto-{part}")
 
 
-def dit_batch(step: int, seed: int, emoji: Stimuli | None = None, size: int = 32) -> dict[str, Any]:
-    """Images, their captions (dropped for 15 %), times and noise: a function of seed and step alone."""
+def dit_batch(
+    step: int, seed: int, emoji: Stimuli | None = None, size: int = 32, noisier: float = 0.4
+) -> dict[str, Any]:
+    """Images, their captions (dropped for 15 %), times and noise: a function of seed and step alone.
+
+    Times are the sigmoid of a normal around `noisier`. Bridges train at noisier times than the expert did: there the
+    caption decides what is drawn.
+    """
     rng = np.random.default_rng((seed, step))
     images, captions = [], []
     shares = [0.08, 0.2, *[0.12] * 6] if emoji else [0.0, 0.22, *[0.13] * 6]
@@ -130,7 +140,7 @@ def dit_batch(step: int, seed: int, emoji: Stimuli | None = None, size: int = 32
             image = scenes.draw(scene, rng)
         images.append(image)
         captions.append("" if rng.random() < 0.15 else caption)
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(0.4, 1.2, size)))).float()
+    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, scenes.SIZE, scenes.SIZE), dtype=np.float32))
     return {"image": to_pixels(images, scenes.SIZE), "caption": captions, "time": time, "noise": noise}
 
@@ -140,29 +150,35 @@ def velocity_loss(predicted: Tensor, image: Tensor, time: Tensor) -> Tensor:
     return ((predicted - image) / time.clamp(min=MIN_TIME)[:, None, None, None]).square().mean()
 
 
+# Of questions, full captions, captions read, emoji named. Captions come first: questions alone teach the vision tower
+# nothing for thousands of steps.
+DESCRIBE_STEPS = 1500
+_SHARES = ([0.5, 0.32, 0.15, 0.03], [0.78, 0.12, 0.08, 0.02])
+TURNS = 6  # questions asked of one image in a row of training
+
+
 def vlm_batch(
     step: int, seed: int, emoji: Stimuli, tokenizer: PreTrainedTokenizerFast, size: int = 32
 ) -> dict[str, Tensor]:
-    """Rows of image and question, image and caption, image and name, or caption and question (no image)."""
+    """Rows of image and questions, image and caption, image and name, or caption and questions (no image)."""
     rng = np.random.default_rng((seed, step))
-    images, prompts, answers = [], [], []
-    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=[0.6, 0.15, 0.15, 0.1]):
-        prompt = IMAGE * IMAGE_TOKENS
+    images, rows = [], []
+    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=_SHARES[step >= DESCRIBE_STEPS]):
         if kind == "name":
             image, answer, _ = emoji[int(rng.integers(len(emoji)))]
-            prompt += "name :"
+            rows.append([(IMAGE * IMAGE_TOKENS + "name :", answer)])
         elif kind == "describe":
-            scene, _, answer = scenes.compose(rng, "full", "train")
-            image, prompt = scenes.draw(scene, rng), prompt + "describe :"
+            scene, _, caption = scenes.compose(rng, "full", "train")
+            image = scenes.draw(scene, rng)
+            rows.append([(IMAGE * IMAGE_TOKENS + "describe :", caption)])
         else:
             scene, _, question, answer = scenes.ask(rng, str(rng.choice(scenes.SKILLS)), "train")
             image = scenes.draw(scene, rng)
-            prompt = question_prompt(question, scene.caption if kind == "read" else None)
+            first = question_prompt(question, scene.caption if kind == "read" else None)
+            rows.append([(first, answer), *ask_about(rng, scene, TURNS - 1, (question, answer))])
         if kind != "read":
             images.append(image)
-        prompts.append(prompt)
-        answers.append(answer)
-    return {**tokenize_rows(tokenizer, prompts, answers), "pixel_values": to_pixels(images, scenes.SIZE)}
+    return {**tokenize_rows(tokenizer, rows), "pixel_values": to_pixels(images, scenes.SIZE)}
 
 
 def question_prompt(question: str, caption: str | None = None) -> str:
@@ -170,25 +186,28 @@ def question_prompt(question: str, caption: str | None = None) -> str:
     return f"{IMAGE * IMAGE_TOKENS}{question}" if caption is None else f"{caption} : {question}"
 
 
-def tokenize_rows(tokenizer: PreTrainedTokenizerFast, prompts: list[str], answers: list[str]) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels (batch, token), right padded; labels only on the answer and its end."""
-    heads = [[1, *ids] for ids in tokenizer(prompts, add_special_tokens=False).input_ids]
-    tails = tokenizer(answers).input_ids
-    width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
-    ids = torch.zeros(len(heads), width, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE)
-    mask = torch.zeros_like(ids)
-    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
-        labels[row, len(head) : len(head) + len(tail)] = torch.tensor(tail)
-        mask[row, : len(head) + len(tail)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+def tokenize_rows(tokenizer: PreTrainedTokenizerFast, rows: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
+    """input_ids, attention_mask and labels (row, token) of dialogues, each a list of (prompt, answer) turns.
+
+    Right padded, one end token after the last answer; labels only on the answers and the end.
+    """
+    sides = [[text for turn in row for text in turn] for row in rows]  # prompt, answer, prompt, answer, ...
+    pieces = iter(tokenizer([text for side in sides for text in side], add_special_tokens=False).input_ids)
+    tokens, targets = [], []
+    for side in sides:
+        ids, labels = [tokenizer.bos_token_id], [IGNORE]
+        for number in range(len(side)):
+            piece = next(pieces)
+            ids += piece
+            labels += piece if number % 2 else [IGNORE] * len(piece)
+        tokens.append(torch.tensor([*ids, tokenizer.eos_token_id]))
+        targets.append(torch.tensor([*labels, tokenizer.eos_token_id]))
+    pad = torch.nn.utils.rnn.pad_sequence
+    mask = pad([torch.ones_like(row) for row in tokens], batch_first=True)
+    ids = pad(tokens, batch_first=True, padding_value=tokenizer.pad_token_id)
+    return {"input_ids": ids, "attention_mask": mask, "labels": pad(targets, batch_first=True, padding_value=IGNORE)}
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy per row, averaged over rows, so that one-word answers weigh as much as captions."""
-    each = nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none"
-    )  # (batch, token)
-    counted = labels[:, 1:] != IGNORE
-    return (each.sum(1) / counted.sum(1)).mean()
+    """Mean cross-entropy of the answers' tokens: full captions, which teach the vision tower, weigh most."""
+    return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE)

@@ -1,4 +1,4 @@
-"""One training loop for experts and fused models, on accelerate: resumable, and the same weights whether stopped or not."""
+"""One training loop for experts and fused models, on accelerate: a stopped run ends with the same weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..probes.bridges import BridgePlan
 from . import small
 from .fusion import FusedModel
 
@@ -26,7 +27,7 @@ def fit(
     folder: str | Path,
     steps: int,
     *,
-    learning_rate: float,
+    learning_rate: float | Callable[[str], float],
     average: float | None = None,
     checkpoint_every: int = 250,
     progress: str = "training",
@@ -37,17 +38,23 @@ def fit(
     ----------
     loss : `loss(step)` makes batch number `step` and returns its loss. A function of the step alone, so that a resumed
         run sees what an uninterrupted one would have seen.
-    folder : holds `state/` (the newest checkpoint) and `log.jsonl`, one line every 10 steps; a finished run
-        in it is loaded, not repeated.
-    learning_rate : of AdamW, warmed up over 5 % of the steps, then cosine to zero.
+    folder : its `state/` holds the newest checkpoint and `log.jsonl`, one line every 10 steps; a finished run in it is
+        loaded, not repeated.
+    learning_rate : of AdamW, for all parameters or by name; warmed up over 5 % of the steps, then cosine to zero.
     average : decay of an exponential moving average of the weights, which then replaces them at the end.
 
     Returns the log. Raises FloatingPointError at the first loss that is not finite.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in named]
+    rates = [learning_rate(name) if callable(learning_rate) else learning_rate for name, _ in named]
+    groups = [
+        {"lr": rate, "params": [p for p, own in zip(parameters, rates, strict=True) if own == rate]}
+        for rate in sorted(set(rates))
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps))
@@ -64,7 +71,7 @@ def fit(
             value = loss(step)
             if not torch.isfinite(value):
                 raise FloatingPointError(
-                    f"loss {value.item()} at step {step} of {folder}: lower the learning rate and start again from its checkpoint"
+                    f"loss {value.item()} at step {step} of {folder}: lower the learning rate and start it again"
                 )
             accelerator.backward(value)
             accelerator.clip_grad_norm_(parameters, 1.0)
@@ -73,9 +80,9 @@ def fit(
             optimizer.zero_grad()
             if ema:
                 ema.step(parameters)
-            if step % 10 == 0:
+            if step % 10 == 0 or step + 1 == steps:
                 log.append({"step": step, "loss": value.item()})
-                bar.set_postfix(loss=f"{value.item():.3f}")
+                bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
             bar.update()
             if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
                 _save(accelerator, folder, step + 1, log)
@@ -122,12 +129,16 @@ def train(
     """Train the bridges of a fused model on scenes (velocity loss) and save them to `folder`; returns the log.
 
     `shuffled` gives every image another image's caption: the floor, which learns all there is to learn but the text.
-    A run that was stopped goes on; a finished one is loaded.
+    A run that was stopped goes on; a finished one is loaded. Raises ValueError where `folder` holds another plan's run.
     """
+    known = Path(folder) / "plan.json"
+    if known.exists() and (found := BridgePlan.load(known).pairs) != fused.plan.pairs:
+        raise ValueError(f"{folder} holds a run of another plan, {found} instead of {fused.plan.pairs}: choose another")
+    fused.plan.save(known)
     fused.to(PartialState().device).train()
 
     def loss(step: int) -> Tensor:
-        batch = small.dit_batch(step, seed, size=batch_size)
+        batch = small.dit_batch(step, seed, size=batch_size, noisier=1.1)
         captions = batch["caption"][1:] + batch["caption"][:1] if shuffled else batch["caption"]
         image, time, noise = (batch[name].to(fused.device) for name in ("image", "time", "noise"))
         mix = time[:, None, None, None]
@@ -135,6 +146,8 @@ def train(
             fused.predict(mix * noise + (1 - mix) * image, fused.condition(captions), time), image, time
         )
 
-    log = fit(fused.bridges, loss, folder, steps, learning_rate=learning_rate, progress=f"fuse {fused.plan.rule}")
+    # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
+    rate = lambda name: learning_rate * (10 if name.endswith("gate") else 1)  # noqa: E731
+    log = fit(fused.bridges, loss, folder, steps, learning_rate=rate, progress=f"fuse {fused.plan.rule}")
     fused.eval().save(folder)
     return log

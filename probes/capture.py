@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -80,10 +80,8 @@ def capture(
                 after(path, module, args, kwargs, output)
 
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
-        try:
+        with suppress(_Deepest):
             yield taps
-        except _Deepest:
-            pass
     finally:
         for handle in handles:
             handle.remove()

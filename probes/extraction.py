@@ -22,8 +22,8 @@ MODALITIES = ("image", "text")
 class Shown(NamedTuple):
     """One forward pass over a batch, ready to run.
 
-    `run()` runs it; `tokens[modality]` is a bool mask (batch, token) of the tokens to average, over the hidden state, or
-    over the stream named in `streams[modality]` where blocks have several.
+    `run()` runs it; `tokens[modality]` is a bool mask (batch, token) of the tokens to average, over the hidden state,
+    or over the stream named in `streams[modality]` where blocks have several.
     """
 
     run: Callable[[], Any]
@@ -34,12 +34,19 @@ class Shown(NamedTuple):
 class Subject(Protocol):
     """Anything that can be probed: a model, its blocks in depth order, and how stimuli become its inputs."""
 
-    name: str
-    model: nn.Module
-    blocks: tuple[str, ...]  # dotted paths in depth order
-    tasks: tuple[str, ...]
-    modalities: tuple[str, ...]
-    uses_timesteps: bool
+    # Read-only, so that a subject may be more precise: its model's own class, a tuple of one task.
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def blocks(self) -> tuple[str, ...]: ...  # dotted paths in depth order
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def uses_timesteps(self) -> bool: ...
 
     def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
         """Prepare one pass that shows these modalities of the stimuli and nothing of the other."""
@@ -58,8 +65,8 @@ def extract(
 ) -> Features:
     """Mean-pooled hidden states of every layer, for each modality that the subject has.
 
-    By default each modality has a pass of its own, in which the other is absent: a joint pass mixes the tokens of the two,
-    and that mixing alone draws a rising curve, with random weights and unrelated captions as well.
+    By default each modality has a pass of its own, in which the other is absent: a joint pass mixes the tokens of the
+    two, and that mixing alone draws a rising curve, with random weights and unrelated captions as well.
 
     >>> features = extract(open_expert("scenes-dit"), stimuli, timesteps=(0.2, 0.5, 0.8))
     >>> features["image"].values.shape                  # (timestep, layer, sample, dim)
@@ -69,12 +76,13 @@ def extract(
     ----------
     task : "understanding" or "generation"; may be left out for a subject that has one task.
     timesteps : of the generation task, 0 = clean image, 1 = noise. One: values are (layer, sample, dim); several:
-        (timestep, layer, sample, dim). The noise is a function of each stimulus's id.
+        (timestep, layer, sample, dim). The noise is a function of each stimulus's id. Text alone is shown with pure
+        noise.
     joint : one pass with both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
     device : "auto" is the GPU where there is one. The model is left on it.
 
-    Raises ValueError for a task, timestep or modality that the subject does not have, FloatingPointError for hidden states
-    that are not finite, naming the layer.
+    Raises ValueError for a task, timestep or modality that the subject does not have, FloatingPointError for hidden
+    states that are not finite, naming the layer.
     """
     task = _check(subject, task, timesteps, joint)
     if device == "auto":
@@ -89,6 +97,10 @@ def extract(
     with tqdm(total=len(passes) * len(times) * len(batches), desc=f"extract {subject.name}", leave=False) as bar:
         for modalities in passes:
             for index, time in enumerate(times):
+                if index and "image" not in modalities:  # text alone is shown with pure noise, whatever the timestep
+                    _repeat(kept, modalities, index)
+                    bar.update(len(batches))
+                    continue
                 for batch in batches:
                     shown = subject.show(batch, modalities, time)
                     with torch.inference_mode(), capture(subject.model, layers, keep=_pool(shown)) as taps:
@@ -123,6 +135,12 @@ def _check(subject: Subject, task: str | None, timesteps: Sequence[float], joint
     if joint and len(subject.modalities) < 2:
         raise ValueError(f"{subject.name} sees {subject.modalities[0]} alone: it has no joint pass")
     return task
+
+
+def _repeat(kept: dict[str, dict[tuple[int, str], list[Tensor]]], modalities: tuple[str, ...], index: int) -> None:
+    for modality in modalities:
+        first = {layer: states for (at, layer), states in kept[modality].items() if at == 0}
+        kept[modality] |= {(index, layer): states for layer, states in first.items()}
 
 
 def _pool(shown: Shown) -> Callable[[str, str | None, Tensor], dict[str, Tensor]]:

@@ -46,14 +46,15 @@ def split_streams(path: str, inputs: Mapping[str, Any], output: Any) -> Tensor |
     """A block's hidden state (batch, token, dim), or one for each stream of a dual-stream block.
 
     A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states` (text) and returns both, some as
-    (text, image) and some as (image, text): they are told apart by their shapes. The text may be None after the last block.
+    (text, image) and some as (image, text): they are told apart by their shapes. The text may be None after the last
+    block.
     """
     if isinstance(output, Tensor):
         return output
     if not isinstance(output, tuple) or not output:
         raise TypeError(f"block {path!r} returned {type(output).__name__}: expected a tensor or a tuple of tensors")
     image, text = inputs.get("hidden_states"), inputs.get("encoder_hidden_states")
-    dual = len(output) == 2 and all(x is None or isinstance(x, Tensor) and x.dim() == 3 for x in output)
+    dual = len(output) == 2 and all(x is None or (isinstance(x, Tensor) and x.dim() == 3) for x in output)
     if not (dual and isinstance(image, Tensor) and isinstance(text, Tensor)):
         if isinstance(output[0], Tensor):
             return output[0]  # transformers' older blocks: (hidden state, attention weights, ...)

@@ -173,7 +173,7 @@ def test_published_shapes():
     apart = divergence(llava, llamagen)
     assert apart.kind == "peak"
     assert apart.depth == pytest.approx(16 / 36)
-    assert apart.low is not None and apart.high is not None
+    assert apart.depth and apart.low and apart.high
     assert 0.3 < apart.low <= apart.depth <= apart.high < 0.6
 
 
@@ -181,7 +181,7 @@ def test_published_split_of_two_fine_tunings():
     chat, gen = published("Emu3-Chat", "understanding"), published("Emu3-Gen", "generation")
     apart = divergence(chat, gen, kind="split")
     assert apart.depth == pytest.approx((11 - 1) / 32)
-    assert apart.low is not None and apart.high is not None
+    assert apart.depth and apart.low and apart.high
     assert apart.low <= apart.depth <= apart.high < 0.5
     assert "understanding aligns more" in apart.reason
 

@@ -112,7 +112,7 @@ def test_intervals_cover_the_truth(metric, signal):
         scores, draws = curve_draws([correlated(g, samples, signal)], metric, k, splits=50)
         low, high = interval(scores, draws)
         covered += bool(low[0] <= truth <= high[0])
-    assert 0.9 <= covered / 200 <= 0.99
+    assert 0.9 <= covered / 200 <= 0.99, covered
 
 
 def test_bad_input_is_told():

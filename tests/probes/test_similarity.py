@@ -117,6 +117,7 @@ def test_cka_by_dims_by_grams_and_in_blocks_agree(monkeypatch):
     xs, ys = rng(0).standard_normal((2, 200, 6)), rng(1).standard_normal((3, 200, 5))
     ys[0] += xs[1][:, :5]
     by_dims = _cka_by_dims(list(xs), list(ys))
+    assert by_dims is not None
     np.testing.assert_allclose(by_dims, _cka_by_grams(list(xs), list(ys)), atol=1e-13)
     monkeypatch.setattr("bridgework.probes.metrics.BLOCK", 5 * 200 * 7)
     np.testing.assert_allclose(by_dims, _cka_by_grams(list(xs), list(ys)), atol=1e-13)

@@ -1,0 +1,147 @@
+"""The command line: `python -m bridgework COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; errors are one line on stderr and exit status 1, or 130 for an interruption."""
+    parser = argparse.ArgumentParser(prog="python -m bridgework", description="Measure where to bridge two experts.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__.strip("_"), help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    command(_demo, "the main job on the bundled data, within minutes; writes figures/gallery/index.html")
+    command(_reproduce, "the committed long run (hours); writes results/")
+    sub = command(_extract, "hidden states of every layer of an expert: one safetensors file")
+    sub.add_argument("expert", help="scenes-vlm, scenes-dit, smollm2-135m, minilm-l6, dinov2-s, a folder or a Hub id")
+    sub.add_argument("stimuli", help="noto, scenes-evidence, scenes-test, or a folder with metadata.jsonl")
+    sub.add_argument("out", type=Path, help="the file to write; if it is there, nothing is done")
+    sub.add_argument("--timesteps", type=float, nargs="*", default=[], help="of a generation expert, such as .2 .5 .8")
+    sub.add_argument("--joint", action="store_true", help="one pass with both modalities")
+    sub.add_argument("--random-weights", action="store_true", help="the random-weight twin")
+    sub.add_argument("--limit", type=int, default=512, help="stimuli at most (512)")
+    sub = command(_align, "the alignment curve of image and text of one features file, as CSV")
+    sub.add_argument("features", type=Path)
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--metric", default="mutual_knn", help="mutual_knn or cka")
+    sub = command(_choose, "a bridge plan from two features files")
+    sub.add_argument("understanding", type=Path)
+    sub.add_argument("generation", type=Path)
+    sub.add_argument("out", type=Path, help="the plan to write, JSON")
+    sub.add_argument("--timestep", type=float, help="of the generation features, if several were swept")
+    sub.add_argument("--rule", default="alignment", help="alignment, middle, uniform, last, random or all")
+    sub.add_argument("--bridges", type=int, default=4)
+    sub.add_argument("--seed", type=int, default=0, help="of the rule random")
+    sub = command(_train, "train the bridges of a plan, or one of our experts; goes on where it was stopped")
+    sub.add_argument("what", help="a plan (JSON), scenes-vlm or scenes-dit")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--shuffled", action="store_true", help="shuffled captions: the floor")
+    sub = command(_evaluate, "score an expert or a trained fused model on scenes")
+    sub.add_argument("model", help="scenes-vlm, scenes-dit, or the folder of a trained fused model")
+    sub.add_argument("--part", default="test", help="test (new scenes) or new (new combinations)")
+    sub.add_argument("--each", type=int, default=40, help="captions or questions per skill")
+
+    options = vars(parser.parse_args(arguments))
+    try:
+        options.pop("run")(**options)
+    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
+        sys.exit(f"bridgework: {error}")
+    except KeyError as error:  # a modality that a features file has not: its text is what KeyError would quote
+        sys.exit(f"bridgework: {error.args[0]}")
+    except KeyboardInterrupt:
+        print("bridgework: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _demo() -> None:
+    from .demo import demo
+
+    demo()
+
+
+def _reproduce() -> None:
+    from .demo import reproduce
+
+    reproduce()
+
+
+def _extract(expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, **options: Any) -> None:
+    from .models.experts import open_expert
+    from .models.scenes import scene_stimuli
+    from .probes.extraction import extract
+    from .probes.stimuli import load_stimuli
+
+    if out.exists():
+        print(f"{out} is there already")
+        return
+    part = stimuli.removeprefix("scenes-")
+    shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
+    extract(open_expert(expert, random_weights), shown, **options).save(out)
+
+
+def _align(features: Path, out: Path, metric: str) -> None:
+    from .probes.alignment import alignment_curve
+    from .probes.features import Features, write_whole
+
+    seen = Features.load(features)
+    curve = alignment_curve(seen["image"], seen["text"], metric=metric)
+    write_whole(out, lambda path: curve.to_csv(path, index=False))
+    print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
+
+
+def _choose(
+    understanding: Path, generation: Path, out: Path, timestep: float | None, rule: str, bridges: int, seed: int
+) -> None:
+    from .probes.bridges import choose_bridges
+    from .probes.features import Features
+    from .probes.similarity import similarity_map
+
+    image = Features.load(generation)["image"]
+    heat = similarity_map(Features.load(understanding)["text"], image if timestep is None else image.at(timestep))
+    plan = choose_bridges(heat, rule, bridges, seed)
+    plan.save(out)
+    print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
+
+
+def _train(what: str, folder: Path, steps: int | None, seed: int, shuffled: bool) -> None:
+    from .models.experts import OWN, open_expert
+    from .models.fusion import FusedModel
+    from .models.pretraining import pretrain
+    from .models.training import train
+    from .probes.bridges import BridgePlan
+
+    if what in OWN:
+        print(f"trained: {pretrain(what, folder, steps)}")
+        return
+    import torch
+
+    torch.manual_seed(seed)
+    fused = FusedModel(open_expert("scenes-vlm"), open_expert("scenes-dit"), BridgePlan.load(what))  # type: ignore[arg-type]
+    train(fused, folder, steps or 600, seed=seed, shuffled=shuffled)
+
+
+def _evaluate(model: str, part: str, each: int) -> None:
+    from .models.evaluation import evaluate
+    from .models.experts import open_expert
+    from .models.fusion import FusedModel
+
+    if (Path(model) / "plan.json").exists():
+        scored: Any = FusedModel.load(model, open_expert("scenes-vlm"), open_expert("scenes-dit"))  # type: ignore[arg-type]
+    else:
+        scored = open_expert(model)
+    scores = evaluate(scored, part, each)  # type: ignore[arg-type]
+    print(scores.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the shipped experts can do, and the targets they have not reached yet, on samples small enough for every run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bridgework.models import scenes
+from bridgework.models.evaluation import answer, evaluate
+from bridgework.models.experts import open_expert
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return evaluate(open_expert("scenes-vlm"), "test", each=25).set_index("skill")
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return evaluate(open_expert("scenes-dit"), "test", each=6).set_index("skill")
+
+
+@pytest.mark.xfail(reason="committed run: .62 of questions about new scenes", strict=True)
+def test_target_of_the_understanding_expert(answers):
+    assert answers.score["all"] >= 0.9
+
+
+@pytest.mark.xfail(reason="committed run: scene score .46 on new scenes", strict=True)
+def test_target_of_the_generation_expert(drawings):
+    assert drawings.score["all"] >= 0.7
+
+
+def test_the_understanding_expert_beats_what_sees_no_image(answers):
+    assert answers.score["all"] > answers.question_only["all"] + 0.1
+    assert answers.score["counting"] > 0.7
+
+
+def test_the_understanding_expert_looks_at_the_image():
+    """The same questions about a blank image are answered no better than blind."""
+    expert, rng = open_expert("scenes-vlm"), np.random.default_rng(0)
+    asked = [scenes.ask(rng, skill, "train") for skill in ("colours", "counting", "position") for _ in range(12)]
+    images = [scenes.draw(question.scene, rng) for question in asked]
+    blank = [image.point(lambda _: 255) for image in images]
+    right = [
+        np.mean([a == q.answer for a, q in zip(answer(expert, shown, [q.question for q in asked]), asked, strict=True)])
+        for shown in (images, blank)
+    ]
+    assert right[0] >= 0.5
+    assert right[1] <= right[0] - 0.2
+
+
+def test_the_generation_expert_draws_new_scenes(drawings):
+    assert drawings.score["all"] >= 0.3

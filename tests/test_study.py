@@ -1,0 +1,90 @@
+"""The main job end to end on a tiny budget: every file is there, a second run repeats nothing, the page is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bridgework import demo, study
+from bridgework.probes import BridgePlan
+
+TINY = study.Budget(samples=32, bridges=2, steps=2, seeds=1, each=1)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    run(folder)
+    return folder
+
+
+def run(folder: Path) -> None:
+    study.measure(folder, TINY)
+    study.fuse(folder, TINY)
+    study.gap(folder, TINY)
+    study.probe_again(folder, TINY)
+    demo.collect(folder)
+
+
+def test_curves_hold_every_control(ran):
+    curves = pd.read_parquet(ran / "curves.parquet")
+    assert set(curves["control"]) == {"none", "random weights", "mismatched captions", "pixel mean x bag of words"}
+    assert set(curves["subject"]) == set(study.EXPERTS)
+    assert set(curves["metric"]) == set(study.METRICS)
+    joint = curves[curves["pass"] == "joint"]
+    assert set(joint["control"]) == {"none", "mismatched captions"}
+    assert (curves["samples"] == TINY.samples).all()
+
+
+def test_plan_is_the_best_of_the_map(ran):
+    plan, heat = BridgePlan.load(ran / "plan.json"), study.read_map(ran)
+    assert len(plan.pairs) == TINY.bridges
+    assert plan.score == pytest.approx(sum(heat.loc[str(u), str(g)] for u, g in plan.pairs), abs=1e-6)
+
+
+def test_gap_is_measured_from_floor_to_ceiling(ran):
+    table = pd.read_csv(ran / "gap.csv")
+    assert list(table["plan"]) == list(study.PLANS)
+    floor = table[table["plan"] == "shuffled captions"]["score"].mean()
+    assert (table["floor"] == floor).all()
+    assert all(len(json.loads(pairs)) == TINY.bridges for pairs in table["pairs"])
+
+
+def test_summary_is_mean_and_student_interval():
+    table = pd.DataFrame({"plan": ["middle"] * 3, "seed": [0, 1, 2], "share": [0.1, 0.2, 0.3]})
+    row = study.summarise(table).loc["middle"]
+    assert row["share"] == pytest.approx(0.2)
+    assert row["high"] - row["share"] == pytest.approx(4.302653 * 0.1 / 3**0.5, abs=1e-5)
+
+
+def test_fused_model_is_probed_on_both_tasks_and_its_understanding_stays(ran):
+    again = pd.read_parquet(ran / "fused.parquet")
+    scores = {key: rows["score"].to_numpy() for key, rows in again.groupby(["task", "when"])}
+    assert set(scores) == {(task, when) for task in ("understanding", "generation") for when in ("before", "after")}
+    assert (scores["understanding", "before"] == scores["understanding", "after"]).all()
+
+
+def test_second_run_repeats_nothing(ran):
+    kept = (
+        "curves.parquet",
+        "plan.json",
+        "fused.parquet",
+        "fused/middle-0/scores.csv",
+        "fused/middle-0/bridges.safetensors",
+    )
+    before = [(ran / name).stat().st_mtime_ns for name in kept]
+    run(ran)
+    assert [(ran / name).stat().st_mtime_ns for name in kept] == before
+
+
+def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "RESULTS", tmp_path / "none")
+    page = demo.write_page(ran, tmp_path / "gallery")
+    html = page.read_text()
+    images = re.findall(r'<img[^>]*src="([^"]+)"', html)
+    assert len(images) >= 8
+    assert all((page.parent / image).is_file() for image in images)
