@@ -8,10 +8,11 @@ from .scenes import COLOURS, COUNTS, HELD_OUT, PLURAL, RELATIONS, SHAPES, SKILLS
 
 # The share of these answers that is kept: scenes drawn without a question in mind make them too common.
 _KEPT = {
-    ("counting", "one"): 0.06,
-    ("one object", "no"): 0.8,
-    ("two objects", "no"): 0.8,
-    ("colour attribution", "yes"): 0.45,
+    ("counting", "one"): 0.005,
+    ("counting", "two"): 0.2,
+    ("one object", "no"): 0.75,
+    ("two objects", "no"): 0.6,
+    ("colour attribution", "yes"): 0.6,
 }
 
 
