@@ -146,8 +146,10 @@ def train(
             fused.predict(mix * noise + (1 - mix) * image, fused.condition(captions), time), image, time
         )
 
-    # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
-    rate = lambda name: learning_rate * (10 if name.endswith("gate") else 1)  # noqa: E731
+    def rate(name: str) -> float:
+        # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
+        return learning_rate * (10 if name.endswith("gate") else 1)
+
     log = fit(fused.bridges, loss, folder, steps, learning_rate=rate, progress=f"fuse {fused.plan.rule}")
     fused.eval().save(folder)
     return log
