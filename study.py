@@ -37,6 +37,7 @@ from .probes.stimuli import Stimuli, load_stimuli
 EXPERTS = ("scenes-vlm", "scenes-dit")
 TIMESTEPS = (0.2, 0.5, 0.8)
 PLAN_TIMESTEP = 0.5
+PLAN_METRIC = "mutual_knn"  # what pixel means and bags of words share is most of any layer's CKA, little of this
 METRICS = ("mutual_knn", "cka")
 PLANS = ("alignment", "middle", "random", "shuffled captions")
 
@@ -88,7 +89,9 @@ def measure(folder: Path, budget: Budget) -> None:
     write_whole(folder / "curves.parquet", everything.to_parquet)
     write_whole(folder / "shapes.json", lambda path: path.write_text(json.dumps(shapes(everything), indent=2)))
 
-    heat = similarity_map(features[EXPERTS[0]]["text"], features[EXPERTS[1]]["image"].at(PLAN_TIMESTEP), metric="cka")
+    heat = similarity_map(
+        features[EXPERTS[0]]["text"], features[EXPERTS[1]]["image"].at(PLAN_TIMESTEP), metric=PLAN_METRIC
+    )
     write_whole(folder / "map.csv", heat.to_csv)
     write_whole(folder / "map.json", lambda path: path.write_text(json.dumps(heat.attrs)))
     choose_bridges(heat, rule="alignment", bridges=budget.bridges).save(folder / "plan.json")

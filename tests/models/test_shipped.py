@@ -20,7 +20,6 @@ def drawings():
     return evaluate(open_expert("scenes-dit"), "test", each=6).set_index("skill")
 
 
-@pytest.mark.xfail(reason="committed run: .62 of questions about new scenes", strict=True)
 def test_target_of_the_understanding_expert(answers):
     assert answers.score["all"] >= 0.9
 

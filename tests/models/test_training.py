@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bridgework.models import scenes, small
 from bridgework.models.fusion import FusedModel
@@ -52,11 +54,7 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def rate(name: str) -> float:
-    return 0.2 if name.endswith("bias") else 0.05
-
-
-@pytest.mark.parametrize("options", [{}, {"average": 0.8}, {"learning_rate": rate}], ids=["plain", "average", "rates"])
+@pytest.mark.parametrize("options", [{}, {"average": 0.8}, {"muon": 0.02}], ids=["plain", "average", "muon"])
 @pytest.mark.parametrize("stop_at", [3, 8])
 def test_stopped_and_resumed_ends_with_the_same_bits(tmp_path, options, stop_at):
     whole, whole_log = run(tmp_path / "whole", **options)
@@ -173,11 +171,32 @@ def test_frozen_parameters_stay(tmp_path):
     assert not torch.equal(model[2].weight, build()[2].weight)
 
 
-def test_rates_by_name(tmp_path):
+def test_muon_trains_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
+    """Muon moves a matrix equally far in every direction, by an orthogonal one; AdamW every number equally far."""
     model = build()
-    fit(model, regression(model), tmp_path, 3, learning_rate=lambda name: 0.0 if name.startswith("0.") else 0.05)
-    assert torch.equal(model[0].weight, build()[0].weight)
-    assert not torch.equal(model[2].weight, build()[2].weight)
+    fit(model, regression(model), tmp_path, 1, learning_rate=0.01, muon=0.05)
+    after, before = model.state_dict(), build().state_dict()
+    moved = torch.linalg.svdvals(after["0.weight"] - before["0.weight"] * (1 - 0.05 * 0.01))  # less the decay
+    assert moved.shape == (4,)
+    assert moved.min() > 0.5 * moved.max() > 0
+    bias = (after["0.bias"] - before["0.bias"] * (1 - 0.01 * 0.01)).abs()
+    torch.testing.assert_close(bias, torch.full((8,), 0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "seen"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_mixed_precision_is_accelerates_and_attention_stays_in_float(tmp_path, monkeypatch, precision, seen):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    model, kinds = build(), []
+
+    def loss(step: int) -> Tensor:
+        states = model[0](torch.ones(2, 3, 4))
+        attended = functional.scaled_dot_product_attention(states, states, states)
+        kinds.append((states.dtype, attended.dtype))
+        return attended.float().square().mean()
+
+    fit(model, loss, tmp_path, 1, learning_rate=0.01)
+    assert kinds == [(seen, torch.float32)]
 
 
 # ---- bridges
