@@ -1,4 +1,4 @@
-"""What the shipped experts can do, and the targets they have not reached yet, on samples small enough for every run."""
+"""What the shipped experts can do, against their targets, on samples small enough for every run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ def answers():
 
 @pytest.fixture(scope="module")
 def drawings():
-    return evaluate(open_expert("scenes-dit"), "test", each=6).set_index("skill")
+    return evaluate(open_expert("scenes-dit"), "test", each=10).set_index("skill")
 
 
 def test_target_of_the_understanding_expert(answers):
     assert answers.score["all"] >= 0.9
 
 
-@pytest.mark.xfail(reason="committed run: scene score .46 on new scenes", strict=True)
 def test_target_of_the_generation_expert(drawings):
     assert drawings.score["all"] >= 0.7
 
 
 def test_the_understanding_expert_beats_what_sees_no_image(answers):
-    assert answers.score["all"] > answers.question_only["all"] + 0.1
-    assert answers.score["counting"] > 0.7
+    assert (answers.score > answers.question_only + 0.2).all()
 
 
 def test_the_understanding_expert_looks_at_the_image():
@@ -44,9 +42,10 @@ def test_the_understanding_expert_looks_at_the_image():
         np.mean([a == q.answer for a, q in zip(answer(expert, shown, [q.question for q in asked]), asked, strict=True)])
         for shown in (images, blank)
     ]
-    assert right[0] >= 0.5
-    assert right[1] <= right[0] - 0.2
+    assert right[0] >= 0.9
+    assert right[1] <= 0.5
 
 
-def test_the_generation_expert_draws_new_scenes(drawings):
-    assert drawings.score["all"] >= 0.3
+def test_the_generation_expert_draws_things_and_binds_their_colours(drawings):
+    assert (drawings.score[["one object", "two objects", "counting", "colours"]] >= 0.7).all()
+    assert drawings.score["colour attribution"] >= 0.3
