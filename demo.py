@@ -45,7 +45,7 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
 
 
 def reproduce(folder: Path = RUNS / "committed", results: Path = RESULTS) -> None:
-    """The committed run, in full: about two hours on two cores. Leaves its small result files in `results`."""
+    """The committed run, in full: an hour or two. Leaves its small result files in `results`."""
     budget = study.COMMITTED
     study.measure(folder, budget)
     study.measure_real(folder, samples=512)

@@ -37,7 +37,7 @@ from .probes.stimuli import Stimuli, load_stimuli
 EXPERTS = ("scenes-vlm", "scenes-dit")
 TIMESTEPS = (0.2, 0.5, 0.8)
 PLAN_TIMESTEP = 0.5
-PLAN_METRIC = "mutual_knn"  # what pixel means and bags of words share is most of any layer's CKA, little of this
+PLAN_METRIC = "mutual_knn"  # pixel means and bags of words share much of any layer's CKA and little of this
 METRICS = ("mutual_knn", "cka")
 PLANS = ("alignment", "middle", "random", "shuffled captions")
 

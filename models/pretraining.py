@@ -23,7 +23,7 @@ SEED = 0
 def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
     """Train one of our experts from random weights; returns the folder of its float16 checkpoint, for `open_expert`.
 
-    The shipped ones took 42 and 95 minutes on one core each, in bfloat16 (`ACCELERATE_MIXED_PRECISION=bf16`) and, for
+    The shipped ones took 41 and 84 minutes on one core each, in bfloat16 (`ACCELERATE_MIXED_PRECISION=bf16`) and, for
     scenes-dit, with its model compiled. A stopped run goes on from its newest checkpoint.
 
     Raises ValueError for another name.
