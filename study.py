@@ -54,7 +54,7 @@ class Budget:
 
 
 DEMO = Budget(samples=256, bridges=4, steps=140, seeds=1, each=6)
-COMMITTED = Budget(samples=512, bridges=4, steps=600, seeds=3, each=20)
+COMMITTED = Budget(samples=512, bridges=4, steps=600, seeds=4, each=20)
 
 
 # ---------------------------------------------------------------------------------------------------- measuring
