@@ -53,7 +53,7 @@ class Budget:
     each: int
 
 
-DEMO = Budget(samples=256, bridges=4, steps=140, seeds=1, each=6)
+DEMO = Budget(samples=256, bridges=4, steps=80, seeds=1, each=6)
 COMMITTED = Budget(samples=512, bridges=4, steps=600, seeds=4, each=20)
 
 
