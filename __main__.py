@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("generation", type=Path)
     sub.add_argument("out", type=Path, help="the plan to write, JSON")
     sub.add_argument("--timestep", type=float, help="of the generation features, if several were swept")
+    sub.add_argument("--metric", default="mutual_knn", help="of the layer map: mutual_knn or cka")
     sub.add_argument("--rule", default="alignment", help="alignment, middle, uniform, last, random or all")
     sub.add_argument("--bridges", type=int, default=4)
     sub.add_argument("--seed", type=int, default=0, help="of the rule random")
@@ -100,14 +101,22 @@ def _align(features: Path, out: Path, metric: str) -> None:
 
 
 def _choose(
-    understanding: Path, generation: Path, out: Path, timestep: float | None, rule: str, bridges: int, seed: int
+    understanding: Path,
+    generation: Path,
+    out: Path,
+    timestep: float | None,
+    metric: str,
+    rule: str,
+    bridges: int,
+    seed: int,
 ) -> None:
     from .probes.bridges import choose_bridges
     from .probes.features import Features
     from .probes.similarity import similarity_map
 
     image = Features.load(generation)["image"]
-    heat = similarity_map(Features.load(understanding)["text"], image if timestep is None else image.at(timestep))
+    image = image if timestep is None else image.at(timestep)
+    heat = similarity_map(Features.load(understanding)["text"], image, metric=metric)
     plan = choose_bridges(heat, rule, bridges, seed)
     plan.save(out)
     print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))

@@ -39,7 +39,7 @@ class TextStates(NamedTuple):
     mask: Tensor  # (batch, token), True at the caption's tokens
 
 
-class _Intercept(TorchFunctionMode):
+class Intercept(TorchFunctionMode):
     """Replaces `scaled_dot_product_attention` by `attend(original, query, key, value, ...)` while it is entered."""
 
     def __init__(self, attend: Attention) -> None:
@@ -62,7 +62,7 @@ def intercepted(model: nn.Module, attends: dict[str, Callable[[dict[str, Any]], 
 
     def enter(path: str) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            mode = _Intercept(attends[path](named_inputs(module, args, kwargs)))
+            mode = Intercept(attends[path](named_inputs(module, args, kwargs)))
             mode.__enter__()
             entered.append(mode)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bridgework.models import scenes, small
 from bridgework.models.fusion import FusedModel
-from bridgework.models.training import fit, train
+from bridgework.models.training import _HIDDEN, fit, train
 
 STEPS = 12
 
@@ -46,7 +46,8 @@ def run(
 ) -> tuple[nn.Sequential, list]:
     model = build()
     options = {"learning_rate": 0.05, "checkpoint_every": 3} | options
-    log = fit(model, regression(model, stop_at, seen), folder, options.pop("steps", STEPS), **options)
+    named = nn.ModuleDict({"layers": model})  # as the blocks of a model are named: "layers.0.weight"
+    log = fit(named, regression(model, stop_at, seen), folder, options.pop("steps", STEPS), **options)
     return model, log
 
 
@@ -174,13 +175,22 @@ def test_frozen_parameters_stay(tmp_path):
 def test_muon_trains_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
     """Muon moves a matrix equally far in every direction, by an orthogonal one; AdamW every number equally far."""
     model = build()
-    fit(model, regression(model), tmp_path, 1, learning_rate=0.01, muon=0.05)
+    fit(nn.ModuleDict({"layers": model}), regression(model), tmp_path, 1, learning_rate=0.01, muon=0.05)
     after, before = model.state_dict(), build().state_dict()
     moved = torch.linalg.svdvals(after["0.weight"] - before["0.weight"] * (1 - 0.05 * 0.01))  # less the decay
     assert moved.shape == (4,)
     assert moved.min() > 0.5 * moved.max() > 0
     bias = (after["0.bias"] - before["0.bias"] * (1 - 0.01 * 0.01)).abs()
     torch.testing.assert_close(bias, torch.full((8,), 0.01), rtol=1e-3, atol=0)
+
+
+def test_muon_leaves_embeddings_modulations_and_both_ends_of_a_model_to_adamw(tokenizer):
+    experts = nn.ModuleList([small.build_dit(), small.build_text_encoder(tokenizer), small.build_vlm(tokenizer)])
+    names = {name for name, p in experts.named_parameters() if p.ndim == 2}
+    hidden = {name for name in names if _HIDDEN.search(name)}
+    ends = ("embed", "shared", "proj_out", "norm", "relative", "projector", "lm_head")
+    assert hidden == {name for name in names if not any(end in name for end in ends)}
+    assert {name.split(".")[0] for name in hidden} == {"0", "1", "2"}
 
 
 @pytest.mark.parametrize(("precision", "seen"), [("bf16", torch.bfloat16), ("no", torch.float32)])
