@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import rankdata
+from torch import Tensor
 
 from .features import LayerFeatures
 from .metrics import Array
 from .significance import curve_draws, curve_null, interval
-from .similarity import chance, check_finite, check_same_stimuli, check_samples, numbers, used_k
+from .similarity import alike, chance, check_dims, check_finite, check_same_stimuli, check_samples, numbers, used_k
 
 
 class Interval(NamedTuple):
@@ -54,7 +54,7 @@ class Divergence:
 
 def alignment_curve(
     x: LayerFeatures,
-    y: LayerFeatures | torch.Tensor | Array,
+    y: LayerFeatures | Tensor | Array,
     metric: str = "mutual_knn",
     k: int = 10,
     permutations: int = 200,
@@ -84,6 +84,7 @@ def alignment_curve(
     pairs = [(a, b) for _, _, a, b in rows]
     samples = len(x.samples)
     check_samples(metric, k, samples, len(pairs[0][1]))
+    check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
     scores, draws = curve_draws(pairs, metric, k, seed)
     null = curve_null(pairs, metric, k, permutations, seed)
     low, high = interval(scores, draws)
@@ -218,15 +219,18 @@ def _peak(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> 
     return Divergence("peak", depth, min(float(low), depth), max(float(high), depth), told)
 
 
-def _rows(x: LayerFeatures, y: LayerFeatures | torch.Tensor | Array) -> list[tuple[float | None, int, Array, Array]]:
+def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[float | None, int, Tensor, Tensor]]:
     """(timestep, place of the layer in x, x's samples, y's samples) for every row of the curve."""
     values = _finite(x)
     times: list[float | None] = list(x.timesteps) or [None]
     if not isinstance(y, LayerFeatures):
         reference = numbers(y, "y")
         if reference.ndim != 2:
-            raise ValueError(f"y must be LayerFeatures or a (sample, dim) reference, got shape {reference.shape}")
-        check_finite(reference[None], ["the reference y"])
+            raise ValueError(
+                f"y must be LayerFeatures or a (sample, dim) reference, got shape {tuple(reference.shape)}"
+            )
+        check_finite([reference], ["the reference y"])
+        _, (reference,) = alike(list(values[0]), [reference])
         return [
             (t, at, layer, reference) for t, stack in zip(times, values, strict=True) for at, layer in enumerate(stack)
         ]
@@ -241,7 +245,7 @@ def _rows(x: LayerFeatures, y: LayerFeatures | torch.Tensor | Array) -> list[tup
     if y.timesteps and x.timesteps != y.timesteps:
         raise ValueError(f"x was swept over timesteps {x.timesteps}, y over {y.timesteps}: extract both in one sweep")
     if len(others) != len(values):
-        others = np.broadcast_to(others, (len(values), *others.shape[1:]))
+        others = others.expand(len(values), *others.shape[1:])
     place = {name: at for at, name in enumerate(y.layers)}
     matched = [(at, place[name]) for at, name in enumerate(x.layers) if name in place]
     if not matched:
@@ -249,9 +253,9 @@ def _rows(x: LayerFeatures, y: LayerFeatures | torch.Tensor | Array) -> list[tup
     return [(t, i, a[i], b[j]) for t, a, b in zip(times, values, others, strict=True) for i, j in matched]
 
 
-def _finite(features: LayerFeatures) -> Array:
+def _finite(features: LayerFeatures) -> Tensor:
     """Values as (timestep, layer, sample, dim), checked."""
-    values = features.values.detach().cpu().numpy()
+    values = features.values.detach()
     values = values[None] if values.ndim == 3 else values
     for stack in values:
         check_finite(

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import pearson3
+from torch import Tensor
 
 from .metrics import METRICS, Array, Metric
-from .similarity import Stack, check_same_stimuli, check_samples, open_stack
+from .metrics.moments import permutation_moments
+from .similarity import Layers, Stack, alike, check_dims, check_same_stimuli, check_samples, numbers, open_stack
 
-Pair = tuple[Array, Array]  # two (sample, dim) arrays over the same samples
+Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
 SPLITS = 100
 Z95 = 1.959964
 
@@ -57,42 +60,98 @@ class Null:
         return float(_p(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
 
     @property
+    def scaled(self) -> Array:
+        """(score - t) / (1 - t), 0 below the threshold t: the 95 % order statistic of null and observed score together.
+
+        What is left of a score after calibration (Algorithm 1 of arXiv 2602.14486); of metrics that are at most 1.
+        """
+        return _scaled(self.scores, self.observed)
+
+    @property
+    def peak_scaled(self) -> float:
+        """The same for the observed maximum among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
+        return float(_scaled(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
+
+    @property
     def adjusted_p(self) -> Array:
         """The p of every score among the permutations' maxima: holds for whichever pair one picks from all of them."""
         return _p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
 
 
-def curve_null(pairs: Sequence[Pair], metric: str, k: int = 10, permutations: int = 200, seed: int = 0) -> Null:
-    """The null of a curve of (x, y) pairs: y's samples are permuted, the same way in every pair.
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The exact mean (0), standard deviation and skewness of a layer map of debiased CKA under permutation.
+
+    observed, skewness (x layer, y layer); deviation, the same for all pairs. Quantiles and p are those of the Pearson
+    type III distribution with these moments, good in the upper tail. One pair at a time: for the maximum of a map, and
+    what rests on it, take `map_null`.
+    """
+
+    observed: Array
+    deviation: float
+    skewness: Array
+
+    @property
+    def top95(self) -> Array:
+        """The null's 95 % quantile, per pair."""
+        return pearson3.ppf(0.95, self.skewness, scale=self.deviation)
+
+    @property
+    def p(self) -> Array:
+        """The probability of the score or more among permutations, per pair; NaN without a score."""
+        return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
+
+
+def map_moments(x: Stack, y: Stack) -> Moments:
+    """The null of a layer map of debiased CKA without permuting, in about twice the time of the map itself.
+
+    x and y as in `similarity_map`. The moments are exact (`metrics.moments`), whatever the features: the deviation is
+    sqrt(2 / (n (n - 3))) for n samples.
 
     Raises:
-        ValueError: as `similarity`; no permutations.
+        ValueError, TypeError: as `similarity_map`.
     """
-    known = _check(pairs, metric, k)
-    orders = _orders(len(pairs[0][0]), permutations, seed)
+    return Moments(*permutation_moments(*_open_map(x, y, "cka", 1)))
+
+
+def curve_null(
+    pairs: Sequence[Pair], metric: str, k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+) -> Null:
+    """The null of a curve of (x, y) pairs: y's samples are permuted, the same way in every pair.
+
+    `block` samples in a row are moved as one: the patches of an image (`tokens.match_patches`) are not exchangeable one
+    by one, only images are.
+
+    Raises:
+        ValueError: as `similarity`; no permutations; samples that are not whole blocks.
+    """
+    opened, known = _open(pairs, metric, k)
+    _check_null(metric)
+    orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
-    for at, (x, y) in enumerate(pairs):
-        a, b = known.relate(x), known.relate(y)
-        observed[at] = known.compare(a, b, k)
-        scores[:, at] = known.permuted([a], [b], k, orders)[:, 0, 0]
+    for at, (x, y) in enumerate(opened):
+        a, b = [known.relate(x, k)], [known.relate(y, k)]
+        observed[at] = known.compare(a, b, k)[0, 0]
+        scores[:, at] = known.permuted(a, b, k, orders)[:, 0, 0]
     return Null(observed, scores)
 
 
-def map_null(x: Stack, y: Stack, metric: str = "cka", k: int = 10, permutations: int = 200, seed: int = 0) -> Null:
-    """The null of a layer map, shapes (permutation, x layer, y layer); x and y as in `similarity_map`.
+def map_null(
+    x: Stack, y: Stack, metric: str = "cka", k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+) -> Null:
+    """The null of a layer map, (permutation, x layer, y layer); x, y as in `similarity_map`, block as in `curve_null`.
 
-    Holds the (sample, sample) relations of all layers at once, 8 bytes a number for cka.
+    Holds what comparing needs of all layers at once: for the metrics of tables (cka and its kin, rsa) 4 bytes a number
+    of (sample, sample), 8 for float64 features, twice that for y.
 
     Raises:
-        ValueError, TypeError: as `similarity_map`; no permutations.
+        ValueError, TypeError: as `similarity_map`; no permutations; samples that are not whole blocks.
     """
-    xs, ys = open_stack(x, "x")[0], open_stack(y, "y")[0]
-    check_samples(metric, k, xs.shape[1], ys.shape[1])
-    check_same_stimuli(x, y)
-    known = METRICS[metric]
-    a, b = [known.relate(one) for one in xs], [known.relate(one) for one in ys]
-    observed = np.array([[known.compare(one, other, k) for other in b] for one in a])
-    return Null(observed, known.permuted(a, b, k, _orders(xs.shape[1], permutations, seed)))
+    xs, ys = _open_map(x, y, metric, k)
+    _check_null(metric)
+    known, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    a, b = [known.relate(one, k) for one in xs], [known.relate(one, k) for one in ys]
+    return Null(known.compare(a, b, k), known.permuted(a, b, k, orders))
 
 
 def curve_draws(
@@ -119,21 +178,22 @@ def curve_draws(
     Raises:
         ValueError: as `similarity`.
     """
-    known, samples = _check(pairs, metric, k), len(pairs[0][0])
+    opened, known = _open(pairs, metric, k)
+    samples = len(opened[0][0])
     half = samples // 2
     near = min(max(1, round(k * half / samples)), half - 1)
     rng = np.random.default_rng([seed, 1])
     orders = [rng.permutation(samples) for _ in range(splits)]
     halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
-    for at, (x, y) in enumerate(pairs):
-        a, b = known.relate(x), known.relate(y)
-        scores[at] = known.compare(a, b, k)
+    for at, (x, y) in enumerate(opened):
+        a, b = known.relate(x, k), known.relate(y, k)
+        scores[at] = known.compare([a], [b], k)[0, 0]
         if half < known.least:
             continue
         split = np.array(
             [
-                [known.compare(known.subset(a, one, near), known.subset(b, one, near), near) for one in both]
+                [known.compare([known.subset(a, one, near)], [known.subset(b, one, near)], near)[0, 0] for one in both]
                 for both in halves
             ]
         )
@@ -151,23 +211,53 @@ def interval(estimate: Array | float, draws: Array) -> tuple[Array, Array]:
     return estimate - half, estimate + half
 
 
-def _check(pairs: Sequence[Pair], metric: str, k: int) -> Metric:
+def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
+    xs, ys = open_stack(x, "x")[0], open_stack(y, "y")[0]
+    check_samples(metric, k, len(xs[0]), len(ys[0]))
+    check_dims(metric, xs, ys)
+    check_same_stimuli(x, y)
+    return alike(xs, ys)
+
+
+def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor, Tensor]], Metric]:
     if not pairs:
         raise ValueError("a curve needs at least one pair of layers")
+    opened = []
     for x, y in pairs:
         check_samples(metric, k, len(x), len(y))
         check_samples(metric, k, len(pairs[0][0]), len(x))
-    return METRICS[metric]
+        (one,), (other,) = alike([numbers(x, "x")], [numbers(y, "y")])
+        check_dims(metric, [one], [other])
+        opened.append((one, other))
+    return opened, METRICS[metric]
 
 
-def _orders(samples: int, permutations: int, seed: int) -> Array:
+def _check_null(metric: str) -> None:
+    if metric == "modality_gap":
+        raise ValueError(
+            "modality_gap does not see which samples belong together: a null that permutes them says nothing"
+        )
+
+
+def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array:
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}: 200 resolve p down to .005")
+    if block < 1 or samples % block:
+        raise ValueError(
+            f"{samples} samples are not whole blocks of {block}: block is the number of patches of an image"
+        )
     rng = np.random.default_rng([seed, 0])
-    return np.stack([rng.permutation(samples) for _ in range(permutations)])
+    orders = np.stack([rng.permutation(samples // block) for _ in range(permutations)])
+    return (orders[..., None] * block + np.arange(block)).reshape(permutations, samples)
+
+
+def _scaled(scores: Array, observed: Array) -> Array:
+    together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
+    threshold = together[int(np.ceil(0.95 * len(together))) - 1]
+    return np.maximum(observed - threshold, 0) / (1 - threshold)
 
 
 def _p(scores: Array, observed: Array) -> Array:
-    # a permutation that gives the very same score may differ in the last bit: it counts as reached
-    reached = (scores >= observed - 1e-12).sum(0)
+    # a permutation that gives the very same score may differ by rounding: it counts as reached
+    reached = (scores >= observed - 1e-6).sum(0)
     return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(scores)))

@@ -1,77 +1,180 @@
-"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map."""
+"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map.
+
+x is (sample, dim), y (sample, dim'). NaN where a side says nothing (all samples equal, or as said below).
+
+=============  =====================================================================================================
+cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen et
+               al. 2021, eq. 3). At most 1, 0 on average for unrelated features whatever their size, also slightly
+               below. NaN also where all samples are equally far apart. 4 samples at least.
+cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as dims
+               outnumber samples: not to be shown without a null.
+cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
+               diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096 evenly
+               spaced ones). Biased too. NaN also where the median is 0.
+mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
+               uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
+               k / (samples - 1) by chance. NaN where all samples point the same way.
+cknna          CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula differs), on
+               unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours, over
+               the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric.
+svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et al.
+               2017), decided in float64; rho, not its square. High for unrelated features unless samples are many.
+pwcca          The same correlations, weighted by how much of x's columns lies along x's canonical variates (Morcos et
+               al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated features too.
+procrustes     Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal Procrustes
+               distance d (Williams et al. 2021). High for unrelated features too.
+rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008), average
+               ranks for ties. NaN also where a sample is constant over its dims.
+linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (see `metrics.probe`). Not
+               symmetric; negative where the mean predicts better. 10 samples at least.
+cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
+modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same dims.
+=============  =====================================================================================================
+
+Float32 features are multiplied in float32 and summed in float64; half precision is taken to float32 first, and layers
+whose result would lose its digits are done again in float64: all scores are within 1e-5 of float64, all ranks,
+neighbours and cuts are those of float64.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from .features import LayerFeatures
-from .metrics import METRICS, Array
+from .metrics import MEMORY, METRICS, Array
+from .metrics.streams import batch_map
 
-Stack = LayerFeatures | torch.Tensor | Array
+Layers = list[Tensor]  # (sample, dim) each
+Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
+Batches = Iterable[tuple[Stack, Stack]]
 
 
-def similarity(x: torch.Tensor | Array, y: torch.Tensor | Array, metric: str = "cka", k: int = 10) -> float:
-    """The similarity of two (sample, dim) arrays or tensors over the same samples; the dims may differ.
+def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int = 10) -> float:
+    """The similarity of two (sample, dim) arrays or tensors over the same samples, by a metric of the table above.
 
-    `cka`: debiased linear CKA, HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen et al.
-    2021, eq. 3), in float64 after centring. At most 1, about 0 for independent features, possibly slightly negative.
-    `mutual_knn`: the mean share of common members among each sample's k nearest neighbours in x and in y (Huh et al.
-    2024), by cosine, uncentred, the sample itself excluded; ties go to the lower index; a row of zeros has cosine 0
-    with every row. 0 to 1, k / (samples - 1) by chance.
-
-    NaN where a layer says nothing: `cka` with all samples the same (or all equally far apart), `mutual_knn` with all
-    samples in the same direction.
+    Computed where the tensors lie. k is the number of neighbours of mutual_knn and cknna.
 
     Raises:
-        ValueError: an unknown metric, a wrong shape, different numbers of samples, too few samples (cka needs 4,
-            mutual_knn more than k), or a value that is not finite.
+        ValueError: an unknown metric, a wrong shape, different numbers of samples (or dims, for cosine and
+            modality_gap), too few samples (k must be less), or a value that is not finite.
         TypeError: something that is not an array of numbers.
     """
     pair = [numbers(side, name) for side, name in ((x, "x"), (y, "y"))]
     for array, name in zip(pair, "xy", strict=True):
         if array.ndim != 2:
             raise ValueError(
-                f"{name} must be (sample, dim), got shape {array.shape}; for stacks there is similarity_map"
+                f"{name} must be (sample, dim), got shape {tuple(array.shape)}; for stacks there is similarity_map"
             )
-        check_finite(array[None], [name])
+        check_finite([array], [name])
     check_samples(metric, k, len(pair[0]), len(pair[1]))
-    return float(METRICS[metric].scores(pair[:1], pair[1:], k)[0, 0])
+    check_dims(metric, pair[:1], pair[1:])
+    xs, ys = alike(pair[:1], pair[1:])
+    return float(METRICS[metric].scores(xs, ys, k)[0, 0])
 
 
-def similarity_map(x: Stack, y: Stack, metric: str = "cka", k: int = 10) -> pd.DataFrame:
+def similarity_map(
+    x: Stack | Batches,
+    y: Stack | None = None,
+    metric: str = "cka",
+    k: int = 10,
+    *,
+    device: str | torch.device | None = None,
+    memory: float = MEMORY,
+    minibatch: bool = False,
+) -> pd.DataFrame:
     """The similarity of every layer of x with every layer of y, over the same samples; metrics as in `similarity`.
 
     x and y are LayerFeatures (layer, sample, dim), understanding first, or plain (layer, sample, dim) tensors or
-    arrays, whose layers are then named 0 to L - 1 and taken for blocks. The index ("understanding layer") holds x's
-    layers, the columns ("generation layer") y's. `attrs`, plain JSON: metric, k (None where it plays no part), samples,
-    chance, x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
+    arrays (mapped from disk, if they are large), or lists of (sample, dim) layers of any dims; plain layers are named 0
+    to L - 1 and taken for blocks. The index ("understanding layer") holds x's layers, the columns ("generation layer")
+    y's. `attrs`, plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
+    features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
+
+    >>> similarity_map(seen["text"], made["image"], "mutual_knn", k=10)      # (x layer, y layer)
+    >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")        # batches, xb (layer, sample, dim)
+
+    Without y, x gives batches of samples, pairs of stacks, and is read once: `cka` and `cka_biased` only, exact, from
+    accumulated products of dims. With `minibatch`, CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch by itself,
+    summed over batches; it takes batches of 4 samples at least, equal in size for equal weights, and little memory.
+
+    `device`: where to compute; None, where the features lie. `memory`: bytes that cka and cka_biased may hold beside
+    the features and a batch, by reading the features more often.
 
     Raises:
         ValueError, TypeError: as `similarity`; a value that is not finite is named with its layer. Also: a timestep
-            sweep (select one with `.at(t)`), or features of different stimuli.
+            sweep (select one with `.at(t)`), features of different stimuli, batches for a metric that needs all
+            samples.
     """
-    (xs, x_names, x_depths, x_told), (ys, y_names, y_depths, y_told) = (open_stack(x, "x"), open_stack(y, "y"))
-    check_samples(metric, k, xs.shape[1], ys.shape[1])
+    if y is None:
+        return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
+    if minibatch:
+        raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
+    xs, x_names, x_depths, x_told = open_stack(x, "x")  # type: ignore[arg-type]
+    ys, y_names, y_depths, y_told = open_stack(y, "y")
+    check_samples(metric, k, len(xs[0]), len(ys[0]))
+    check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
-    heat = pd.DataFrame(
-        METRICS[metric].scores(list(xs), list(ys), k),
-        index=pd.Index(x_names, name="understanding layer"),
-        columns=pd.Index(y_names, name="generation layer"),
-    )
-    samples = xs.shape[1]
-    heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
+    xs, ys = alike(xs, ys, device)
+    heat = labelled(METRICS[metric].scores(xs, ys, k, memory), x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_told, "y": y_told}
     return heat
 
 
-def chance(metric: str, k: int, samples: int) -> float:
-    """The score expected of unrelated features: k / (samples - 1) for mutual_knn, 0 for the debiased cka."""
-    return k / (samples - 1) if METRICS[metric].neighbours else 0.0
+def _of_batches(
+    batches: Batches, metric: str, k: int, device: str | torch.device | None, memory: float, minibatch: bool
+) -> pd.DataFrame:
+    seen: dict[str, Any] = {"samples": 0}
+
+    def opened() -> Iterable[tuple[Layers, Layers]]:
+        for at, batch in enumerate(batches):
+            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+                raise ValueError(
+                    f"batch {at} must be a pair (x, y) of (layer, sample, dim), got {type(batch).__name__}"
+                )
+            (xs, x_names, x_depths, _), (ys, y_names, y_depths, _) = (
+                open_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
+            )
+            check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
+            dims = [layer.shape[1] for layer in (*xs, *ys)]
+            if seen.setdefault("dims", dims) != dims:
+                raise ValueError(
+                    f"batch {at} has layers of dims {dims}, those before it {seen['dims']}: they must agree"
+                )
+            seen["samples"] += len(xs[0])
+            seen.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
+            yield alike(xs, ys, device)
+
+    check_samples(metric, k, k + 4, k + 4)
+    scores = batch_map(opened(), metric, memory, minibatch)
+    check_samples(metric, k, seen["samples"], seen["samples"])
+    x_names, y_names = seen["names"]
+    heat = labelled(scores, x_names, y_names, metric, k, seen["samples"])
+    heat.attrs |= {"x_depths": seen["x_depths"], "y_depths": seen["y_depths"], "x": {}, "y": {}}
+    return heat
+
+
+def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str, k: int, samples: int) -> pd.DataFrame:
+    """Scores (x layer, y layer) as a layer map."""
+    heat = pd.DataFrame(
+        scores,
+        index=pd.Index(x_names, name="understanding layer"),
+        columns=pd.Index(y_names, name="generation layer"),
+    )
+    heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
+    return heat
+
+
+def chance(metric: str, k: int, samples: int) -> float | None:
+    """The score expected of unrelated features where it is known: k / (samples - 1) for mutual_knn, 0 for cka, rsa."""
+    return METRICS[metric].chance(k, samples)
 
 
 def used_k(metric: str, k: int) -> int | None:
@@ -79,25 +182,40 @@ def used_k(metric: str, k: int) -> int | None:
     return k if METRICS[metric].neighbours else None
 
 
-def numbers(values: torch.Tensor | Array, name: str) -> Array:
-    """A tensor or array as a numpy array of real numbers."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub":
+def numbers(values: Tensor | Array, name: str) -> Tensor:
+    """A tensor or array as a tensor of float32 (also from half precision) or float64 (also from integers)."""
+    if not isinstance(values, Tensor):
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
+        if not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an array mapped from disk is read-only: so are we
+            values = torch.from_numpy(values)
+    values = values.detach()
+    if values.is_complex():
         raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
-    return values
+    if values.dtype in (torch.float32, torch.float64):
+        return values
+    return values.float() if values.is_floating_point() else values.double()
 
 
-def open_stack(stack: Stack, name: str) -> tuple[Array, list[Any], list[float], dict[str, Any]]:
-    """Values (layer, sample, dim), layer names, depths and a plain description of a stack, checked to be finite."""
+def alike(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
+    """Both stacks in one dtype, float64 where they differ, on one device, that of x where none is named."""
+    dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
+    device = device or xs[0].device
+    return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
+
+
+def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
+    """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
     if isinstance(stack, LayerFeatures):
         what = f"{stack.modality} features of {stack.subject!r}"
         if stack.values.ndim == 4:
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
-        values, names, depths = stack.values.detach().cpu().numpy(), list(stack.layers), list(stack.depths)
+        layers, names, depths = list(stack.values.detach()), list(stack.layers), list(stack.depths)
         told: dict[str, Any] = {
             "subject": stack.subject,
             "modality": stack.modality,
@@ -107,40 +225,66 @@ def open_stack(stack: Stack, name: str) -> tuple[Array, list[Any], list[float], 
         told["timestep"] = stack.timesteps[0] if stack.timesteps else None
         name = what
     else:
-        values = numbers(stack, name)
-        if values.ndim != 3:
-            raise ValueError(f"{name} must be (layer, sample, dim), got shape {values.shape}")
-        names = list(range(len(values)))
-        depths, told = [(index + 1) / len(values) for index in names], {}
-    check_finite(values, [f"layer {layer!r} of {name}" for layer in names])
-    return values, names, depths, told
+        layers = _layers(stack, name)
+        names = list(range(len(layers)))
+        depths, told = [(index + 1) / len(layers) for index in names], {}
+    check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
+    return layers, names, depths, told
 
 
-def check_finite(values: Array, names: Sequence[str]) -> None:
-    """ValueError naming the first of the layers (layer, sample, dim) that holds nothing, NaN or infinity."""
-    if not values.size:
-        raise ValueError(f"{', '.join(names) or 'the stack'}: nothing to measure, shape {values.shape}")
-    for layer, name in zip(values, names, strict=True):
-        bad = ~np.isfinite(layer)
+def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
+    if isinstance(stack, list | tuple):
+        layers = [numbers(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
+        shapes = {tuple(layer.shape) for layer in layers}
+        if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+            told = ", ".join(map(str, sorted(shapes))) or "none"
+            raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {told}")
+        return layers
+    values = numbers(stack, name)  # type: ignore[arg-type]
+    if values.ndim != 3 or not len(values):
+        raise ValueError(f"{name} must be (layer, sample, dim), got shape {tuple(values.shape)}")
+    return list(values)
+
+
+def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
+    """ValueError naming the first of the layers (sample, dim) that holds nothing, NaN or infinity."""
+    for layer, name in zip(layers, names, strict=True):
+        if not layer.numel():
+            raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
+        if math.isfinite(float(layer.sum(dtype=torch.float64))):
+            continue
+        bad = ~layer.isfinite()
         if bad.any():
-            sample = int(np.argwhere(bad)[0][0])
+            sample = int(bad.any(1).nonzero()[0])
             raise ValueError(
                 f"{name} holds NaN or infinity ({int(bad.sum())} values, the first in sample {sample}): leave that "
                 "sample out, or extract in float32"
             )
 
 
-def check_samples(metric: str, k: int, x_samples: int, y_samples: int) -> None:
-    """ValueError where the metric is unknown, or these numbers of samples cannot be measured with it."""
+def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bool = True) -> None:
+    """ValueError where the metric is unknown, or these numbers of samples cannot be measured with it (`alone`)."""
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
     if x_samples != y_samples:
         raise ValueError(f"x has {x_samples} samples, y has {y_samples}: both must be extracted from the same stimuli")
+    if not alone:
+        return
     if x_samples < METRICS[metric].least:
         raise ValueError(f"{metric} needs at least {METRICS[metric].least} samples, got {x_samples}: use more stimuli")
     if METRICS[metric].neighbours and not (isinstance(k, int | np.integer) and 1 <= k < x_samples):
         raise ValueError(
             f"k must be an integer from 1 to samples - 1 = {x_samples - 1}, got {k}: use a smaller k or more stimuli"
+        )
+
+
+def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
+    """ValueError where the metric needs the same dims on both sides and they differ."""
+    dims = {layer.shape[1] for layer in (*xs, *ys)}
+    if METRICS[metric].same_dims and len(dims) > 1:
+        raise ValueError(
+            f"{metric} compares x and y dim by dim, but their dims differ ({', '.join(map(str, sorted(dims)))}): use "
+            "it on embeddings of one space, or a metric that takes any dims, such as cka"
         )
 
 

@@ -1,0 +1,1 @@
+"""Speed, memory and correctness of the similarity metrics, beside public packages; run by hand."""

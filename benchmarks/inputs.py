@@ -1,0 +1,93 @@
+"""What the speed benchmarks are run on, and what they are measured against: features, and the machine's own rate."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+SIGNAL = 64  # dims of what all layers have in common
+
+
+def use_all_cores() -> int:
+    """Let torch and NumPy's BLAS use every core that this process may run on, whatever the environment says."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threadpool_limits(cores)
+    torch.set_num_threads(cores)
+    return cores
+
+
+def machine(device: str = "cpu") -> str:
+    """What a result was measured on, in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    gpu = "" if torch.cuda.is_available() else ", no GPU"
+    return f"{torch.get_num_threads()} cores {platform.machine().replace('_', '-')}{gpu}"
+
+
+def spectrum(dims: int, device: str = "cpu") -> Tensor:
+    """Standard deviations that fall as a power law, i^-1/2, with a sum of squares of `dims`; (dims,)."""
+    falling = torch.arange(1, dims + 1, device=device).float().rsqrt()
+    return falling * (dims / (falling**2).sum()).sqrt()
+
+
+def strength(layer: int, layers: int) -> float:
+    """The share of a layer's variance that is common: rises from .05 to .6 in the middle, and falls again."""
+    return 0.05 + 0.55 * (1 - abs(2 * layer / max(layers - 1, 1) - 1))
+
+
+def common_signal(samples: int, seed: int, device: str = "cpu") -> Tensor:
+    """What all layers of both sides share, (sample, 64), float32, its spectrum a power law."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(samples, SIGNAL, generator=generator, device=device) * spectrum(SIGNAL, device)
+
+
+def layer_features(signal: Tensor, dims: int, share: float, seed: int, part: int = 0) -> Tensor:
+    """One layer (sample, dims), float32: the signal (sample, 64) at this share of the variance, and the layer's own.
+
+    Both are mixed at random over the dims, so no feature is special, and both spectra fall as a power law. Parts of one
+    layer, made at different times, differ in `part` alone.
+    """
+    device = signal.device
+
+    def normal(rows: int, seed: int) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed)
+        return torch.randn(rows, dims, generator=generator, device=device)
+
+    own = normal(len(signal), seed + 10**9 * (1 + part)) * spectrum(dims, str(device))
+    mixed = own @ normal(dims, seed) / dims**0.5
+    return mixed.mul_((1 - share) ** 0.5).add_(signal @ normal(SIGNAL, seed + 500), alpha=(share / SIGNAL) ** 0.5)
+
+
+def stack(layers: int, samples: int, dims: int, side: int, seed: int = 0, device: str = "cpu") -> Tensor:
+    """All layers of one side, (layer, sample, dim), float32; sides 0 and 1 share their signal and nothing else."""
+    signal = common_signal(samples, seed, device)
+    features = torch.empty(layers, samples, dims, device=device)
+    for layer in range(layers):
+        own = seed + 1000 * (2 * layer + side + 1)
+        features[layer] = layer_features(signal, dims, strength(layer, layers), own)
+    return features
+
+
+def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0) -> float:
+    """Floating-point operations a second of torch.mm on square float32 matrices: the best of as many as fit."""
+    a, b = torch.randn(2, size, size, device=device)
+    out = torch.empty(size, size, device=device)
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < seconds or best == float("inf"):
+        wait(device)
+        before = time.perf_counter()
+        torch.mm(a, b, out=out)
+        wait(device)
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()

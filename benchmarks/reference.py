@@ -1,0 +1,259 @@
+"""Every metric for one pair of layers in plain NumPy, float64, as the papers write it; nothing shared with the package.
+
+x and y are (sample, dim) arrays over the same samples. These are what the metrics are tested against, and the plain
+NumPy that the benchmarks compare with. A side whose samples are all the same gives NaN, except in `cosine` and
+`modality_gap`. Where ties matter, cosines and dissimilarities are rounded to 12 decimals first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import gammaln
+from scipy.stats import rankdata
+from sklearn.model_selection import KFold
+
+Array = NDArray[Any]
+
+DECIMALS = 12  # float64 cosines and correlations of equal rows agree to about 15
+VARIANCE = 0.99  # kept by svcca and pwcca (Raghu et al. 2017)
+MEDIAN_OF = 4096  # samples that the median distance of cka_rbf is taken over
+FOLDS = 5
+PENALTIES = 10.0 ** np.arange(-5, 4)  # of the linear probe, per sample and mean variance
+
+
+def constant(x: Array) -> bool:
+    """Whether all samples are the same."""
+    return bool((x == x[0]).all())
+
+
+def centred(x: Array) -> Array:
+    """Column means removed."""
+    return x - x.mean(0)
+
+
+# Gram matrices
+
+
+def hsic_1(a: Array, b: Array) -> float:
+    """The unbiased estimator of HSIC (Song et al. 2012, eq. 5) of two (sample, sample) Gram matrices."""
+    n = len(a)
+    a, b = a.copy(), b.copy()
+    np.fill_diagonal(a, 0)
+    np.fill_diagonal(b, 0)
+    trace = np.sum(a * b)  # tr(AB) of symmetric matrices
+    middle = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return float((trace + middle - 2 / (n - 2) * (a.sum(0) @ b.sum(0))) / (n * (n - 3)))
+
+
+def hsic_0(a: Array, b: Array) -> float:
+    """tr(AHBH), H the centring matrix, of two (sample, sample) kernel matrices (Kornblith et al. 2019)."""
+    return float(np.sum((a - a.mean(0) - a.mean(1, keepdims=True) + a.mean()) * b))
+
+
+def normalised(hsic: Callable[[Array, Array], float], a: Array, b: Array) -> float:
+    """HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)); NaN where a side's own is not positive."""
+    own = hsic(a, a), hsic(b, b)
+    return hsic(a, b) / float(np.sqrt(own[0]) * np.sqrt(own[1])) if min(own) > 0 else float("nan")
+
+
+def cka(x: Array, y: Array, k: int = 10) -> float:
+    """Debiased linear CKA (Nguyen et al. 2021, eq. 2 and 3); centring changes nothing in it but the rounding."""
+    if constant(x) or constant(y):
+        return float("nan")
+    x, y = centred(x), centred(y)
+    return normalised(hsic_1, x @ x.T, y @ y.T)
+
+
+def cka_biased(x: Array, y: Array, k: int = 10) -> float:
+    """Linear CKA (Kornblith et al. 2019)."""
+    if constant(x) or constant(y):
+        return float("nan")
+    x, y = centred(x), centred(y)
+    return normalised(hsic_0, x @ x.T, y @ y.T)
+
+
+def rbf(x: Array) -> Array:
+    """exp(-squared distance / (2 median)), (sample, sample); the median is over all pairs, the diagonal included."""
+    some = x[np.linspace(0, len(x) - 1, MEDIAN_OF).round().astype(int)] if len(x) > MEDIAN_OF else x
+    squared = cdist(x, x, "sqeuclidean")
+    median = np.median(squared if some is x else cdist(some, some, "sqeuclidean"))
+    return np.exp(-squared / (2 * median)) if median > 0 else np.full_like(squared, np.nan)
+
+
+def cka_rbf(x: Array, y: Array, k: int = 10) -> float:
+    """CKA with Gaussian kernels as wide as the median distance (Kornblith et al. 2019)."""
+    if constant(x) or constant(y):
+        return float("nan")
+    return normalised(hsic_0, rbf(x), rbf(y))
+
+
+def dissimilarities(x: Array) -> Array:
+    """1 - Pearson correlation of every two samples over the dims: the upper triangle of the RDM."""
+    rdm = np.round(1 - np.corrcoef(x), DECIMALS)
+    return rdm[np.triu_indices(len(x), 1)]
+
+
+def rsa(x: Array, y: Array, k: int = 10) -> float:
+    """Spearman correlation of two RDMs (Kriegeskorte et al. 2008); NaN where a sample is constant over its dims."""
+    if any((side == side[:, :1]).all(1).any() for side in (x, y)):
+        return float("nan")
+    ranks = [rankdata(dissimilarities(side)) for side in (x, y)]
+    if any(constant(side) for side in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+# Neighbours
+
+
+def cosines(x: Array) -> Array:
+    """(sample, sample) cosines, uncentred, rounded; 0 for rows of zeros."""
+    unit = unit_rows(x)
+    return np.round(unit @ unit.T, DECIMALS)
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows of length 1; rows of zeros stay."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1)
+
+
+def neighbours(similarity: Array, k: int) -> Array:
+    """(sample, sample) 1 where the second is among the first's k nearest others, ties to the lower index."""
+    others = similarity.copy()
+    np.fill_diagonal(others, -np.inf)
+    nearest = np.argsort(-others, axis=1, kind="stable")[:, :k]
+    members = np.zeros_like(similarity)
+    np.put_along_axis(members, nearest, 1, axis=1)
+    return members
+
+
+def mutual_knn(x: Array, y: Array, k: int = 10) -> float:
+    """The mean share of common members among the k nearest neighbours (Huh et al. 2024)."""
+    if constant(x) or constant(y):
+        return float("nan")
+    return float((neighbours(cosines(x), k) * neighbours(cosines(y), k)).sum() / (len(x) * k))
+
+
+def cknna(x: Array, y: Array, k: int = 10) -> float:
+    """CKA over common nearest neighbours, as the code of Huh et al. 2024 has it, without its epsilon."""
+    if constant(x) or constant(y):
+        return float("nan")
+    n = len(x)
+    gram_x, gram_y = cosines(x), cosines(y)
+    near_x, near_y = neighbours(gram_x, k), neighbours(gram_y, k)  # nobody is their own neighbour
+
+    def hsic(a: Array, b: Array) -> float:
+        middle = a.sum() * b.sum() / ((n - 1) * (n - 2))
+        # sum(A @ B) is the column sums of A times the row sums of B
+        return float((np.sum(a * b.T) + middle - 2 / (n - 2) * (a.sum(0) @ b.sum(1))) / (n * (n - 3)))
+
+    own = hsic(near_x * gram_x, near_x * gram_x), hsic(near_y * gram_y, near_y * gram_y)
+    if min(own) <= 0:
+        return float("nan")
+    common = near_x * near_y
+    return hsic(common * gram_x, common * gram_y) / float(np.sqrt(own[0]) * np.sqrt(own[1]))
+
+
+# Subspaces
+
+
+def kept_directions(x: Array) -> Array:
+    """Left singular vectors (sample, r) of centred x, as few as hold 99 % of the variance."""
+    u, s, _ = np.linalg.svd(centred(x), full_matrices=False)
+    share = np.cumsum(s**2) / np.sum(s**2)
+    return u[:, : int(np.argmax(share >= VARIANCE)) + 1]
+
+
+def svcca(x: Array, y: Array, k: int = 10) -> float:
+    """Mean canonical correlation of the directions that hold 99 % of each side's variance (Raghu et al. 2017)."""
+    if constant(x) or constant(y):
+        return float("nan")
+    return float(np.linalg.svd(kept_directions(x).T @ kept_directions(y), compute_uv=False).mean())
+
+
+def pwcca(x: Array, y: Array, k: int = 10) -> float:
+    """Canonical correlations weighted by how much of x each canonical variate carries (Morcos et al. 2018).
+
+    Directions that both sides hold whole all have correlation 1, and any rotation of them is as canonical: their weight
+    is its mean over all rotations.
+    """
+    if constant(x) or constant(y):
+        return float("nan")
+    q_x, q_y = kept_directions(x), kept_directions(y)
+    u, rho, _ = np.linalg.svd(q_x.T @ q_y, full_matrices=False)
+    carried = (q_x @ u).T @ centred(x)  # (min(r_x, r_y), dim): <h_i, x_j>
+    weights = np.abs(carried).sum(1)
+    shared = rho > 1 - 1e-12
+    if shared.any():
+        weights[shared] = mean_component(shared.sum()) * np.linalg.norm(carried[shared], axis=0).sum()
+    return float(weights @ rho / weights.sum())
+
+
+def mean_component(dims: int) -> float:
+    """The mean magnitude of one coordinate of a random unit vector: 1 in one dim, 2 / pi in two."""
+    return float(np.exp(gammaln(dims / 2) - gammaln((dims + 1) / 2)) / np.sqrt(np.pi))
+
+
+def procrustes(x: Array, y: Array, k: int = 10) -> float:
+    """1 - d^2 / 2 with the orthogonal Procrustes distance d of centred sides of norm 1 (Ding et al. 2021)."""
+    if constant(x) or constant(y):
+        return float("nan")
+    x, y = (centred(side) / np.linalg.norm(centred(side)) for side in (x, y))
+    return float(np.linalg.svd(x.T @ y, compute_uv=False).sum())
+
+
+# Probes and towers that share their dims
+
+
+def linear_probe(x: Array, y: Array, k: int = 10) -> float:
+    """Five-fold R2 of ridge regression from x onto y, its penalty chosen within each fold by leave-one-out error."""
+    if constant(x) or constant(y):
+        return float("nan")
+    errors = spread = 0.0
+    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(x):
+        mean_x, mean_y = x[train].mean(0), y[train].mean(0)
+        known, wanted = x[train] - mean_x, y[train] - mean_y
+        best, chosen = np.inf, wanted
+        for alpha in PENALTIES * np.sum(known**2) / x.shape[1]:
+            inverse = np.linalg.inv(known @ known.T + alpha * np.eye(len(train)))
+            dual = inverse @ wanted  # the residuals are alpha times this
+            # residuals as if each sample had been left out: the intercept takes 1 / n of what it keeps to itself
+            left_out = alpha * dual / (alpha * np.diag(inverse) - 1 / len(train))[:, None]
+            if np.mean(left_out**2) < best:
+                best, chosen = np.mean(left_out**2), dual
+        errors += np.sum((y[test] - mean_y - (x[test] - mean_x) @ known.T @ chosen) ** 2)
+        spread += np.sum((y[test] - mean_y) ** 2)
+    return float(1 - errors / spread)
+
+
+def cosine(x: Array, y: Array, k: int = 10) -> float:
+    """Mean over samples of the cosine between x_i and y_i."""
+    return float((unit_rows(x) * unit_rows(y)).sum(1).mean())
+
+
+def modality_gap(x: Array, y: Array, k: int = 10) -> float:
+    """Distance between the means of the unit rows (Liang et al. 2022)."""
+    return float(np.linalg.norm(unit_rows(x).mean(0) - unit_rows(y).mean(0)))
+
+
+REFERENCE: dict[str, Callable[[Array, Array, int], float]] = {
+    "cka": cka,
+    "cka_biased": cka_biased,
+    "cka_rbf": cka_rbf,
+    "mutual_knn": mutual_knn,
+    "cknna": cknna,
+    "svcca": svcca,
+    "pwcca": pwcca,
+    "procrustes": procrustes,
+    "rsa": rsa,
+    "linear_probe": linear_probe,
+    "cosine": cosine,
+    "modality_gap": modality_gap,
+}
+SAME_DIMS = ("cosine", "modality_gap")

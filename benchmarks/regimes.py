@@ -1,0 +1,118 @@
+"""The inputs that metrics are checked on: pairs of layers as models give them, and as they break naive code.
+
+A regime is a function of a generator and the dims of the two sides; it gives x and y, (sample, dim) tensors, float32
+unless its name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from .reference import SAME_DIMS
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+Regime = Callable[[np.random.Generator, tuple[int, int]], Pair]
+
+SAMPLES, SHARED = 256, 8
+
+
+def normal(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    """Standard normal, float32."""
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+
+def independent(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """Nothing in common: scores at the chance level, where a small absolute error is a large relative one."""
+    return normal(rng, SAMPLES, dims[0]), normal(rng, SAMPLES, dims[1])
+
+
+def related(rng: np.random.Generator, dims: tuple[int, int], samples: int = SAMPLES) -> Pair:
+    """Eight common directions under as much noise."""
+    shared = normal(rng, samples, SHARED)
+    x, y = (shared @ normal(rng, SHARED, dim) / SHARED**0.5 + normal(rng, samples, dim) for dim in dims)
+    return x, y
+
+
+def common_offset(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """A mean of 30 on every feature, as biases give it."""
+    x, y = related(rng, dims)
+    return x + 30, y + 30
+
+
+def massive_dimension(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """One feature a thousand times as large, as in the residual streams of trained transformers."""
+    x, y = related(rng, dims)
+    x[:, 3] *= 1000
+    y[:, 5] *= 1000
+    return x, y
+
+
+def tiny_scale(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """Values around 1e-4, whose products of products are around 1e-16."""
+    x, y = related(rng, dims)
+    return x * 1e-4, y * 1e-4
+
+
+def unit_rows(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """Rows of length 1, as after normalisation."""
+    x, y = related(rng, dims)
+    return x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
+
+
+def few_samples(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """Fewer samples than features, 64 x 2048; dims that differ stay different."""
+    return related(rng, (2048, 2048 if dims[0] == dims[1] else 1024), samples=64)
+
+
+def duplicates_and_ties(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """Small integers with every fourth sample given twice: equal distances everywhere."""
+    x, y = (side.round().clamp(-2, 2) for side in related(rng, dims))
+    x[1::4], y[1::4] = x[::4].clone(), y[::4].clone()
+    return x, y
+
+
+def constant_columns(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """A quarter of the features constant: dead units, and an offset."""
+    x, y = related(rng, dims)
+    x[:, ::4], y[:, ::4] = 0, 2.5
+    return x, y
+
+
+def bf16(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """bfloat16 tensors."""
+    x, y = related(rng, dims)
+    return x.bfloat16(), y.bfloat16()
+
+
+def fp16(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """float16 tensors, large enough for their squared lengths to overflow it."""
+    x, y = related(rng, dims)
+    return (50 * x).half(), (50 * y).half()
+
+
+REGIMES: dict[str, Regime] = {
+    "independent": independent,
+    "related": related,
+    "common offset": common_offset,
+    "massive dimension": massive_dimension,
+    "tiny scale": tiny_scale,
+    "unit rows": unit_rows,
+    "fewer samples than features": few_samples,
+    "duplicates and ties": duplicates_and_ties,
+    "constant columns": constant_columns,
+    "bf16": bf16,
+    "fp16": fp16,
+}
+
+
+def draw(regime: str, metric: str, seed: int) -> Pair:
+    """The regime's pair for this metric and seed: dims 96 and 64, or 96 twice where the metric needs them equal."""
+    return REGIMES[regime](np.random.default_rng(seed), (96, 96 if metric in SAME_DIMS else 64))
+
+
+def exact(side: torch.Tensor) -> np.ndarray:
+    """The very same values as float64, for the references."""
+    return side.double().numpy()

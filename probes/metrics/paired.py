@@ -1,0 +1,49 @@
+"""Metrics of two modalities in one space, sample i of one with sample i of the other: cosine and modality gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .metric import Array, Metric, permuted_by, scores_by, unit_rows
+
+
+def _unit(x: Tensor, k: int) -> Tensor:
+    """The relation of both: unlike others it is never None."""
+    return unit_rows(x)
+
+
+def _subset(a: Tensor, chosen: Array, k: int) -> Tensor:
+    return a[chosen]
+
+
+def _cosine(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
+    """mean_i <x_i, y_i> / (|x_i| |y_i|); a row of zeros has cosine 0."""
+    return np.array([[float(torch.dot(x.flatten(), y.flatten())) / len(x) for y in b] for x in a])
+
+
+def _gap(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
+    """|mean_i x_i / |x_i| - mean_i y_i / |y_i|| (Liang et al. 2022): 0 to 2, a distance."""
+    left, right = ([unit.mean(0) for unit in side] for side in (a, b))
+    return np.array([[float((x - y).norm()) for y in right] for x in left])
+
+
+def _gap_permuted(a: Sequence[Any], b: Sequence[Any], k: int, orders: Array) -> Array:
+    """A mean does not know the order of its samples: every permutation has the same score."""
+    return np.repeat(_gap(a, b, k)[None], len(orders), axis=0)
+
+
+COSINE = Metric(
+    _unit,
+    _cosine,
+    _subset,
+    permuted_by(lambda a, order: a[order], _cosine),
+    scores_by(_unit, _cosine),
+    least=1,
+    same_dims=True,
+)
+MODALITY_GAP = Metric(_unit, _gap, _subset, _gap_permuted, scores_by(_unit, _gap), least=1, same_dims=True)

@@ -1,0 +1,197 @@
+"""CKA and its kin against exact arithmetic and naive formulas, on the data that break float32, in all ways at once."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from bridgework.probes.metrics import METRICS, cka, covariances, tables
+from bridgework.probes.metrics.metric import MEMORY
+
+LINEAR = {"cka": cka.CKA, "cka_biased": cka.CKA_BIASED}
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def layers(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def score(metric: str, x: np.ndarray, y: np.ndarray) -> float:
+    return METRICS[metric].scores(layers(x), layers(y), 0)[0, 0]
+
+
+def exact_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Song 2012, eq. 5, term by term, in rational arithmetic."""
+
+    def gram(a):
+        rows = [[Fraction(float(v)) for v in row] for row in a]
+        return [
+            [sum(p * q for p, q in zip(r, s)) if i != j else 0 for j, s in enumerate(rows)] for i, r in enumerate(rows)
+        ]
+
+    def hsic(k, l_):
+        n = len(k)
+        trace = sum(k[i][j] * l_[j][i] for i in range(n) for j in range(n))
+        sums_k, sums_l = [sum(row) for row in k], [sum(row) for row in l_]
+        middle = sum(p * q for p, q in zip(sums_k, sums_l))
+        return (trace + Fraction(sum(sums_k) * sum(sums_l), (n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3))
+
+    k, l_ = gram(x), gram(y)
+    return float(hsic(k, l_)) / (float(hsic(k, k)) ** 0.5 * float(hsic(l_, l_)) ** 0.5)
+
+
+def trap(name: str) -> tuple[np.ndarray, np.ndarray]:
+    g = rng(5)
+    x = g.standard_normal((12, 6))
+    y = x[:, :4] + 0.5 * g.standard_normal((12, 4))
+    if name == "common mean":
+        x = x + 1e4
+    if name == "massive dimension":
+        x[:, 2] = 3e4 + 50 * x[:, 2]
+    if name == "massive sample":
+        x[0] *= 1e4
+    if name == "tiny":
+        x, y = x * 1e-30, y * 1e-18
+    if name == "huge":
+        x = x * 1e35
+    return x.astype("f"), y.astype("f")
+
+
+@pytest.mark.parametrize("name", ["plain", "common mean", "massive dimension", "massive sample", "tiny", "huge"])
+def test_debiased_cka_is_exact_where_float32_fails(name):
+    x, y = trap(name)
+    wanted = exact_cka(x, y)
+    for make, tolerance in ((np.asarray, 1e-6), (np.float64, 1e-9)):
+        a, b = make(x), make(y)
+        assert score("cka", a, b) == pytest.approx(wanted, abs=tolerance)
+        related = [cka.CKA.relate(side, 0) for side in layers(a, b)]
+        assert cka.CKA.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(wanted, abs=tolerance)
+        by_dims = covariances.scores(layers(a), layers(b), True, MEMORY)
+        assert by_dims is None or by_dims[0, 0] == pytest.approx(wanted, abs=tolerance)
+
+
+@pytest.mark.parametrize("metric", LINEAR)
+def test_tables_covariances_tiles_and_groups_agree(metric, monkeypatch):
+    xs, ys = layers(*rng(0).standard_normal((3, 200, 6))), layers(*rng(1).standard_normal((2, 200, 5)))
+    ys[0] += xs[1][:, :5]
+    assert covariances.cheaper(xs, ys)
+    assert not covariances.cheaper([x[:4] for x in xs], [y[:4] for y in ys])
+    debiased = metric == "cka"
+    by_dims = covariances.scores(xs, ys, debiased, MEMORY)
+    assert by_dims is not None
+    assert covariances.scores(xs, ys, debiased, 1) == pytest.approx(by_dims, abs=1e-14)
+    monkeypatch.setattr(covariances, "ROWS", 17)
+    assert covariances.scores(xs, ys, debiased, MEMORY) == pytest.approx(by_dims, abs=1e-13)
+    monkeypatch.setattr(covariances, "cheaper", lambda xs, ys: False)
+    by_tables = LINEAR[metric].scores(xs, ys, 0)
+    np.testing.assert_allclose(by_tables, by_dims, rtol=0, atol=1e-13)
+    monkeypatch.setattr(tables, "TILE", 32)
+    monkeypatch.setattr(tables, "CHUNK", 100)
+    monkeypatch.setattr(tables.tiles, "__defaults__", (32,))
+    np.testing.assert_allclose(LINEAR[metric].scores(xs, ys, 0), by_tables, rtol=0, atol=1e-13)
+
+
+def test_covariances_do_not_depend_on_the_shift():
+    x, y = rng(0).standard_normal((2, 50, 4)) + np.array([5.0, 1, 0, -3])
+    x[:, 1] += y[:, 2]
+    wanted = score("cka", x, y)
+    for shift in (0.0, 2.0, -30.0):
+        about = [torch.full((4,), shift, dtype=torch.float64)]
+        sums = covariances.Covariances((about, about), ([1.0], [2.0]))
+        sums.add(*([side[:30]] for side in layers(x, y)))
+        sums.add(*([side[30:]] for side in layers(x, y)))
+        inner, _ = sums.hsic(debiased=True)
+        assert inner[0, 1] / (inner[0, 0] * inner[1, 1]) ** 0.5 == pytest.approx(wanted, abs=1e-9)
+
+
+def test_a_group_holds_what_memory_allows():
+    assert covariances.groups([10] * 4, [20], 1e9) == [slice(0, 4)]
+    assert covariances.groups([10] * 4, [20], 2 * 8 * (400 + 2 * 300)) == [slice(0, 2), slice(2, 4)]
+    assert covariances.groups([10] * 3, [20], 0) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def naive_rbf(x: np.ndarray, y: np.ndarray) -> float:
+    """As published with Kornblith et al. 2019."""
+    tables = []
+    for side in (x.astype(float), y.astype(float)):
+        squares = ((side[:, None] - side[None]) ** 2).sum(2)
+        table = np.exp(-squares / (2 * np.median(squares)))
+        tables.append(table - table.mean(0) - table.mean(1)[:, None] + table.mean())
+    return (tables[0] * tables[1]).sum() / np.linalg.norm(tables[0]) / np.linalg.norm(tables[1])
+
+
+@pytest.mark.parametrize("samples", [2, 5, 40, 41])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_rbf_is_the_published_formula(samples, offset):
+    x = (rng(0).standard_normal((samples, 6)) + offset).astype("f")
+    y = (rng(1).standard_normal((samples, 9))).astype("f")
+    y[:, :6] += x
+    if samples > 2:
+        y[-1] = y[0]
+    for make, tolerance in ((np.asarray, 2e-6), (np.float64, 1e-12)):
+        assert score("cka_rbf", make(x), make(y)) == pytest.approx(naive_rbf(x, y), abs=tolerance)
+    related = [cka.CKA_RBF.relate(side, 0) for side in layers(x, y)]
+    assert cka.CKA_RBF.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(naive_rbf(x, y), abs=2e-6)
+
+
+def test_bandwidth_of_many_samples_is_that_of_evenly_spaced_ones(monkeypatch):
+    x = torch.from_numpy(rng(0).standard_normal((30, 3)))
+    monkeypatch.setattr(cka, "MEDIAN_SAMPLES", 10)
+    some = np.linspace(0, 29, 10).round().astype(int)
+    assert cka.median_distance(x) == pytest.approx(
+        float(np.median(((x[some, None] - x[some]) ** 2).sum(2).numpy())), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_biased", "cka_rbf"])
+def test_invariances_and_what_is_none(metric):
+    x, y = rng(0).standard_normal((40, 7)), rng(1).standard_normal((40, 9))
+    y[:, :7] += x
+    turn, order = np.linalg.qr(rng(2).standard_normal((7, 7)))[0], rng(3).permutation(40)
+    value = score(metric, x, y)
+    assert score(metric, x, x) == pytest.approx(1)
+    assert score(metric, y, x) == pytest.approx(value, abs=1e-12)
+    assert score(metric, 7 * x @ turn + 3, y) == pytest.approx(value, abs=1e-12)
+    assert score(metric, x[order], y[order]) == pytest.approx(value, abs=1e-12)
+    assert abs(score(metric, x[order], y) - value) > 0.05
+    assert abs(score(metric, x * np.arange(1, 8), y) - value) > 1e-3  # not of single dims
+    assert score(metric, x, y) == value  # the same bits
+
+
+def test_only_the_debiased_is_centred_on_zero():
+    pairs = [(rng(s).standard_normal((64, 2048)), rng(99 - s).standard_normal((64, 2048))) for s in range(8)]
+    assert abs(np.mean([score("cka", x, y) for x, y in pairs])) < 0.02
+    assert np.mean([score("cka_biased", x, y) for x, y in pairs]) > 0.9
+    assert np.mean([score("cka_rbf", x, y) for x, y in pairs]) > 0.9
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_biased", "cka_rbf"])
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_constant_and_equidistant_layers_are_nan(metric, dtype):
+    x, y = rng(0).standard_normal((30, 3)).astype(dtype), np.full((30, 2), 0.1, dtype)
+    assert np.isnan(score(metric, x, y))
+    assert np.isnan(METRICS[metric].scores(layers(y, x), layers(x), 0))[:, 0].tolist() == [True, False]
+    assert METRICS[metric].relate(torch.from_numpy(y), 0) is None
+    if metric == "cka":
+        assert np.isnan(score(metric, np.eye(8, dtype=dtype), rng(0).standard_normal((8, 3)).astype(dtype)))
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_biased", "cka_rbf"])
+def test_subsets_are_scored_by_themselves(metric):
+    x, y = rng(0).standard_normal((50, 4)), rng(1).standard_normal((50, 6))
+    y[:, :4] += x
+    chosen = np.sort(rng(2).permutation(50)[:20])
+    known = METRICS[metric]
+    parts = [known.subset(known.relate(side, 0), chosen, 0) for side in layers(x, y)]
+    found = known.compare(parts[:1], parts[1:], 0)[0, 0]
+    if metric == "cka_rbf":  # the bandwidth stays that of all samples
+        assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=0.02)
+    else:
+        assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=1e-12)
+    assert known.subset(None, chosen, 0) is None

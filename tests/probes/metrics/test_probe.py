@@ -1,0 +1,256 @@
+"""The linear probes against an independent ridge regression, and on data whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import KFold
+
+from bridgework.probes.metrics.probe import LINEAR_PROBE, PENALTIES, label_probe
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def score(x, y) -> float:
+    return LINEAR_PROBE.scores([torch.as_tensor(x)], [torch.as_tensor(y)], 10)[0, 0]
+
+
+def related(n: int = 80, dx: int = 12, dy: int = 5, noise: float = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    g = rng(seed)
+    x = g.standard_normal((n, dx))
+    return x, x @ g.standard_normal((dx, dy)) + noise * g.standard_normal((n, dy))
+
+
+def plain_probe(x: np.ndarray, y: np.ndarray) -> float:
+    """Kernel ridge; the penalty with the least leave-one-out error, by (Y - HY)_i / (1 - H_ii)."""
+    x, y, errors, deviations = x.astype(float), y.astype(float), 0.0, 0.0
+    for train, test in KFold(5, shuffle=True, random_state=0).split(x):
+        mean_x, mean_y = x[train].mean(0), y[train].mean(0)
+        a, t = x[train] - mean_x, y[train] - mean_y
+        scale = len(train) * a.var(0).mean()
+        best, weights = np.inf, np.zeros((x.shape[1], y.shape[1]))
+        for penalty in PENALTIES:
+            inverse = np.linalg.inv(a @ a.T + penalty * scale * np.eye(len(train)))
+            hat = a @ a.T @ inverse + 1 / len(train)
+            loss = float((((t - hat @ t) / (1 - np.diag(hat))[:, None]) ** 2).mean())
+            if loss < best:
+                best, weights = loss, a.T @ inverse @ t
+        errors += ((y[test] - mean_y - (x[test] - mean_x) @ weights) ** 2).sum()
+        deviations += ((y[test] - mean_y) ** 2).sum()
+    return 1 - errors / deviations
+
+
+def pair(regime: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = related()
+    match regime:
+        case "independent":
+            y = rng(9).standard_normal(y.shape)
+        case "offset":
+            x, y = x + 30, y + 30
+        case "massive dim":
+            x[:, 3] *= 1000
+        case "tiny":
+            x, y = 1e-4 * x, 1e-4 * y
+        case "unit rows":
+            x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
+        case "fewer samples than dims":
+            x, y = related(40, 90, 50)
+        case "duplicates":
+            x, y = (np.concatenate([side, side[:20]]) for side in (x, y))
+        case "constant columns":
+            x[:, ::3], y[:, 1] = 3, -0.1
+        case "one dim":
+            x, y = x[:, :1], y[:, :1]
+        case "bfloat16":
+            x, y = (torch.tensor(side).bfloat16().float().numpy() for side in (x, y))
+        case "float16":
+            x, y = (torch.tensor(side).half().float().numpy() for side in (x, y))
+    return x.astype("f"), y.astype("f")
+
+
+@pytest.mark.parametrize(
+    "regime",
+    [
+        "independent", "related", "offset", "massive dim", "tiny", "unit rows", "fewer samples than dims", "duplicates",
+        "constant columns", "one dim", "bfloat16", "float16",
+    ],
+)  # fmt: skip
+def test_plain_formula(regime):
+    x, y = pair(regime)
+    assert score(x, y) == pytest.approx(plain_probe(x, y), abs=1e-6)
+
+
+def test_known_answers():
+    x, y = related(noise=0)
+    assert score(x, y) == pytest.approx(1, abs=1e-6)
+    assert score(x, x) == pytest.approx(1, abs=1e-6)
+    assert -0.1 < score(x, rng(7).standard_normal((80, 5))) < 0.1
+    # signal and noise of equal variance
+    x, y = related(2000, 3, 400, noise=3**0.5)
+    assert score(x, y) == pytest.approx(0.5, abs=0.05)
+
+
+def test_more_dims_than_samples_do_not_overfit():
+    g = rng(0)
+    assert score(g.standard_normal((60, 500)), g.standard_normal((60, 20))) > -0.1
+
+
+def test_probe_reads_from_x_onto_y():
+    """y is part of x: x tells y, y does not tell the rest of x."""
+    x = rng(0).standard_normal((100, 10))
+    assert score(x, x[:, :2]) > 0.99
+    assert score(x[:, :2], x) == pytest.approx(0.2, abs=0.1)
+
+
+def turned(values: np.ndarray) -> np.ndarray:
+    return values @ np.linalg.qr(rng(1).standard_normal((values.shape[1], values.shape[1])))[0]
+
+
+@pytest.mark.parametrize("shape", [(80, 12, 5), (40, 90, 5)])
+def test_invariant(shape):
+    x, y = related(*shape)
+    wanted = score(x, y)
+    for name, changed in {
+        "x turned": (turned(x), y),
+        "y turned": (x, turned(y)),
+        "x scaled": (-3e-3 * x, y),
+        "y scaled": (x, 50 * y),
+        "offset": (x + rng(1).standard_normal(x.shape[1]), y - 5),
+    }.items():
+        assert score(*changed) == pytest.approx(wanted, abs=1e-8), name
+
+
+def test_not_invariant():
+    x, y = related()
+    wanted, order = score(x, y), rng(4).permutation(len(x))
+    for name, changed in {
+        "x's dims scaled": (x * np.geomspace(0.001, 1, 12), y),
+        "y's dims scaled": (x, y * np.geomspace(0.01, 1, 5)),
+        "samples of one permuted": (x, y[order]),
+        "samples of both permuted": (x[order], y[order]),  # other folds
+        "swapped": (y, x),
+    }.items():
+        assert abs(score(*changed) - wanted) > 1e-5, name
+
+
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_constant_layer_is_nan_in_its_row_and_column(dtype):
+    x, y = related(30)
+    x, y, same = (torch.as_tensor(side.astype(dtype)) for side in (x, y, np.full((30, 4), 0.1)))
+    scores = LINEAR_PROBE.scores([x, same], [y, same], 10)
+    assert np.isnan(scores).tolist() == [[False, True], [True, True]]
+    assert LINEAR_PROBE.subset(None, np.arange(10), 10) is None
+
+
+@pytest.mark.parametrize("samples", [30, 101])
+def test_x_that_is_constant_in_a_training_fold_says_nothing(samples):
+    """All its training samples are the same up to the rounding of their mean, which is not to be fitted."""
+    g = rng(0)
+    x = np.tile(100 * g.standard_normal(7), (samples, 1))
+    x[3] += g.standard_normal(7)
+    assert score(x, g.standard_normal((samples, 3))) == pytest.approx(0, abs=1e-3)
+
+
+def test_map_compare_subset_and_permuted_agree_with_features():
+    g = rng(2)
+    xs = [torch.as_tensor(related(40, dx=dx)[0].astype("f")) for dx in (6, 50)]
+    ys = [torch.as_tensor(related(40, dx=6, dy=dy)[1].astype("f")) for dy in (1, 5)]
+    a, b = ([LINEAR_PROBE.relate(one, 10) for one in side] for side in (xs, ys))
+    wanted = np.array([[score(x, y) for y in ys] for x in xs])
+    assert np.array_equal(LINEAR_PROBE.scores(xs, ys, 10), wanted)
+    np.testing.assert_allclose(LINEAR_PROBE.compare(a, b, 10), wanted, atol=1e-12)
+
+    chosen = np.sort(g.permutation(40)[:20])
+    left, right = ([LINEAR_PROBE.subset(one, chosen, 10) for one in side] for side in (a, b))
+    wanted = [[score(x[chosen], y[chosen]) for y in ys] for x in xs]
+    np.testing.assert_allclose(LINEAR_PROBE.compare(left, right, 10), wanted, atol=1e-6)
+
+    orders = np.stack([g.permutation(40) for _ in range(2)])
+    moved = LINEAR_PROBE.permuted(a, b, 10, orders)
+    for at, order in enumerate(orders):
+        np.testing.assert_allclose(moved[at], [[score(x, y[order]) for y in ys] for x in xs], atol=1e-6)
+
+
+# Onto labels
+
+
+def blobs(apart: float, counts: tuple[int, ...], dim: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    centres = apart * rng(0).standard_normal((len(counts), dim))
+    return centres[labels] + rng(1).standard_normal((len(labels), dim)), labels
+
+
+def test_labels_are_read_where_they_can_be():
+    x, labels = blobs(10, (30, 20, 10))
+    assert label_probe(x, labels) == (1.0, 0.5, 5, 60)
+    assert label_probe(x, labels)._fields == ("score", "chance", "folds", "samples")
+
+
+def test_labels_that_are_not_there_are_not_read():
+    found = label_probe(rng(3).standard_normal((300, 20)), np.arange(300) % 3)
+    assert found.score == pytest.approx(found.chance, abs=0.1)
+    alike = label_probe(rng(3).standard_normal((300, 200)), [i % 10 == 0 for i in range(300)])
+    assert alike.chance == 0.9
+    assert alike.score == pytest.approx(0.9, abs=0.03)
+
+
+def test_label_probe_between_certain_and_nothing():
+    """Two Gaussians whose centres are 2 apart: the best classifier is right with probability Phi(1) = .841."""
+    g = rng(0)
+    labels = np.arange(4000) % 2
+    x = g.standard_normal((4000, 5))
+    x[:, 0] += 2 * labels
+    assert label_probe(x, labels).score == pytest.approx(0.841, abs=0.02)
+
+
+def test_label_probe_is_invariant_and_takes_any_kind_of_label_and_array():
+    x, labels = blobs(0.7, (25, 25, 20))
+    wanted = label_probe(x, labels)
+    assert wanted.chance < wanted.score < 1
+    for changed in (turned(x), 1e-3 * x, 1e200 * x, x + 30, torch.as_tensor(x), torch.as_tensor(x).requires_grad_()):
+        assert label_probe(changed, labels) == wanted
+    names = np.array(["cat", "dog", "owl"])
+    for named in (names[labels], names[labels].tolist(), torch.as_tensor(labels), labels.tolist()):
+        assert label_probe(x, named) == wanted
+    assert label_probe(x, labels == 0) == label_probe(x, (labels != 0).tolist())
+
+
+def test_label_probe_takes_half_precision():
+    x, labels = blobs(10, (10, 10))
+    for dtype in (torch.float16, torch.bfloat16):
+        assert label_probe(torch.as_tensor(x).to(dtype), labels).score == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "message"),
+    [
+        (np.ones((10, 2)), [0, 1] * 4, "x has 10 samples, but there are 8 labels"),
+        (np.ones((10, 2)), ["a"] * 10, "at least two classes, got \\['a'\\]"),
+        (np.ones((12, 2)), ["a"] * 8 + ["b"] * 4, "at least 5 samples, one per fold, but .*'b'.* has 4"),
+        (np.array([[0.0], [np.nan]] * 5), [0, 1] * 5, "NaN or infinity in 5 samples, the first is sample 1"),
+        (np.array([[0.0], [np.inf]] * 5), [0, 1] * 5, "NaN or infinity"),
+        (np.ones((3, 10, 2)), [0, 1] * 5, "must be \\(sample, dim\\), got shape \\(3, 10, 2\\)"),
+        (np.ones(10), [0, 1] * 5, "must be \\(sample, dim\\)"),
+        (np.ones((10, 0)), [0, 1] * 5, "must be \\(sample, dim\\)"),
+        (np.ones((10, 2)), [[0], [1]] * 5, "one per sample, got shape \\(10, 1\\)"),
+    ],
+)
+def test_label_probe_refuses(x, labels, message):
+    with pytest.raises(ValueError, match=message):
+        label_probe(x, labels)
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "message"),
+    [
+        (np.ones((10, 2)), [0.1, 0.2] * 5, "labels must be strings, integers or booleans, got float64"),
+        (np.ones((10, 2)), ["a", None] * 5, "labels must be strings, integers or booleans"),
+        (np.ones((10, 2)) * 1j, [0, 1] * 5, "real numbers"),
+    ],
+)
+def test_label_probe_refuses_the_wrong_kind(x, labels, message):
+    with pytest.raises(TypeError, match=message):
+        label_probe(x, labels)
