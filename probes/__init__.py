@@ -5,9 +5,11 @@ from .bridges import BridgePlan, choose_bridges
 from .capture import capture
 from .extraction import extract, mismatched
 from .features import Features, LayerFeatures
+from .labels import label_probe
 from .similarity import similarity, similarity_map
 from .stacks import find_stacks
 from .stimuli import Stimuli, Stimulus, load_stimuli
+from .tokens import match_patches
 
 __all__ = [
     "BridgePlan",
@@ -21,7 +23,9 @@ __all__ = [
     "divergence",
     "extract",
     "find_stacks",
+    "label_probe",
     "load_stimuli",
+    "match_patches",
     "mismatched",
     "rises",
     "rises_then_falls",

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .features import LayerFeatures
 from .metrics import Array
+from .operands import alike, check_dims, check_finite, check_same_stimuli, check_samples, numbers
 from .significance import curve_draws, curve_null, interval
-from .similarity import alike, chance, check_dims, check_finite, check_same_stimuli, check_samples, numbers, used_k
+from .similarity import chance, used_k
 
 
 class Interval(NamedTuple):
@@ -67,11 +68,11 @@ def alignment_curve(
     fixed reference that meets every layer of x.
 
     Columns: subject, task, pass, timestep (NaN without), pooling, layer, depth, metric, k (missing for cka), samples,
-    score, low and high (95 % interval, `significance.curve_draws`), chance, null_mean, null95 and p (permutation null
-    per row, one permutation at a time for all of them), pairing (equal in curves whose draws are paired: same samples,
-    same seed), and last draws, a list of floats per row: the score as other samples could have had it, from which
-    `divergence` and the shape tests take their intervals. Lists survive slicing, concat, Parquet and CSV; drop the
-    column to print.
+    score, low and high (95 % interval, `significance.curve_draws`), chance (NaN where it depends on the features),
+    null_mean, null95 and p (permutation null per row, one permutation at a time for all of them), pairing (equal in
+    curves whose draws are paired: same samples, same seed), and last draws, a list of floats per row: the score as
+    other samples could have had it, from which `divergence` and the shape tests take their intervals. Lists survive
+    slicing, concat, Parquet and CSV; drop the column to print.
     `attrs`: peak95 and peak_p, the null of the curve's maximum.
 
     Raises:
@@ -85,8 +86,8 @@ def alignment_curve(
     samples = len(x.samples)
     check_samples(metric, k, samples, len(pairs[0][1]))
     check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
-    scores, draws = curve_draws(pairs, metric, k, seed)
     null = curve_null(pairs, metric, k, permutations, seed)
+    scores, draws = curve_draws(pairs, metric, k, seed)
     low, high = interval(scores, draws)
     paired = hashlib.sha256(json.dumps([x.samples, seed]).encode()).hexdigest()[:12]
     layers = [at for _, at, _, _ in rows]
@@ -105,7 +106,7 @@ def alignment_curve(
             "score": scores,
             "low": low,
             "high": high,
-            "chance": chance(metric, k, samples),
+            "chance": np.nan if (known := chance(metric, k, samples)) is None else known,
             "null_mean": null.mean,
             "null95": null.top95,
             "p": null.p,

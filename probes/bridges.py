@@ -173,6 +173,8 @@ def _blocks(labels: pd.Index) -> list[tuple[int, int]]:
 
 def alignment_gains(heat: pd.DataFrame) -> Array:
     """The layer map by block number, (understanding block, generation block); NaN where it was not measured."""
+    if heat.attrs.get("metric") == "modality_gap":
+        raise ValueError("modality_gap is a distance, and the largest would be bridged: choose from a similarity")
     gains = np.full(count_blocks(heat), np.nan)
     rows, columns = _blocks(heat.index), _blocks(heat.columns)
     values = heat.to_numpy(float)

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from .metrics import METRICS, Array, Metric
 from .metrics.moments import permutation_moments
-from .similarity import Layers, Stack, alike, check_dims, check_same_stimuli, check_samples, numbers, open_stack
+from .operands import (
+    Layers,
+    Stack,
+    alike,
+    check_dims,
+    check_same_stimuli,
+    check_samples,
+    full_precision,
+    open_pair,
+    open_stack,
+)
 
 Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
 SPLITS = 100
@@ -63,7 +73,7 @@ class Null:
     def scaled(self) -> Array:
         """(score - t) / (1 - t), 0 below the threshold t: the 95 % order statistic of null and observed score together.
 
-        What is left of a score after calibration (Algorithm 1 of arXiv 2602.14486); of metrics that are at most 1.
+        What is left of a score after calibration (Algorithm 1 of arXiv 2602.14486); NaN where the threshold is 1.
         """
         return _scaled(self.scores, self.observed)
 
@@ -111,7 +121,9 @@ def map_moments(x: Stack, y: Stack) -> Moments:
     Raises:
         ValueError, TypeError: as `similarity_map`.
     """
-    return Moments(*permutation_moments(*_open_map(x, y, "cka", 1)))
+    xs, ys = _open_map(x, y, "cka", 1)
+    with full_precision(xs[0].device):
+        return Moments(*permutation_moments(xs, ys))
 
 
 def curve_null(
@@ -125,14 +137,15 @@ def curve_null(
     Raises:
         ValueError: as `similarity`; no permutations; samples that are not whole blocks.
     """
-    opened, known = _open(pairs, metric, k)
+    opened, how = _open(pairs, metric, k)
     _check_null(metric)
     orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for at, (x, y) in enumerate(opened):
-        a, b = [known.relate(x, k)], [known.relate(y, k)]
-        observed[at] = known.compare(a, b, k)[0, 0]
-        scores[:, at] = known.permuted(a, b, k, orders)[:, 0, 0]
+        with full_precision(x.device):
+            a, b = [how.relate(x, k)], [how.relate(y, k)]
+            observed[at] = how.compare(a, b, k)[0, 0]
+            scores[:, at] = how.permuted(a, b, k, orders)[:, 0, 0]
     return Null(observed, scores)
 
 
@@ -149,9 +162,10 @@ def map_null(
     """
     xs, ys = _open_map(x, y, metric, k)
     _check_null(metric)
-    known, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
-    a, b = [known.relate(one, k) for one in xs], [known.relate(one, k) for one in ys]
-    return Null(known.compare(a, b, k), known.permuted(a, b, k, orders))
+    how, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    with full_precision(xs[0].device):
+        a, b = [how.relate(one, k) for one in xs], [how.relate(one, k) for one in ys]
+        return Null(how.compare(a, b, k), how.permuted(a, b, k, orders))
 
 
 def curve_draws(
@@ -178,7 +192,7 @@ def curve_draws(
     Raises:
         ValueError: as `similarity`.
     """
-    opened, known = _open(pairs, metric, k)
+    opened, how = _open(pairs, metric, k)
     samples = len(opened[0][0])
     half = samples // 2
     near = min(max(1, round(k * half / samples)), half - 1)
@@ -187,16 +201,17 @@ def curve_draws(
     halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for at, (x, y) in enumerate(opened):
-        a, b = known.relate(x, k), known.relate(y, k)
-        scores[at] = known.compare([a], [b], k)[0, 0]
-        if half < known.least:
-            continue
-        split = np.array(
-            [
-                [known.compare([known.subset(a, one, near)], [known.subset(b, one, near)], near)[0, 0] for one in both]
-                for both in halves
-            ]
-        )
+        with full_precision(x.device):
+            a, b = how.relate(x, k), how.relate(y, k)
+            scores[at] = how.compare([a], [b], k)[0, 0]
+            if half < how.least:
+                continue
+            split = np.array(
+                [
+                    [how.compare([how.subset(a, one, near)], [how.subset(b, one, near)], near)[0, 0] for one in both]
+                    for both in halves
+                ]
+            )
         gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2
         wide = float((gap**2).mean())
         share = max(1 - middle.var() / (2 * wide), 0.5) if wide > 0 else 1
@@ -223,12 +238,10 @@ def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor
     if not pairs:
         raise ValueError("a curve needs at least one pair of layers")
     opened = []
-    for x, y in pairs:
-        check_samples(metric, k, len(x), len(y))
-        check_samples(metric, k, len(pairs[0][0]), len(x))
-        (one,), (other,) = alike([numbers(x, "x")], [numbers(y, "y")])
-        check_dims(metric, [one], [other])
-        opened.append((one, other))
+    for at, (x, y) in enumerate(pairs):
+        if len(x) != len(pairs[0][0]):
+            raise ValueError(f"pair {at} has {len(x)} samples, pair 0 has {len(pairs[0][0])}: use the same ones")
+        opened.append(open_pair(x, y, metric, k))
     return opened, METRICS[metric]
 
 
@@ -254,7 +267,7 @@ def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array
 def _scaled(scores: Array, observed: Array) -> Array:
     together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
     threshold = together[int(np.ceil(0.95 * len(together))) - 1]
-    return np.maximum(observed - threshold, 0) / (1 - threshold)
+    return np.maximum(observed - threshold, 0) / np.where(threshold < 1, 1 - threshold, np.nan)
 
 
 def _p(scores: Array, observed: Array) -> Array:

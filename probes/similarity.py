@@ -1,46 +1,8 @@
-"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map.
-
-x is (sample, dim), y (sample, dim'). NaN where a side says nothing (all samples equal, or as said below).
-
-=============  =====================================================================================================
-cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen et
-               al. 2021, eq. 3). At most 1, 0 on average for unrelated features whatever their size, also slightly
-               below. NaN also where all samples are equally far apart. 4 samples at least.
-cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as dims
-               outnumber samples: not to be shown without a null.
-cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
-               diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096 evenly
-               spaced ones). Biased too. NaN also where the median is 0.
-mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
-               uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
-               k / (samples - 1) by chance. NaN where all samples point the same way.
-cknna          CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula differs), on
-               unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours, over
-               the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric.
-svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et al.
-               2017), decided in float64; rho, not its square. High for unrelated features unless samples are many.
-pwcca          The same correlations, weighted by how much of x's columns lies along x's canonical variates (Morcos et
-               al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated features too.
-procrustes     Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal Procrustes
-               distance d (Williams et al. 2021). High for unrelated features too.
-rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008), average
-               ranks for ties. NaN also where a sample is constant over its dims.
-linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (see `metrics.probe`). Not
-               symmetric; negative where the mean predicts better. 10 samples at least.
-cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
-modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same dims.
-=============  =====================================================================================================
-
-Float32 features are multiplied in float32 and summed in float64; half precision is taken to float32 first, and layers
-whose result would lose its digits are done again in float64: all scores are within 1e-5 of float64, all ranks,
-neighbours and cuts are those of float64.
-"""
+"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -51,33 +13,72 @@ from torch import Tensor
 from .features import LayerFeatures
 from .metrics import MEMORY, METRICS, Array
 from .metrics.streams import batch_map
+from .operands import (
+    Layers,
+    Stack,
+    alike,
+    check_dims,
+    check_metric,
+    check_same_stimuli,
+    check_samples,
+    full_precision,
+    open_pair,
+    open_stack,
+)
 
-Layers = list[Tensor]  # (sample, dim) each
-Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
 Batches = Iterable[tuple[Stack, Stack]]
 
 
 def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int = 10) -> float:
-    """The similarity of two (sample, dim) arrays or tensors over the same samples, by a metric of the table above.
+    """The similarity of two (sample, dim) arrays or tensors over the same samples; the dims may differ.
 
-    Computed where the tensors lie. k is the number of neighbours of mutual_knn and cknna.
+    x is (sample, dim), y (sample, dim'). Computed where the tensors lie. k is the number of neighbours of mutual_knn
+    and cknna. NaN where a side says nothing: all samples equal, or as said below.
+
+    =============  =====================================================================================================
+    cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen
+                   et al. 2021, eq. 3). At most 1, 0 on average for unrelated features whatever their size, also
+                   slightly below. NaN also where all samples are equally far apart. 4 samples at least.
+    cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as
+                   dims outnumber samples: not to be shown without a null.
+    cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
+                   diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096
+                   evenly spaced ones). Biased too. NaN also where the median is 0.
+    mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
+                   uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
+                   k / (samples - 1) by chance. NaN where all samples point the same way.
+    cknna          CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula differs),
+                   on unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours,
+                   over the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric;
+                   can exceed 1.
+    svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et
+                   al. 2017), decided in float64; rho, not its square. High for unrelated features unless samples are
+                   many.
+    pwcca          The same correlations, weighted by how much of x's columns lies along x's canonical variates (Morcos
+                   et al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated features too.
+    procrustes     Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal Procrustes
+                   distance d (Williams et al. 2021). High for unrelated features too.
+    rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008),
+                   average ranks for ties. NaN also where a sample is constant over its dims.
+    linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (see `metrics.probe`).
+                   Not symmetric; negative where the mean predicts better. 10 samples at least.
+    cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
+    modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same
+                   dims.
+    =============  =====================================================================================================
+
+    Float32 features are multiplied in float32 and summed in float64; half precision is taken to float32 first, and
+    layers whose result would lose its digits are done again in float64: all scores are within 1e-5 of float64, and
+    neighbours, ties and cuts are those of float64.
 
     Raises:
         ValueError: an unknown metric, a wrong shape, different numbers of samples (or dims, for cosine and
             modality_gap), too few samples (k must be less), or a value that is not finite.
         TypeError: something that is not an array of numbers.
     """
-    pair = [numbers(side, name) for side, name in ((x, "x"), (y, "y"))]
-    for array, name in zip(pair, "xy", strict=True):
-        if array.ndim != 2:
-            raise ValueError(
-                f"{name} must be (sample, dim), got shape {tuple(array.shape)}; for stacks there is similarity_map"
-            )
-        check_finite([array], [name])
-    check_samples(metric, k, len(pair[0]), len(pair[1]))
-    check_dims(metric, pair[:1], pair[1:])
-    xs, ys = alike(pair[:1], pair[1:])
-    return float(METRICS[metric].scores(xs, ys, k)[0, 0])
+    one, other = open_pair(x, y, metric, k)
+    with full_precision(one.device):
+        return float(METRICS[metric].scores([one], [other], k)[0, 0])
 
 
 def similarity_map(
@@ -106,13 +107,15 @@ def similarity_map(
     summed over batches; it takes batches of 4 samples at least, equal in size for equal weights, and little memory.
 
     `device`: where to compute; None, where the features lie. `memory`: bytes that cka and cka_biased may hold beside
-    the features and a batch, by reading the features more often.
+    the features and a batch (one layer of x with all of y at least), by reading the features more often.
 
     Raises:
         ValueError, TypeError: as `similarity`; a value that is not finite is named with its layer. Also: a timestep
             sweep (select one with `.at(t)`), features of different stimuli, batches for a metric that needs all
             samples.
     """
+    if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
+        raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
     if y is None:
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
@@ -123,7 +126,9 @@ def similarity_map(
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
     xs, ys = alike(xs, ys, device)
-    heat = labelled(METRICS[metric].scores(xs, ys, k, memory), x_names, y_names, metric, k, len(xs[0]))
+    with full_precision(xs[0].device):
+        scores = METRICS[metric].scores(xs, ys, k, memory)
+    heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_told, "y": y_told}
     return heat
 
@@ -143,17 +148,18 @@ def _of_batches(
                 open_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
             )
             check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
-            dims = [layer.shape[1] for layer in (*xs, *ys)]
+            dims = [layer.shape[1] for layer in xs], [layer.shape[1] for layer in ys]
             if seen.setdefault("dims", dims) != dims:
-                raise ValueError(
-                    f"batch {at} has layers of dims {dims}, those before it {seen['dims']}: they must agree"
-                )
+                raise ValueError(f"batch {at} has layers of dims {dims}, those before {seen['dims']}: they must agree")
             seen["samples"] += len(xs[0])
             seen.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
-            yield alike(xs, ys, device)
+            xs, ys = alike(xs, ys, device)
+            first = seen.setdefault("first", xs[0][:0])
+            yield [x.to(first) for x in xs], [y.to(first) for y in ys]
 
-    check_samples(metric, k, k + 4, k + 4)
-    scores = batch_map(opened(), metric, memory, minibatch)
+    check_metric(metric)
+    with full_precision(torch.device(device or "cpu")):
+        scores = batch_map(opened(), metric, memory, minibatch)
     check_samples(metric, k, seen["samples"], seen["samples"])
     x_names, y_names = seen["names"]
     heat = labelled(scores, x_names, y_names, metric, k, seen["samples"])
@@ -180,121 +186,3 @@ def chance(metric: str, k: int, samples: int) -> float | None:
 def used_k(metric: str, k: int) -> int | None:
     """k, or None where the metric has no neighbours."""
     return k if METRICS[metric].neighbours else None
-
-
-def numbers(values: Tensor | Array, name: str) -> Tensor:
-    """A tensor or array as a tensor of float32 (also from half precision) or float64 (also from integers)."""
-    if not isinstance(values, Tensor):
-        values = np.asarray(values)
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
-        if not values.dtype.isnative:
-            values = values.astype(values.dtype.newbyteorder("="))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an array mapped from disk is read-only: so are we
-            values = torch.from_numpy(values)
-    values = values.detach()
-    if values.is_complex():
-        raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
-    if values.dtype in (torch.float32, torch.float64):
-        return values
-    return values.float() if values.is_floating_point() else values.double()
-
-
-def alike(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
-    """Both stacks in one dtype, float64 where they differ, on one device, that of x where none is named."""
-    dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
-    device = device or xs[0].device
-    return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
-
-
-def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
-    """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
-    if isinstance(stack, LayerFeatures):
-        what = f"{stack.modality} features of {stack.subject!r}"
-        if stack.values.ndim == 4:
-            swept = ", ".join(f"{t:g}" for t in stack.timesteps)
-            raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
-        layers, names, depths = list(stack.values.detach()), list(stack.layers), list(stack.depths)
-        told: dict[str, Any] = {
-            "subject": stack.subject,
-            "modality": stack.modality,
-            "task": stack.task,
-            "pass": stack.pass_,
-        }
-        told["timestep"] = stack.timesteps[0] if stack.timesteps else None
-        name = what
-    else:
-        layers = _layers(stack, name)
-        names = list(range(len(layers)))
-        depths, told = [(index + 1) / len(layers) for index in names], {}
-    check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
-    return layers, names, depths, told
-
-
-def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
-    if isinstance(stack, list | tuple):
-        layers = [numbers(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
-        shapes = {tuple(layer.shape) for layer in layers}
-        if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
-            told = ", ".join(map(str, sorted(shapes))) or "none"
-            raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {told}")
-        return layers
-    values = numbers(stack, name)  # type: ignore[arg-type]
-    if values.ndim != 3 or not len(values):
-        raise ValueError(f"{name} must be (layer, sample, dim), got shape {tuple(values.shape)}")
-    return list(values)
-
-
-def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
-    """ValueError naming the first of the layers (sample, dim) that holds nothing, NaN or infinity."""
-    for layer, name in zip(layers, names, strict=True):
-        if not layer.numel():
-            raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
-        if math.isfinite(float(layer.sum(dtype=torch.float64))):
-            continue
-        bad = ~layer.isfinite()
-        if bad.any():
-            sample = int(bad.any(1).nonzero()[0])
-            raise ValueError(
-                f"{name} holds NaN or infinity ({int(bad.sum())} values, the first in sample {sample}): leave that "
-                "sample out, or extract in float32"
-            )
-
-
-def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bool = True) -> None:
-    """ValueError where the metric is unknown, or these numbers of samples cannot be measured with it (`alone`)."""
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
-    if x_samples != y_samples:
-        raise ValueError(f"x has {x_samples} samples, y has {y_samples}: both must be extracted from the same stimuli")
-    if not alone:
-        return
-    if x_samples < METRICS[metric].least:
-        raise ValueError(f"{metric} needs at least {METRICS[metric].least} samples, got {x_samples}: use more stimuli")
-    if METRICS[metric].neighbours and not (isinstance(k, int | np.integer) and 1 <= k < x_samples):
-        raise ValueError(
-            f"k must be an integer from 1 to samples - 1 = {x_samples - 1}, got {k}: use a smaller k or more stimuli"
-        )
-
-
-def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
-    """ValueError where the metric needs the same dims on both sides and they differ."""
-    dims = {layer.shape[1] for layer in (*xs, *ys)}
-    if METRICS[metric].same_dims and len(dims) > 1:
-        raise ValueError(
-            f"{metric} compares x and y dim by dim, but their dims differ ({', '.join(map(str, sorted(dims)))}): use "
-            "it on embeddings of one space, or a metric that takes any dims, such as cka"
-        )
-
-
-def check_same_stimuli(x: object, y: object) -> None:
-    """ValueError where two LayerFeatures list different sample ids; different numbers are told by `check_samples`."""
-    if not (isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures)):
-        return
-    for at, (ours, theirs) in enumerate(zip(x.samples, y.samples, strict=False)):
-        if ours != theirs:
-            raise ValueError(
-                f"the features are of different stimuli: sample {at} is {ours!r} in {x.subject!r} but {theirs!r} in "
-                f"{y.subject!r}; extract both from the same stimuli, in the same order"
-            )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .metrics import Array
+from .operands import numbers
 
 
 def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +31,7 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
 
     Raises:
         ValueError: fewer than four axes, an axis of length 0, or different numbers of samples.
-        TypeError: not floating-point numbers.
+        TypeError: not real numbers.
     """
     x, y = _grid(x, "x"), _grid(y, "y")
     if x.shape[-4] != y.shape[-4]:
@@ -42,15 +43,13 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
 
 
 def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
-    values = torch.as_tensor(values)
-    if not values.is_floating_point():
-        raise TypeError(f"{name} must be an array or tensor of floating-point numbers, got {values.dtype}")
+    values = numbers(values, name)
     if values.ndim < 4 or not values.numel():
         raise ValueError(
             f"{name} must be (..., sample, height, width, dim), got shape {tuple(values.shape)}: unfold the patches "
             "into their grid, without class or register tokens"
         )
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return values
 
 
 def _averaged(x: torch.Tensor, height: int, width: int) -> torch.Tensor:

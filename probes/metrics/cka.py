@@ -18,7 +18,8 @@ from . import covariances, tables
 from .metric import MEMORY, Array, Metric, centred
 
 WEAK = 1e-3  # of the norm a table could have: below, float32 scores were seen to be off by more than 3e-6
-NOTHING = 1e-12  # the same in float64: what is less is rounding
+FEW = 16  # samples below which float32's rounding does not average out
+NOTHING = 1e-12  # WEAK in float64: what is less is rounding
 MEDIAN_SAMPLES = 4096  # samples whose distances decide the bandwidth
 
 
@@ -26,11 +27,11 @@ class Shifted(NamedTuple):
     """Centred features (sample, dim) that are made when they are asked for, row by row: features on disk stay there."""
 
     x: Tensor
-    mean: Tensor
-    largest: float
+    near: covariances.Near
+    dtype: torch.dtype
 
     def rows(self, rows: slice) -> Tensor:
-        return (self.x[rows] - self.mean) / self.largest
+        return (self.x[rows].to(self.dtype) - self.near.mean - self.near.rest) / self.near.scale
 
 
 class Held(NamedTuple):
@@ -69,27 +70,30 @@ class Gaussian(NamedTuple):
         return torch.expm1_(self.exponent.tile(rows, columns))
 
 
-def u_centred(x: Tensor, held: bool = True) -> Product:
+def u_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
     """The U-centred Gram of x: <U(x), U(y)> = n (n - 3) HSIC_1(x, y) (Szekely & Rizzo 2014, prop. 1).
 
-    Without its diagonal the Gram of centred features has row sums -|x_i|^2, so U-centring adds known numbers.
+    Without its diagonal the Gram of centred features has row sums -|x_i|^2, so U-centring adds known numbers. In
+    float64 if `exact`; centred features are `held` in memory, or made again for every tile.
     """
-    rows, squares = _lengths(x, held)
+    rows, squares = _lengths(x, exact, held)
     n, whole = len(x), squares.sum()
     shift = squares / (n - 2) - whole / (2 * (n - 1) * (n - 2))
-    return Product(rows, shift.to(x), True, float(whole))
+    return Product(rows, shift if exact else shift.to(x), True, float(whole))
 
 
-def double_centred(x: Tensor, held: bool = True) -> Product:
-    """The Gram of centred x, H x x' H."""
-    rows, squares = _lengths(x, held)
+def double_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
+    """The Gram of centred x, H x x' H; exact and held as in `u_centred`."""
+    rows, squares = _lengths(x, exact, held)
     return Product(rows, None, False, float(squares.sum()))
 
 
-def _lengths(x: Tensor, held: bool) -> tuple[Held | Shifted, Tensor]:
-    """Centred features, in memory or not, and their squared lengths (sample,) in float64."""
+def _lengths(x: Tensor, exact: bool, held: bool) -> tuple[Held | Shifted, Tensor]:
+    """Centred features and their squared lengths (sample,) in float64."""
     parts = [slice(start, start + covariances.ROWS) for start in range(0, len(x), covariances.ROWS)]
-    made = Held(centred(x)) if held else Shifted(x, *covariances.about(x, parts))
+    dtype = torch.float64 if exact else x.dtype
+    near = None if held else covariances.about(x, parts)
+    made = Held(centred(x.to(dtype))) if near is None else Shifted(x, near, dtype)
     return made, torch.cat([torch.linalg.vecdot(rows, rows).double() for rows in map(made.rows, parts)])
 
 
@@ -126,10 +130,11 @@ def median_distance(x: Tensor) -> float:
 
 def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
     def relate(x: Tensor, k: int) -> Tensor | None:
-        product = make(x)
+        exact = _exact(x)
+        product = make(x, exact)
         table = tables.whole(product, len(x))
         size = tables.norm(table)
-        if size < WEAK * product.limit and x.dtype != torch.float64:
+        if size < WEAK * product.limit and not exact:
             return relate(x.double(), k)
         return table / size if size > NOTHING * product.limit else None
 
@@ -151,24 +156,27 @@ def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
         found = covariances.scores(xs, ys, debiased, memory) if covariances.cheaper(xs, ys) else None
         if found is not None:
             return found
-        held = sum(layer.numel() * layer.element_size() for layer in (*xs, *ys)) <= memory
-        products = [make(layer, held) for layer in (*xs, *ys)]
-        inner = tables.inner_products(products, len(xs[0]))
-        limits = np.array([product.limit for product in products])
-        return _again_if_weak(scores, xs, ys, inner.cpu().numpy(), limits)
+        return _by_tables(make, xs, ys, _exact(xs[0]), memory)
 
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
     return Metric(relate, tables.compare, subset, tables.permuted, scores, least, chance)
 
 
-def _again_if_weak(
-    scores: Callable[..., Array], xs: Sequence[Tensor], ys: Sequence[Tensor], inner: Array, limits: Array
+def _exact(x: Tensor) -> bool:
+    """Whether products are to be of float64 from the start."""
+    return x.dtype == torch.float64 or len(x) < FEW
+
+
+def _by_tables(
+    make: Callable[..., Product], xs: Sequence[Tensor], ys: Sequence[Tensor], exact: bool, memory: float
 ) -> Array:
-    """The scores from all inner products (x and y, x and y); layers whose table is too small go through float64."""
+    """The layer map by tables of samples; layers whose table is too small for float32 go through float64."""
+    held = sum(layer.numel() for layer in (*xs, *ys)) * (8 if exact else 4) <= memory
+    products = [make(layer, exact, held) for layer in (*xs, *ys)]
+    inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
+    limits, wide = np.array([product.limit for product in products]), len(xs)
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
-    wide = len(xs)
-    exact = all(layer.dtype == torch.float64 for layer in (*xs, *ys))
     lost = norms <= (NOTHING if exact else WEAK) * limits
     with np.errstate(invalid="ignore", divide="ignore"):
         found = inner[:wide, wide:] / norms[:wide, None] / norms[wide:]
@@ -177,9 +185,9 @@ def _again_if_weak(
         found[weak_x] = found[:, weak_y] = np.nan
         return found
     if len(weak_x):
-        found[weak_x] = scores([xs[int(i)].double() for i in weak_x], [y.double() for y in ys], 0)
+        found[weak_x] = _by_tables(make, [xs[int(i)] for i in weak_x], ys, True, memory)
     if len(weak_y):
-        found[:, weak_y] = scores([x.double() for x in xs], [ys[int(j)].double() for j in weak_y], 0)
+        found[:, weak_y] = _by_tables(make, xs, [ys[int(j)] for j in weak_y], True, memory)
     return found
 
 

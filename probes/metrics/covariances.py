@@ -7,7 +7,9 @@ and moved to the exact mean at the end: one reading of the features is enough.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +18,31 @@ from torch import Tensor
 from .metric import Array
 
 ROWS = 4096  # samples whose product is taken in the features' own dtype
-LOST = {torch.float32: 1e-2, torch.float64: 1e-6}  # share of HSIC below which its diagonal hides what is left
+LOST = {torch.float32: 0.25, torch.float64: 1e-6}  # share of HSIC below which its diagonal hides what is left
+NOTHING = 1e-12  # of HSIC: what is less is rounding
 
 Batch = tuple[Sequence[Tensor], Sequence[Tensor]]  # layers (sample, dim) of x and of y
 
 
-class Covariances:
-    """What CKA needs of x and y, summed over batches of samples; `own_y` says whether y's own HSIC is wanted too."""
+class Near(NamedTuple):
+    """What is taken off a layer: its mean (dim,), rounded, and what rounding left; and what it is divided by."""
 
-    def __init__(self, shifts: Batch, scales: tuple[Sequence[float], Sequence[float]], own_y: bool = True) -> None:
-        self.shifts = [*shifts[0], *shifts[1]]
-        self.scales = [*scales[0], *scales[1]]
-        self.wide, layers = len(shifts[0]), len(self.shifts)
+    mean: Tensor
+    rest: Tensor
+    scale: float
+    constant: bool = False
+
+
+class Covariances:
+    """What CKA needs of x and y, summed over batches of samples; `own_y` says whether y's own HSIC is wanted too.
+
+    The features are taken to dtype, less a shift near their mean and divided by a scale.
+    """
+
+    def __init__(self, near_x: Sequence[Near], near_y: Sequence[Near], dtype: torch.dtype, own_y: bool = True) -> None:
+        self.shifts = [one.mean.to(dtype) for one in (*near_x, *near_y)]
+        self.scales = [one.scale for one in (*near_x, *near_y)]
+        self.wide, layers = len(near_x), len(self.shifts)
         self.pairs = [(i, j) for i in range(self.wide) for j in range(self.wide, layers)]
         self.pairs += [(i, i) for i in range(layers if own_y else self.wide)]
         self.samples, device = 0, self.shifts[0].device
@@ -42,7 +57,7 @@ class Covariances:
     def add(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         """One batch of samples."""
         layers = [
-            ((layer - shift) / scale).contiguous()
+            (layer.to(shift) - shift) / scale
             for layer, shift, scale in zip([*xs, *ys], self.shifts, self.scales, strict=True)
         ]
         self.samples += len(layers[0])
@@ -76,13 +91,9 @@ class Covariances:
             found[i, j] = whole[i, j] - (float(taken) if debiased else 0)
         return found, whole
 
-    def drift(self) -> float:
-        """The largest squared distance from shift to mean, over the variance: the digits that the shift has cost."""
-        ratios = [
-            float(n * (drift @ drift) / max(float(length - n * (drift @ drift)), 1e-300))
-            for n, drift, length in ((self.samples, s / self.samples, a) for s, a in zip(self.sums, self.lengths))
-        ]
-        return max(ratios)
+    def spread(self) -> Array:
+        """The squared lengths of a layer's samples about the shift, squared: what the sums of HSIC are rounded at."""
+        return (self.lengths.cpu().numpy()) ** 2 / max(self.samples, 1)
 
 
 def cheaper(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> bool:
@@ -97,24 +108,43 @@ def cheaper(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> bool:
 
 
 def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool, memory: float) -> Array | None:
-    """The layer map of CKA, for groups of x's layers whose products fit in memory; None where digits are lost."""
-    lost, n = LOST[xs[0].dtype], len(xs[0])
-    rows = [slice(start, start + ROWS) for start in range(0, n, ROWS)]
-    about_x, about_y = [[about(layer, rows) for layer in side] for side in (xs, ys)]
+    """The layer map of CKA; where float32 would lose digits in float64, and None where that would lose them too."""
+    for dtype in dict.fromkeys((xs[0].dtype, torch.float64)):
+        found = _scores(xs, ys, debiased, memory, dtype)
+        if found is not None:
+            return found
+    return None
+
+
+def _scores(
+    xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool, memory: float, dtype: torch.dtype
+) -> Array | None:
+    """The layer map in one dtype, for groups of x's layers whose products fit in memory; None where digits are lost."""
+    rows = [slice(start, start + ROWS) for start in range(0, len(xs[0]), ROWS)]
+    near_x, near_y = [[about(layer, rows) for layer in side] for side in (xs, ys)]
+    if not all(math.isfinite(one.scale) or one.constant for one in (*near_x, *near_y)):
+        return None  # differences overflow: `centred` knows a way
     found, own_y = [], None
     for group in groups([x.shape[1] for x in xs], [y.shape[1] for y in ys], memory):
-        shifts = [shift for shift, _ in about_x[group]], [shift for shift, _ in about_y]
-        scales = [scale for _, scale in about_x[group]], [scale for _, scale in about_y]
-        sums = Covariances(shifts, scales, own_y is None)
+        sums = Covariances(near_x[group], near_y, dtype, own_y is None)
         for part in rows:
             sums.add([x[part] for x in xs[group]], [y[part] for y in ys])
         inner, whole = sums.hsic(debiased)
-        own, all_of_it, wide = np.diag(inner), np.diag(whole), len(shifts[0])
-        if (own <= lost * all_of_it).any():
+        own = _own(np.diag(inner), np.diag(whole), LOST[dtype])
+        if own is None:
             return None
+        wide = sums.wide
         own_y = own[wide:] if own_y is None else own_y
         found.append(inner[:wide, wide:] / np.sqrt(own[:wide])[:, None] / np.sqrt(own_y))
     return np.concatenate(found)
+
+
+def _own(own: Array, whole: Array, lost: float) -> Array | None:
+    """Each layer's own HSIC, NaN where it is constant; None where too little of it is left to be exact."""
+    known = whole > 0  # NaN, where it was not asked for, is neither
+    if (own[known] <= lost * whole[known]).any():
+        return None
+    return np.where(known, own, np.nan)
 
 
 def groups(dims_x: Sequence[int], dims_y: Sequence[int], memory: float) -> list[slice]:
@@ -131,10 +161,10 @@ def groups(dims_x: Sequence[int], dims_y: Sequence[int], memory: float) -> list[
 
 
 def of_batches(batches: Iterable[Batch], debiased: bool, memory: float) -> Array:
-    """The layer map of CKA over batches that are read once.
+    """The layer map of CKA over batches that are read once, and so in float64 from the start.
 
     Raises:
-        ValueError: no batches; products that do not fit in memory; a first batch that does not stand for the others.
+        ValueError: no batches; products that do not fit in memory.
     """
     sums = None
     for xs, ys in batches:
@@ -146,30 +176,28 @@ def of_batches(batches: Iterable[Batch], debiased: bool, memory: float) -> Array
                     f"all layers at once need memory={needed:.1e} bytes, allowed are {memory:.1e}: allow more, pass "
                     "fewer layers of x at a time, or give the features whole (an array mapped from disk will do)"
                 )
-            near = [[about(layer, [slice(None)]) for layer in side] for side in (xs, ys)]
-            shifts, scales = zip(*[([s for s, _ in side], [c for _, c in side]) for side in near])
-            sums = Covariances(shifts, scales)
+            near_x, near_y = [[about(layer.double(), [slice(None)]) for layer in side] for side in (xs, ys)]
+            for side in (near_x, near_y):  # a layer that is constant so far need not stay so
+                side[:] = [one._replace(scale=1.0) if one.constant else one for one in side]
+            sums = Covariances(near_x, near_y, torch.float64)
         for start in range(0, len(xs[0]), ROWS):
             sums.add([x[start : start + ROWS] for x in xs], [y[start : start + ROWS] for y in ys])
     if sums is None:
         raise ValueError("no batches: expected pairs of (layer, sample, dim) features")
-    if xs[0].dtype == torch.float32 and sums.drift() > 1e3:
-        raise ValueError("the first batch is far from the mean of all: shuffle the samples, or give float64 features")
     inner, whole = sums.hsic(debiased)
     own, wide = np.diag(inner), sums.wide
-    lost = LOST[xs[0].dtype]
-    if (own <= lost * np.diag(whole)).any() and lost > 1e-6:
-        raise ValueError(
-            "too few digits are left in float32 (fewer samples than dims, or nearly constant layers): give float64 "
-            "batches"
-        )
-    own = np.where(own <= 1e-9 * np.diag(whole), np.nan, own)
+    own = np.where(own > NOTHING * np.maximum(np.diag(whole), sums.spread()), own, np.nan)
     return inner[:wide, wide:] / np.sqrt(own[:wide])[:, None] / np.sqrt(own[wide:])
 
 
-def about(layer: Tensor, rows: Sequence[slice]) -> tuple[Tensor, float]:
-    """A layer's mean, in its own dtype, and its largest distance from it."""
+def about(layer: Tensor, rows: Sequence[slice]) -> Near:
+    """A layer's mean and scale, from slices of its samples."""
     mean = torch.stack([layer[part].sum(0, dtype=torch.float64) for part in rows]).sum(0) / len(layer)
     mean = mean.to(layer.dtype)
+    rest = torch.stack([(layer[part] - mean).sum(0, dtype=torch.float64) for part in rows]).sum(0) / len(layer)
     largest = max(float((layer[part] - mean).abs().max()) for part in rows)
-    return mean, largest or 1.0
+    # the mean of equal float64 values may be off by rounding; that of float32 values, summed in float64, is not
+    rounding = 8 * torch.finfo(layer.dtype).eps * float(mean.abs().max()) if layer.dtype == torch.float64 else 0.0
+    if largest <= rounding:
+        return Near(mean, 0 * mean, math.inf, True)
+    return Near(mean, rest.to(layer.dtype), largest)

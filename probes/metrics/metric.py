@@ -51,21 +51,26 @@ def centred(x: Tensor) -> Tensor:
 
     Every value is as exact as its dtype allows, relative to the centred value itself: a common offset costs no digits.
     """
+    given = x
     if x.dtype == torch.float32:
         x = x - x.mean(0, dtype=torch.float64).float()
         x -= x.mean(0, dtype=torch.float64).float()
     else:
         x = x - x[0]  # exact for a constant layer
         x -= x.mean(0)
-    largest = x.abs().max()
-    return x / largest if largest > 0 else x
+    low, high = x.aminmax()
+    largest = torch.maximum(-low, high)
+    if not largest.isfinite():  # the values are, but not their differences
+        return centred(given / 8)
+    return x.div_(largest) if largest > 0 else x
 
 
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of length 1, float64; rows of zeros stay zero."""
+    if x.dtype == torch.float64:
+        largest = x.abs().amax(1, keepdim=True)
+        x = x / torch.where(largest > 0, largest, 1)  # against overflow
     x = x.double()
-    largest = x.abs().amax(1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1)  # against overflow
     norms = x.norm(dim=1, keepdim=True)
     return x / torch.where(norms > 0, norms, 1)
 

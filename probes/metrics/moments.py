@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from . import tables
-from .cka import NOTHING, WEAK, Held, Product, u_centred
+from .cka import FEW, NOTHING, WEAK, Held, Product, u_centred
 from .metric import Array
+
+LARGE = 1e3  # where tr(a^3) of a unit table is a difference of numbers this large, float32 is not enough
 
 # Graphs of three edges: in how many ways the third power makes them, its vertices, and the sum over its labellings as
 # multiples of sum a^3 and tr(a^3)
@@ -37,8 +39,10 @@ GRAPHS = (
 
 def permutation_moments(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> tuple[Array, float, Array]:
     """Scores (x layer, y layer), and their standard deviation and skewness (x layer, y layer) under permutation."""
-    n, wide = len(xs[0]), len(xs)
-    products = [u_centred(layer) for layer in (*xs, *ys)]
+    n, wide, exact = len(xs[0]), len(xs), xs[0].dtype == torch.float64
+    if n < FEW and not exact:
+        return permutation_moments([x.double() for x in xs], [y.double() for y in ys])
+    products = [u_centred(layer, exact) for layer in (*xs, *ys)]
     cubes = np.zeros(len(products))
     squares = torch.zeros(len(products), n, dtype=torch.float64, device=xs[0].device)  # sum_j a_ij^2
 
@@ -52,25 +56,28 @@ def permutation_moments(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> tuple[Arr
     inner = tables.inner_products(products, n, visit).cpu().numpy()
     limits = np.array([product.limit for product in products])
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
-    exact = xs[0].dtype == torch.float64
     if not exact and (norms <= WEAK * limits).any():
         return permutation_moments([x.double() for x in xs], [y.double() for y in ys])
     norms[norms <= NOTHING * limits] = np.nan
-    traces = np.array([_trace_of_cube(product, own) for product, own in zip(products, squares)])
+    traces, wholes = np.array([_trace_of_cube(product, own) for product, own in zip(products, squares)]).T
+    if not exact and (np.abs(wholes) > LARGE * norms**3).any():  # one sample is far from all others
+        return permutation_moments([x.double() for x in xs], [y.double() for y in ys])
     scores = (inner / norms[:, None] / norms)[:wide, wide:]
     return scores, (2 / (n * (n - 3))) ** 0.5, _skewness(cubes / norms**3, traces / norms**3, wide, n)
 
 
-def _trace_of_cube(product: Product, squares: Tensor) -> float:
-    """tr(a^3), in the smaller of the spaces of samples and of dims; squares (sample,) is sum_j a_ij^2.
+def _trace_of_cube(product: Product, squares: Tensor) -> tuple[float, float]:
+    """tr(a^3), and the number that it is a difference from; squares (sample,) is sum_j a_ij^2.
 
-    With its diagonal p the table is u m u', u = [x, shift, 1] and m the identity but for the last two dims, which m
-    exchanges; tr((p - diag p)^3) needs no more of the table than tr((m u'u)^3) and sum_j a_ij^2.
+    In the smaller of the spaces of samples and of dims: with its diagonal p the table is u m u', u = [x, shift, 1] and
+    m the identity but for the last two dims, which m exchanges; tr((p - diag p)^3) needs no more of the table than
+    tr((m u'u)^3) and sum_j a_ij^2.
     """
     x, n = product.x.rows(slice(None)), len(squares)
     if n <= x.shape[1]:
         table = tables.whole(product, n)
-        return float(torch.linalg.vecdot(table @ table, table).sum(dtype=torch.float64))
+        whole = float(torch.linalg.vecdot(table @ table, table).sum(dtype=torch.float64))
+        return whole, whole
     assert product.shift is not None  # as u_centred makes it
     shift = product.shift[:, None]
     u = torch.cat([x, shift, torch.ones_like(shift)], 1)
@@ -78,7 +85,7 @@ def _trace_of_cube(product: Product, squares: Tensor) -> float:
     gram = gram[[*range(x.shape[1]), x.shape[1] + 1, x.shape[1]]]
     diagonal = x.double().square().sum(1) + 2 * product.shift.double()
     whole = torch.linalg.vecdot(gram @ gram, gram.T).sum(dtype=torch.float64)
-    return float(whole - 3 * diagonal @ squares - diagonal.pow(3).sum())
+    return float(whole - 3 * diagonal @ squares - diagonal.pow(3).sum()), float(whole)
 
 
 def _skewness(cubes: Array, traces: Array, wide: int, n: int) -> Array:

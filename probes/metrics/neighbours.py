@@ -45,9 +45,12 @@ class Neighbours:
 def relate(x: Tensor, k: int) -> Neighbours | None:
     """The k nearest neighbours by cosine; None where all samples point the same way."""
     unit = unit_rows(x)
-    if float((unit - unit[0]).abs().max()) <= 4 * np.finfo(np.float64).eps:
-        return None
-    return Neighbours(*nearest(unit, k, single=x.dtype == torch.float32), unit)
+    return None if _one_way(unit) else Neighbours(*nearest(unit, k, single=x.dtype == torch.float32), unit)
+
+
+def _one_way(unit: Tensor) -> bool:
+    """Whether all unit rows are the same up to rounding."""
+    return float((unit - unit[0]).square_().sum(1).max()) <= (8 * np.finfo(np.float64).eps) ** 2
 
 
 def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tuple[Array, Array]:
@@ -57,11 +60,10 @@ def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tu
     cosines = np.empty((len(unit), count))
     rows = torch.arange(len(unit), device=unit.device)
     if single:
-        single_rows = shifted.float()
-        blocks = _closeness(single_rows, zero, rows)
-        rows = torch.cat(
-            [some[_take(some, close, error, single_rows, near, cosines, ordered)] for some, close, error in blocks]
-        )
+        rounded, unsure = shifted.float(), []
+        for some, closeness, error in _closeness(rounded, zero, rows):
+            unsure.append(some[_take(some, closeness, error, rounded, zero, near, cosines, ordered)])
+        rows = torch.cat(unsure)
     for row, candidates in _undecided(shifted, zero, rows, near, cosines, ordered):
         near[row] = by_distance(unit, zero, row, candidates)[:count]
         cosines[row] = (unit[near[row]] @ unit[row]).cpu().numpy()
@@ -87,14 +89,24 @@ def _closeness(shifted: Tensor, zero: Tensor, rows: Tensor) -> Iterator[tuple[Te
 
 
 def _take(
-    some: Tensor, closeness: Tensor, error: Tensor, shifted: Tensor, near: Array, cosines: Array, ordered: bool
+    some: Tensor,
+    closeness: Tensor,
+    error: Tensor,
+    shifted: Tensor,
+    zero: Tensor,
+    near: Array,
+    cosines: Array,
+    ordered: bool,
 ) -> Tensor:
     """Fill in the neighbours of some rows; (row,) True where near-ties leave them open."""
     count = near.shape[1]
     values, order = closeness.topk(min(count + 1, closeness.shape[1]), dim=1)
     at = some.cpu().numpy()
     near[at] = order[:, :count].cpu().numpy()
-    cosines[at] = (1 - shifted[some].square().sum(1, keepdim=True) / 2 + values[:, :count]).cpu().numpy()
+    halves = shifted[some].square().sum(1, keepdim=True).double() / 2
+    found = 1 - (halves - values[:, :count].double())
+    found[zero[some, None] | zero[order[:, :count]]] = 0
+    cosines[at] = found.cpu().numpy()
     gaps = values[:, :-1] - values[:, 1:]
     return (gaps if ordered else gaps[:, count - 1 :]).le(2 * error[:, None]).any(1)
 
@@ -106,7 +118,7 @@ def _undecided(
     count = near.shape[1]
     for some, closeness, error in _closeness(shifted, zero, rows):
         error = error.clamp(min=TIE)
-        for at in _take(some, closeness, error, shifted, near, cosines, ordered).nonzero().ravel().tolist():
+        for at in _take(some, closeness, error, shifted, zero, near, cosines, ordered).nonzero().ravel().tolist():
             reach = closeness[at].topk(count).values[-1] - 2 * error[at]
             yield int(some[at]), (closeness[at] >= reach).nonzero().ravel()
 
@@ -128,7 +140,7 @@ def by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> Arr
 
 def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
     """The k nearest among the chosen: those of each chosen sample's own ranking that are chosen too."""
-    if a is None:
+    if a is None or _one_way(a.unit[chosen]):
         return None
     place = np.full(len(a.near), -1, np.int32)
     place[chosen] = np.arange(len(chosen))

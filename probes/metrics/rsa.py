@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from . import tables
-from .metric import MEMORY, Array, Metric, in_threads, known
+from .metric import MEMORY, Array, Metric, in_threads
 
-TIE = 1e-13  # float64 correlations closer than this are equal: their sums round differently
+# Relative to the largest distance:
+TIE = 1e-13  # float64 distances closer than this are equal: their sums round differently
+SINGLE = 2e-6  # float32's rounding, and some
 CROWD = 1000  # a thousandth of all pairs within float32's rounding may be ties; fewer move a score by less than 1e-6
-SINGLE = 2e-6  # float32's rounding of a correlation, and some
 
 
 def ranks(x: Tensor) -> Tensor | None:
@@ -22,7 +23,7 @@ def ranks(x: Tensor) -> Tensor | None:
     (sample * (sample - 1) / 2,), x's dtype. Sorted on the CPU; in float64 where many pairs are so close that they may
     be ties, which in float32 rounding would put in some order.
     """
-    values = _correlations(x.cpu().numpy())
+    values = _closeness(x.cpu().numpy())
     if values is None:
         return None
     order = np.argsort(values)
@@ -35,17 +36,27 @@ def ranks(x: Tensor) -> Tensor | None:
     return None if found is None else torch.from_numpy(found).to(x)
 
 
-def _correlations(rows: Array) -> Array | None:
-    """Pearson's r of all pairs of rows (row, dim), above the diagonal; None where a row is constant."""
-    rows = rows - rows[:, :1]  # exact for a constant row
+def _closeness(rows: Array) -> Array | None:
+    """Pearson's r of all pairs of rows (row, dim) above the diagonal, less 1, over its range.
+
+    r - 1 is half a squared distance between unit rows, which is the same for unit rows less their mean: a pattern that
+    all samples share costs no digits. None where a row is constant, or all rows are the same.
+    """
+    rows = rows / np.abs(rows).max(1, keepdims=True).clip(np.finfo(rows.dtype).tiny)  # against overflow
+    rows -= rows[:, :1]  # exact for a constant row
     rows -= rows.mean(1, keepdims=True, dtype=np.float64).astype(rows.dtype)
-    rows /= np.abs(rows).max(1, keepdims=True).clip(np.finfo(rows.dtype).tiny)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
         return None
     rows /= norms
+    rows -= rows.mean(0, dtype=np.float64).astype(rows.dtype)
+    halves = np.einsum("nd,nd->n", rows, rows) / 2
     table = rows @ rows.T
-    return np.concatenate([table[at, at + 1 :] for at in range(len(table))])
+    table -= halves
+    table -= halves[:, None]
+    found = np.concatenate([table[at, at + 1 :] for at in range(len(table))])
+    furthest = -found.min()
+    return found / furthest if furthest > np.finfo(found.dtype).eps ** 2 else None
 
 
 def unit_ranks(values: Array, order: Array) -> Array | None:
@@ -66,18 +77,8 @@ def unit_ranks(values: Array, order: Array) -> Array | None:
 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-    scores = np.full((len(xs), len(ys)), np.nan)
-    every = in_threads(ranks, [(layer,) for layer in (*xs, *ys)], torch.device("cpu"))
-    ours, theirs = known(every[: len(xs)]), known(every[len(xs) :])
-    if ours and theirs:
-        found = torch.zeros(len(ours), len(theirs), dtype=torch.float64, device=xs[0].device)
-        for start in range(0, len(ours[0][1]), tables.CHUNK):
-            left, right = (
-                torch.stack([one[start : start + tables.CHUNK] for _, one in side]) for side in (ours, theirs)
-            )
-            tables.add_products(found, left, right)
-        scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
-    return scores
+    found = in_threads(ranks, [(layer,) for layer in (*xs, *ys)], torch.device("cpu"))
+    return tables.compare(found[: len(xs)], found[len(xs) :])
 
 
 def _table(found: Tensor | None, samples: int) -> Tensor | None:

@@ -41,13 +41,16 @@ def batch_map(
     return total[:wide, wide:] / own[:wide, None] / own[wide:]
 
 
-def _hsic(layers: Sequence[Tensor]) -> Array:
+def _hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
     """n (n - 3) HSIC_1 of all pairs (layer, layer) of one batch, in the features' own scale."""
-    products = [cka.u_centred(layer) for layer in layers]
+    exact = exact or layers[0].dtype == torch.float64 or len(layers[0]) < cka.FEW
+    products = [cka.u_centred(layer, exact) for layer in layers]
     inner = tables.inner_products(products, len(layers[0])).cpu().numpy()
     limits = np.array([product.limit for product in products])
-    if layers[0].dtype == torch.float32 and (np.diag(inner) <= (cka.WEAK * limits) ** 2).any():
-        return _hsic([layer.double() for layer in layers])
+    weak = np.diag(inner) <= ((cka.NOTHING if exact else cka.WEAK) * limits) ** 2
+    if weak.any() and not exact:
+        return _hsic(layers, True)
+    inner[weak] = inner[:, weak] = 0  # nothing but rounding is left
     # a product is of features over their largest value; its limit is their summed square
     spreads = np.array([float((layer.double() - layer.double().mean(0)).square().sum()) for layer in layers])
     scale = np.divide(spreads, limits, out=np.zeros_like(limits), where=limits > 0)

@@ -19,7 +19,6 @@ from .metric import Array, known
 
 TILE = 512  # rows and columns of a table that are made at once
 CHUNK = 2**16
-BYTES = 2**28  # of re-ordered tables that are held at once
 
 
 class Table(Protocol):
@@ -81,22 +80,25 @@ def norm(table: Tensor) -> float:
     return float(found.sqrt())
 
 
+def cross(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """Inner products (len left, len right), float64, of tensors of one size."""
+    dtype = torch.promote_types(left[0].dtype, right[0].dtype)
+    sides = [[one.reshape(-1) for one in side] for side in (left, right)]
+    found = torch.zeros(len(left), len(right), dtype=torch.float64, device=left[0].device)
+    for start in range(0, len(sides[0][0]), CHUNK):
+        part = slice(start, start + CHUNK)
+        ours, theirs = (torch.stack([one[part].to(dtype) for one in side]) for side in sides)
+        add_products(found, ours, theirs)
+    return found
+
+
 def compare(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int = 0) -> Array:
-    """Inner products (len a, len b) of unit tables, NaN where one is None."""
+    """Inner products (len a, len b) of unit tables, or of vectors of their entries; NaN where one is None."""
     scores = np.full((len(a), len(b)), np.nan)
     ours, theirs = known(a), known(b)
-    if not ours or not theirs:
-        return scores
-    dtype = torch.promote_types(ours[0][1].dtype, theirs[0][1].dtype)
-    samples, device = len(ours[0][1]), ours[0][1].device
-    found = torch.zeros(len(ours), len(theirs), dtype=torch.float64, device=device)
-    step = max(1, CHUNK // samples)
-    for start in range(0, samples, step):
-        left, right = (
-            torch.stack([one[start : start + step].reshape(-1).to(dtype) for _, one in side]) for side in (ours, theirs)
-        )
-        add_products(found, left, right)
-    scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
+    if ours and theirs:
+        found = cross([one for _, one in ours], [one for _, one in theirs])
+        scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
     return scores
 
 

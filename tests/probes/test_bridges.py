@@ -172,6 +172,13 @@ def test_plan_file(tmp_path):
             BridgePlan.load(tmp_path / "broken.json")
 
 
+def test_a_distance_is_no_gain():
+    g = np.random.default_rng(0)
+    heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)), "modality_gap")
+    with pytest.raises(ValueError, match="modality_gap is a distance, and the largest would be bridged"):
+        choose_bridges(heat, bridges=2)
+
+
 def test_bad_input_is_told():
     heat = heat_of(np.zeros((3, 5)))
     for bad, told in [

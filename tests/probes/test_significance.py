@@ -71,7 +71,7 @@ def test_the_maximum_of_unrelated_layers_is_calibrated():
 def test_constant_layers_have_no_p():
     x, y = rng(0).standard_normal((2, 20, 4)), rng(1).standard_normal((2, 20, 4))
     x[0] = 1
-    for metric in ("cka", "cka_rbf", "mutual_knn", "cknna", "svcca", "procrustes"):
+    for metric in ("cka", "cka_biased", "cka_rbf", "mutual_knn", "cknna", "svcca", "pwcca", "procrustes", "rsa"):
         null = map_null(x, y, metric, k=4, permutations=9)
         assert np.isnan(null.p).tolist() == [[True, True], [False, False]]
         assert np.isfinite(null.peak_p)
@@ -189,6 +189,16 @@ def test_bad_input_is_told():
         curve_draws([(x[0], x[1, :, :2])], "cosine")
     with pytest.raises(ValueError, match="unknown metric 'no'"):
         map_null(x, x, "no")
+    hole = x.copy()
+    hole[0, 3] = np.nan
+    for judge in (curve_null, curve_draws):
+        for metric in ("mutual_knn", "rsa", "svcca", "cka"):
+            with pytest.raises(ValueError, match="x holds NaN or infinity"):
+                judge([(hole[0], x[1])], metric, 3)
+        with pytest.raises(ValueError, match=r"x must be \(sample, dim\), got shape \(10,\)"):
+            judge([(x[0, :, 0], x[1])], "cka")
+        with pytest.raises(ValueError, match="pair 1 has 9 samples, pair 0 has 10"):
+            judge([(x[0], x[1]), (x[0, :9], x[1, :9])], "cka")
     with pytest.raises(ValueError, match="unknown metric 'no'"):
         curve_null([(x[0], x[1])], "no")
     with pytest.raises(ValueError, match="x has 10 samples, y has 9"):

@@ -23,7 +23,7 @@ def layers(*arrays: np.ndarray) -> list[torch.Tensor]:
 
 
 def score(metric: str, x: np.ndarray, y: np.ndarray) -> float:
-    return METRICS[metric].scores(layers(x), layers(y), 0)[0, 0]
+    return METRICS[metric].scores(layers(x), layers(y), 5)[0, 0]
 
 
 def exact_cka(x: np.ndarray, y: np.ndarray) -> float:
@@ -102,12 +102,62 @@ def test_covariances_do_not_depend_on_the_shift():
     x[:, 1] += y[:, 2]
     wanted = score("cka", x, y)
     for shift in (0.0, 2.0, -30.0):
-        about = [torch.full((4,), shift, dtype=torch.float64)]
-        sums = covariances.Covariances((about, about), ([1.0], [2.0]))
+        mean = torch.full((4,), shift, dtype=torch.float64)
+        near = [[covariances.Near(mean, 0 * mean, scale)] for scale in (1.0, 2.0)]
+        sums = covariances.Covariances(near[0], near[1], torch.float64)
         sums.add(*([side[:30]] for side in layers(x, y)))
         sums.add(*([side[30:]] for side in layers(x, y)))
         inner, _ = sums.hsic(debiased=True)
         assert inner[0, 1] / (inner[0, 0] * inner[1, 1]) ** 0.5 == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", LINEAR)
+@pytest.mark.parametrize("massive", [1, 10, 30, 100, 1000])
+def test_float32_covariances_keep_their_digits_beside_one_massive_sample(metric, massive):
+    x, y = (rng(s).standard_normal((2000, 8)).astype("f") for s in range(2))
+    x[0] *= massive
+    y[0] *= massive
+    wanted = LINEAR[metric].scores(layers(x.astype(float)), layers(y.astype(float)), 0)
+    by_dims = covariances.scores(layers(x), layers(y), metric == "cka", MEMORY)
+    assert by_dims is not None
+    assert by_dims == pytest.approx(wanted, abs=3e-6)
+
+
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_a_dead_layer_does_not_send_the_others_another_way(dtype, monkeypatch):
+    xs, ys = layers(*rng(0).standard_normal((3, 300, 4)).astype(dtype)), layers(rng(1).standard_normal((300, 5)))
+    ys = [ys[0].to(xs[0])]
+    whole = cka.CKA.scores(xs, ys, 0)
+    xs[1][:] = 0.1
+    monkeypatch.setattr(tables, "inner_products", None)  # not needed
+    found = cka.CKA.scores(xs, ys, 0)
+    assert np.isnan(found).ravel().tolist() == [False, True, False]
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", LINEAR)
+@pytest.mark.parametrize("offset", [30, 1e4, 1e6])
+def test_rows_made_for_every_tile_are_those_held(metric, offset):
+    x, y = ((rng(s).standard_normal((40, 64)) + offset).astype("f") for s in range(2))
+    bounded = LINEAR[metric].scores(layers(x), layers(y), 0, 1)
+    exact = LINEAR[metric].scores(layers(x.astype(float)), layers(y.astype(float)), 0)
+    assert bounded == pytest.approx(exact, abs=3e-6)
+
+
+def test_few_samples_of_many_dims_are_taken_in_float64():
+    for samples in (5, 8, 15):
+        x, y = (rng(s).standard_normal((samples, 60_000)).astype("f") for s in range(2))
+        assert score("cka", x, y) == pytest.approx(score("cka", x.astype(float), y.astype(float)), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_biased", "procrustes", "rsa", "mutual_knn"])
+def test_values_near_the_largest_there_are(metric):
+    x, y = rng(0).uniform(-1, 1, (30, 6)), rng(1).standard_normal((30, 6))
+    y += x
+    for dtype in ("f", "d"):
+        largest = 0.99 * np.finfo(dtype).max
+        wanted = score(metric, x.astype(dtype), y.astype(dtype))
+        assert score(metric, x.astype(dtype) * largest, y.astype(dtype)) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_group_holds_what_memory_allows():

@@ -94,8 +94,8 @@ def naive_cknna(x: np.ndarray, y: np.ndarray, k: int) -> float:
     """The code published with Huh et al. 2024, without its epsilon."""
     grams, masks = [], []
     for side in (x.astype(float), y.astype(float)):
-        unit = side / np.linalg.norm(side, axis=1, keepdims=True)
-        gram = unit @ unit.T
+        unit = np.nan_to_num(side / np.linalg.norm(side, axis=1, keepdims=True))
+        gram = np.round(unit @ unit.T, 12)
         np.fill_diagonal(gram, -np.inf)
         mask = np.zeros_like(gram)
         np.put_along_axis(mask, np.argsort(-gram, axis=1, kind="stable")[:, :k], 1, axis=1)
@@ -111,7 +111,25 @@ def naive_cknna(x: np.ndarray, y: np.ndarray, k: int) -> float:
     return hsic(0, 1) / np.sqrt(hsic(0, 0) * hsic(1, 1))
 
 
-@pytest.mark.parametrize("k", [1, 2, 5, 20])
+@pytest.mark.parametrize("k", [11, 10, 3])
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_cknna_of_zero_rows(k, dtype):
+    x, y = rng(0).standard_normal((12, 4)).astype(dtype), rng(1).standard_normal((12, 4)).astype(dtype)
+    x[[3, 7]] = 0
+    y += x
+    with np.errstate(invalid="ignore"):
+        wanted = naive_cknna(x, y, k)
+    assert score("cknna", x, y, k) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_subset_of_one_direction_is_none():
+    x = rng(0).standard_normal((20, 3))
+    x[:8] = 0
+    assert subset(relate(torch.from_numpy(x), 3), np.arange(8), 2) is None
+    assert subset(relate(torch.from_numpy(x), 3), np.arange(10), 2) is not None
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 20, 59])
 @pytest.mark.parametrize("noise", [0.3, 3.0])
 def test_cknna_is_the_published_code(k, noise):
     x, y = rng(0).standard_normal((60, 5)), noise * rng(1).standard_normal((60, 8))

@@ -48,6 +48,29 @@ def test_rsa_is_spearman_of_correlation_distances(name):
     assert RSA.compare(tables[:1], tables[1:], 0)[0, 0] == pytest.approx(naive(x, y), abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_a_pattern_that_all_samples_share_costs_no_digits(dtype):
+    g = rng(7)
+    own, pattern, y = g.standard_normal((120, 12)), g.standard_normal(12), g.standard_normal((120, 6))
+    y[:, :6] += own[:, :6]
+    for size, precise in ((10, "f"), (3e4, "d")):
+        if dtype == precise or dtype == "d":
+            x = (own + size * pattern).astype(dtype)
+            long = x.astype(np.longdouble)
+            unit = long - long.mean(1, keepdims=True)
+            unit /= np.sqrt((unit**2).sum(1, keepdims=True))
+            distances = ((unit[:, None] - unit[None]) ** 2).sum(2)[np.triu_indices(120, 1)]
+            wanted = spearmanr(distances.astype(float), 1 - np.corrcoef(y)[np.triu_indices(120, 1)]).statistic
+            assert score(x, y.astype(dtype)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_equal_samples_are_nan(dtype):
+    x, y = related("plain")
+    same = np.repeat(x[:1], 60, 0).astype(dtype)
+    assert np.isnan(score(same, y.astype(dtype)))
+
+
 def test_invariances_and_what_is_none():
     x, y = (side.astype(float) for side in related("plain"))
     value, order = score(x, y), rng(3).permutation(60)
