@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from . import covariances, tables
-from .metric import MEMORY, Array, Metric, centred
+from .metric import FEW, MEMORY, Array, Metric, centred
 
 WEAK = 1e-3  # of the norm a table could have: below, float32 scores were seen to be off by more than 3e-6
-FEW = 16  # samples below which float32's rounding does not average out
 NOTHING = 1e-12  # WEAK in float64: what is less is rounding
 MEDIAN_SAMPLES = 4096  # samples whose distances decide the bandwidth
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 Array = NDArray[Any]
 MEMORY = 2.0**31  # bytes
+FEW = 16  # samples below which float32's rounding does not average out
 R = TypeVar("R")
 BLAS = ThreadpoolController()
 

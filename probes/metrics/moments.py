@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from . import tables
-from .cka import FEW, NOTHING, WEAK, Held, Product, u_centred
-from .metric import Array
+from .cka import NOTHING, WEAK, Held, Product, u_centred
+from .metric import FEW, Array
 
 LARGE = 1e3  # where tr(a^3) of a unit table is a difference of numbers this large, float32 is not enough
 

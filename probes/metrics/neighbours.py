@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metric import Array, Metric, known, scores_by, unit_rows
+from .metric import FEW, Array, Metric, known, scores_by, unit_rows
 
 BLOCK = 2**25  # similarities held at once
 TIE = 1e-13  # float64 similarities closer than this may be out of order: their sums round differently
@@ -28,11 +28,12 @@ TABLE = 2**28  # bytes of the table in which common neighbours are looked up
 class Neighbours:
     """The k nearest samples of every sample.
 
-    near: (sample, k), the sample itself left out. cosines: (sample, k), theirs. unit: (sample, dim) unit rows, float64.
+    near: (sample, k), the sample itself left out. distances: (sample, k), theirs, 1 - cosine, which keeps its digits
+    where cosines are near 1. unit: (sample, dim) unit rows, float64.
     """
 
     near: Array
-    cosines: Array
+    distances: Array
     unit: Tensor
 
     @cached_property
@@ -45,7 +46,8 @@ class Neighbours:
 def relate(x: Tensor, k: int) -> Neighbours | None:
     """The k nearest neighbours by cosine; None where all samples point the same way."""
     unit = unit_rows(x)
-    return None if _one_way(unit) else Neighbours(*nearest(unit, k, single=x.dtype == torch.float32), unit)
+    single = x.dtype == torch.float32 and len(x) >= FEW
+    return None if _one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
 
 
 def _one_way(unit: Tensor) -> bool:
@@ -54,20 +56,19 @@ def _one_way(unit: Tensor) -> bool:
 
 
 def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tuple[Array, Array]:
-    """The nearest rows (sample, count) and their cosines; the sets, and where asked the order, of exact arithmetic."""
+    """The nearest rows (sample, count), their distances; the sets, and where asked the order, of exact arithmetic."""
     shifted, zero = unit - unit.mean(0), ~unit.any(1)
     near = np.empty((len(unit), count), np.int32)
-    cosines = np.empty((len(unit), count))
+    distances = np.empty((len(unit), count))
     rows = torch.arange(len(unit), device=unit.device)
     if single:
         rounded, unsure = shifted.float(), []
         for some, closeness, error in _closeness(rounded, zero, rows):
-            unsure.append(some[_take(some, closeness, error, rounded, zero, near, cosines, ordered)])
+            unsure.append(some[_take(some, closeness, error, rounded, zero, near, distances, ordered)])
         rows = torch.cat(unsure)
-    for row, candidates in _undecided(shifted, zero, rows, near, cosines, ordered):
-        near[row] = by_distance(unit, zero, row, candidates)[:count]
-        cosines[row] = (unit[near[row]] @ unit[row]).cpu().numpy()
-    return near, cosines
+    for row, candidates in _undecided(shifted, zero, rows, near, distances, ordered):
+        near[row], distances[row] = (one[:count] for one in by_distance(unit, zero, row, candidates))
+    return near, distances
 
 
 def _closeness(shifted: Tensor, zero: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -95,7 +96,7 @@ def _take(
     shifted: Tensor,
     zero: Tensor,
     near: Array,
-    cosines: Array,
+    distances: Array,
     ordered: bool,
 ) -> Tensor:
     """Fill in the neighbours of some rows; (row,) True where near-ties leave them open."""
@@ -103,39 +104,39 @@ def _take(
     values, order = closeness.topk(min(count + 1, closeness.shape[1]), dim=1)
     at = some.cpu().numpy()
     near[at] = order[:, :count].cpu().numpy()
-    halves = shifted[some].square().sum(1, keepdim=True).double() / 2
-    found = 1 - (halves - values[:, :count].double())
-    found[zero[some, None] | zero[order[:, :count]]] = 0
-    cosines[at] = found.cpu().numpy()
+    found = shifted[some].square().sum(1, keepdim=True).double() / 2 - values[:, :count].double()
+    found[zero[some, None] | zero[order[:, :count]]] = 1
+    distances[at] = found.cpu().numpy()
     gaps = values[:, :-1] - values[:, 1:]
     return (gaps if ordered else gaps[:, count - 1 :]).le(2 * error[:, None]).any(1)
 
 
 def _undecided(
-    shifted: Tensor, zero: Tensor, rows: Tensor, near: Array, cosines: Array, ordered: bool
+    shifted: Tensor, zero: Tensor, rows: Tensor, near: Array, distances: Array, ordered: bool
 ) -> Iterator[tuple[int, Tensor]]:
     """Fill in what float64 decides; for each other row, the samples among which its neighbours are."""
     count = near.shape[1]
     for some, closeness, error in _closeness(shifted, zero, rows):
         error = error.clamp(min=TIE)
-        for at in _take(some, closeness, error, shifted, zero, near, cosines, ordered).nonzero().ravel().tolist():
+        for at in _take(some, closeness, error, shifted, zero, near, distances, ordered).nonzero().ravel().tolist():
             reach = closeness[at].topk(count).values[-1] - 2 * error[at]
             yield int(some[at]), (closeness[at] >= reach).nonzero().ravel()
 
 
-def by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> Array:
-    """Candidates by distance from a row: distances keep the digits that cosines near 1 have lost.
+def by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tuple[Array, Array]:
+    """Candidates by distance from a row, and their distances, from differences, which cancel no digits.
 
     Distances equal up to their own rounding error are ties, which go by index.
     """
-    distances = (unit[candidates] - unit[row]).square().sum(1)
-    distances[zero[candidates] | zero[row]] = 2
+    distances = (unit[candidates] - unit[row]).square().sum(1) / 2
+    distances[zero[candidates] | zero[row]] = 1
     far, samples = distances.cpu().numpy(), candidates.cpu().numpy()
     order = np.argsort(far, kind="stable")
     ascending = far[order]
     group = np.empty(len(far), np.int64)
     group[order] = np.cumsum(np.diff(ascending, prepend=ascending[0]) > 1e-14 * np.sqrt(ascending))
-    return samples[np.lexsort((samples, group))]
+    found = np.lexsort((samples, group))
+    return samples[found], far[found]
 
 
 def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
@@ -144,14 +145,16 @@ def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
         return None
     place = np.full(len(a.near), -1, np.int32)
     place[chosen] = np.arange(len(chosen))
-    near, cosines = a.ranked
+    near, distances = a.ranked
     inside = place[near[chosen]] >= 0
     if (inside.sum(1) < k).any():  # too few of the nearest were chosen
-        near, cosines = nearest(a.unit, len(a.near) - 1, single=False, ordered=True)
+        near, distances = nearest(a.unit, len(a.near) - 1, single=False, ordered=True)
         inside = place[near[chosen]] >= 0
     first = inside & (inside.cumsum(1) <= k)
     shape = len(chosen), k
-    return Neighbours(place[near[chosen][first]].reshape(shape), cosines[chosen][first].reshape(shape), a.unit[chosen])
+    return Neighbours(
+        place[near[chosen][first]].reshape(shape), distances[chosen][first].reshape(shape), a.unit[chosen]
+    )
 
 
 class Common(NamedTuple):
@@ -220,8 +223,8 @@ def _overlap(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) ->
 def _local_cka(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Array:
     """HSIC_1 of the cosines of common neighbours, over that of each side's own neighbours."""
     (samples, _), pairs = a[0].near.shape, len(a) * len(b)
-    near, ours = np.stack([one.near for one in a]), np.stack([one.cosines for one in a])  # (a, sample, k)
-    theirs = np.stack([one.cosines for one in b])
+    near, ours = np.stack([one.near for one in a]), np.stack([_cosines(one) for one in a])  # (a, sample, k)
+    theirs = np.stack([_cosines(one) for one in b])
     parts: dict[int, list[tuple[Array, ...]]] = {at: [] for at in range(len(orders))}
     for at, found in common(a, b, orders):
         slot = (near[found.a, found.sample] == found.neighbour[:, None]).argmax(1)
@@ -235,10 +238,16 @@ def _local_cka(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) 
     return local.reshape(len(orders), len(a), len(b)) / norms[0][:, None] / norms[1]
 
 
+def _cosines(one: Neighbours) -> Array:
+    """(sample, k); less 1 where all samples are neighbours: HSIC_1 does not see it then, and it would cost digits."""
+    samples, k = one.near.shape
+    return (k < samples - 1) - one.distances
+
+
 def _own_hsic(one: Neighbours) -> float:
     """NaN where it is not positive: the score is not defined then."""
     samples, k = one.near.shape
-    sample, cosines = np.repeat(np.arange(samples), k), one.cosines.ravel()
+    sample, cosines = np.repeat(np.arange(samples), k), _cosines(one).ravel()
     found = _hsic(1, samples, np.zeros(samples * k, int), sample, one.near.ravel(), cosines, cosines)[0]
     return found if found > 0 else np.nan
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import cka, covariances, tables
-from .metric import Array
+from .metric import FEW, Array
 
 
 def batch_map(
@@ -43,7 +43,7 @@ def batch_map(
 
 def _hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
     """n (n - 3) HSIC_1 of all pairs (layer, layer) of one batch, in the features' own scale."""
-    exact = exact or layers[0].dtype == torch.float64 or len(layers[0]) < cka.FEW
+    exact = exact or layers[0].dtype == torch.float64 or len(layers[0]) < FEW
     products = [cka.u_centred(layer, exact) for layer in layers]
     inner = tables.inner_products(products, len(layers[0])).cpu().numpy()
     limits = np.array([product.limit for product in products])

@@ -122,6 +122,24 @@ def test_cknna_of_zero_rows(k, dtype):
     assert score("cknna", x, y, k) == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["f", "d"])
+@pytest.mark.parametrize("samples", [6, 40])
+def test_cknna_of_all_neighbours_under_an_offset_keeps_its_digits(samples, dtype):
+    x, y = (rng(s).standard_normal((samples, 8)).astype(dtype) + 300 for s in range(2))
+    y = y + x
+    unit = [side.astype(np.longdouble) for side in (x, y)]
+    unit = [side / np.sqrt((side**2).sum(1, keepdims=True)) for side in unit]
+    x_long, y_long = (1 - ((side[:, None] - side) ** 2).sum(2) / 2 for side in unit)
+
+    def hsic(a, b):  # all but the diagonal are neighbours
+        a, b = (side - np.diag(np.diag(side)) for side in (a - 1, b - 1))
+        total = a.sum() * b.sum() / ((samples - 1) * (samples - 2))
+        return (a * b.T).sum() + total - 2 * (a.sum(0) * b.sum(1)).sum() / (samples - 2)
+
+    wanted = hsic(x_long, y_long) / np.sqrt(hsic(x_long, x_long) * hsic(y_long, y_long))
+    assert score("cknna", x, y, samples - 1) == pytest.approx(float(wanted), abs=1e-5)
+
+
 def test_a_subset_of_one_direction_is_none():
     x = rng(0).standard_normal((20, 3))
     x[:8] = 0
@@ -182,7 +200,7 @@ def test_neighbour_sets_of_float32_are_those_of_float64(name):
     np.testing.assert_array_equal(ranking(x, 10), exact)
     unit = x / np.linalg.norm(x.astype(float), axis=1, keepdims=True)
     wanted = np.take_along_axis(unit @ unit.T, found.near.astype(int), 1)
-    np.testing.assert_allclose(found.cosines, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(1 - found.distances, wanted, rtol=0, atol=1e-6)
 
 
 def test_blocks_give_the_same_neighbours(monkeypatch):
