@@ -91,9 +91,8 @@ def test_tables_covariances_tiles_and_groups_agree(metric, monkeypatch):
     monkeypatch.setattr(covariances, "cheaper", lambda xs, ys: False)
     by_tables = LINEAR[metric].scores(xs, ys, 0)
     np.testing.assert_allclose(by_tables, by_dims, rtol=0, atol=1e-13)
-    monkeypatch.setattr(tables, "TILE", 32)
+    monkeypatch.setitem(tables.TILE, "cpu", 32)
     monkeypatch.setattr(tables, "CHUNK", 100)
-    monkeypatch.setattr(tables.tiles, "__defaults__", (32,))
     np.testing.assert_allclose(LINEAR[metric].scores(xs, ys, 0), by_tables, rtol=0, atol=1e-13)
 
 
