@@ -20,12 +20,12 @@ Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Float32 products are float32 inside, whatever a training script has allowed: no autocast, no TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False), torch.no_grad():
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False), torch.no_grad():
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -122,7 +122,7 @@ def map_moments(x: Stack, y: Stack) -> Moments:
         ValueError, TypeError: as `similarity_map`.
     """
     xs, ys = _open_map(x, y, "cka", 1)
-    with full_precision(xs[0].device):
+    with full_precision():
         return Moments(*permutation_moments(xs, ys))
 
 
@@ -142,7 +142,7 @@ def curve_null(
     orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for at, (x, y) in enumerate(opened):
-        with full_precision(x.device):
+        with full_precision():
             a, b = [how.relate(x, k)], [how.relate(y, k)]
             observed[at] = how.compare(a, b, k)[0, 0]
             scores[:, at] = how.permuted(a, b, k, orders)[:, 0, 0]
@@ -163,7 +163,7 @@ def map_null(
     xs, ys = _open_map(x, y, metric, k)
     _check_null(metric)
     how, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
-    with full_precision(xs[0].device):
+    with full_precision():
         a, b = [how.relate(one, k) for one in xs], [how.relate(one, k) for one in ys]
         return Null(how.compare(a, b, k), how.permuted(a, b, k, orders))
 
@@ -201,7 +201,7 @@ def curve_draws(
     halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for at, (x, y) in enumerate(opened):
-        with full_precision(x.device):
+        with full_precision():
             a, b = how.relate(x, k), how.relate(y, k)
             scores[at] = how.compare([a], [b], k)[0, 0]
             if half < how.least:

@@ -77,7 +77,7 @@ def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int
         TypeError: something that is not an array of numbers.
     """
     one, other = open_pair(x, y, metric, k)
-    with full_precision(one.device):
+    with full_precision():
         return float(METRICS[metric].scores([one], [other], k)[0, 0])
 
 
@@ -126,7 +126,7 @@ def similarity_map(
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
     xs, ys = alike(xs, ys, device)
-    with full_precision(xs[0].device):
+    with full_precision():
         scores = METRICS[metric].scores(xs, ys, k, memory)
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_told, "y": y_told}
@@ -158,7 +158,7 @@ def _of_batches(
             yield [x.to(first) for x in xs], [y.to(first) for y in ys]
 
     check_metric(metric)
-    with full_precision(torch.device(device or "cpu")):
+    with full_precision():
         scores = batch_map(opened(), metric, memory, minibatch)
     check_samples(metric, k, seen["samples"], seen["samples"])
     x_names, y_names = seen["names"]

@@ -147,7 +147,7 @@ def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
             a = a - sums[:, None] / (n - 2) - (sums / (n - 2) - sums.sum() / ((n - 1) * (n - 2)))
             a.fill_diagonal_(0)
         else:
-            a = a - sums[:, None] / n - (sums / n - sums.sum() / n**2)
+            a = _centred_table(a)
         size = float(a.norm())
         return a / size if size > NOTHING else None
 
@@ -190,15 +190,20 @@ def _by_tables(
     return found
 
 
+def _centred_table(table: Tensor) -> Tensor:
+    """H table H: row and column means removed."""
+    means = table.mean(1)
+    return table - means[:, None] - (means - means.mean())
+
+
 def _rbf_relate(x: Tensor, k: int) -> Tensor | None:
     kernel = gaussian(x)
     return None if kernel is None else _rbf_unit(tables.whole(kernel, len(x)))
 
 
 def _rbf_unit(table: Tensor) -> Tensor | None:
-    sums, n = table.sum(1), len(table)
     raw = float(table.norm())
-    table = table - sums[:, None] / n - (sums / n - sums.sum() / n**2)
+    table = _centred_table(table)
     size = float(table.norm())
     return table / size if size > NOTHING * raw else None
 

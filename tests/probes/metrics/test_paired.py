@@ -40,14 +40,6 @@ def pair(regime: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = g.standard_normal((2, 50, 12))
     y = x + 0.5 * y
     match regime:
-        case "independent":
-            y = g.standard_normal((50, 12))
-        case "offset":
-            x, y = x + 30, y + 30
-        case "massive dim":
-            x[:, 3] *= 1000
-        case "tiny":
-            x, y = 1e-4 * x, 1e-4 * y
         case "tiny against huge":
             x, y = 1e-30 * x, 1e30 * y
         case "zero rows":
@@ -57,18 +49,14 @@ def pair(regime: str) -> tuple[np.ndarray, np.ndarray]:
             x, y = x[:7], y[:7]
         case "constant":
             x[:], y[:] = x[0], y[0]
-        case "bfloat16":
-            x, y = (torch.tensor(side).bfloat16().float().numpy() for side in (x, y))
-        case "float16":
-            x, y = (torch.tensor(side).half().float().numpy() for side in (x, y))
     return x.astype("f"), y.astype("f")
 
 
 @pytest.mark.parametrize(
     "regime",
     [
-        "independent", "related", "offset", "massive dim", "tiny", "tiny against huge", "zero rows",
-        "fewer samples than dims", "constant", "bfloat16", "float16",
+        "related", "tiny against huge", "zero rows",
+        "fewer samples than dims", "constant",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("metric", METRICS)

@@ -46,36 +46,18 @@ def plain_probe(x: np.ndarray, y: np.ndarray) -> float:
 def pair(regime: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = related()
     match regime:
-        case "independent":
-            y = rng(9).standard_normal(y.shape)
-        case "offset":
-            x, y = x + 30, y + 30
-        case "massive dim":
-            x[:, 3] *= 1000
-        case "tiny":
-            x, y = 1e-4 * x, 1e-4 * y
-        case "unit rows":
-            x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
         case "fewer samples than dims":
             x, y = related(40, 90, 50)
-        case "duplicates":
-            x, y = (np.concatenate([side, side[:20]]) for side in (x, y))
-        case "constant columns":
-            x[:, ::3], y[:, 1] = 3, -0.1
         case "one dim":
             x, y = x[:, :1], y[:, :1]
-        case "bfloat16":
-            x, y = (torch.tensor(side).bfloat16().float().numpy() for side in (x, y))
-        case "float16":
-            x, y = (torch.tensor(side).half().float().numpy() for side in (x, y))
     return x.astype("f"), y.astype("f")
 
 
 @pytest.mark.parametrize(
     "regime",
     [
-        "independent", "related", "offset", "massive dim", "tiny", "unit rows", "fewer samples than dims", "duplicates",
-        "constant columns", "one dim", "bfloat16", "float16",
+        "related", "fewer samples than dims",
+        "one dim",
     ],
 )  # fmt: skip
 def test_plain_formula(regime):
