@@ -29,10 +29,11 @@ from .models.scenes import scene_stimuli
 from .models.training import train
 from .probes.alignment import alignment_curve, divergence, rises, rises_then_falls
 from .probes.bridges import BridgePlan, choose_bridges
-from .probes.extraction import Subject, extract, mismatched
+from .probes.extraction import extract, mismatched
 from .probes.features import Features, LayerFeatures, write_whole
 from .probes.similarity import chance, similarity, similarity_map
 from .probes.stimuli import Stimuli, load_stimuli
+from .probes.subjects import Subject
 
 EXPERTS = ("scenes-vlm", "scenes-dit")
 TIMESTEPS = (0.2, 0.5, 0.8)
@@ -73,7 +74,7 @@ def measure(folder: Path, budget: Budget) -> None:
     for name in EXPERTS:
         for twin in (False, True):
             expert = open_expert(name, random_weights=twin)
-            times = TIMESTEPS if expert.uses_timesteps else ()
+            times = TIMESTEPS if expert.timed_tasks else ()
             seen = features[expert.name] = cached(folder, expert, stimuli, timesteps=times)
             control = "random weights" if twin else "none"
             curves += [_curve(seen["image"], seen["text"], metric, control, name) for metric in METRICS]
@@ -81,7 +82,7 @@ def measure(folder: Path, budget: Budget) -> None:
         unrelated = _permuted(seen["text"])
         curves += [_curve(seen["image"], unrelated, metric, "mismatched captions", name) for metric in METRICS]
         curves += [_pixels_and_words(stimuli, seen["image"], metric) for metric in METRICS]
-        times = (PLAN_TIMESTEP,) if expert.uses_timesteps else ()
+        times = (PLAN_TIMESTEP,) if expert.timed_tasks else ()
         for control, shown in (("none", stimuli), ("mismatched captions", mismatched(stimuli))):
             both = cached(folder, expert, shown, timesteps=times, joint=True)
             curves.append(_curve(both["image"], both["text"], "mutual_knn", control, name))

@@ -26,9 +26,9 @@ from transformers import (
     set_seed,
 )
 
-from ..probes.extraction import Shown
 from ..probes.stacks import find_stacks
 from ..probes.stimuli import Stimulus
+from ..probes.subjects import Shown
 from . import weights
 from .pixels import noisy_images
 from .tokens import pad, tokenize
@@ -51,9 +51,11 @@ class TextExpert:
     causal: bool = False
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("text",)
-    uses_timesteps: bool = False
+    timed_tasks: tuple[str, ...] = ()
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         bos = self.tokenizer.bos_token_id if self.causal else None
         begin = "" if bos is None or self.tokenizer("a").input_ids[0] == bos else self.tokenizer.bos_token
         inputs, words = tokenize(self.tokenizer, [begin + s.text for s in stimuli], self.model.device)
@@ -72,9 +74,11 @@ class VisionExpert:
     blocks: tuple[str, ...]
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("image",)
-    uses_timesteps: bool = False
+    timed_tasks: tuple[str, ...] = ()
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         pixels = self.processor([s.image for s in stimuli], return_tensors="pt").pixel_values.to(self.model.device)
         config = self.model.config
         patches = (pixels.shape[-2] // config.patch_size) * (pixels.shape[-1] // config.patch_size)
@@ -99,9 +103,11 @@ class LlavaExpert:
     blocks: tuple[str, ...]
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("image", "text")
-    uses_timesteps: bool = False
+    timed_tasks: tuple[str, ...] = ()
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         config, device = self.model.config, self.model.device
         image_tokens = config.image_seq_length if "image" in modalities else 0
         texts = [s.text if "text" in modalities else "" for s in stimuli]
@@ -134,7 +140,7 @@ class DitExpert:
     text_tokens: int = 20
     tasks: tuple[str, ...] = ("generation",)
     modalities: tuple[str, ...] = ("image", "text")
-    uses_timesteps: bool = True
+    timed_tasks: tuple[str, ...] = ("generation",)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Text states (batch, token, dim), zero at padding; the empty text is the null caption."""
@@ -153,7 +159,9 @@ class DitExpert:
         pooled = text.new_zeros(len(text), self.model.config["pooled_projection_dim"])
         return self.model(noisy, encoder_hidden_states=text, pooled_projections=pooled, timestep=time * 1000).sample
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         texts = [s.text if "text" in modalities else "" for s in stimuli]
         side, device = self.model.config["sample_size"], self.model.device
         noisy, time = noisy_images(stimuli, "image" in modalities, timestep, side)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..probes.extraction import Shown, Subject
 from ..probes.stimuli import Stimulus
+from ..probes.subjects import Shown, Subject
 from .experts import LlavaExpert
 from .fusion import FusedModel
 from .pixels import noisy_images
@@ -29,9 +29,11 @@ class FusedGenerator:
     blocks: tuple[str, ...]
     tasks: tuple[str, ...] = ("generation",)
     modalities: tuple[str, ...] = ("image", "text")
-    uses_timesteps: bool = True
+    timed_tasks: tuple[str, ...] = ("generation",)
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         if len(modalities) > 1:
             raise ValueError(
                 f"{self.name} has no joint pass: image and text would be the same tokens of its image stream"

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .capture import EMBEDDINGS, capture
 from .features import Features, LayerFeatures
-from .stimuli import Stimuli, Stimulus
-
-TASKS = ("understanding", "generation")
-MODALITIES = ("image", "text")
-
-
-class Shown(NamedTuple):
-    """One forward pass over a batch, ready to run.
-
-    `run()` runs it; `tokens[modality]` is a bool mask (batch, token) of the tokens to average, over the hidden state,
-    or over the stream named in `streams[modality]` where blocks have several.
-    """
-
-    run: Callable[[], Any]
-    tokens: dict[str, Tensor]
-    streams: dict[str, str | None]
-
-
-class Subject(Protocol):
-    """Anything that can be probed: a model, its blocks in depth order, and how stimuli become its inputs."""
-
-    # Read-only, so that a subject may be more precise: its model's own class, a tuple of one task.
-    @property
-    def name(self) -> str: ...
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def blocks(self) -> tuple[str, ...]: ...  # dotted paths in depth order
-    @property
-    def tasks(self) -> tuple[str, ...]: ...
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def uses_timesteps(self) -> bool: ...
-
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
-        """Prepare one pass that shows these modalities of the stimuli and nothing of the other."""
-        ...
+from .stimuli import Stimuli
+from .subjects import Shown, Subject
 
 
 def extract(
@@ -102,7 +66,7 @@ def extract(
                     bar.update(len(batches))
                     continue
                 for batch in batches:
-                    shown = subject.show(batch, modalities, time)
+                    shown = subject.show(batch, modalities, task, time)
                     with torch.inference_mode(), capture(subject.model, layers, keep=_pool(shown)) as taps:
                         shown.run()
                     for layer in layers:
@@ -127,8 +91,9 @@ def _check(subject: Subject, task: str | None, timesteps: Sequence[float], joint
         task = subject.tasks[0]
     if task not in subject.tasks:
         raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
-    if subject.uses_timesteps != bool(timesteps):
-        need = "needs timesteps, such as timesteps=(.2, .5, .8)" if subject.uses_timesteps else "takes no timesteps"
+    timed = task in subject.timed_tasks
+    if timed != bool(timesteps):
+        need = "needs timesteps, such as timesteps=(.2, .5, .8)" if timed else "takes no timesteps"
         raise ValueError(f"{subject.name} {need}")
     if not all(0 < t <= 1 for t in timesteps):
         raise ValueError(f"timesteps {tuple(timesteps)} must lie in 0 (clean image, excluded) to 1 (noise)")

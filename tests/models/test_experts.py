@@ -196,7 +196,7 @@ def test_a_tokenizer_that_begins_by_itself_begins_once(llama_folder):
     expert = open_expert(llama_folder)
     assert isinstance(expert, TextExpert)
     assert expert.tokenizer("a").input_ids[0] == 1
-    given = expert.show(stimuli_of("a ring"), ("text",), None)
+    given = expert.show(stimuli_of("a ring"), ("text",), "understanding", None)
     assert given.tokens["text"].tolist() == [[False, True, True, False]]
 
 
@@ -205,7 +205,7 @@ def test_a_causal_model_without_a_token_to_begin_with(llama_folder):
     config = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in config.items() if k != "bos_token"}))
     expert = open_expert(llama_folder)
-    given = expert.show(stimuli_of("a ring"), ("text",), None)
+    given = expert.show(stimuli_of("a ring"), ("text",), "understanding", None)
     assert given.tokens["text"].tolist() == [[False, True, True, False]]
 
 
@@ -249,14 +249,14 @@ def test_vision_towers_pool_patches_alone(tmp_path, registers):
 
 def test_llava_tokens(tiny_vlm, stimuli):
     words = [len(tiny_vlm.tokenizer(s.text, add_special_tokens=False).input_ids) for s in stimuli]
-    text = tiny_vlm.show(stimuli, ("text",), None).tokens["text"]
+    text = tiny_vlm.show(stimuli, ("text",), "understanding", None).tokens["text"]
     assert text.sum(1).tolist() == words
     assert not text[:, 0].any()
-    image = tiny_vlm.show(stimuli, ("image",), None).tokens
+    image = tiny_vlm.show(stimuli, ("image",), "understanding", None).tokens
     assert set(image) == {"image"}
     assert image["image"].shape == (len(stimuli), 17)
     assert image["image"].sum(1).tolist() == [16] * len(stimuli)
-    both = tiny_vlm.show(stimuli, ("image", "text"), None).tokens
+    both = tiny_vlm.show(stimuli, ("image", "text"), "understanding", None).tokens
     assert both["text"].sum(1).tolist() == words
     assert not (both["text"] & both["image"]).any()
     assert both["text"][0].nonzero().min() == 17
@@ -273,7 +273,7 @@ def other_images(stimuli: Stimuli) -> Stimuli:
 @pytest.mark.parametrize("family", ["tiny_vlm", "tiny_dit"])
 def test_a_separate_pass_does_not_see_the_other_modality(family, stimuli, request):
     expert = request.getfixturevalue(family)
-    options = {"timesteps": (0.5,)} if expert.uses_timesteps else {}
+    options = {"timesteps": (0.5,)} if expert.timed_tasks else {}
     shown = (stimuli, other_texts(stimuli), other_images(stimuli))
     plain, worded, drawn = (extract(expert, s, **options) for s in shown)
     assert torch.equal(plain["image"].values, worded["image"].values)
@@ -290,7 +290,7 @@ def test_a_separate_pass_does_not_see_the_other_modality(family, stimuli, reques
 @pytest.mark.parametrize("family", ["tiny_vlm", "tiny_dit"])
 def test_features_do_not_depend_on_batches_or_order(family, stimuli, request):
     expert = request.getfixturevalue(family)
-    options = {"timesteps": (0.2, 0.8)} if expert.uses_timesteps else {}
+    options = {"timesteps": (0.2, 0.8)} if expert.timed_tasks else {}
     whole = extract(expert, stimuli, **options)
     order = [3, 0, 4, 2, 1]
     dealt = extract(expert, Stimuli([stimuli[i] for i in order]), batch_size=2, **options)
@@ -310,8 +310,8 @@ def test_dit_text_ends_one_block_earlier(tiny_dit, stimuli):
 
 def test_dit_text_tokens_are_its_words(tiny_dit):
     shown = stimuli_of("a red circle", "a ring")
-    assert tiny_dit.show(shown, ("text",), 0.5).tokens["text"].sum(1).tolist() == [3, 2]
-    assert tiny_dit.show(shown, ("image",), 0.5).tokens["image"].shape == (2, 16)
+    assert tiny_dit.show(shown, ("text",), "generation", 0.5).tokens["text"].sum(1).tolist() == [3, 2]
+    assert tiny_dit.show(shown, ("image",), "generation", 0.5).tokens["image"].shape == (2, 16)
 
 
 def test_text_states_are_zero_at_padding(tiny_dit):
@@ -339,7 +339,7 @@ def test_dit_needs_no_pooled_vector(tiny_dit):
 def test_llava_answers_to_causality(tiny_vlm, stimuli):
     """A later word changes no earlier state: the rows are not mixed up."""
     shown = [stimuli[0], stimuli[0]._replace(text=stimuli[0].text + " , black ring top left")]
-    given = tiny_vlm.show(shown, ("text",), None)
+    given = tiny_vlm.show(shown, ("text",), "understanding", None)
     with torch.no_grad(), capture(tiny_vlm.model, tiny_vlm.blocks) as taps:
         given.run()
     count = int(given.tokens["text"][0].sum()) + 1

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bridgework.probes.extraction import Shown, extract, mismatched, noise_for
+from bridgework.probes.extraction import extract, mismatched, noise_for
 from bridgework.probes.stimuli import Stimuli, Stimulus
+from bridgework.probes.subjects import Shown
 
 DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
 
@@ -46,14 +47,16 @@ class Toy:
     """Pixels are four image tokens, letters the text tokens, one to each; with timesteps, noise is mixed in."""
 
     model: Stack
-    uses_timesteps: bool = False
+    timed_tasks: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ("image", "text")
     tasks: tuple[str, ...] = ("understanding",)
     name: str = "toy"
     blocks: tuple[str, ...] = ("layers.0", "layers.1", "layers.2")
     run: Callable[..., Any] | None = None
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None) -> Shown:
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
         states, tokens = [], {}
         before = 0
         if "image" in modalities:
@@ -84,7 +87,7 @@ def toy() -> Toy:
 
 @pytest.fixture
 def swept(toy) -> Toy:
-    toy.uses_timesteps, toy.tasks = True, ("generation",)
+    toy.timed_tasks, toy.tasks = ("generation",), ("generation",)
     return toy
 
 
