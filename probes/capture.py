@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
 
-from .stacks import find_block, split_streams
+from .outputs import named_inputs, split_streams
+from .stacks import find_block
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
 Keep = Callable[[str, str | None, Tensor], Any]
@@ -88,8 +88,3 @@ def capture(
     missing = [path for path in layers if path not in taps]
     if missing:
         raise RuntimeError(f"layer {missing[0]!r} never ran: was the model called inside the context?")
-
-
-def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by the names of the module's `forward`, whether given by position or by keyword."""
-    return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments

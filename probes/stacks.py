@@ -1,36 +1,44 @@
-"""Find a model's block stacks by structure, and read the hidden state out of what a block returns."""
+"""Find a model's block stacks by structure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
+
+CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
 def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     """The stacks of repeated blocks in a model, outermost only, each with its blocks' paths in depth order.
 
-    A stack is a `ModuleList` of two or more blocks of one class that have children of their own.
+    A stack is a `ModuleList`, `Sequential` or `ModuleDict` of blocks, modules with children of their own. Blocks are of
+    one class, or, in a `ModuleList`, of several where each has parts with parts (hybrid language models, the two sides
+    of a U-Net); lists of lists are one stack. Lists of simple parts (heads, projections, mergers) are stacks only in a
+    model that has nothing deeper. A U-Net's middle block is a stack of one.
 
     >>> find_stacks(llava)
     {'model.vision_tower.encoder.layers': [...4 paths], 'model.language_model.layers': [...16 paths]}
+    >>> {path: len(blocks) for path, blocks in find_stacks(unet).items()}
+    {'down_blocks': 4, 'mid_block': 1, 'up_blocks': 4}
 
     Raises ValueError if the model has none.
     """
-    stacks: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
-        inside = any(path.startswith(block + ".") for blocks in stacks.values() for block in blocks)
-        if inside or not isinstance(module, nn.ModuleList) or len(module) < 2:
-            continue
-        if len({type(block) for block in module}) == 1 and any(True for _ in module[0].children()):
-            stacks[path] = [f"{path}.{index}" for index in range(len(module))]
+        taken = [block for blocks in found.values() for block in blocks]
+        inside = any(path.startswith(f"{block}.") or block.startswith(f"{path}.") for block in taken)
+        if not inside and (blocks := _blocks(path, module)):
+            found[path] = blocks
+    depths = {path: max(_depth(model.get_submodule(block)) for block in blocks) for path, blocks in found.items()}
+    deep = {path: blocks for path, blocks in found.items() if depths[path] > 1}
+    stacks = deep or {path: blocks for path, blocks in found.items() if len(blocks) > 1}
     if not stacks:
         raise ValueError(
-            f"{type(model).__name__} has no stack of blocks (a ModuleList of two or more blocks of one class): "
-            "name the layers yourself, as capture(model, layers=[...])"
+            f"{type(model).__name__} has no stack of blocks (a ModuleList, Sequential or ModuleDict of modules with "
+            "children of their own): name the layers yourself, as capture(model, layers=[...])"
         )
-    return stacks
+    return _with_middles(model, stacks)
 
 
 def find_block(model: nn.Module, path: str) -> nn.Module:
@@ -42,33 +50,59 @@ def find_block(model: nn.Module, path: str) -> nn.Module:
         raise ValueError(f"unknown layer {path!r}: {type(model).__name__} has the stacks {there}") from None
 
 
-def split_streams(path: str, inputs: Mapping[str, Any], output: Any) -> Tensor | dict[str, Tensor]:
-    """A block's hidden state (batch, token, dim), or one for each stream of a dual-stream block.
+def _blocks(path: str, module: nn.Module) -> list[str]:
+    """The paths of a container's blocks, or none if it is no stack."""
+    if not isinstance(module, CONTAINERS):
+        return []
+    members = list(_members(path, module))
+    if not members or any(_depth(member) == 0 for _, member in members):
+        return []
+    alike = len({type(member) for _, member in members}) == 1
+    several_classes = isinstance(module, nn.ModuleList) and all(_depth(member) > 1 for _, member in members)
+    enough = len(members) > 1 or isinstance(module, nn.ModuleList)
+    return [name for name, _ in members] if enough and (alike or several_classes) else []
 
-    A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states` (text) and returns both, some as
-    (text, image) and some as (image, text): they are told apart by their shapes. The text may be None after the last
-    block.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if not isinstance(output, tuple) or not output:
-        raise TypeError(f"block {path!r} returned {type(output).__name__}: expected a tensor or a tuple of tensors")
-    image, text = inputs.get("hidden_states"), inputs.get("encoder_hidden_states")
-    dual = len(output) == 2 and all(x is None or (isinstance(x, Tensor) and x.dim() == 3) for x in output)
-    if not (dual and isinstance(image, Tensor) and isinstance(text, Tensor)):
-        if isinstance(output[0], Tensor):
-            return output[0]  # transformers' older blocks: (hidden state, attention weights, ...)
-        raise TypeError(
-            f"block {path!r} returned a tuple that starts with {type(output[0]).__name__}: expected a tensor"
-        )
-    if image.shape == text.shape:
-        raise ValueError(
-            f"block {path!r} has image and text streams of one shape {tuple(image.shape)}: give them unequal lengths"
-        )
-    return {
-        name: stream
-        for stream in output
-        if stream is not None
-        for name, given in (("image", image), ("text", text))
-        if stream.shape == given.shape
-    }
+
+def _members(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What a container holds, with lists of lists laid end to end: a list cannot be called, so it is no block."""
+    for name, member in module.named_children():
+        if isinstance(member, nn.ModuleList):
+            yield from _members(f"{path}.{name}", member)
+        else:
+            yield f"{path}.{name}" if path else name, member
+
+
+def _depth(module: nn.Module) -> int:
+    """How many levels of modules are inside, containers not counted: 0 = a layer, 1 = of layers, 2 = of parts."""
+    inner = [_depth(child) + (not isinstance(child, CONTAINERS)) for child in module.children()]
+    return max(inner, default=0)
+
+
+def _parts(module: nn.Module) -> set[type]:
+    """The classes of what a block holds in lists of its own."""
+    lists = (child for child in module.children() if isinstance(child, nn.ModuleList))
+    return {type(part) for each in lists for part in each.children() if _depth(part)}
+
+
+def _with_middles(model: nn.Module, stacks: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Put a single block, in depth order, among the stacks that it stands beside and shares the parts of."""
+    middles: dict[str, str] = {}  # path of the block -> path of the first stack that it stands beside
+    for path, blocks in stacks.items():
+        parts = set().union(*(_parts(model.get_submodule(block)) for block in blocks))
+        parent = path.rpartition(".")[0]
+        for name, module in model.get_submodule(parent).named_children():
+            single = f"{parent}.{name}" if parent else name
+            own = _parts(module)
+            if single != path and not isinstance(module, CONTAINERS) and own and own <= parts:
+                middles.setdefault(single, path)
+    kept = {path: blocks for path, blocks in stacks.items() if not path.startswith(tuple(f"{m}." for m in middles))}
+    registered = [path for path, _ in model.named_modules()]
+    ordered: dict[str, list[str]] = {}
+    for path, blocks in kept.items():
+        parent = path.rpartition(".")[0]
+        alone = [middle for middle, stack in middles.items() if stack == path]
+        between = sum(other.rpartition(".")[0] == parent for other in kept) > 1
+        # With a stack on either side it runs between them; beside one alone (a decoder's), as it was registered.
+        first = [m for m in alone if not between and registered.index(m) < registered.index(path)]
+        ordered |= {m: [m] for m in first} | {path: blocks} | {m: [m] for m in alone if m not in first}
+    return ordered

@@ -8,7 +8,8 @@ from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from bridgework.probes.stacks import find_block, find_stacks, split_streams
+from bridgework.probes.outputs import split_streams
+from bridgework.probes.stacks import find_block, find_stacks
 
 
 @pytest.fixture(scope="module")
