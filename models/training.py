@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..probes.bridges import BridgePlan
+from ..probes.intercept import Attention, Intercept
 from . import small
-from .fusion import Attention, FusedModel, Intercept
+from .fusion import FusedModel
 
 # Matrices of blocks and bridges: Muon is made for these, and for neither norms, modulations nor embeddings.
 _HIDDEN = re.compile(r"(block|blocks|layers|bridges)\.\d+\.(?!.*(norm|relative))")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import pearson3
+from scipy.stats import t as student
 from torch import Tensor
 
 from .metrics import METRICS, Array, Metric
@@ -224,6 +225,16 @@ def interval(estimate: Array | float, draws: Array) -> tuple[Array, Array]:
     """The 95 % interval, centred on the estimate (...): 1.96 standard deviations of draws (draw, ...) on each side."""
     half = Z95 * np.asarray(draws).std(0)
     return estimate - half, estimate + half
+
+
+def mean_interval(values: Array) -> tuple[Array, Array, Array]:
+    """Mean and 95 % interval (Student's t) over independent samples, (sample, ...); NaN bounds for one sample."""
+    values = np.asarray(values, float)
+    mean, count = values.mean(0), len(values)
+    if count < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    reach = student.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
+    return mean, mean - reach, mean + reach
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bridgework.models.fusion import FusedModel, SharedAttention, intercepted
+from bridgework.models.fusion import FusedModel, SharedAttention
 from bridgework.probes.bridges import BridgePlan
+from bridgework.probes.intercept import intercepted
 
 CAPTIONS = ["a red circle", "three blue crosses and a very long black square top left", "a ring"]
 
