@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
+from ..probes.home import home as weights_home
 from .conversion import convert_bert, convert_dinov2, convert_llama
 
 MANIFEST = "bridgework.json"
@@ -41,11 +42,6 @@ class Source:
     origin: str
     licence: str
     note: str
-
-
-def weights_home() -> Path:
-    """Folder that holds the converted weights: $BRIDGEWORK_HOME, else ~/.cache/bridgework."""
-    return Path(os.environ.get("BRIDGEWORK_HOME") or Path.home() / ".cache" / "bridgework").expanduser().absolute()
 
 
 def _source(name: str) -> Source:

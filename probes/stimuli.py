@@ -1,9 +1,9 @@
 """Stimuli: the paired images and texts shown to every subject.
 
-Three sources: the bundled Noto emoji with their English names, an image folder with `metadata.jsonl`, and a
-`datasets.Dataset`. Every image and caption is checked once when the set is made, so that nothing fails hours later in
-the middle of an extraction; afterwards images are decoded again each time they are asked for, so that a large folder
-does not have to fit into memory.
+Four sources: the bundled Noto emoji with their English names, a fetched picture set, an image folder with
+`metadata.jsonl`, and a `datasets.Dataset`. Every image and caption is checked once when the set is made, so that
+nothing fails hours later in the middle of an extraction; afterwards images are decoded again each time they are asked
+for, so that a large folder does not have to fit into memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import Any, NamedTuple, overload
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from .picture_sets import PICTURE_SETS, REMEDY, fetched
+
 _NOTO = Path(__file__).parent / "noto" / "noto.zip"
-_SOURCES = "expected 'noto', a folder with metadata.jsonl, or a datasets.Dataset"
+_SOURCES = f"expected 'noto', {str([*PICTURE_SETS])[1:-1]}, a folder with metadata.jsonl, or a datasets.Dataset"
 
 
 class Stimulus(NamedTuple):
@@ -80,6 +82,14 @@ class Stimuli(Sequence[Stimulus]):
         image, text, id, _ = self._entries[index]
         return Stimulus(image if isinstance(image, Image.Image) else image(), text, id)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(entry.id for entry in self._entries)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(entry.text for entry in self._entries)
+
     def __repr__(self) -> str:
         return f"Stimuli({self.name!r}, {len(self)} samples, digest {self.digest[:12]})"
 
@@ -90,8 +100,9 @@ def load_stimuli(source: Any, limit: int | None = None) -> Stimuli:
     `source` is one of
     - "noto": 1,392 emoji of the Noto Color Emoji font (136 x 128) with their English names. They come in a fixed
       shuffled order, so that a `limit` draws from all kinds of emoji.
+    - "fluent", "tuxpaint" or "openclipart": sets that `make stimuli` fetches (probes/picture_sets.py), shuffled too.
     - a folder with `metadata.jsonl`: one JSON object a line with `file_name` (relative to the folder; it is the id) and
-      `text`, images in any format that PIL reads. (A folder called "noto" is reached as "./noto".)
+      `text`, images in any format that PIL reads. (A folder called as one of the sets above is reached as "./noto".)
     - a `datasets.Dataset` with columns `image` and `text` (or `caption`); the id is the row number.
 
     `limit` keeps the first that many pairs, and only these are read. Transparent images are laid over white, and photos
@@ -105,6 +116,11 @@ def load_stimuli(source: Any, limit: int | None = None) -> Stimuli:
         raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")
     if isinstance(source, str) and source == "noto":
         return Stimuli(_zip_entries(_NOTO, limit), "noto")
+    if isinstance(source, str) and source in PICTURE_SETS:
+        pictures = Stimuli(_folder_entries(fetched(source), limit), source)
+        if limit is None and pictures.digest != PICTURE_SETS[source].digest:
+            raise ValueError(f"the stimuli {source!r} are damaged or of another version: {REMEDY} again")
+        return pictures
     if isinstance(source, str | Path):
         folder = _existing_folder(source)
         return Stimuli(_folder_entries(folder, limit), folder.resolve().name)

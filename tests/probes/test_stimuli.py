@@ -288,7 +288,10 @@ def test_folder_limit_reads_no_further(tmp_path):
 
 def test_folder_is_missing(tmp_path):
     for source in (tmp_path / "gone", str(tmp_path / "gone"), "./gone", Path("gone")):
-        with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone: expected 'noto', a folder with"):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"there is no folder .*gone: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with",
+        ):
             load_stimuli(source)
 
 
@@ -428,7 +431,10 @@ def test_bad_datasets(columns, kind, message):
 def test_unknown_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name:
-        with pytest.raises(ValueError, match=f"unknown stimuli '{name}'.*: expected 'noto', a folder with metadata"):
+        with pytest.raises(
+            ValueError,
+            match=f"unknown stimuli '{name}'.*: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with metadata",
+        ):
             load_stimuli(name)
     else:
         with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl"):
@@ -437,7 +443,10 @@ def test_unknown_name(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", [None, 5, ["a.png"]])
 def test_unknown_kind_of_source(source):
-    with pytest.raises(TypeError, match=f"from a {type(source).__name__}: expected 'noto', a folder"):
+    with pytest.raises(
+        TypeError,
+        match=f"from a {type(source).__name__}: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder",
+    ):
         load_stimuli(source)
 
 
