@@ -20,19 +20,27 @@ def main(arguments: list[str] | None = None) -> None:
 
     command(_demo, "the main job on the bundled data, within minutes; writes figures/gallery/index.html")
     command(_reproduce, "the committed long run (hours); writes results/")
-    sub = command(_extract, "hidden states of every layer of an expert: one safetensors file")
+    sub = command(_extract, "hidden states of every layer of an expert: a feature store, also under torchrun")
     sub.add_argument("expert", help="scenes-vlm, scenes-dit, smollm2-135m, minilm-l6, dinov2-s, a folder or a Hub id")
     sub.add_argument("stimuli", help="noto, scenes-evidence, scenes-test, or a folder with metadata.jsonl")
-    sub.add_argument("out", type=Path, help="the file to write; if it is there, nothing is done")
+    sub.add_argument("out", type=Path, help="the folder to write; if it was begun, it is gone on with")
+    sub.add_argument("--task", help="understanding or generation, of an expert that has both")
     sub.add_argument("--timesteps", type=float, nargs="*", default=[], help="of a generation expert, such as .2 .5 .8")
     sub.add_argument("--joint", action="store_true", help="one pass with both modalities")
+    sub.add_argument("--layers", nargs="+", help="some alone, such as embeddings 0 7")
+    sub.add_argument("--pooling", default="mean", help="mean, last, first, none or a patch grid such as grid:4 (mean)")
+    sub.add_argument("--special", action="store_true", help="pool sinks, class tokens and the like as well")
+    sub.add_argument("--cleaned", action="store_true", help="keep clamped and z-scored features beside the raw ones")
+    sub.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of what is kept")
+    sub.add_argument("--precision", help="bf16 or fp16: run the expert under autocast")
+    sub.add_argument("--batch-size", type=int, default=32, help="stimuli at once (32)")
     sub.add_argument("--random-weights", action="store_true", help="the random-weight twin")
     sub.add_argument("--limit", type=int, default=512, help="stimuli at most (512)")
-    sub = command(_align, "the alignment curve of image and text of one features file, as CSV")
+    sub = command(_align, "the alignment curve of image and text of one feature store, as CSV")
     sub.add_argument("features", type=Path)
     sub.add_argument("out", type=Path)
     sub.add_argument("--metric", default="mutual_knn", help="any of probes.similarity")
-    sub = command(_choose, "a bridge plan from two features files")
+    sub = command(_choose, "a bridge plan from two feature stores")
     sub.add_argument("understanding", type=Path)
     sub.add_argument("generation", type=Path)
     sub.add_argument("out", type=Path, help="the plan to write, JSON")
@@ -55,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     try:
         options.pop("run")(**options)
-    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         sys.exit(f"bridgework: {error}")
-    except KeyError as error:  # a modality that a features file has not: its text is what KeyError would quote
+    except KeyError as error:  # a modality that a store has not: its text is what KeyError would quote
         sys.exit(f"bridgework: {error.args[0]}")
     except KeyboardInterrupt:
         print("bridgework: stopped; the same command goes on from here", file=sys.stderr)
@@ -76,23 +84,25 @@ def _reproduce() -> None:
     reproduce()
 
 
-def _extract(expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, **options: Any) -> None:
+def _extract(
+    expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, dtype: str, **options: Any
+) -> None:
+    import torch
+
     from .models.experts import open_expert
     from .models.scenes import scene_stimuli
     from .probes.extraction import extract
     from .probes.stimuli import load_stimuli
 
-    if out.exists():
-        print(f"{out} is there already")
-        return
     part = stimuli.removeprefix("scenes-")
     shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
-    extract(open_expert(expert, random_weights), shown, **options).save(out)
+    extract(open_expert(expert, random_weights), shown, store=out, dtype=getattr(torch, dtype), **options)
 
 
 def _align(features: Path, out: Path, metric: str) -> None:
     from .probes.alignment import alignment_curve
-    from .probes.features import Features, write_whole
+    from .probes.features import Features
+    from .probes.files import write_whole
 
     seen = Features.load(features)
     curve = alignment_curve(seen["image"], seen["text"], metric=metric)

@@ -16,7 +16,7 @@ from .models import weights
 from .models.evaluation import evaluate
 from .models.experts import open_expert
 from .probes.bridges import BridgePlan
-from .probes.features import write_whole
+from .probes.files import write_whole
 
 RUNS = Path("runs")
 RESULTS = Path(__file__).parent / "results"

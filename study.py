@@ -30,10 +30,12 @@ from .models.training import train
 from .probes.alignment import alignment_curve, divergence, rises, rises_then_falls
 from .probes.bridges import BridgePlan, choose_bridges
 from .probes.extraction import extract, mismatched
-from .probes.features import Features, LayerFeatures, write_whole
+from .probes.features import Features, LayerFeatures
+from .probes.files import write_whole
 from .probes.similarity import chance, similarity, similarity_map
 from .probes.stimuli import Stimuli, load_stimuli
 from .probes.subjects import Subject
+from .probes.work import plan
 
 EXPERTS = ("scenes-vlm", "scenes-dit")
 TIMESTEPS = (0.2, 0.5, 0.8)
@@ -107,15 +109,10 @@ def read_map(folder: Path) -> pd.DataFrame:
 
 
 def cached(folder: Path, subject: Expert | Subject, stimuli: Stimuli, **options: Any) -> Features:
-    """`extract`, or what it left in the folder for the same weights, stimuli and options."""
-    weights = hashlib.sha256()
-    for tensor in subject.model.state_dict().values():
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    key = json.dumps([subject.name, weights.hexdigest(), stimuli.digest, options], sort_keys=True)
-    path = folder / "features" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    if not path.exists():
-        extract(subject, stimuli, **options).save(path)
-    return Features.load(path)
+    """`extract` into a store of its own for the same weights, stimuli, options and versions; goes on with one begun."""
+    made = json.dumps(plan(subject, stimuli, **options).made, sort_keys=True)
+    store = folder / "features" / hashlib.sha256(made.encode()).hexdigest()[:16]
+    return extract(subject, stimuli, store=store, **options)
 
 
 def _curve(image: LayerFeatures, text: LayerFeatures, metric: str, control: str, subject: str) -> pd.DataFrame:

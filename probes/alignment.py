@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .features import LayerFeatures
 from .metrics import Array
-from .operands import alike, check_dims, check_finite, check_same_stimuli, check_samples, numbers
+from .operands import Layers, alike, check_dims, check_finite, check_same_stimuli, check_samples, numbers, open_layers
 from .significance import curve_draws, curve_null, interval
 from .similarity import chance, used_k
 
@@ -231,7 +231,7 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
                 f"y must be LayerFeatures or a (sample, dim) reference, got shape {tuple(reference.shape)}"
             )
         check_finite([reference], ["the reference y"])
-        _, (reference,) = alike(list(values[0]), [reference])
+        _, (reference,) = alike(values[0], [reference])
         return [
             (t, at, layer, reference) for t, stack in zip(times, values, strict=True) for at, layer in enumerate(stack)
         ]
@@ -246,7 +246,7 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
     if y.timesteps and x.timesteps != y.timesteps:
         raise ValueError(f"x was swept over timesteps {x.timesteps}, y over {y.timesteps}: extract both in one sweep")
     if len(others) != len(values):
-        others = others.expand(len(values), *others.shape[1:])
+        others = others * len(values)
     place = {name: at for at, name in enumerate(y.layers)}
     matched = [(at, place[name]) for at, name in enumerate(x.layers) if name in place]
     if not matched:
@@ -254,16 +254,16 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
     return [(t, i, a[i], b[j]) for t, a, b in zip(times, values, others, strict=True) for i, j in matched]
 
 
-def _finite(features: LayerFeatures) -> Tensor:
-    """Values as (timestep, layer, sample, dim), checked."""
-    values = features.values.detach()
-    values = values[None] if values.ndim == 3 else values
-    for stack in values:
+def _finite(features: LayerFeatures) -> list[Layers]:
+    """The layers (sample, dim) of each timestep, checked."""
+    layers = open_layers(features)
+    stacks = [list(each) for each in zip(*layers, strict=True)] if features.swept else [layers]
+    for stack in stacks:
         check_finite(
             stack,
             [f"layer {name!r} of {features.modality} features of {features.subject!r}" for name in features.layers],
         )
-    return values
+    return stacks
 
 
 def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:

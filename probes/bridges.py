@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .features import write_whole
+from .files import write_whole
 from .metrics import Array
 
 STREAMS = ("image", "text", "both")

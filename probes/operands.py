@@ -81,7 +81,7 @@ def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float],
         if stack.values.ndim == 4:
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
-        layers, names, depths = list(stack.values.detach()), list(stack.layers), list(stack.depths)
+        layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)
         told: dict[str, Any] = {
             "subject": stack.subject,
             "modality": stack.modality,
@@ -96,6 +96,22 @@ def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float],
         depths, told = [(index + 1) / len(layers) for index in names], {}
     check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
     return layers, names, depths, told
+
+
+def open_layers(features: LayerFeatures) -> Layers:
+    """Each layer, (sample, dim) or (timestep, sample, dim), read by itself, in its own width and at least float32.
+
+    Raises:
+        ValueError: features that keep several vectors of each sample.
+    """
+    kind = features.pooling.split(" ")[0]
+    if kind not in ("mean", "first", "last"):
+        remedy = "pass their values through match_patches" if kind.startswith("grid:") else "pool them"
+        raise ValueError(
+            f"the {features.modality} features of {features.subject!r} keep several vectors of each sample (pooling "
+            f"{features.pooling!r}): {remedy} first"
+        )
+    return [numbers(features.layer(name), f"layer {name!r}") for name in features.layers]
 
 
 def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:

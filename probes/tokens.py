@@ -39,7 +39,15 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
             f"x has {x.shape[-4]} samples, y has {y.shape[-4]}: both must be extracted from the same images"
         )
     height, width = min(x.shape[-3], y.shape[-3]), min(x.shape[-2], y.shape[-2])
-    return _averaged(x, height, width), _averaged(y, height, width)
+    return regrid(x, height, width).flatten(-4, -2), regrid(y, height, width).flatten(-4, -2)
+
+
+def regrid(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Patches (..., height', width', dim) averaged onto (..., height, width, dim), by the area of their overlap."""
+    if x.shape[-3:-1] == (height, width):
+        return x
+    rows, columns = _overlap(x.shape[-3], height).to(x), _overlap(x.shape[-2], width).to(x)
+    return torch.einsum("...hwd,rh,cw->...rcd", x, rows, columns)
 
 
 def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
@@ -50,14 +58,6 @@ def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
             "into their grid, without class or register tokens"
         )
     return values
-
-
-def _averaged(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(..., sample, height', width', dim) to (..., sample * height * width, dim)."""
-    if x.shape[-3:-1] != (height, width):
-        rows, columns = _overlap(x.shape[-3], height).to(x), _overlap(x.shape[-2], width).to(x)
-        x = torch.einsum("...hwd,rh,cw->...rcd", x, rows, columns)
-    return x.flatten(-4, -2)
 
 
 def _overlap(fine: int, coarse: int) -> torch.Tensor:

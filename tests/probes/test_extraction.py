@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,16 @@ def test_shapes_and_labels(toy, stimuli):
         assert (part.modality, part.subject, part.task, part.pass_) == (modality, "toy", "understanding", "separate")
         assert (part.pooling, part.timesteps) == ("mean", ())
         assert part.samples == tuple(s.id for s in stimuli)
-    assert features.provenance == {"stimuli": "letters", "stimuli_digest": stimuli.digest, "batch_size": 3}
+    told = features.provenance
+    assert (told["stimuli"], told["stimuli_digest"], told["batch_size"]) == ("letters", stimuli.digest, 3)
+    assert (told["task"], told["pass"], told["pooling"], told["dtype"]) == (
+        "understanding",
+        "separate",
+        "mean",
+        "float32",
+    )
+    assert told["versions"]["torch"] == torch.__version__
+    assert json.loads(json.dumps(told)) == told
 
 
 @torch.no_grad()

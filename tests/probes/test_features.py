@@ -1,14 +1,11 @@
-"""Features: what they refuse to be, and a file that is deterministic, whole and read back as it was."""
+"""Features: what they refuse to be, one layer, one timestep."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 
-from bridgework.probes.features import METADATA_KEY, Features, LayerFeatures, write_whole
+from bridgework.probes.features import Features, LayerFeatures
 
 
 def layer_features(modality: str = "image", **changes) -> LayerFeatures:
@@ -44,7 +41,16 @@ def test_at_selects_a_timestep():
     ("changes", "told"),
     [
         ({"values": torch.zeros(3, 4)}, "layer, sample, dim"),
-        ({"values": torch.zeros(3, 4, 5, dtype=torch.float16)}, "float32"),
+        (
+            {"values": torch.zeros(3, 4, 5, dtype=torch.float64)},
+            "float32, float16 or bfloat16 tensor, got torch.float64",
+        ),
+        ({"values": [[[0.0]]]}, "got list"),
+        ({"pooling": "median"}, "unknown pooling 'median'"),
+        ({"pooling": "grid:2"}, "layer, sample, row, column, dim"),
+        ({"pooling": "none"}, "layer, sample, token, dim"),
+        ({"widths": (5, 5)}, "2 widths for 3"),
+        ({"widths": (5, 6, 5)}, "6 wide"),
         ({"layers": ("0", "1")}, "2 layers for 3"),
         ({"layers": ("0", "0", "1")}, "twice"),
         ({"samples": ("a",)}, "1 samples for 4"),
@@ -59,52 +65,28 @@ def test_refuses_what_does_not_fit(changes, told):
         layer_features(**changes)
 
 
-def test_file_returns_everything_and_is_deterministic(tmp_path):
-    made = Features(
-        {"text": layer_features("text"), "image": layer_features(timesteps=(0.2, 0.8))}, {"stimuli": "noto", "batch": 8}
-    )
-    for name in ("one", "two"):
-        made.save(tmp_path / "new" / name)
-    assert (tmp_path / "new" / "one").read_bytes() == (tmp_path / "new" / "two").read_bytes()
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["one", "two"]
-    read = Features.load(tmp_path / "new" / "one")
-    assert dict(read.provenance) == made.provenance
-    assert set(read) == {"image", "text"}
-    for modality, part in made.items():
-        assert torch.equal(read[modality].values, part.values)
-        for name in ("layers", "depths", "modality", "subject", "task", "pass_", "pooling", "timesteps", "samples"):
-            assert getattr(read[modality], name) == getattr(part, name)
-    with safe_open(tmp_path / "new" / "one", framework="pt") as file:
-        assert list(file.metadata()) == [METADATA_KEY]
-        assert json.loads(file.metadata()[METADATA_KEY])["provenance"] == made.provenance
-
-
-def test_unreadable_files_are_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="extract the features first"):
-        Features.load(tmp_path / "none")
-    Features({"image": layer_features()}).save(tmp_path / "cut")
-    whole = (tmp_path / "cut").read_bytes()
-    for broken in (whole[:-20], whole[:30], b"", b"no features"):
-        (tmp_path / "cut").write_bytes(broken)
-        with pytest.raises(ValueError, match="not a whole features file"):
-            Features.load(tmp_path / "cut")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    (tmp_path / "kept").write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "kept", fail)
-    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
-    assert (tmp_path / "kept").read_text() == "old"
-
-
 def test_modality_must_match_its_key():
     with pytest.raises(ValueError, match="say that their modality"):
         Features({"text": layer_features("image")})
     with pytest.raises(KeyError, match="there are image"):
         Features({"image": layer_features()})["text"]
+
+
+def test_one_layer_in_its_own_width():
+    values = torch.arange(60.0).reshape(3, 4, 5)
+    uneven = layer_features(values=values, widths=(2, 5, 3))
+    assert torch.equal(uneven.layer("embeddings"), values[0, :, :2])
+    assert torch.equal(uneven.layer("1"), values[2, :, :3])
+    assert torch.equal(layer_features(values=values).layer("1"), values[2])
+    swept = layer_features(timesteps=(0.2, 0.8))
+    assert torch.equal(swept.layer("0"), swept.values[:, 1])
+    with pytest.raises(ValueError, match="no layer '7' of 'expert': there are embeddings, 0, 1"):
+        uneven.layer("7")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_labels(dtype):
+    part = layer_features(values=torch.zeros(3, 4, 2, 2, 5, dtype=dtype), pooling="grid:2 + special + cleaned")
+    assert part.values.dtype == dtype
+    assert not part.swept
+    assert layer_features(values=torch.zeros(2, 3, 4, 7, 5), pooling="none", timesteps=(0.2, 0.8)).swept

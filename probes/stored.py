@@ -1,0 +1,104 @@
+"""Features whose values stay in their shards until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .features import Features, LayerFeatures
+from .shards import NAMES, open_shard
+
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+
+
+def features_of(index: dict[str, Any], shards: Sequence[Path | dict[str, Tensor]]) -> Features:
+    """Features whose values are read from shards, files or tensors, when they are asked for."""
+    modalities = {}
+    places = tuple(torch.tensor(entry["places"]) for entry in index["shards"])
+    for modality, part in index["parts"].items():
+        names, shape = tuple(part["layers"]), tuple(part["shape"])
+        sweep = shape[0] if len(part["timesteps"]) > 1 else 0
+        stored: Any = Stored(tuple(shards), places, modality, names, shape, DTYPES[part["dtype"]], sweep)
+        labels = {name: part[name] for name in ("layers", "depths", "subject", "task", "pass_", "timesteps", "widths")}
+        labels |= {"modality": modality, "samples": index["samples"]}
+        cleaned = None
+        if part["cleaned"]:
+            reader: Any = replace(stored, suffix="/clamped", standardise=part["cleaned"] == "clamped")
+            cleaned = LayerFeatures(values=reader, pooling=f"{part['pooling']} + cleaned", **labels)
+        modalities[modality] = LayerFeatures(values=stored, pooling=part["pooling"], cleaned=cleaned, **labels)
+    notes = {str(at): entry["notes"] for at, entry in enumerate(index["shards"]) if entry["notes"]}
+    return Features(modalities, index["made"] | ({"notes": notes} if notes else {}))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The values of one modality, in shards; `shape` and `dtype` are theirs once read (see features.Reader)."""
+
+    shards: tuple[Path | dict[str, Tensor], ...]
+    places: tuple[Tensor, ...]
+    modality: str
+    layers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sweep: int  # timesteps in values, 0 where they have no such axis
+    time: int = 0  # the place of the one timestep that is read then
+    suffix: str = ""
+    standardise: bool = False
+
+    def at(self, timestep: int) -> Stored:
+        return replace(self, time=timestep, sweep=0, shape=self.shape[1:])
+
+    def read(self, layers: slice | int) -> Tensor:
+        names = self.layers[layers] if isinstance(layers, slice) else (self.layers[layers],)
+        swept = bool(self.sweep)
+        values = torch.zeros(self.sweep or 1, len(names), *self.shape[swept + 1 :], dtype=self.dtype)
+        times = slice(None) if swept else slice(self.time, self.time + 1)
+        for shard, places in zip(self.shards, self.places, strict=True):
+            with _opened(shard) as read:
+                for at, name in enumerate(names):
+                    part = read(f"{self.modality}/{name}{self.suffix}", times)
+                    values[:, at][(slice(None), places, *map(slice, part.shape[2:]))] = part
+        if self.standardise:
+            counts = self.counts() if self._tokens() else None
+            for at, name in enumerate(names):
+                for each in values[:, at]:
+                    _standardise(each, None if counts is None else counts[self.layers.index(name)])
+        values = values if swept else values[0]
+        return values if isinstance(layers, slice) else values.select(int(swept), 0)
+
+    def counts(self) -> Tensor:
+        """(layer, sample): the tokens of each sample."""
+        counts = torch.zeros(len(self.layers), self.shape[bool(self.sweep) + 1], dtype=torch.int64)
+        for shard, places in zip(self.shards, self.places, strict=True):
+            with _opened(shard) as read:
+                for at, name in enumerate(self.layers):
+                    counts[at, places] = read(f"{self.modality}/{name}/counts", slice(0, 1))[0]
+        return counts
+
+    def _tokens(self) -> bool:
+        return len(self.shape) - bool(self.sweep) == 4
+
+
+@contextmanager
+def _opened(shard: Path | dict[str, Tensor]) -> Iterator[Callable[[str, slice], Tensor]]:
+    """How to read some timesteps of a tensor in a shard."""
+    if isinstance(shard, dict):
+        yield lambda name, times: shard[name][times]
+        return
+    with open_shard(shard) as file:
+        yield lambda name, times: file.get_slice(name)[times]
+
+
+def _standardise(values: Tensor, counts: Tensor | None) -> None:
+    """Z-score each dim of (sample, ..., dim) over the samples and their tokens, in place; a constant dim becomes 0."""
+    there = slice(None) if counts is None else torch.arange(values.shape[1]) < counts[:, None]
+    own = values[there].double()
+    flat = own.flatten(0, -2)
+    spread = flat.std(0, correction=0)
+    values[there] = ((own - flat.mean(0)) / torch.where(spread > 0, spread, 1)).to(values.dtype)
