@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from transformers import (
@@ -276,3 +277,101 @@ def test_gradients_pass_through(stack):
         stack(X)
     taps["layers.3"].sum().backward()
     assert all(p.grad is not None for p in stack.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [[0, 1, 2], [0, 1], [1], [1, 2]])
+def test_streams_of_one_shape_are_told_apart_while_the_model_runs(layers):
+    model, inputs = sd3()
+    inputs["encoder_hidden_states"] = torch.randn(2, 16, 12)  # as many text tokens as image tokens
+    paths = [f"transformer_blocks.{i}" for i in layers]
+    with capture(model, [EMBEDDINGS, *paths]) as taps:
+        model(**inputs)
+    image = model.pos_embed(inputs["hidden_states"])
+    text = model.context_embedder(inputs["encoder_hidden_states"])
+    temb = model.time_text_embed(inputs["timestep"], inputs["pooled_projections"])
+    for number, block in enumerate(model.transformer_blocks):
+        if number == layers[0]:
+            assert torch.equal(taps[EMBEDDINGS]["image"], image) and torch.equal(taps[EMBEDDINGS]["text"], text)
+        text, image = block(hidden_states=image, encoder_hidden_states=text, temb=temb)
+        if number in layers:
+            assert torch.equal(taps[f"transformer_blocks.{number}"]["image"], image)
+            assert number == 2 or torch.equal(taps[f"transformer_blocks.{number}"]["text"], text)
+    assert hooks(model) == 0
+
+
+def test_streams_that_nothing_tells_apart(stack):
+    class Two(nn.Module):
+        def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+            return hidden_states + 1, encoder_hidden_states + 2
+
+    stack.two = Two()
+    with (
+        pytest.raises(ValueError, match=r"'two' has image and text streams of one shape \(2, 3, 4\)"),
+        capture(stack, ["two"]),
+    ):
+        stack.two(X, X)
+    assert hooks(stack) == 0
+
+
+def test_several_calls_are_kept_apart(stack):
+    with capture(stack, [EMBEDDINGS, "layers.0", "layers.1"], calls=2) as taps:
+        stack(X)
+        stack(2 * X)
+    assert [len(states) for states in taps.values()] == [2, 2, 2]
+    for number, given in enumerate((X, 2 * X)):
+        assert torch.equal(taps[EMBEDDINGS][number], given)
+        assert torch.equal(taps["layers.1"][number], stack.layers[1](stack.layers[0](given)))
+    with pytest.raises(RuntimeError, match=r"'layers.0' ran 1 of 2 times"), capture(stack, ALL, calls=2):
+        stack(X)
+    with pytest.raises(RuntimeError, match="more than 2 times"), capture(stack, ALL, calls=2, stop=False):
+        for _ in range(3):
+            stack(X)
+
+
+def test_a_block_that_changes_its_input_in_place(stack):
+    def forward(states: Tensor) -> Tensor:
+        return states.add_(1)
+
+    stack.layers[0].forward = forward
+    with torch.no_grad(), capture(stack, [EMBEDDINGS, "layers.0"]) as taps:
+        stack(X.clone())
+    assert torch.equal(taps[EMBEDDINGS], X)
+    assert torch.equal(taps["layers.0"], X + 1)
+
+
+def test_a_model_that_catches_exceptions_is_stopped_all_the_same(stack):
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack = stack
+
+        def forward(self, states: Tensor) -> Tensor:
+            try:
+                return self.stack(states)
+            except Exception:
+                return states
+
+    ran = []
+    stack.layers[2].register_forward_pre_hook(lambda *_: ran.append(1))
+    with capture(Careful(), ["stack.layers.1"]) as taps:
+        model = Careful()
+        model(X)
+    assert not ran
+    assert torch.equal(taps["stack.layers.1"], stack.layers[1](stack.layers[0](X)))
+
+
+@torch.no_grad()
+def test_an_offloaded_model_is_left_offloaded():
+    torch.manual_seed(0)
+    model, inputs, *_ = llama()
+    layers = [EMBEDDINGS, "model.layers.0", "model.layers.1"]
+    with capture(model, layers) as taps:
+        model(**inputs)
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    places = {name: p.device.type for name, p in model.named_parameters()}
+    assert "meta" in places.values()
+    with capture(model, layers) as again:
+        model(**inputs)
+    assert {name: p.device.type for name, p in model.named_parameters()} == places
+    assert all(torch.equal(taps[layer], again[layer]) for layer in layers)

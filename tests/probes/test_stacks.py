@@ -1,14 +1,12 @@
-"""Stacks: found by structure, outermost only; and what a block returns is read by what went in."""
+"""Stacks: found by structure, outermost only."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from bridgework.probes.outputs import split_streams
 from bridgework.probes.stacks import find_block, find_stacks
 
 
@@ -58,40 +56,3 @@ def test_unknown_layers_are_named_with_what_there_is(llava):
         find_block(llava, "model.layers.9")
     with pytest.raises(ValueError, match="unknown layer"):
         find_block(llava, "model.language_model.layers.4")
-
-
-IMAGE, TEXT = torch.zeros(2, 5, 4), torch.ones(2, 3, 4)
-DUAL = {"hidden_states": IMAGE, "encoder_hidden_states": TEXT}
-
-
-@pytest.mark.parametrize("output", [(IMAGE, TEXT), (TEXT, IMAGE)])
-def test_dual_streams_are_told_apart_in_either_order(output):
-    streams = split_streams("block", DUAL, output)
-    assert isinstance(streams, dict)
-    assert streams["image"] is IMAGE
-    assert streams["text"] is TEXT
-
-
-def test_a_last_block_without_text():
-    assert set(split_streams("block", DUAL, (None, IMAGE))) == {"image"}
-
-
-def test_single_streams():
-    assert split_streams("block", {"hidden_states": IMAGE}, IMAGE) is IMAGE
-    assert split_streams("block", {"hidden_states": IMAGE}, (IMAGE, TEXT)) is IMAGE  # attention weights, a cache, ...
-    assert split_streams("block", DUAL, (IMAGE, None, None)) is IMAGE
-    assert split_streams("block", DUAL, IMAGE) is IMAGE  # cross-attention: text goes in, image alone comes out
-
-
-def test_streams_of_one_shape_cannot_be_told_apart():
-    same = {"hidden_states": IMAGE, "encoder_hidden_states": IMAGE + 1}
-    with pytest.raises(ValueError, match=r"'block' has image and text streams of one shape \(2, 5, 4\)"):
-        split_streams("block", same, (IMAGE, IMAGE))
-
-
-@pytest.mark.parametrize(
-    ("output", "told"), [({"x": 1}, "returned dict"), ((), "returned tuple"), ((None,), "NoneType")]
-)
-def test_what_is_no_hidden_state(output, told):
-    with pytest.raises(TypeError, match=told):
-        split_streams("block", {}, output)

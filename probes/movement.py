@@ -1,0 +1,223 @@
+"""Which tokens entering a block move when an input changes: the tokens of each input, their samples and their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .capture import EMBEDDINGS, capture
+from .perturbation import Inputs, changed, noise_like, rows_of, special_ids
+
+MOVED = 1e-6  # of the largest value: less is rounding
+DRAWS = 64  # of other pixels: one of them may leave a discrete image token as it was
+MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+
+States = dict[str | None, Tensor]  # by stream
+
+
+class Stream(NamedTuple):
+    """Where tokens stand in one stream of a stack.
+
+    Attributes:
+        positions: by kind ("image", "text", "audio", "time", "padding", "special"), (sample, kept) positions in reading
+            order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
+            "special" moves with no input: class, register, query, frame and template tokens. "mixed" moves with
+            several, and cannot be told apart.
+        shape: of the hidden state.
+        dim_axis: which of its axes is dim.
+    """
+
+    positions: dict[str, Tensor]
+    shape: tuple[int, ...]
+    dim_axis: int
+
+
+class Reader:
+    """Reads one stream of what enters a block, with one input changed or another."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        block: str,
+        stream: str | None,
+        axis: int,
+        inputs: Inputs,
+        data: Mapping[str, list[str]],
+        samples: int,
+    ) -> None:
+        self.model, self.block, self.stream, self.axis = model, block, stream, axis
+        self.inputs, self.data, self.samples = inputs, data, samples
+        self.ids = special_ids(model)
+
+    def read(self, state: Tensor) -> Stream:
+        self.flat = flat(state, self.axis)  # (position, dim)
+        shape = tuple(n for at, n in enumerate(state.shape) if at != self.axis % state.ndim)
+        everyone = torch.ones(self.samples, dtype=torch.bool)
+        moves = {kind: self.moved(names, everyone) for kind, names in self.data.items()}
+        placeholders = self.ids_among(shape, self.ids["image"])
+        if "image" in moves:
+            last = moves["image"]
+            for seed in range(1, DRAWS):  # pixels that do not move the same tokens each time make discrete tokens
+                if (moves["image"] | ~placeholders).all():
+                    break
+                before, last = last, self.moved(self.data["image"], everyone, seed) & placeholders
+                moves["image"] = moves["image"] | last
+                if torch.equal(before & placeholders, last):
+                    break
+            if not (moves["image"] & placeholders).any():
+                moves["image"] |= placeholders  # a projector that starts at zero
+        time = moves.pop("time", torch.zeros(shape).bool().flatten())
+        several = sum((each.int() for each in moves.values()), torch.zeros(math.prod(shape), dtype=torch.int)) > 1
+        any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
+        # A token of time moves with time alone; what is added to others, or modulates them, is no token.
+        labels = {kind: each & ~several for kind, each in moves.items()} | {"mixed": several, "time": time & ~any_moves}
+        padding = self.padding(shape)
+        labels = {kind: each & ~padding for kind, each in labels.items()}
+        labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
+        owner = self.owners(shape)
+        positions = {kind: listed(each, owner, self.samples) for kind, each in labels.items() if each.any()}
+        if "image" in positions:
+            positions["image"] = self.ordered(positions["image"])
+        return Stream(positions, tuple(state.shape), self.axis % state.ndim)
+
+    def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
+        """Which positions move when these inputs of these samples change, (position,)."""
+        return self.moved_by(changed(self.inputs, names, samples, self.ids["special"], seed))
+
+    def moved_by(self, inputs: Inputs) -> Tensor:
+        states = entering_streams(self.model, self.block, inputs)
+        assert states is not None
+        after = flat(states[self.stream], self.axis)
+        return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
+
+    def owners(self, shape: tuple[int, ...]) -> Tensor:
+        """The sample that each position belongs to, (position,); -1 where it moves with none.
+
+        Where the batch is not plainly the first axis, the samples of each binary digit of their numbers are changed.
+        """
+        numbers = torch.arange(math.prod(shape))
+        if self.samples == 1:
+            return torch.zeros_like(numbers)
+        if shape[0] == self.samples and self.samples not in shape[1:]:
+            return numbers // (len(numbers) // self.samples)
+        names = [name for kind, each in self.data.items() if kind != "time" for name in each]
+        return decoded(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+
+    def ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
+        """The positions of these ids, where the stream has a token for each of the ids, (position,)."""
+        given = self.inputs.get("input_ids")
+        if not isinstance(given, Tensor) or tuple(given.shape) != shape:
+            return torch.zeros(math.prod(shape), dtype=torch.bool)
+        return torch.isin(given, torch.tensor(sorted(ids), dtype=given.dtype, device=given.device)).flatten().cpu()
+
+    def padding(self, shape: tuple[int, ...]) -> Tensor:
+        """The positions that an attention mask of the same tokens leaves out, (position,)."""
+        masks = [v for n, v in self.inputs.items() if "mask" in n and isinstance(v, Tensor) and tuple(v.shape) == shape]
+        return ~masks[0].bool().flatten().cpu() if masks else torch.zeros(math.prod(shape), dtype=torch.bool)
+
+    def ordered(self, positions: Tensor) -> Tensor:
+        """Each sample's image positions (sample, kept) in the order of the patches that move them.
+
+        Patches that move more than one position are mixed already: these stay as they stand.
+        """
+        names, counts = self.data["image"], (positions >= 0).sum(1)
+        value = self.inputs[names[0]]
+        units = _units(value, rows_of(value, self.inputs, self.samples), counts) if isinstance(value, Tensor) else None
+        if len(names) > 1 or units is None:
+            return positions
+        noise = noise_like(value)
+
+        def move(chosen: Tensor) -> Tensor:
+            return self.moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
+
+        count = int(counts.max())
+        if int(move(torch.arange(count) == 0).sum()) != self.samples:
+            return positions
+        patches = decoded(count, move, len(self.flat))
+        for sample, row in enumerate(positions):
+            kept = row[row >= 0]
+            if torch.equal(patches[kept].sort().values, torch.arange(len(kept))):
+                place = _reading_order(self.model, self.inputs, sample, patches[kept])
+                row[: len(kept)] = kept[place.argsort()]
+        return positions
+
+
+def flat(state: Tensor, axis: int) -> Tensor:
+    """A hidden state as (position, dim), float32."""
+    return state.movedim(axis, -1).flatten(0, -2).float()
+
+
+def listed(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
+    """The positions where the mask holds, by the sample that owns them: (sample, kept), -1 where there are fewer."""
+    rows = [(mask & (owner == sample)).nonzero()[:, 0] for sample in range(samples)]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def decoded(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Tensor:
+    """Which of `count` things each position moves with, (position,), -1 for none, from log2(count) calls.
+
+    `moved(chosen)` changes the things where `chosen` (count,) holds: once for each binary digit of their numbers.
+    """
+    numbers = torch.arange(count) + 1  # 0 is a position that never moves
+    found = torch.zeros(positions, dtype=torch.long)
+    for digit in range(count.bit_length()):
+        found += moved((numbers >> digit & 1).bool()).long() << digit
+    return torch.where(found <= count, found - 1, -1)
+
+
+def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | None:
+    """The streams that enter a block, or None if this call does not run it."""
+    ran = []
+    handle = model.get_submodule(block).register_forward_pre_hook(lambda *_: ran.append(True))
+    try:
+        with capture(model, [EMBEDDINGS, block]) as taps:
+            model(**inputs)
+    except RuntimeError:
+        if ran:
+            raise
+        return None
+    finally:
+        handle.remove()
+    state = taps[EMBEDDINGS]
+    return state if isinstance(state, dict) else {None: state}
+
+
+def dim_axis(block: nn.Module, state: Tensor) -> int:
+    """1 where a block starts with a layer for maps (batch, dim, row, column), else the last axis."""
+    layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
+    return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1
+
+
+def _units(value: Tensor, rows: Tensor, counts: Tensor) -> Tensor | None:
+    """Which patch of its sample each entry of an image input belongs to, in its shape; None where that is unclear."""
+    samples, count = len(counts), int(counts[0])
+    if value.ndim == 2 and torch.equal(rows, counts):  # rows of patches, samples packed
+        return torch.cat([torch.arange(int(n)) for n in rows])[:, None].expand(value.shape)
+    if not (counts == count).all() or len(value) != samples:
+        return None
+    if value.ndim == 3 and value.shape[1] == count:  # packed latents
+        return torch.arange(count)[None, :, None].expand(value.shape)
+    if value.ndim == 4:
+        height, width = value.shape[2:]
+        side = math.isqrt(height * width // count)
+        if side and side * side * count == height * width and height % side == width % side == 0:
+            down, right = torch.arange(height) // side, torch.arange(width) // side
+            return (down[:, None] * (width // side) + right).expand(value.shape)
+    return None
+
+
+def _reading_order(model: nn.Module, inputs: Inputs, sample: int, patch: Tensor) -> Tensor:
+    """The place in reading order of patches (kept,) that a processor lists by groups to be merged (Qwen-VL's)."""
+    grid = inputs.get("image_grid_thw")
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    side = getattr(vision, "spatial_merge_size", 1) or 1
+    if not isinstance(grid, Tensor) or side == 1:
+        return patch
+    width = int(grid[sample, 2])
+    group, inside = patch // (side * side), patch % (side * side)
+    row = group // (width // side) * side + inside // side
+    return row * width + group % (width // side) * side + inside % side
