@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ class Ranks:
             if self._own:
                 dist.init_process_group("gloo", timeout=PATIENCE)
             # A group of our own waits on the CPU as long as it takes, whatever the caller's is for.
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         return self
 
     def wait(self) -> None:

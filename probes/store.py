@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def finish(folder: Path, count: int) -> Features:
     return load(folder)
 
 
-def load(folder: str | Path) -> Features:
+def load(folder: str | os.PathLike[str]) -> Features:
     """Open a store; reads no tensor. As `Features.load`."""
     folder = Path(folder)
     index = _read_index(folder)
@@ -99,7 +100,7 @@ def load(folder: str | Path) -> Features:
     return features_of(index, paths)
 
 
-def save(features: Features, folder: str | Path) -> None:
+def save(features: Features, folder: str | os.PathLike[str]) -> None:
     """Write features in memory as a store of one shard. As `Features.save`."""
     folder, tensors, parts = Path(folder), {}, {}
     for modality, part in features.items():
