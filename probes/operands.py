@@ -78,7 +78,7 @@ def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float],
     """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
     if isinstance(stack, LayerFeatures):
         what = f"{stack.modality} features of {stack.subject!r}"
-        if stack.values.ndim == 4:
+        if stack.swept:
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
         layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)

@@ -53,6 +53,7 @@ class Passes:
             FloatingPointError: values that are not finite, naming layer and stimulus.
         """
         found: dict[str, list[Tensor]] = {}
+        special = False
         for modalities in self.groups:
             for index, time in enumerate(self.times):
                 if index and "image" not in modalities:  # text alone is shown with pure noise, whatever the timestep
@@ -60,18 +61,21 @@ class Passes:
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
-                for (modality, layer), pooled in self._once(batch, modalities, time).items():
+                shown = self.subject.show(batch, modalities, self.task, time)
+                special |= bool(shown.special)
+                for (modality, layer), pooled in self._once(batch, modalities, shown).items():
                     for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
+        if self.special and not special:
+            raise ValueError(f"{self.subject.name} names no special tokens: leave special out, it changes nothing")
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
     def _once(
-        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], time: float | None
+        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: Shown
     ) -> dict[tuple[str, str], Pooled]:
         subject = self.subject
-        shown = subject.show(batch, modalities, self.task, time)
-        device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
+        device = device_of(subject.model)
         tokens = {m: self._tokens(shown, m, len(batch), device) for m in modalities}
         names = {path: name for name, path in self.layers.items()}
         found: dict[tuple[str, str], Pooled] = {}
@@ -205,6 +209,15 @@ def prepared(subject: Subject, device: str) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes, also while accelerate keeps its weights elsewhere."""
+    places = {p.device for p in model.parameters()} or {torch.device("cpu")}
+    if torch.device("meta") in places:
+        hooks = [hook for m in model.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
+        places = {torch.device(d) for d in (getattr(hook, "execution_device", None) for hook in hooks) if d is not None}
+    return sorted(places, key=str)[0] if places else torch.device("cpu")
 
 
 def dispatched(model: nn.Module) -> bool:

@@ -140,7 +140,7 @@ def pool(
     moved = state.movedim(dim_axis, -1)
     with torch.autocast(state.device.type, enabled=False):
         rows, counts, grids = _rows(moved, tokens, tuple(state.shape), what)
-        ragged = counts if tokens.ragged else None
+        ragged = counts.to(rows.device) if tokens.ragged else None
         clamped = _reduce(_clamp(rows, ragged), ragged, grids, pooling, what) if clean else None
         values = _reduce(rows, ragged, grids, pooling, what)
     return Pooled(values, clamped, counts if pooling == "none" else None)
@@ -242,9 +242,9 @@ def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, wha
         return _on_grid(rows, ragged, grids, int(pooling.removeprefix("grid:")), what)
     if ragged is None:
         return rows.mean(1, dtype=torch.float32) if pooling == "mean" else rows.to(torch.float32, copy=True)
-    none = torch.arange(rows.shape[1], device=rows.device) >= ragged.to(rows.device)[:, None]
+    none = torch.arange(rows.shape[1], device=rows.device) >= ragged[:, None]
     kept = rows.float().masked_fill(none[..., None], 0)  # also where padding holds NaN
-    return kept if pooling == "none" else kept.sum(1) / ragged.to(rows.device)[:, None]
+    return kept if pooling == "none" else kept.sum(1) / ragged[:, None]
 
 
 def _on_grid(rows: Tensor, ragged: Tensor | None, grids: Grids, side: int, what: str) -> Tensor:

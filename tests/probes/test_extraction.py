@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bridgework.probes.extraction import extract, mismatched, noise_for
+from bridgework.probes.provenance import fingerprint
+from bridgework.probes.similarity import similarity, similarity_map
 from bridgework.probes.stimuli import Stimuli, Stimulus
 from bridgework.probes.subjects import Shown
+from bridgework.probes.tokens import match_patches
 
 DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
 
@@ -54,6 +58,7 @@ class Toy:
     name: str = "toy"
     blocks: tuple[str, ...] = ("layers.0", "layers.1", "layers.2")
     run: Callable[..., Any] | None = None
+    first_letter_is_special: bool = False
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -76,8 +81,11 @@ class Toy:
         at = torch.arange(joined.shape[1])[None]
         lengths = torch.tensor([[before + len(s.text)] for s in stimuli])
         tokens = {"image": (at < before).expand(len(stimuli), -1), "text": (at >= before) & (at < lengths)}
-        run = self.run or self.model
-        return Shown(lambda: run(joined), {m: tokens[m] for m in modalities}, {})
+        run, special = self.run or self.model, {}
+        if self.first_letter_is_special and "text" in modalities:
+            special["text"] = (at == before).expand(len(stimuli), -1)
+            tokens["text"] = tokens["text"] & ((at > before) | (lengths == before + 1))
+        return Shown(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special)
 
 
 @pytest.fixture
@@ -257,6 +265,329 @@ def test_a_failed_extraction_leaves_the_model_alone(toy, stimuli, error):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in toy.model.modules())
     toy.run = None
     assert torch.isfinite(extract(toy, stimuli)["text"].values).all()
+
+
+def test_the_model_is_as_it_was(toy, stimuli):
+    toy.model.train()
+    toy.model.layers[1].eval()
+    toy.model.layers[2].linear.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in toy.model.state_dict().items()}
+    flags = [m.training for m in toy.model.modules()], [p.requires_grad for p in toy.model.parameters()]
+    seen: list[bool] = []
+    toy.run = lambda states: seen.append(toy.model.training) or toy.model(states)
+    extract(toy, stimuli)
+    assert not any(seen)
+
+    def fail(states: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    toy.run = fail
+    with pytest.raises(KeyboardInterrupt):
+        extract(toy, stimuli)
+    assert flags == ([m.training for m in toy.model.modules()], [p.requires_grad for p in toy.model.parameters()])
+    assert all(torch.equal(before[name], tensor) for name, tensor in toy.model.state_dict().items())
+    toy.run = None
+    toy.model(torch.randn(1, 3, DIM)).sum().backward()  # nothing was made in inference mode
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (["embeddings", "1"], ("embeddings", "1")),
+        (["2", "0"], ("0", "2")),
+        (["layers.1"], ("1",)),
+        (["embeddings"], ("embeddings",)),
+    ],
+)
+def test_some_layers_alone(toy, stimuli, asked, names):
+    whole, some = extract(toy, stimuli), extract(toy, stimuli, layers=asked)
+    for modality, part in some.items():
+        assert part.layers == names
+        for at, name in enumerate(names):
+            assert torch.equal(part.values[at], whole[modality].layer(name))
+            assert part.depths[at] == whole[modality].depths[whole[modality].layers.index(name)]
+
+
+def test_a_pass_ends_behind_the_deepest_layer(toy, stimuli):
+    toy.model.layers[2].forward = toy.model.head.forward = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        extract(toy, stimuli)
+    assert extract(toy, stimuli, layers=["1"])["text"].layers == ("1",)
+
+
+@pytest.mark.parametrize("asked", [["3"], ["layers.7"], ["head"], [], "0"])
+def test_layers_that_are_not_there(toy, stimuli, asked):
+    with pytest.raises(ValueError, match=r"toy has no layer .* 0 to 2 or their paths|expected a list of names"):
+        extract(toy, stimuli, layers=asked)
+
+
+class Widening(Stack):
+    """Twice as wide after each block, as hierarchical towers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(DIM * 2**i, DIM * 2 ** (i + 1))) for i in range(3))
+        self.head = nn.Identity()
+
+
+def test_layers_of_unequal_width(toy, stimuli, tmp_path):
+    toy.model = Widening()
+    seen = extract(toy, stimuli, store=tmp_path / "store", cleaned=True)
+    for part in (seen["text"], seen["text"].cleaned, extract(toy, stimuli)["text"]):
+        assert part.widths == (DIM, 2 * DIM, 4 * DIM, 8 * DIM)
+        assert part.values.shape == (4, 7, 8 * DIM)
+        for at, name in enumerate(part.layers):
+            assert part.layer(name).shape == (7, part.widths[at])
+            assert torch.equal(part.values[at, :, : part.widths[at]], part.layer(name))
+            assert not part.values[at, :, part.widths[at] :].any()
+    heat = similarity_map(seen["text"], seen["image"], metric="cka")
+    by_hand = similarity(seen["text"].layer("embeddings"), seen["image"].layer("2"), metric="cka")
+    assert heat.loc["embeddings", "2"] == pytest.approx(by_hand, abs=1e-6)
+    with pytest.raises(ValueError, match="dims differ"):
+        similarity_map(seen["text"], seen["image"], metric="cosine")  # which zeros would have let pass
+
+
+# Pooling
+
+
+@torch.no_grad()
+def test_first_last_and_all_tokens(toy, stimuli):
+    first, last, every = (extract(toy, stimuli, pooling=kind, batch_size=3) for kind in ("first", "last", "none"))
+    assert every["text"].values.shape == (4, 7, TEXT_TOKENS, DIM)
+    assert torch.equal(every["text"].counts, torch.tensor([len(s.text) for s in stimuli]).expand(4, -1))
+    assert every["image"].counts.unique().tolist() == [IMAGE_TOKENS]
+    for row, stimulus in enumerate(stimuli):
+        tokens = every["text"].layer("1")[row]
+        count = len(stimulus.text)
+        torch.testing.assert_close(tokens[0], first["text"].layer("1")[row])
+        torch.testing.assert_close(tokens[count - 1], last["text"].layer("1")[row])
+        assert not tokens[count:].any()
+    mean = every["text"].values.sum(2) / every["text"].counts[..., None]
+    torch.testing.assert_close(mean, extract(toy, stimuli)["text"].values)
+    with pytest.raises(ValueError, match=r"keep several vectors of each sample \(pooling 'none'\): pool them first"):
+        similarity_map(every["text"], every["text"])
+
+
+def test_a_patch_grid_is_of_the_image(toy, stimuli):
+    seen, whole = extract(toy, stimuli, pooling="grid:2"), extract(toy, stimuli)
+    assert (seen["image"].pooling, seen["text"].pooling) == ("grid:2", "mean")
+    assert seen["image"].values.shape == (4, 7, 2, 2, DIM)
+    torch.testing.assert_close(seen["image"].values.mean((2, 3)), whole["image"].values)
+    assert torch.equal(seen["text"].values, whole["text"].values)
+    coarse = extract(toy, stimuli, pooling="grid:1")["image"].values
+    x, y = match_patches(seen["image"].values, coarse)
+    torch.testing.assert_close(x, y)
+    with pytest.raises(ValueError, match="match_patches"):
+        similarity_map(seen["image"], seen["image"])
+    with pytest.raises(ValueError, match="no place on a patch grid"):
+        extract(toy, stimuli, pooling="grid:2", special=True)
+
+
+def test_chosen_tokens(toy, stimuli):
+    every = extract(toy, stimuli, pooling="none")["image"].values
+    some = extract(toy, stimuli, tokens={"image": [1, 3]})
+    assert (some["image"].pooling, some["text"].pooling) == ("mean + chosen", "mean")
+    torch.testing.assert_close(some["image"].values, every[:, :, [1, 3]].mean(2))
+    with pytest.raises(ValueError, match="tokens of 'sound' are chosen, but toy has image, text"):
+        extract(toy, stimuli, tokens={"sound": [0]})
+    with pytest.raises(ValueError, match="do not fit a sample of 4 image tokens"):
+        extract(toy, stimuli, tokens={"image": [4]})
+
+
+def test_choosing_is_the_way_out_where_a_subject_cannot_tell(toy, stimuli, monkeypatch):
+    plain, show = extract(toy, stimuli), toy.show
+    monkeypatch.setattr(toy, "show", lambda *asked: show(*asked)._replace(tokens={}), raising=False)
+    with pytest.raises(ValueError, match=r"toy does not say which tokens are image: choose them, such as tokens="):
+        extract(toy, stimuli)
+    chosen = extract(toy, stimuli, tokens={"image": slice(None), "text": [0]})
+    assert torch.equal(chosen["image"].values, plain["image"].values)
+    assert torch.equal(chosen["text"].values, extract_first(toy, stimuli))
+
+
+def extract_first(toy: Toy, stimuli: Stimuli) -> Tensor:
+    return extract(toy, stimuli, tokens={"image": [0], "text": [0]})["text"].values
+
+
+def test_special_tokens_with_and_without(toy, stimuli):
+    plain = extract(toy, stimuli)["text"].values
+    with pytest.raises(ValueError, match="toy names no special tokens: leave special out"):
+        extract(toy, stimuli, special=True)
+    toy.first_letter_is_special = True
+    without, together = extract(toy, stimuli)["text"], extract(toy, stimuli, special=True)["text"]
+    assert together.pooling == "mean + special"
+    torch.testing.assert_close(together.values[:, 1], plain[:, 1])  # two letters
+    assert not torch.allclose(without.values[:, 1], plain[:, 1])
+
+
+def test_raw_and_cleaned_side_by_side(toy, stimuli):
+    with torch.no_grad():
+        toy.model.layers[0].linear.bias[2] = 50.0  # tanh holds it: make it massive behind
+    toy.model.layers[0].register_forward_hook(
+        lambda module, args, output: output + 1e4 * nn.functional.one_hot(torch.tensor(2), DIM)
+    )
+    seen = extract(toy, stimuli, cleaned=True)
+    assert torch.equal(seen["image"].values, extract(toy, stimuli)["image"].values)
+    for modality, part in seen.items():
+        cleaned = part.cleaned
+        assert cleaned.pooling == "mean + cleaned"
+        assert cleaned.layers == part.layers
+        assert part.layer("0")[:, 2].min() > 9e3
+        raw = part.layer("0").double()
+        assert cleaned.values.shape == part.values.shape
+        spread = cleaned.values.double().std(1, correction=0)
+        constant = spread < 0.5
+        assert torch.allclose(spread[~constant], torch.ones(1).double(), atol=1e-5)
+        assert not cleaned.values.transpose(1, 2)[constant].any()
+        assert torch.allclose(cleaned.values.mean(1), torch.zeros(1), atol=1e-5)
+        assert not torch.allclose(cleaned.layer("0").double(), (raw - raw.mean(0)) / raw.std(0, correction=0)), modality
+    assert extract(toy, stimuli)["image"].cleaned is None
+
+
+@pytest.mark.parametrize("pooling", ["none", "grid:2"])
+def test_z_scores_leave_padding_out(toy, stimuli, pooling):
+    seen = extract(toy, stimuli, cleaned=True, pooling=pooling)["text" if pooling == "none" else "image"].cleaned
+    for at, _ in enumerate(seen.layers):
+        rows = seen.values[at].flatten(1, -2)
+        if pooling == "none":
+            there = torch.arange(rows.shape[1]) < seen.counts[at][:, None]
+            assert not rows[~there].any()
+            rows = rows[there]
+        assert torch.allclose(rows.reshape(-1, DIM).mean(0), torch.zeros(DIM), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_that_is_kept(toy, stimuli, dtype):
+    whole, half = extract(toy, stimuli)["text"], extract(toy, stimuli, dtype=dtype)["text"]
+    assert half.values.dtype == dtype
+    assert torch.equal(half.values, whole.values.to(dtype))
+    heat = similarity_map(half, half, metric="cka")
+    assert np.allclose(np.diag(heat), 1, atol=1e-5)
+    with pytest.raises(ValueError, match=r"dtype is torch.float64: expected torch.float32, float16 or bfloat16"):
+        extract(toy, stimuli, dtype=torch.float64)
+
+
+def test_what_does_not_fit_the_dtype_is_told(toy, stimuli):
+    toy.model.layers[1].register_forward_hook(lambda module, args, output: output * 1e6)
+    with pytest.raises(FloatingPointError, match=r"'layers.1' of toy is too large for torch.float16, first for"):
+        extract(toy, stimuli, dtype=torch.float16)
+    assert torch.isfinite(extract(toy, stimuli, dtype=torch.bfloat16)["image"].values).all()
+
+
+def test_autocast(toy, stimuli):
+    plain, low = extract(toy, stimuli)["text"], extract(toy, stimuli, precision="bf16")["text"]
+    assert low.values.dtype == torch.float32
+    assert not torch.equal(plain.values[1], low.values[1])
+    torch.testing.assert_close(plain.values, low.values, rtol=0.05, atol=0.05)
+    with pytest.raises(ValueError, match=r"precision is 'half': expected bf16, fp16, or None"):
+        extract(toy, stimuli, precision="half")
+
+
+def test_the_first_stimulus_with_nan_is_named(toy, stimuli):
+    def spoil(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[4:, 0] = float("inf")
+        return output
+
+    toy.modalities = ("image",)
+    toy.model.layers[1].register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"layer 'layers.1' of toy .* first for stimulus 'id klmno'"):
+        extract(toy, stimuli)
+
+
+def test_guidance_is_named_where_it_doubles_the_batch(toy, stimuli):
+    toy.run = lambda states: toy.model(torch.cat([states, states]))
+    with pytest.raises(ValueError, match=r"layer 'embeddings' has hidden states .* twice .* classifier-free guidance"):
+        extract(toy, stimuli)
+
+
+# Memory
+
+
+def limited(toy: Toy, most: int, error: BaseException) -> list[int]:
+    """Let the toy fit at most so many stimuli at once; returns the list of the sizes that it was given."""
+    sizes: list[int] = []
+
+    def run(states: Tensor) -> Tensor:
+        sizes.append(len(states))
+        if len(states) > most:
+            raise error
+        return toy.model(states)
+
+    toy.run = run
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_batch_is_halved_where_memory_is_short(swept, stimuli, error):
+    whole = extract(swept, stimuli, timesteps=(0.2, 0.8), batch_size=7)
+    sizes = limited(swept, 2, error)
+    with pytest.warns(UserWarning, match=r"stimuli at once do not fit into memory .*: going on with"):
+        halved = extract(swept, stimuli, timesteps=(0.2, 0.8), batch_size=7)
+    assert sizes[:3] == [7, 4, 2]
+    assert max(sizes[3:]) == 2  # and it does not try more again
+    for modality in whole:
+        torch.testing.assert_close(whole[modality].values, halved[modality].values, rtol=0, atol=1e-5)
+        assert halved[modality].samples == whole[modality].samples
+    assert halved.provenance["notes"] == {"0": {"halved": {"0": [2, 2, 2, 1]}}}
+    assert "notes" not in whole.provenance
+
+
+def test_one_stimulus_that_does_not_fit(toy, stimuli):
+    limited(toy, 0, MemoryError("no room"))
+    with (
+        pytest.warns(UserWarning, match="going on with [421]"),
+        pytest.raises(MemoryError, match=r"stimulus 'id a' alone does not fit into memory with toy \(no room\): open"),
+    ):
+        extract(toy, stimuli)
+
+
+def test_other_errors_do_not_halve(toy, stimuli):
+    sizes = limited(toy, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        extract(toy, stimuli)
+    assert sizes == [7]
+
+
+def test_batches_are_sorted_by_length(toy, stimuli):
+    seen: list[list[str]] = []
+    show = toy.show
+
+    def recorded(batch: Sequence[Stimulus], *asked: Any) -> Shown:
+        seen.append([s.text for s in batch])
+        return show(batch, *asked)
+
+    toy.show = recorded  # type: ignore[method-assign]
+    found = extract(toy, stimuli, batch_size=3)
+    assert seen[::2] == [["a", "p", "bc"], ["qr", "def", "ghij"], ["klmno"]]
+    assert found["text"].samples == tuple(s.id for s in stimuli)
+
+
+# accelerate
+
+
+def test_an_offloaded_model_stays_where_it_is(toy, stimuli):
+    plain, weights = extract(toy, stimuli), fingerprint(toy.model)
+    accelerate.cpu_offload(toy.model, execution_device=torch.device("cpu"))
+    assert {p.device.type for p in toy.model.parameters()} == {"meta"}
+    seen = extract(toy, stimuli)
+    assert {p.device.type for p in toy.model.parameters()} == {"meta"}
+    assert fingerprint(toy.model) == weights
+    for modality in plain:
+        assert torch.equal(plain[modality].values, seen[modality].values)
+    with pytest.raises(ValueError, match="accelerate has laid out toy over devices: leave device at 'auto'"):
+        extract(toy, stimuli, device="cpu")
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
