@@ -5,24 +5,31 @@ from .bridges import BridgePlan, choose_bridges
 from .capture import capture
 from .extraction import extract, mismatched
 from .features import Features, LayerFeatures
+from .generic import AnyModel
 from .labels import label_probe
 from .similarity import similarity, similarity_map
 from .stacks import find_stacks
 from .stimuli import Stimuli, Stimulus, load_stimuli
+from .streams import find_streams
+from .subjects import Shown, Subject
 from .tokens import match_patches
 
 __all__ = [
+    "AnyModel",
     "BridgePlan",
     "Features",
     "LayerFeatures",
+    "Shown",
     "Stimuli",
     "Stimulus",
+    "Subject",
     "alignment_curve",
     "capture",
     "choose_bridges",
     "divergence",
     "extract",
     "find_stacks",
+    "find_streams",
     "label_probe",
     "load_stimuli",
     "match_patches",

@@ -105,7 +105,13 @@ class Reader:
         if shape[0] == self.samples and self.samples not in shape[1:]:
             return numbers // (len(numbers) // self.samples)
         names = [name for kind, each in self.data.items() if kind != "time" for name in each]
-        return decoded(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        owner = decoded(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        for axis, size in enumerate(shape):
+            along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
+            batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
+            if size == self.samples and torch.equal(batch[owner >= 0], owner[owner >= 0]):
+                return batch  # so that tokens which never move are someone's too
+        return owner
 
     def ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
         """The positions of these ids, where the stream has a token for each of the ids, (position,)."""

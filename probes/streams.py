@@ -100,7 +100,7 @@ def _rows(state: Tensor, axis: int) -> list[bytes]:
 
 
 def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:
-    """The kind and sample of each token that a stack returns, by those of its input; one kind alone outlives resizing."""
+    """The kind and sample of each token that a stack returns, by those of its input; one kind outlives resizing."""
     before = sum(int((positions >= 0).sum()) for positions in stream.positions.values())
     if before != count:
         kinds = list(stream.positions)
