@@ -49,7 +49,7 @@ def test_a_cache_put_on_by_hand_is_refused(flux):
 def test_the_cache_of_only_the_single_stack_is_found_in_a_model_around_it(flux):
     around = torch.nn.ModuleDict({"inner": flux})
     flux.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
-    with pytest.raises(RuntimeError, match="'inner.transformer_blocks.0'"):
+    with pytest.raises(RuntimeError, match=r"'inner\.transformer_blocks\.0'"):
         check_no_cache(around)
 
 
