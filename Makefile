@@ -1,6 +1,7 @@
 # make demo   the main job on the bundled data, offline once installed
 # make test   every test and notebook, with sockets blocked
 # make setup  the environment and the real weights, hashes verified
+# make stimuli  three more picture sets, 200 MB to download, hashes verified
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup clean
+.PHONY: demo test setup stimuli clean
 
 demo: $(INSTALLED)
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m bridgework demo
@@ -28,6 +29,9 @@ test: setup $(PEERS)
 setup: $(INSTALLED)
 	$(BIN)/python -m bridgework.models.weights
 
+stimuli: $(INSTALLED)
+	$(BIN)/python -m bridgework.probes.collecting
+
 # torch comes first and alone, so that a CPU build is taken where the machine offers one. An interrupted installation
 # may have left half a package that looks whole, so it starts again, from the files that pip has already fetched.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -37,7 +41,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	mkdir -p $(VENV) && touch $(UNFINISHED)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch setuptools
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,weights,datasets]'
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,weights,datasets,stimuli]'
 	$(BIN)/python -m pip check
 	mv $(UNFINISHED) $@
 

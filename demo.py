@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from PIL import Image
 
-from . import figures, study
+from . import figures, real, study
 from .models import weights
 from .models.evaluation import evaluate
 from .models.experts import open_expert
@@ -22,7 +22,7 @@ RUNS = Path("runs")
 RESULTS = Path(__file__).parent / "results"
 COMMITTED_FILES = (
     "curves.parquet", "map.csv", "map.json", "plan.json", "shapes.json", "gap.csv", "fused.parquet", "real.parquet",
-    "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv",
+    "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv", *real.FILES,
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
     study.gap(folder, study.DEMO)
     study.probe_again(folder, study.DEMO)
     if all(_fetched(name) for name in weights.WEIGHTS):
-        study.measure_real(folder, samples=128)
+        real.measure_real(folder, samples=128)
     collect(folder)
     page = write_page(folder, gallery)
     print(f"done in {time.monotonic() - began:.0f} s: open {page}")
@@ -48,7 +48,8 @@ def reproduce(folder: Path = RUNS / "committed", results: Path = RESULTS) -> Non
     """The committed run, in full: an hour or two. Leaves its small result files in `results`."""
     budget = study.COMMITTED
     study.measure(folder, budget)
-    study.measure_real(folder, samples=512)
+    real.measure_real(folder, samples=512)
+    real.measure_sets(folder)
     score_experts(folder)
     study.fuse(folder, budget)
     study.gap(folder, budget)

@@ -33,7 +33,7 @@ from .probes.extraction import extract, mismatched
 from .probes.features import Features, LayerFeatures
 from .probes.files import write_whole
 from .probes.similarity import chance, similarity, similarity_map
-from .probes.stimuli import Stimuli, load_stimuli
+from .probes.stimuli import Stimuli
 from .probes.subjects import Subject
 from .probes.work import plan
 
@@ -261,22 +261,3 @@ def probe_again(folder: Path, budget: Budget) -> None:
             seen = extract(fused_subject(fused, task), stimuli, task=task, timesteps=times)
             curves.append(alignment_curve(seen["image"], seen["text"]).assign(when=when))
     write_whole(folder / "fused.parquet", pd.concat(curves, ignore_index=True).to_parquet)
-
-
-# ---------------------------------------------------------------------------------------------------- real experts
-
-
-def measure_real(folder: Path, samples: int) -> None:
-    """DINOv2-S against the last layer of MiniLM-L6 and of SmolLM2-135M, on the emoji: real.parquet."""
-    if (folder / "real.parquet").exists():
-        return
-    stimuli = load_stimuli("noto", limit=samples)
-    curves = []
-    for twin in (False, True):
-        seen = cached(folder, open_expert("dinov2-s", random_weights=twin), stimuli)["image"]
-        for reader in ("minilm-l6", "smollm2-135m"):
-            text = cached(folder, open_expert(reader), stimuli)["text"]
-            control = "random weights" if twin else "none"
-            curve = alignment_curve(seen, text.values[-1]).assign(subject=f"dinov2-s x {reader}", control=control)
-            curves.append(curve)
-    write_whole(folder / "real.parquet", pd.concat(curves, ignore_index=True).to_parquet)
