@@ -17,7 +17,7 @@ from .subjects import Subject
 
 PACKAGES = ("bridgework", "torch", "transformers", "diffusers")
 VALUES = 4096  # of every parameter and buffer in a fingerprint, evenly spaced
-PLAIN = (str, int, float, bool, type(None))
+PLAIN = (str, int, float, bool)
 
 
 def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict[str, Any]:

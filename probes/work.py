@@ -26,6 +26,16 @@ from .subjects import Subject
 BATCHES = 8  # in a shard; 1 where all tokens are kept
 
 
+def shard_count(samples: int, batch_size: int, pooling: str) -> int:
+    """How many shards an extraction has."""
+    return -(-samples // (batch_size * batches_each(pooling)))
+
+
+def batches_each(pooling: str) -> int:
+    """Batches in a shard."""
+    return 1 if pooling == "none" else BATCHES
+
+
 @dataclass(frozen=True)
 class Work:
     """An extraction cut into shards, which any process can make by number, in any order."""
@@ -33,12 +43,11 @@ class Work:
     passes: Passes
     stimuli: Stimuli
     batches: tuple[tuple[int, ...], ...]
-    batches_each: int
     device: str
     made: dict[str, Any]
 
     def __len__(self) -> int:
-        return -(-len(self.batches) // self.batches_each)
+        return -(-len(self.batches) // batches_each(self.passes.pooling))
 
     def features(self) -> Features:
         """All of it, in memory."""
@@ -77,7 +86,8 @@ class Work:
                 yield self._shard(joined(pieces), [place for batch in batches for place in batch], halved)
 
     def _batches(self, number: int) -> tuple[tuple[int, ...], ...]:
-        return self.batches[number * self.batches_each : (number + 1) * self.batches_each]
+        each = batches_each(self.passes.pooling)
+        return self.batches[number * each : (number + 1) * each]
 
     def _shard(self, tensors: dict[str, Tensor], places: list[int], halved: dict[str, list[int]]) -> Shard:
         passes = self.passes
@@ -144,7 +154,6 @@ def plan(
     lengths = [len(text) for text in stimuli.texts] if words else [0] * len(stimuli)
     order = sorted(range(len(stimuli)), key=lambda place: (lengths[place], place))
     batches = tuple(tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
-    each = 1 if pooling == "none" else BATCHES
     passes = Passes(
         subject=subject,
         task=task,
@@ -175,10 +184,10 @@ def plan(
             "precision": precision,
             "batch_size": batch_size,
             "order": "by length of text" if words else "as given",
-            "batches_per_shard": each,
+            "batches_per_shard": batches_each(pooling),
         },
     )
-    return Work(passes, stimuli, batches, each, local_device() if device == "auto" else device, made)
+    return Work(passes, stimuli, batches, local_device() if device == "auto" else device, made)
 
 
 def _check(subject: Subject, task: str | None, timesteps: Sequence[float], joint: bool) -> str:

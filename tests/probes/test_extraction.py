@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import accelerate
@@ -20,72 +19,7 @@ from bridgework.probes.similarity import similarity, similarity_map
 from bridgework.probes.stimuli import Stimuli, Stimulus
 from bridgework.probes.subjects import Shown
 from bridgework.probes.tokens import match_patches
-
-DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
-
-
-class Block(nn.Module):
-    """Mixes all tokens, and adds an own map of each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(DIM, DIM)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return states + self.linear(states).tanh() + states.mean(1, keepdim=True)
-
-
-class Stack(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Block() for _ in range(3))
-        self.head = nn.Linear(DIM, 2)
-
-    def forward(self, states: Tensor) -> Tensor:
-        for layer in self.layers:
-            states = layer(states)
-        return self.head(states)
-
-
-@dataclass
-class Toy:
-    """Pixels are four image tokens, letters the text tokens, one to each; with timesteps, noise is mixed in."""
-
-    model: Stack
-    timed_tasks: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ("image", "text")
-    tasks: tuple[str, ...] = ("understanding",)
-    name: str = "toy"
-    blocks: tuple[str, ...] = ("layers.0", "layers.1", "layers.2")
-    run: Callable[..., Any] | None = None
-    first_letter_is_special: bool = False
-
-    def show(
-        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
-        states, tokens = [], {}
-        before = 0
-        if "image" in modalities:
-            image = torch.stack([torch.tensor(np.asarray(s.image)).float()[0, :, :1] / 255 for s in stimuli])
-            if timestep is not None:
-                image = (1 - timestep) * image + timestep * noise_for([s.id for s in stimuli], (IMAGE_TOKENS, 1))
-            states.append(image.expand(-1, -1, DIM))
-            before = IMAGE_TOKENS
-        if "text" in modalities:
-            letters = torch.zeros(len(stimuli), TEXT_TOKENS, DIM)
-            for row, stimulus in enumerate(stimuli):
-                for column, letter in enumerate(stimulus.text):
-                    letters[row, column] = torch.arange(DIM) * ord(letter) / 500
-            states.append(letters)
-        joined = torch.cat(states, 1)
-        at = torch.arange(joined.shape[1])[None]
-        lengths = torch.tensor([[before + len(s.text)] for s in stimuli])
-        tokens = {"image": (at < before).expand(len(stimuli), -1), "text": (at >= before) & (at < lengths)}
-        run, special = self.run or self.model, {}
-        if self.first_letter_is_special and "text" in modalities:
-            special["text"] = (at == before).expand(len(stimuli), -1)
-            tokens["text"] = tokens["text"] & ((at > before) | (lengths == before + 1))
-        return Shown(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special)
+from bridgework.tests.probes.toys import DIM, IMAGE_TOKENS, TEXT_TOKENS, Stack, Toy, letters
 
 
 @pytest.fixture
@@ -102,10 +36,7 @@ def swept(toy) -> Toy:
 
 @pytest.fixture
 def stimuli() -> Stimuli:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (7, 1, IMAGE_TOKENS, 3), dtype=np.uint8)
-    texts = ("a", "bc", "def", "ghij", "klmno", "p", "qr")
-    return Stimuli([Stimulus(Image.fromarray(i), t, f"id {t}") for i, t in zip(images, texts, strict=True)], "letters")
+    return letters("a", "bc", "def", "ghij", "klmno", "p", "qr")
 
 
 def test_shapes_and_labels(toy, stimuli):
