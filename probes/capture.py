@@ -94,8 +94,11 @@ def capture(
             raise _Deepest
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        first = module is modules[blocks[0]] and EMBEDDINGS in layers
+        if not (first or waiting):
+            return
         inputs = named_inputs(module, args, kwargs)
-        if module is modules[blocks[0]] and EMBEDDINGS in layers:  # copied: a block may change its input in place
+        if first:  # copied: a block may change its input in place
             entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
         if waiting and (order := follow(waiting[-1][2], inputs)):
             orders[type(modules[waiting[-1][0]])] = order
@@ -103,7 +106,7 @@ def capture(
                 settle(*waiting.pop(0))
 
     def after(path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        inputs = named_inputs(module, args, kwargs)
+        inputs = {} if isinstance(output, Tensor) else named_inputs(module, args, kwargs)
         try:
             settle(path, inputs, output)
         except Ambiguous:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -82,9 +83,17 @@ def entering(inputs: Mapping[str, Any], state: State) -> State:
 
 def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by the names of the module's `forward`, whether given by position or by keyword."""
-    bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    forward = module.forward
+    if inspect.ismethod(forward):  # of the class: one signature serves all its blocks
+        bound = dict(_signature(forward.__func__).bind_partial(forward.__self__, *args, **kwargs).arguments)
+        del bound[next(iter(bound))]
+    else:
+        bound = dict(inspect.signature(forward).bind_partial(*args, **kwargs).arguments)
     extra = bound.pop("kwargs", None)
     return bound | extra if isinstance(extra, dict) else bound
+
+
+_signature = functools.cache(inspect.signature)
 
 
 def _parts(output: Any) -> tuple[Any, ...]:
