@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("probes", "models", "figures")
 CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
-FOLDERS = (*CODE, "results", ".ci")
+FOLDERS = (*CODE, "docs", "results", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
 TEXT = {".py", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle"}
 NAMES = {"Makefile", "LICENSE", ".gitignore", "run"}

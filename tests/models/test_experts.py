@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,7 @@ from transformers import (
     Dinov2WithRegistersModel,
     LlamaConfig,
     LlamaForCausalLM,
-    ViTConfig,
-    ViTModel,
+    Wav2Vec2Config,
 )
 
 from bridgework.models.experts import CHECKPOINTS, OWN, DitExpert, TextExpert, VisionExpert, open_expert
@@ -147,8 +147,8 @@ def test_a_shipped_expert_that_is_not_there(monkeypatch, tmp_path):
 
 
 def test_a_foreign_family_is_refused(tmp_path):
-    ViTModel(ViTConfig(**VISION, intermediate_size=16)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is of the family 'vit': expected llava, dinov2, .* your own Subject"):
+    Wav2Vec2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"the family 'wav2vec2', which takes input_values: .* your own Subject"):
         open_expert(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_a_tokenizer_that_begins_by_itself_begins_once(llama_folder):
     assert isinstance(expert, TextExpert)
     assert expert.tokenizer("a").input_ids[0] == 1
     given = expert.show(stimuli_of("a ring"), ("text",), "understanding", None)
-    assert given.tokens["text"].tolist() == [[False, True, True, False]]
+    assert torch.equal(given.tokens["text"], torch.tensor([[False, True, True, False]]))
 
 
 def test_a_causal_model_without_a_token_to_begin_with(llama_folder):
@@ -206,7 +206,7 @@ def test_a_causal_model_without_a_token_to_begin_with(llama_folder):
     path.write_text(json.dumps({k: v for k, v in config.items() if k != "bos_token"}))
     expert = open_expert(llama_folder)
     given = expert.show(stimuli_of("a ring"), ("text",), "understanding", None)
-    assert given.tokens["text"].tolist() == [[False, True, True, False]]
+    assert torch.equal(given.tokens["text"], torch.tensor([[False, True, True, False]]))
 
 
 def test_text_encoders(tmp_path, tokenizer):
@@ -276,15 +276,16 @@ def test_a_separate_pass_does_not_see_the_other_modality(family, stimuli, reques
     options = {"timesteps": (0.5,)} if expert.timed_tasks else {}
     shown = (stimuli, other_texts(stimuli), other_images(stimuli))
     plain, worded, drawn = (extract(expert, s, **options) for s in shown)
-    assert torch.equal(plain["image"].values, worded["image"].values)
-    assert not torch.equal(plain["text"].values, worded["text"].values)
-    assert torch.equal(plain["text"].values, drawn["text"].values)
-    assert not torch.equal(plain["image"].values, drawn["image"].values)
+    alike = partial(torch.allclose, rtol=0, atol=1e-5)  # batches go by length, and bits by batches
+    assert alike(plain["image"].values, worded["image"].values)
+    assert not alike(plain["text"].values, worded["text"].values)
+    assert alike(plain["text"].values, drawn["text"].values)
+    assert not alike(plain["image"].values, drawn["image"].values)
     joint = extract(expert, stimuli, joint=True, **options)
     unlike = joint["text"].values[1:] - plain["text"].values[1:]
     assert (unlike.abs().amax((1, 2)) > 1e-3).all()
     worded = extract(expert, other_texts(stimuli), joint=True, **options)
-    assert torch.equal(joint["image"].values, worded["image"].values) == (family == "tiny_vlm")  # the image comes first
+    assert alike(joint["image"].values, worded["image"].values) == (family == "tiny_vlm")  # the image comes first
 
 
 @pytest.mark.parametrize("family", ["tiny_vlm", "tiny_dit"])
