@@ -207,8 +207,8 @@ def _render(svg: bytes) -> bytes | None:
     with Image.open(io.BytesIO(png)) as image:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
-    blank = all(low == high for low, high in white.convert("RGB").getextrema())
-    return None if blank else png
+    one_colour = white.getcolors(1)
+    return None if one_colour else png
 
 
 def _shuffled(pictures: Iterable[Picture]) -> list[Picture]:

@@ -5,6 +5,7 @@ import io
 import sys
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -28,7 +29,7 @@ def drawing(title: str, inside: str = '<rect width="20" height="10" fill="red"/>
         </dc:creator></metadata>{inside}</svg>""".encode()
 
 
-def tarball(files: dict[str, bytes | str], mode: str) -> bytes:
+def tarball(files: dict[str, bytes | str], mode: Literal["w:gz", "w:xz"]) -> bytes:
     """An archive of these files; a string is the target of a symbolic link."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
