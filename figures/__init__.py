@@ -2,6 +2,7 @@
 
 from .architecture import architecture
 from .curves import alignment_curves, before_after, learning_curves
+from .evidence import causal_evidence
 from .gallery import Entry, write_gallery
 from .maps import layer_map
 from .samples import gap_closed, sample_grid
@@ -11,6 +12,7 @@ __all__ = [
     "alignment_curves",
     "architecture",
     "before_after",
+    "causal_evidence",
     "gap_closed",
     "layer_map",
     "learning_curves",

@@ -1,8 +1,11 @@
 """Measure: any model in, labelled similarity out."""
 
 from .alignment import alignment_curve, divergence, rises, rises_then_falls
+from .attention import attention_mass
+from .attribution import attribute
 from .bridges import BridgePlan, choose_bridges
 from .capture import capture
+from .conflict import gradient_conflict
 from .extraction import extract, mismatched
 from .features import Features, LayerFeatures
 from .generic import AnyModel
@@ -24,12 +27,15 @@ __all__ = [
     "Stimulus",
     "Subject",
     "alignment_curve",
+    "attention_mass",
+    "attribute",
     "capture",
     "choose_bridges",
     "divergence",
     "extract",
     "find_stacks",
     "find_streams",
+    "gradient_conflict",
     "label_probe",
     "load_stimuli",
     "match_patches",

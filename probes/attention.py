@@ -134,12 +134,12 @@ def _watch(
                 order = sorted(streams, key=lambda name: name != first[path])
                 own, query, key = own.detach(), query.detach(), key.detach()
             else:
-                lengths, order = {None: tokens}, [None]
+                lengths, order = {"": tokens}, [""]
                 if key.shape[2] != tokens or not _fits(shown, tokens):
                     return own
             if path in masses:
                 raise RuntimeError(f"block {path!r} attends twice to all tokens: its attention mass is not one number")
-            labels = torch.cat([_labels(shown, name, lengths[name], keys) for name in order])
+            labels = torch.cat([_labels(shown, name or None, lengths[name], keys) for name in order])
             masses[path] = _sum(*probabilities(query, key, value, *args, **options), labels, len(keys))
             return own
 

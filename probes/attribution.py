@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from captum.attr import LayerConductance, LayerFeatureAblation, LayerIntegratedGradients
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -123,7 +123,9 @@ def _along(
     replay: Replay, layer: str, baselines: tuple[Tensor, ...], method: str, steps: int, batch_size: int
 ) -> tuple[Tensor, ...]:
     """The attribution of every number of a layer's states, (1, *state) for each stream."""
-    options = {"n_steps": steps, "internal_batch_size": batch_size}
+    from captum.attr import LayerConductance, LayerIntegratedGradients  # imports matplotlib, which probes do without
+
+    options: dict[str, Any] = {"n_steps": steps, "internal_batch_size": batch_size}
     if method == "integrated_gradients":
         along = LayerIntegratedGradients(replay, replay.taps[layer])
         return _tuple(along.attribute(replay.inputs, baselines, **options))
@@ -134,7 +136,7 @@ def _along(
     return tuple((a - b) / 2 for a, b in zip(there, back, strict=True))
 
 
-def _tuple(states: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _tuple(states: Any) -> tuple[Tensor, ...]:
     return tuple(s.detach() for s in states) if isinstance(states, tuple) else (states.detach(),)
 
 
@@ -152,6 +154,8 @@ def _sums(replay: Replay, layer: str, states: tuple[Tensor, ...]) -> Iterator[tu
 
 
 def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
+    from captum.attr import LayerFeatureAblation
+
     with torch.no_grad():
         states: list[Tensor] = []
         handle = replay.taps[layer].register_forward_hook(lambda module, given, out: states.extend(given))

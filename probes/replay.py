@@ -119,13 +119,14 @@ class Replay:
         seen: dict[str, list[Any]] = {}
 
         def keep(layer: str, stream: str | None, state: Tensor) -> None:
-            leaves = tuple(i for i, leaf in enumerate(seen[layer]) if leaf is state)
+            leaves = tuple(i for i, leaf in enumerate(seen[layer]) if leaf is state or _same(leaf, state, layer))
             if not leaves:
                 raise RuntimeError(f"the state of layer {layer!r} is not among what its block is given or returns")
             found[layer][stream] = leaves, state
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            seen[EMBEDDINGS] = tree_flatten((args, kwargs))[0]
+            leaves = tree_flatten((args, kwargs))[0]  # copied: a block may change its input in place
+            seen[EMBEDDINGS] = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
         def leave(layer: str) -> Callable[..., None]:
             return lambda module, args, output: seen.update({layer: tree_flatten(output)[0]})
@@ -140,6 +141,11 @@ class Replay:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def _same(leaf: Any, state: Tensor, layer: str) -> bool:
+    """What enters is captured as a copy: it is known again by its numbers."""
+    return layer == EMBEDDINGS and isinstance(leaf, Tensor) and leaf.dtype == state.dtype and torch.equal(leaf, state)
 
 
 def _places(layer: str, once: dict, twice: dict) -> tuple[_Place, ...]:

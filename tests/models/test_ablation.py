@@ -20,7 +20,7 @@ TIMES = (0.4, 0.9)
 def open_gates(fused: FusedModel, *values: float) -> FusedModel:
     with torch.no_grad():
         for bridge, value in zip(fused.bridges, values, strict=True):
-            bridge.gate.fill_(value)
+            bridge.get_parameter("gate").fill_(value)
     return fused
 
 

@@ -198,7 +198,7 @@ def test_the_order_of_streams_is_found(first, stimuli):
     mass = table[table["layer"] == "0"].set_index(["query", "key"])["mass"]
     calls: list[Tensor] = []
     shown = subject.show(stimuli[:1], subject.modalities, "generation", 0.5)
-    block = subject.model.blocks[0]
+    block: Any = subject.model.get_submodule("blocks.0")
     hooks = [getattr(block, name).register_forward_hook(lambda m, i, out: calls.append(out)) for name in STREAM]
     with torch.no_grad():
         shown.run()

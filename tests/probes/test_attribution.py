@@ -107,7 +107,7 @@ class Dual(nn.Module):
 class Toy:
     """Four pixels, then two letters, then a closing token of its own; one token each."""
 
-    model: nn.Module
+    model: Any
     layout: str = "mask"
     name: str = "toy"
     blocks: tuple[str, ...] = ("layers.0", "layers.1")

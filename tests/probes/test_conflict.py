@@ -39,9 +39,9 @@ def losses(model: nn.Module, kind: float, count: int, start: int) -> list:
 
 
 def gradient(model: nn.Module, path: str, batches: list) -> Tensor:
-    block = model.get_submodule(path)
-    total = sum(loss() for loss in batches)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(block.linear.parameters()))])
+    parameters = list(model.get_submodule(f"{path}.linear").parameters())
+    total = torch.stack([loss() for loss in batches]).sum()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
 
 
 def test_the_cosine_is_that_of_the_summed_gradients(model):
