@@ -45,9 +45,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip check
 	mv $(UNFINISHED) $@
 
-# The public packages that similarity is compared with; nothing but their tests and the benchmarks needs them.
+# The public packages that similarity is compared with, and Ray; nothing but tests and the benchmarks needs them.
 $(PEERS): $(INSTALLED)
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[benchmarks]'
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[benchmarks,ray]'
 	$(BIN)/python -m pip check
 	touch $@
 

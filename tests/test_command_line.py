@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from bridgework.__main__ import main
@@ -52,7 +54,7 @@ def test_wrong_arguments(arguments, capsys):
 
 
 def test_from_experts_to_a_plan(tmp_path, capsys):
-    seen, made = tmp_path / "seen.safetensors", tmp_path / "made.safetensors"
+    seen, made = tmp_path / "seen", tmp_path / "made"
     main(["extract", "scenes-vlm", "scenes-evidence", str(seen), "--limit", "32"])
     main(["extract", "scenes-dit", "scenes-evidence", str(made), "--limit", "32", "--timesteps", ".5", ".8"])
     features = Features.load(made)
@@ -74,15 +76,27 @@ def test_from_experts_to_a_plan(tmp_path, capsys):
     assert plan.rule == "alignment"
     assert ", ".join(f"{u}-{g}" for u, g in plan.pairs) in capsys.readouterr().out
 
-    before = seen.stat().st_mtime_ns
-    main(["extract", "no such expert", "scenes-evidence", str(seen)])
-    assert "is there already" in capsys.readouterr().out
-    assert seen.stat().st_mtime_ns == before
+    before = {path: path.stat().st_mtime_ns for path in seen.iterdir()}
+    main(["extract", "scenes-vlm", "scenes-evidence", str(seen), "--limit", "32"])
+    assert {path: path.stat().st_mtime_ns for path in seen.iterdir()} == before
+    status, _ = told(capsys, "extract", "scenes-vlm", "scenes-evidence", seen, "--limit", "31")
+    assert "features made differently" in str(status)
     assert {path.name for path in tmp_path.iterdir()} == {seen.name, made.name, "curve.csv", "plan.json"}
 
 
+def test_what_is_kept_and_how(tmp_path):
+    how = ["--limit", "6", "--batch-size", "2", "--layers", "embeddings", "3", "--precision", "bf16"]
+    how += ["--dtype", "float16", "--pooling", "grid:2", "--cleaned", "--task", "understanding"]
+    main(["extract", "scenes-vlm", "scenes-test", str(tmp_path / "out"), *how])
+    seen = Features.load(tmp_path / "out")
+    assert seen["image"].layers == ("embeddings", "3")
+    assert seen["image"].values.shape == (2, 6, 2, 2, 128)
+    assert seen["text"].cleaned.values.dtype == torch.float16
+    assert (seen.provenance["precision"], seen.provenance["batch_size"]) == ("bf16", 2)
+
+
 def test_an_unknown_expert_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "bridgework", "extract", "scenes-vml", "noto", tmp_path / "out.safetensors"]
+    command = [sys.executable, "-m", "bridgework", "extract", "scenes-vml", "noto", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -100,14 +114,15 @@ def image_features(tmp_path_factory):
     images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(8)]
     expert = open_expert("scenes-vlm", random_weights=True)
     seen = extract(expert, Stimuli([Stimulus(image, f"a {i}", f"{i}") for i, image in enumerate(images)]))
-    Features({"image": seen["image"]}).save(folder / "image.safetensors")
-    return folder / "image.safetensors"
+    Features({"image": seen["image"]}).save(folder / "image")
+    return folder / "image"
 
 
 def test_errors_are_one_line(tmp_path, capsys, image_features):
     out, missing = tmp_path / "out", tmp_path / "missing"
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(image_features.read_bytes()[:-20])
+    broken = shutil.copytree(image_features, tmp_path / "broken")
+    shard = broken / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-20])
     plan = tmp_path / "plan.json"
     plan.write_text("{}")
     for arguments, error in (
@@ -115,8 +130,14 @@ def test_errors_are_one_line(tmp_path, capsys, image_features):
         (("extract", "scenes-vlm", missing, out), "missing"),
         (("extract", "scenes-dit", "scenes-test", out, "--limit", 4), "scenes-dit needs timesteps"),
         (("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--timesteps", 0.5), "takes no timesteps"),
-        (("align", missing, out), "no features file"),
-        (("align", broken, out), "is not a whole features file"),
+        (
+            ("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--pooling", "x"),
+            "unknown pooling 'x'",
+        ),
+        (("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--layers", "99"), "has no layer '99'"),
+        (("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--task", "generation"), "unknown task"),
+        (("align", missing, out), "no features in"),
+        (("align", broken, out), "is no whole safetensors file"),
         (("align", image_features, out), "no 'text' features: there are image"),
         (("choose", image_features, image_features, out), "no 'text' features: there are image"),
         (("train", plan, tmp_path / "run"), "is not a bridge plan"),

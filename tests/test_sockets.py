@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import nbformat
+import psutil
 import pytest
 from nbclient import NotebookClient
 
@@ -48,6 +49,14 @@ def test_outside_is_refused_in_a_notebook_kernel():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
     assert REFUSED in notebook.cells[0].outputs[0].text
+
+
+def test_this_machines_own_addresses_are_reached():
+    own = [each.address for card in psutil.net_if_addrs().values() for each in card if each.family == socket.AF_INET]
+    assert "127.0.0.1" in own
+    for address in own:
+        with socket.create_server((address, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
 
 
 def test_this_machine_is_reached():

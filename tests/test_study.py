@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from bridgework import demo, study
+from bridgework.models import open_expert, scene_stimuli
 from bridgework.probes import BridgePlan
 
 TINY = study.Budget(samples=32, bridges=2, steps=2, seeds=1, each=1)
@@ -88,3 +90,17 @@ def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
     images = re.findall(r'<img[^>]*src="([^"]+)"', html)
     assert len(images) >= 8
     assert all((page.parent / image).is_file() for image in images)
+
+
+def test_features_are_kept_apart_by_what_they_were_made_of(tmp_path):
+    stimuli, expert = scene_stimuli("test", 6), open_expert("scenes-vlm", random_weights=True)
+    first = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    assert "values" not in vars(first["text"])
+    again = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    assert torch.equal(first["text"].values, again["text"].values)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    with torch.no_grad():
+        next(expert.model.parameters()).add_(1)
+    other = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    assert not torch.equal(first["text"].values, other["text"].values)
+    assert len(list((tmp_path / "features").iterdir())) == 2

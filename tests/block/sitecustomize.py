@@ -1,7 +1,8 @@
 """Refuses every connection that leaves this machine, in this process and in its Python children.
 
 `tests/conftest.py` runs this file and puts its folder on PYTHONPATH, so that notebook kernels and subprocesses run it
-as they start. Loopback addresses and unix sockets stay open: notebook kernels talk over them.
+as they start. Loopback addresses, this machine's own addresses and unix sockets stay open: notebook kernels, torchrun
+and Ray talk over them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ def is_local(host: object) -> bool:
         address = ipaddress.ip_address(str(name))
     except ValueError:
         return False
-    return address.is_loopback or address.is_unspecified
+    if address.is_loopback or address.is_unspecified:
+        return True
+    import psutil
+
+    return str(address) in {own.address for each in psutil.net_if_addrs().values() for own in each}
 
 
 def refuse(event: str, args: tuple) -> None:
