@@ -29,9 +29,7 @@ class _Recorded(Exception):
     """Raised instead of running the denoiser: nothing behind it is needed."""
 
 
-def record_call(
-    pipe: Any, denoiser: nn.Module, prompts: Sequence[str], draw: Draw, scheduler: Any, **chosen: Any
-) -> Call:
+def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, scheduler: Any, **chosen: Any) -> Call:
     """Run a pipeline as its users do, up to its first call of the denoiser, without classifier-free guidance.
 
     The pipeline prepares everything by its own code: templates, text encoders, position ids, packing of the latents,

@@ -275,7 +275,9 @@ def test_cosmos3_reads_and_draws(experts):
     assert (reader.tasks, reader.modalities, reader.timed_tasks) == (("understanding",), ("text",), ())
     one = STIMULI[:1]
     shown = reader.show(one, ("text",), "understanding", None)
-    assert shown.tokens["text"].shape == (1, len(one[0].text))
+    words = shown.tokens["text"]
+    assert words is not None
+    assert words.shape == (1, len(one[0].text))
     read = means(reader, one, ("text",), None, "understanding")["text"]
     drawn = means(expert, one, ("text",), None)["text"]
     assert read[0].shape == drawn[0].shape == (1, 16)

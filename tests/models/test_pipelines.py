@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import EDMEulerScheduler
 from safetensors.torch import load_file, save_file
 
+from bridgework.models.diffusion import PipelineExpert
+from bridgework.models.experts import open_expert
 from bridgework.models.pipelines import is_pipeline, open_pipeline, pipeline_expert
 from bridgework.models.scenes import scene_stimuli
 from bridgework.probes.extraction import extract
@@ -53,7 +56,7 @@ def test_example(kind, folders, stimuli):
     family, folder = folders[kind]
     code, count = HUB_ID.subn(f'open_pipeline(r"{folder}", side={SIDES.get(family, 32)})', EXAMPLES[kind])
     assert count == 1
-    space = {"open_pipeline": open_pipeline, "extract": extract, "stimuli": stimuli}
+    space: dict[str, Any] = {"open_pipeline": open_pipeline, "extract": extract, "stimuli": stimuli}
     exec(code if "extract" in code else code + PROBE, space)
     made, expert = space["made"], space["expert"]
     assert made["image"].timesteps == (0.2, 0.5, 0.8)
@@ -81,7 +84,14 @@ def test_a_twin_has_another_denoiser_and_the_same_eyes(folder):
         assert all(torch.equal(own[key], drawn[key]) for key in own)
 
 
-def test_pipelines_are_told_from_other_folders(folder, tmp_path):
+def test_open_expert_opens_pipelines(folder):
+    expert = open_expert(folder)
+    assert isinstance(expert, PipelineExpert)
+    assert expert.name == "sd3"
+    assert open_expert(folder, random_weights=True).name == "sd3 (random weights)"
+
+
+def test_pipelines_are_told_from_other_folders(folder):
     assert is_pipeline(str(folder))
     assert not is_pipeline(str(folder / "transformer"))
     assert not is_pipeline("nobody/nothing")
