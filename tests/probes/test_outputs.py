@@ -51,6 +51,7 @@ def test_streams_of_one_shape_are_told_apart_by_what_the_next_block_is_given():
     order = follow((text, image), {"encoder_hidden_states": text, "hidden_states": image, "temb": torch.ones(2, 4)})
     assert order == ("text", "image")
     streams = split_streams("block", {}, (text, image), order)
+    assert isinstance(streams, dict)
     assert streams["image"] is image and streams["text"] is text
     assert set(split_streams("block", {}, (None, image), order)) == {"image"}
     assert follow((text, image), {"hidden_states": image + 0}) is None
@@ -70,6 +71,7 @@ def test_the_hidden_state_is_what_comes_out_as_it_went_in():
 def test_unnamed_streams_keep_the_names_of_their_arguments():
     understood, made = torch.zeros(7, 4), torch.zeros(16, 4)  # unbatched, as in Cosmos3
     streams = split_streams("block", {"und_seq": understood, "gen_seq": made}, (understood, made))
+    assert isinstance(streams, dict)
     assert streams["und_seq"] is understood and streams["gen_seq"] is made
 
 
