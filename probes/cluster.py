@@ -40,7 +40,7 @@ def extract_on_ray(
     count = shard_count(len(stimuli), options.get("batch_size", 32), options.get("pooling", "mean"))
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
     made = numbers.map(
-        _Worker,
+        _Worker,  # type: ignore[arg-type]  # a class is called once for each worker
         fn_constructor_args=(open_subject, stimuli, folder, options),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,

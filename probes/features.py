@@ -60,9 +60,9 @@ class LayerFeatures:
         timesteps: the timesteps of the sweep, or the one selected by `at`; () for subjects without timesteps.
         samples: the id of each stimulus, in order.
         widths: the dims of each layer where they differ; the values of the narrower ones are filled up with zeros.
-        counts: (layer, sample), the number of tokens of each, with pooling "none".
-        cleaned: the same features, cleaned, where they were asked for: massive activations clamped before pooling, then
-            each dim z-scored over the samples (and tokens).
+        counts: Tensor (layer, sample), the number of tokens of each, with pooling "none"; else None.
+        cleaned: LayerFeatures, the same cleaned, where they were asked for; else None. Massive activations are clamped
+            before pooling, then each dim is z-scored over the samples (and tokens).
 
     Raises:
         ValueError: a shape, a count or a word that does not fit, at construction.
@@ -79,8 +79,8 @@ class LayerFeatures:
     timesteps: tuple[float, ...]
     samples: tuple[str, ...] = field(repr=False)
     widths: tuple[int, ...] = ()
-    counts: Tensor | None = field(default_factory=lambda: None, repr=False)  # a plain default would hide __getattr__
-    cleaned: LayerFeatures | None = field(default=None, repr=False)
+    counts: Any = field(default_factory=lambda: None, repr=False)  # a plain default would hide __getattr__
+    cleaned: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("layers", "depths", "timesteps", "samples", "widths"):

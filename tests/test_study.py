@@ -102,5 +102,5 @@ def test_features_are_kept_apart_by_what_they_were_made_of(tmp_path):
     with torch.no_grad():
         next(expert.model.parameters()).add_(1)
     other = study.cached(tmp_path, expert, stimuli, layers=["0"])
-    assert not torch.equal(first["text"].values, other["text"].values)
+    assert not torch.equal(first["image"].values, other["image"].values)
     assert len(list((tmp_path / "features").iterdir())) == 2

@@ -261,7 +261,7 @@ class Widening(Stack):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Sequential(nn.Linear(DIM * 2**i, DIM * 2 ** (i + 1))) for i in range(3))
-        self.head = nn.Identity()
+        self.head = nn.Linear(DIM * 8, 2)
 
 
 def test_layers_of_unequal_width(toy, stimuli, tmp_path):
