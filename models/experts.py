@@ -1,7 +1,8 @@
 """Experts, opened by name: ours, the real ones out of registry packages, a local folder or Hub id of any family.
 
 Every expert is a `Subject` (probes/subjects.py): an ordinary transformers or diffusers model in `.model`, its block
-paths in `.blocks`, and `show`, which turns stimuli into one forward pass. docs/families.md shows each family.
+paths in `.blocks`, and `show`, which turns stimuli into one forward pass. docs/families.md and docs/diffusion.md show
+each family.
 """
 
 from __future__ import annotations

@@ -81,7 +81,11 @@ def open_text(label: str, source: str, config: Any, random_weights: bool) -> Tex
         auto = AutoModelForCausalLM if any(each in heads for each in named) or not named else AutoModel
     else:
         auto = AutoModelForTextEncoding if kind in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES else AutoModel
+    two = config.is_encoder_decoder
+    if two and auto is AutoModelForTextEncoding:
+        config.is_encoder_decoder = False  # T5Gemma's encoder is refused without
     model = loading.model(auto, source, config, random_weights)
-    if config.is_encoder_decoder and auto is AutoModel:
+    if two and auto is AutoModel:
         model = model.get_encoder()
-    return TextExpert(label, model, loading.tokenizer(source), loading.longest_stack(model), causal)
+    blocks = loading.longest_stack(model) if two else loading.language_stack(model)
+    return TextExpert(label, model, loading.tokenizer(source), blocks, causal)

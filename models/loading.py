@@ -35,7 +35,7 @@ def model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
     if random_weights:
         drawn = auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)
         return drawn.float().eval()
-    return weights(auto, source, dtype=torch.float32, trust_remote_code=False).eval()
+    return weights(auto, source, config=config, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def weights(auto: Any, source: str, **options: Any) -> Any:
@@ -86,10 +86,16 @@ def plain_image_processor(source: str) -> Any:
     return load("image processor", either, source)
 
 
-def longest_stack(module: nn.Module, prefix: str = "") -> tuple[str, ...]:
-    """Paths of the blocks of a module's longest stack, as seen from the model that holds it at `prefix`."""
-    blocks = max(find_stacks(module).values(), key=len)
-    return tuple(f"{prefix}.{path}" if prefix else path for path in blocks)
+def longest_stack(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the blocks of a module's longest stack."""
+    return tuple(max(find_stacks(module).values(), key=len))
+
+
+def language_stack(model: Any) -> tuple[str, ...]:
+    """Paths of the blocks of a model's language model, whatever towers for images or sounds stand beside it."""
+    decoder = model.get_decoder()
+    prefix = next(path for path, module in model.named_modules() if module is decoder)
+    return tuple(f"{prefix}.{path}" if prefix else path for path in longest_stack(decoder))
 
 
 def load(what: str, loader: Callable[..., Any], source: str, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, AutoModelForImageTextToText
 
 from ..probes.stimuli import Stimulus
 from ..probes.subjects import Shown
@@ -60,7 +60,7 @@ class VlmExpert:
     def shown(self, inputs: dict[str, Any], modalities: tuple[str, ...], where: dict[str, Tensor]) -> Shown:
         """One pass over these inputs, and the tokens of each modality."""
         model, nowhere = self.model, torch.zeros_like(next(iter(where.values())))
-        if "pixel_values" not in inputs and _needs(model, "pixel_values"):
+        if "pixel_values" not in inputs and _needs(model.forward, "pixel_values"):
             model = model.get_decoder()  # BLIP-2 takes no text without an image
         takes = inspect.signature(model.forward).parameters
         given = {name: value for name, value in inputs.items() if name in takes}
@@ -119,9 +119,16 @@ class VlmExpert:
         """How many tokens the model's own vision path makes of an image: a matter of the image's size alone."""
         if image.size not in self.lengths:
             holder = self.model if hasattr(self.model, "get_image_features") else self.model.model
+            inputs = self.pixels([image])
             takes = inspect.signature(holder.get_image_features).parameters
+            asked = [name for name in takes if _needs(holder.get_image_features, name) and name not in inputs]
+            if asked:
+                raise ValueError(
+                    f"the image processor of {self.name} makes no {asked[0]!r}, which its model asks for: expected the "
+                    "family's own image processor"
+                )
             with torch.no_grad():
-                made = holder.get_image_features(**{k: v for k, v in self.pixels([image]).items() if k in takes})
+                made = holder.get_image_features(**{name: value for name, value in inputs.items() if name in takes})
             states = getattr(made, "pooler_output", made)
             states = states if isinstance(states, list | tuple) else [states]
             self.lengths[image.size] = sum(state.reshape(-1, state.shape[-1]).shape[0] for state in states)
@@ -137,24 +144,21 @@ def open_vlm(label: str, source: str, config: Any, random_weights: bool) -> VlmE
 
     Raises ValueError for one that has none, such as those that read the image by cross-attention (Mllama, BLIP).
     """
-    if config.get_text_config().is_encoder_decoder or getattr(config, "image_token_id", None) is None:
+    auto = AutoModelForImageTextToText
+    kinds = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], MODEL_MAPPING.get(type(config), None)
+    reads = any(hasattr(kind, "get_image_features") for kind in kinds)
+    one_stack = reads and not config.get_text_config().is_encoder_decoder
+    if not one_stack or getattr(config, "image_token_id", None) is None:
         raise ValueError(
             f"expert {label!r} ({config.model_type}) has no image tokens among the tokens of a language model: "
             "wrap it in your own Subject (probes/subjects.py)"
         )
-    model = loading.model(AutoModelForImageTextToText, source, config, random_weights)
-    kind = LlavaExpert if config.model_type == "llava" else VlmExpert
+    model = loading.model(auto, source, config, random_weights)
+    expert = LlavaExpert if config.model_type == "llava" else VlmExpert
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
-    return kind(label, model, tokenizer, processor, language_blocks(model))
+    return expert(label, model, tokenizer, processor, loading.language_stack(model))
 
 
-def language_blocks(model: Any) -> tuple[str, ...]:
-    """Paths of the blocks of a multimodal model's language model."""
-    decoder = model.get_decoder()
-    prefix = next(path for path, module in model.named_modules() if module is decoder)
-    return loading.longest_stack(decoder, prefix)
-
-
-def _needs(model: Any, name: str) -> bool:
-    given = inspect.signature(model.forward).parameters.get(name)
-    return given is not None and given.default is inspect.Parameter.empty
+def _needs(call: Any, name: str) -> bool:
+    given = inspect.signature(call).parameters.get(name)
+    return given is not None and given.default is given.empty and given.kind is not given.VAR_KEYWORD

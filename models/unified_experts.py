@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from ..probes.stimuli import Stimulus
 from ..probes.subjects import Shown
 from . import loading
-from .multimodal import VlmExpert, language_blocks
+from .multimodal import VlmExpert
 from .tokens import Part
 
 
@@ -133,4 +133,4 @@ def open_unified(label: str, source: str, config: Any, random_weights: bool) -> 
     """Open a native unified model."""
     model = loading.model(AutoModelForImageTextToText, source, config, random_weights)
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
-    return UNIFIED[config.model_type](label, model, tokenizer, processor, language_blocks(model))
+    return UNIFIED[config.model_type](label, model, tokenizer, processor, loading.language_stack(model))

@@ -38,31 +38,50 @@ class VisionExpert:
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> Shown:
-        device = self.model.device
-        given = self.processor([s.image for s in stimuli], return_tensors="pt").to(device)
+        given = self.processor([s.image for s in stimuli], return_tensors="pt").to(self.model.device)
         takes = inspect.signature(self.model.forward).parameters
         inputs = {name: value for name, value in given.items() if name in takes}
         shape = tuple(inputs["pixel_values"].shape[1:])
         if shape not in self.patches:
-            self.patches[shape] = self._find_patches(inputs)
-        mask = self.patches[shape].expand(len(stimuli), -1)
-        return Shown(lambda: self.model(**inputs), {"image": mask}, special={"image": ~mask})
+            self.patches[shape] = self._find_patches({name: value[:1] for name, value in inputs.items()})
+        patches = self.patches[shape].expand(len(stimuli), -1)
+        mask, there = patches, given.get("pixel_attention_mask")
+        if there is not None and there.shape == mask.shape:  # SigLIP 2 pads images to one number of patches
+            mask = mask & there.cpu().bool()
+        return Shown(lambda: self.model(**inputs), {"image": mask}, special={"image": ~patches})
 
-    def _find_patches(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _find_patches(self, one: dict[str, Tensor]) -> Tensor:
         """A mask (token,) of the tokens that answer to pixels, of one image's shape."""
-        one = {name: value[:1] for name, value in inputs.items()}
-        states = []
-        for pixels in (torch.zeros_like(one["pixel_values"]), torch.ones_like(one["pixel_values"])):
-            with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks]) as taps:
-                self.model(**(one | {"pixel_values": pixels}))
-            states.append(taps)
-        shapes = [tuple(state.shape) for state in states[0].values()]
+        plain, again, moved = (self._states(one, shift) for shift in (0.0, 0.0, 1.0))
+        states = [*plain.values(), *again.values()]
+        shapes = [tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__ for state in states]
         if len(set(shapes)) > 1 or len(shapes[0]) != 3:
             raise ValueError(
-                f"the blocks of {self.name} hold states {shapes[0]} to {shapes[-1]}: expected (batch, token, dim) with "
-                "the same patches in every block. Wrap such a model in your own Subject (probes/subjects.py)"
+                f"the blocks of {self.name} hold states {shapes[0]} to {shapes[len(plain) - 1]}: expected (batch, "
+                "token, dim) with the same patches in every block. Wrap such a model in your own Subject "
+                "(probes/subjects.py)"
             )
-        return (states[0][EMBEDDINGS] != states[1][EMBEDDINGS]).any(-1)[0].cpu()
+        if not torch.equal(plain[EMBEDDINGS], again[EMBEDDINGS]):
+            raise ValueError(
+                f"{self.name} shows its blocks something else each time it sees an image, such as a random part: "
+                "wrap it in your own Subject (probes/subjects.py) that fixes what is drawn"
+            )
+        return (plain[EMBEDDINGS] != moved[EMBEDDINGS]).any(-1)[0].cpu()
+
+    def _states(self, inputs: dict[str, Tensor], shift: float) -> dict[str, Any]:
+        """Every block's state, each pixel shifted. Raises ValueError where the model does not run on images."""
+        shifted = inputs | {"pixel_values": inputs["pixel_values"] + shift}
+        try:
+            with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks]) as taps:
+                self.model(**shifted)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.name} does not run on what its image processor makes, {tuple(shifted['pixel_values'].shape)}: "
+                f"{str(error).splitlines()[0]}. Wrap it in your own Subject (probes/subjects.py)"
+            ) from error
+        return taps
 
 
 @dataclass
@@ -95,10 +114,8 @@ def open_vision(label: str, source: str, config: Any, random_weights: bool) -> V
 def open_dual(label: str, source: str, config: Any, random_weights: bool) -> DualExpert:
     """Open a dual encoder. Raises ValueError where its two towers cannot be told apart."""
     model = loading.model(AutoModel, source, config, random_weights)
-    vision, text = (
-        getattr(model, "vision_model", getattr(model, "image_model", None)),
-        getattr(model, "text_model", None),
-    )
+    vision = getattr(model, "vision_model", getattr(model, "image_model", None))  # FLAVA has an image model
+    text = getattr(model, "text_model", None)
     if vision is None or text is None:
         raise ValueError(
             f"expert {label!r} ({type(model).__name__}) has no vision_model and text_model: "
