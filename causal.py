@@ -1,7 +1,8 @@
 """The causal evidence: what the shipped experts' tasks rest on, layer by layer, and which bridges carry the text.
 
-`python -m bridgework.causal` writes attribution.csv, attention.csv and conflict.csv of the two experts and, from the
-fused models that `python -m bridgework reproduce` left in runs/committed, links.csv and link_drift.csv.
+`python -m bridgework.causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
+experts and, from the fused models that `python -m bridgework reproduce` left in runs/committed, links.csv and
+link_drift.csv. About half an hour on one core; what is there already is not measured again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import study
+from .figures import causal_evidence
 from .models import scenes, small
 from .models.ablation import ablate_links, link_drift
 from .models.experts import DitExpert, LlavaExpert, open_expert
@@ -25,7 +27,7 @@ from .models.fusion import FusedModel
 from .models.objectives import answer_log_probability, minus_denoising_error
 from .models.pixels import to_pixels
 from .probes.attention import attention_mass
-from .probes.attribution import attribute
+from .probes.attribution import OTHER, attribute
 from .probes.conflict import gradient_conflict
 from .probes.files import write_whole
 from .probes.stimuli import Stimuli, Stimulus
@@ -127,6 +129,14 @@ def break_links(runs: Path, results: Path, budget: study.Budget = study.COMMITTE
     _save(results / "link_drift.csv", pd.concat(drifts))
 
 
+def draw(results: Path) -> None:
+    """The figure of the three tables, the generation expert at the noisy timestep."""
+    attributed, looked, pulled = (pd.read_csv(results / f"{n}.csv") for n in ("attribution", "attention", "conflict"))
+    looked = looked[looked["timestep"].isna() | (looked["timestep"] == TIMESTEP)]
+    figure = causal_evidence(attributed[attributed["modality"] != OTHER], looked, pulled)
+    write_whole(results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+
+
 def _save(path: Path, table: pd.DataFrame) -> None:
     write_whole(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
 
@@ -140,6 +150,7 @@ def main() -> None:
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
         if not (options.results / f"{name}.csv").exists():
             _save(options.results / f"{name}.csv", measure(vlm, dit))
+    draw(options.results)
     if (options.runs / "fused").is_dir():
         break_links(options.runs, options.results)
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +15,7 @@ from .style import QUIET, heading, need, styled
 COLOUR = {"image": "#029e73", "text": "#cc78bc", "other": QUIET}
 PAIRS = {("text", "image"): "image", ("image", "text"): "text"}  # a line has the colour of what is looked at
 LINES = {"ablation": "-", "conductance": (0, (4, 2)), "integrated_gradients": (0, (1, 1.5))}
-TASKS = ("#0173b2", "#d55e00")
+TASKS = ("#0173b2", "#d55e00", "#ca9161")
 NAMES = (
     ("causal_evidence, attribution", "attribute"),
     ("causal_evidence, attention", "attention_mass"),
@@ -39,8 +42,10 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
             raise ValueError(f"causal_evidence: {name} has several timesteps of a subject: pass one")
     subjects = list(dict.fromkeys(attribution["subject"]))
     figure, grid = plt.subplots(len(subjects), 3, figsize=(11.1, 3.0 * len(subjects) + 0.9), squeeze=False)
+    colours = dict(zip(conflict["tasks"].unique(), cycle(TASKS), strict=False))
+    drawers = (_lost, _looks, partial(_pulls, colours=colours))
     for row, subject in zip(grid, subjects, strict=True):
-        for ax, draw, table in zip(row, (_lost, _looks, _pulls), (attribution, attention, conflict), strict=True):
+        for ax, draw, table in zip(row, drawers, (attribution, attention, conflict), strict=True):
             of = table[table["subject"] == subject]
             if of.empty:
                 ax.remove()
@@ -80,8 +85,9 @@ def _looks(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_ylabel("attention mass")
 
 
-def _pulls(ax: Axes, table: pd.DataFrame) -> None:
-    for colour, (tasks, rows) in zip(TASKS, table.groupby("tasks", sort=False), strict=False):
+def _pulls(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
+    for tasks, rows in table.groupby("tasks", sort=False):
+        colour = colours[str(tasks)]
         rows = rows.sort_values("depth")
         ax.fill_between(rows["depth"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
         ax.plot(rows["depth"], rows["conflict"], color=colour, marker="o", label=str(tasks))
