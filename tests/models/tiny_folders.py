@@ -78,6 +78,10 @@ def siglip(**options: Any) -> dict[str, Any]:
     return {"model_type": "siglip_vision_model", **VISION, **options}
 
 
+def clip_vision() -> dict[str, Any]:
+    return {"model_type": "clip_vision_model", "projection_dim": 24, **VISION}
+
+
 def text(kind: str, **options: Any) -> dict[str, Any]:
     return {"model_type": kind, **TEXT, **options}
 
@@ -124,10 +128,9 @@ def qwen3_5() -> Any:
 
 
 def llava() -> Any:
-    eyes = {"model_type": "clip_vision_model", "projection_dim": 24, **VISION}
     return t.LlavaForConditionalGeneration(
         t.LlavaConfig(
-            vision_config=eyes, text_config=text("llama"), image_token_index=IMAGE, image_seq_length=16,
+            vision_config=clip_vision(), text_config=text("llama"), image_token_index=IMAGE, image_seq_length=16,
             vision_feature_layer=-2, vision_feature_select_strategy="default",
         )
     )  # fmt: skip

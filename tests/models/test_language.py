@@ -1,0 +1,103 @@
+"""Language models and text encoders: which tokens are words, and how the model is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+from PIL import Image
+
+from bridgework.models.experts import open_expert
+from bridgework.models.language import TextExpert
+from bridgework.probes.capture import capture
+from bridgework.probes.stimuli import Stimulus
+from bridgework.tests.models.tiny_folders import BERT, TEXT, tokenizer, write
+
+
+def texts(*rows: str) -> list[Stimulus]:
+    return [Stimulus(Image.new("RGB", (2, 2)), row, str(i)) for i, row in enumerate(rows)]
+
+
+def shown(expert: TextExpert, *rows: str) -> tuple[list[list[bool]], list[list[bool]]]:
+    given = expert.show(texts(*rows), ("text",), "understanding", None)
+    words = given.tokens["text"]
+    assert words is not None
+    return words.tolist(), given.special["text"].tolist()
+
+
+def test_the_sink_is_special_and_padding_is_neither(tmp_path):
+    write("LlamaForCausalLM", tmp_path)
+    words, special = shown(open_expert(tmp_path), "a red ring", "ring")
+    assert words == [[False, True, True, True], [False, True, False, False]]
+    assert special == [[True, False, False, False], [True, False, False, False]]
+
+
+# A base model, an encoder with a decoder beside it, one with a decoder that must not be opened with it.
+KINDS = {
+    "LlamaModel": (lambda: t.LlamaModel(t.LlamaConfig(**TEXT)), True),
+    "GPT2Model": (lambda: t.GPT2Model(t.GPT2Config(vocab_size=256, n_embd=32, n_layer=3, n_head=4)), True),
+    "BertLMHeadModel": (lambda: t.BertLMHeadModel(t.BertConfig(**BERT, is_decoder=True)), True),
+    "BertForMaskedLM": (lambda: t.BertForMaskedLM(t.BertConfig(**BERT)), False),
+    "DistilBertForMaskedLM": (
+        lambda: t.DistilBertForMaskedLM(t.DistilBertConfig(vocab_size=256, dim=32, n_layers=3, n_heads=4)),
+        False,
+    ),
+    "RobertaForMaskedLM": (lambda: t.RobertaForMaskedLM(t.RobertaConfig(**BERT)), False),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_causal_models_are_told_from_encoders(name, tmp_path):
+    build, causal = KINDS[name]
+    build().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    expert = open_expert(tmp_path)
+    assert isinstance(expert, TextExpert)
+    assert expert.causal == causal
+    words, special = shown(expert, "a red ring")
+    assert words == [[False] * causal + [True] * 3]
+    assert special == [[True] * causal + [False] * 3]
+
+
+@torch.no_grad()
+def test_of_an_encoder_decoder_the_encoder_runs(tmp_path):
+    write("BartModel", tmp_path)
+    expert, whole = open_expert(tmp_path), t.BartModel.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([expert.tokenizer("a red ring").input_ids])
+    given = expert.show(texts("a red ring"), ("text",), "understanding", None)
+    native = whole(input_ids=ids, decoder_input_ids=ids).encoder_last_hidden_state
+    torch.testing.assert_close(given.run().last_hidden_state, native, rtol=0, atol=1e-6)
+    assert len(expert.blocks) == 3
+
+
+def test_models_run_without_a_cache(tmp_path):
+    write("LlamaForCausalLM", tmp_path)
+    assert open_expert(tmp_path).show(texts("a ring"), ("text",), "understanding", None).run().past_key_values is None
+
+
+def test_texts_are_cut_at_the_longest_input(tmp_path):
+    write("GPT2LMHeadModel", tmp_path)
+    expert = open_expert(tmp_path)
+    words, special = shown(expert, "a " * 100)
+    assert (sum(words[0]), sum(special[0])) == (63, 1)
+    given = expert.show(texts("a " * 100), ("text",), "understanding", None)
+    with torch.no_grad(), capture(expert.model, expert.blocks[-1:]) as taps:
+        given.run()
+    assert taps[expert.blocks[-1]].shape == (1, 64, 32)
+
+
+def test_a_tokenizer_that_pads_in_front(tmp_path):
+    write("LlamaForCausalLM", tmp_path)
+    left: Any = tokenizer()
+    left.padding_side = "left"
+    left.save_pretrained(Path(tmp_path))
+    assert shown(open_expert(tmp_path), "a red ring", "ring")[0][1] == [False, True, False, False]
+
+
+def test_a_text_of_which_no_token_is_left(tmp_path):
+    write("Qwen3_5ForConditionalGeneration", tmp_path)  # its tokenizer knows letters alone
+    with pytest.raises(ValueError, match=r"makes no token of the text '123': give it another"):
+        open_expert(tmp_path).show(texts("123"), ("text",), "understanding", None)
