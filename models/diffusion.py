@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ class PipelineExpert:
     is ("image",), and what stands in for text is the pipeline's text encoder, `text_expert()`, a subject of its own.
 
     Attributes:
-        layout: "streams" (both in every block), "sequence" (text, then image, each sample's own length), "image", or
-            "maps" (batch, dim, row, column) of a U-Net.
+        layout: "streams" (both in every block), "sequence" (text, then image, each sample's own length), "joined" (all
+            of the text stream, then the image's), "image", or "maps" (batch, dim, row, column) of a U-Net.
         side: pixels a side that images are resized to, stretched; None is the pipeline's own size.
     """
 
@@ -46,6 +46,8 @@ class PipelineExpert:
     blocks: tuple[str, ...]
     layout: str
     side: int | None = None
+    single: tuple[str, ...] = ()  # blocks that return both streams as one
+    registers: int = 0  # learnt tokens that stand before the text in its stream
     tasks: tuple[str, ...] = ("generation",)
     timed_tasks: tuple[str, ...] = ("generation",)
     stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
@@ -53,7 +55,7 @@ class PipelineExpert:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return ("image", "text") if self.layout in ("streams", "sequence") else ("image",)
+        return ("image",) if self.layout in ("image", "maps") else ("image", "text")
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -63,7 +65,11 @@ class PipelineExpert:
         if len(latents := next(iter(given.values()))) != len(stimuli):
             raise RuntimeError(f"{self.name}: {len(stimuli)} prompts became a batch of {len(latents)}: guidance is on")
         words = self._words(call) if "text" in modalities else None
-        tokens = self._places(given, words) if self.layout == "sequence" else {"image": None, "text": words}
+        tokens: dict[str, Tensor | None] = {"image": None, "text": words}
+        if self.layout == "sequence":
+            tokens = self._places(given, words)
+        elif self.layout == "joined":
+            tokens = self._joined(given, words)
         streams = {m: m for m in modalities if self.layout == "streams"}
         return Shown(
             lambda: self.model(**given),
@@ -90,6 +96,14 @@ class PipelineExpert:
         still = held(self.pipe.scheduler, now.timestep, time, device)
         return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)
 
+    def single_stream(self) -> PipelineExpert:
+        """The blocks that follow those with two streams and return both as one (Flux 2): a subject of their own."""
+        if not self.single:
+            raise ValueError(
+                f"{self.name} has no further blocks: those of {self.blocks[0]!r} to {self.blocks[-1]!r} are all"
+            )
+        return replace(self, name=f"{self.name} single-stream", blocks=self.single, layout="joined", single=())
+
     def text_expert(self) -> TextExpert:
         """The pipeline's text encoder, the first where it has several."""
         encoder = getattr(self.pipe, "text_encoder", None)
@@ -101,20 +115,32 @@ class PipelineExpert:
     def _words(self, call: Call) -> Tensor:
         if self.empty is None:
             self.empty = self.call([_blank("")], ("text",), None)
-        return word_mask(call.read, self.empty.read, call.arguments["encoder_hidden_states"].shape[1])
+        words = word_mask(call.read, self.empty.read, call.arguments["encoder_hidden_states"].shape[1])
+        return nn.functional.pad(words, (self.registers, 0))
+
+    def _joined(self, given: dict[str, Any], words: Tensor | None) -> dict[str, Tensor | None]:
+        """Masks (batch, token) of states that hold all text tokens, then all of the image's packed latents."""
+        text, latents = self.registers + given["encoder_hidden_states"].shape[1], next(iter(given.values()))
+        image = latents.shape[1] if latents.dim() == 3 else self._patches(latents)
+        every = torch.arange(text + image).expand(len(given["encoder_hidden_states"]), -1)
+        padded = None if words is None else nn.functional.pad(words, (0, image))
+        return {"image": every >= text, "text": padded}
 
     def _places(self, given: dict[str, Any], words: Tensor | None) -> dict[str, Tensor | None]:
         """Positions in the flattened (batch, token) states: each sample's text, then its image, then padding."""
         text = given["encoder_attention_mask"].sum(1).cpu()
-        patch = self.model.config.patch_size
-        rows, columns = (side // patch for side in given["hidden_states"].shape[-2:])
-        width = int(text.max()) + rows * columns
+        image = self._patches(next(iter(given.values())))
+        width = int(text.max()) + image
         first = torch.arange(len(text))[:, None] * width
-        places: dict[str, Tensor | None] = {"image": first + text[:, None] + torch.arange(rows * columns)}
+        places: dict[str, Tensor | None] = {"image": first + text[:, None] + torch.arange(image)}
         if words is not None:
             at = torch.where(words, torch.arange(words.shape[1]), width).sort(1).values[:, : int(words.sum(1).max())]
             places["text"] = torch.where(at < width, first + at, -1)
         return places
+
+    def _patches(self, latents: Tensor) -> int:
+        rows, columns = (side // self.model.config.patch_size for side in latents.shape[-2:])
+        return rows * columns
 
     def _size(self) -> dict[str, int]:
         offered = inspect.signature(self.pipe.__call__).parameters
@@ -131,8 +157,13 @@ def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> Pipel
     calls = [expert.call([_blank(text)], ("text",), None) for text in ("", "some words")]
     seen = [_look(model, first, call) for call in calls]
     if isinstance(seen[0][first[0]], dict):
-        both = [blocks for blocks in stacks.values() if isinstance(seen[0][blocks[0]], dict)]
-        expert.layout, expert.blocks = "streams", tuple(b for blocks in both for b in blocks)
+        dual, single = (
+            tuple(b for blocks in stacks.values() if isinstance(seen[0][blocks[0]], dict) is wanted for b in blocks)
+            for wanted in (True, False)
+        )
+        expert.layout, expert.blocks, expert.single = "streams", dual, single
+        given = calls[0].arguments["encoder_hidden_states"].shape[1]
+        expert.registers = seen[0][EMBEDDINGS]["text"].shape[1] - given  # AuraFlow
     elif seen[0][first[0]].dim() == 4:
         expert.layout = "maps"
     elif not _same(*(_one(look[EMBEDDINGS]) for look in seen)):  # the prompt is in the very sequence

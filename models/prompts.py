@@ -44,7 +44,8 @@ def word_mask(read: Read, empty: Read, length: int) -> Tensor:
 
 def _words(ids: Tensor, mask: Tensor | None, empty_ids: Tensor, empty_mask: Tensor | None) -> list[range]:
     """The positions of each sample's words."""
-    pad = int(empty_ids[0, -1])
+    begin, then, *_, last = [*empty_ids[0].tolist(), None, None, empty_ids[0, -1].item()]
+    pad = (begin, None) if begin == then else (None, last)  # what the empty prompt is padded with, left or right
     bare = _real(empty_ids[0].tolist(), None if empty_mask is None else empty_mask[0], pad)[1]
     found = []
     for row in range(len(ids)):
@@ -59,12 +60,14 @@ def _words(ids: Tensor, mask: Tensor | None, empty_ids: Tensor, empty_mask: Tens
     return found
 
 
-def _real(ids: list[int], mask: Tensor | None, pad: int) -> tuple[int, list[int]]:
+def _real(ids: list[int], mask: Tensor | None, pad: tuple[int | None, int | None]) -> tuple[int, list[int]]:
     """Where the tokens that are not padding start, and these tokens."""
     if mask is not None:
         kept = [at for at, real in enumerate(mask.tolist()) if real]
         return (kept[0], ids[kept[0] : kept[-1] + 1]) if kept else (0, [])
-    end = len(ids)
-    while end and ids[end - 1] == pad:
+    start, end = 0, len(ids)
+    while end and ids[end - 1] == pad[1]:
         end -= 1
-    return 0, ids[:end]
+    while start < end and ids[start] == pad[0]:
+        start += 1
+    return start, ids[start:end]

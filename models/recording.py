@@ -41,7 +41,7 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
     """
     offered = inspect.signature(pipe.__call__).parameters
     options = {
-        "prompt": list(prompts), "num_inference_steps": 1, "num_frames": 1, "output_type": "latent",
+        "prompt": list(prompts), "num_inference_steps": 2, "num_frames": 1, "output_type": "latent",
         "use_resolution_binning": False, **chosen,
     }  # fmt: skip
     guidance = "true_cfg_scale" if "true_cfg_scale" in offered else "guidance_scale"

@@ -34,6 +34,13 @@ def test_a_template_and_left_padding_with_a_mask():
     assert found(word_mask([(ids, (ids != PAD).long())], empty, 6)) == [[4], [2, 3, 4]]
 
 
+def test_left_padding_without_a_mask():
+    """CogView4: both kinds of begin tokens follow the padding."""
+    read = [(rows([PAD, PAD, PAD, 30, 31, 7], [PAD, 30, 31, 7, 8, 9]), None)]
+    empty = [(rows([PAD, PAD, PAD, PAD, 30, 31]), None)]
+    assert found(word_mask(read, empty, 6)) == [[5], [3, 4, 5]]
+
+
 def test_a_template_cut_off_before_the_denoiser():
     """Qwen-Image: the states of the first tokens are dropped and the rest padded anew."""
     ids = rows([30, 31, 7, 40, PAD, PAD], [30, 31, 7, 8, 9, 40])

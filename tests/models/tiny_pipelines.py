@@ -330,3 +330,39 @@ def _() -> Any:
     )
     vae = wan_vae(diffusers.AutoencoderKLWan)
     return diffusers.Cosmos3OmniPipeline(denoiser, chat_tokenizer(), vae, scheduler, enable_safety_checker=False)
+
+
+@tiny("Chroma")
+def _() -> Any:
+    denoiser = diffusers.ChromaTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=2, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=32, approximator_layers=1,
+        approximator_num_channels=16,
+    )  # fmt: skip
+    return diffusers.ChromaPipeline(
+        flow(), kl(shift_factor=0.1159, scaling_factor=0.3611), t5(32), t5_tokenizer(), denoiser
+    )
+
+
+@tiny("CogView4")
+def _() -> Any:
+    denoiser = diffusers.CogView4Transformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=4, num_attention_heads=4,
+        text_embed_dim=16, time_embed_dim=8, condition_dim=4,
+    )  # fmt: skip
+    encoder = transformers.GlmModel(transformers.GlmConfig(**LANGUAGE))
+    scheduler = flow(
+        base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+    )
+    tokens = tokenizer(("<s>", None), model_max_length=1024, padding_side="left")
+    return diffusers.CogView4Pipeline(tokens, encoder, kl(4), denoiser, scheduler)
+
+
+@tiny("AuraFlow")
+def _() -> Any:
+    denoiser = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=2, num_single_dit_layers=1,
+        attention_head_dim=8, num_attention_heads=2, caption_projection_dim=16, joint_attention_dim=32,
+        pos_embed_max_size=64,
+    )  # fmt: skip
+    return diffusers.AuraFlowPipeline(t5_tokenizer(), t5(32), kl(4), denoiser, flow(shift=1.73))
