@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from ..probes.stacks import find_stacks
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+# Where the Hub has pickles alone, transformers would have a service unpickle them and open a pull request there.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def settings(source: str) -> PreTrainedConfig:
@@ -106,8 +110,8 @@ def load(what: str, loader: Callable[..., Any], source: str, **options: Any) -> 
         text = str(error).strip()
         if "trust_remote_code" in text:
             raise ValueError(_remote_code(source)) from None
-        if what == "weights" and ".bin" in text and "safetensors" in text and not Path(source).is_dir():
-            raise ValueError(_pickled(source, "pytorch_model.bin")) from None
+        if "use_safetensors" in text:
+            raise ValueError(_pickled(source, "no model.safetensors")) from None
         reason = text.splitlines()[0] if text else type(error).__name__
         raise ValueError(
             f"the {what} of expert {source!r} cannot be read: {reason}. "

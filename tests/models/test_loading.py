@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bridgework.models.experts import open_expert
-from bridgework.models.loading import settings
+from bridgework.models.loading import settings, weights
 from bridgework.tests.models.tiny_folders import TEXT, tokenizer, write
 
 CODE = "raise SystemExit('code of a checkpoint was run')\n"
@@ -72,6 +73,25 @@ def test_pickles_are_refused(folder, file):
     told = rf"are pickles alone \({file}\) and nothing is unpickled here: expected safetensors"
     with pytest.raises(ValueError, match=told) as error:
         open_expert(folder)
+    one_sentence(error)
+
+
+def test_pickles_on_the_hub_are_refused(monkeypatch):
+    """Neither read, nor handed to the Hub's service that would unpickle them."""
+
+    def hub(source: str, **options: object) -> None:
+        assert options["use_safetensors"] is True
+        assert os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+        raise OSError(
+            f"{source} does not appear to have a file named model.safetensors or model.safetensors.index.json "
+            "and thus cannot be loaded with `safetensors`. Please do not set `use_safetensors=True`."
+        )
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", hub)
+    with pytest.raises(
+        ValueError, match=r"are pickles alone \(no model.safetensors\) and nothing is unpickled"
+    ) as error:
+        weights(LlamaForCausalLM, "somebody/something")
     one_sentence(error)
 
 
