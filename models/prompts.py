@@ -44,9 +44,10 @@ def word_mask(read: Read, empty: Read, length: int) -> Tensor:
 
 def _words(ids: Tensor, mask: Tensor | None, empty_ids: Tensor, empty_mask: Tensor | None) -> list[range]:
     """The positions of each sample's words."""
-    begin, then, *_, last = [*empty_ids[0].tolist(), None, None, empty_ids[0, -1].item()]
-    pad = (begin, None) if begin == then else (None, last)  # what the empty prompt is padded with, left or right
-    bare = _real(empty_ids[0].tolist(), None if empty_mask is None else empty_mask[0], pad)[1]
+    blank: list[int] = empty_ids[0].tolist()
+    left = blank[:1] == blank[1:2]
+    pad = (blank[0], None) if left else (None, blank[-1])  # what the empty prompt is padded with, left or right
+    bare = _real(blank, None if empty_mask is None else empty_mask[0], pad)[1]
     found = []
     for row in range(len(ids)):
         start, real = _real(ids[row].tolist(), None if mask is None else mask[row], pad)
