@@ -91,7 +91,7 @@ class DualExpert:
     Its two stacks share no block, may differ in depth and never see each other, so one subject would have to pair
     blocks that have nothing in common but their number. Extract each, and compare the two by relative depth.
 
-    >>> expert = open_expert("openai/clip-vit-base-patch32")
+    >>> expert = open_expert("openai/clip-vit-large-patch14")
     >>> image, text = extract(expert.vision, stimuli)["image"], extract(expert.text, stimuli)["text"]
     """
 
