@@ -117,5 +117,4 @@ class _Noise(TorchFunctionMode):
         if func is not torch.randn or len(shape) < 4:
             return func(*args, **kwargs)
         self.drawn += 1
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.draw(shape).to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
+        return self.draw(shape).to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
