@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,16 @@ def reworded(stimuli) -> Stimuli:
     return Stimuli([s._replace(text=f"{s.text} and the cross {s.id}".replace("1", "one")) for s in stimuli])
 
 
-def subjects(folder: Path) -> list[Subject]:
-    expert = open_expert(folder)
-    return [expert.vision, expert.text] if isinstance(expert, DualExpert) else [expert]
+@pytest.fixture(scope="module")
+def subjects(folders) -> Callable[[str], list[Subject]]:
+    """An architecture's subjects, opened once."""
+
+    @cache
+    def opened(architecture: str) -> list[Subject]:
+        expert = open_expert(folders[architecture])
+        return [expert.vision, expert.text] if isinstance(expert, DualExpert) else [expert]
+
+    return opened
 
 
 def kept(shown: Shown, modality: str) -> torch.Tensor:
@@ -101,8 +110,8 @@ def test_example(architecture, code, folders, stimuli):
 
 
 @pytest.mark.parametrize("architecture", FOLDERS)
-def test_a_separate_pass_does_not_see_the_other_modality(architecture, folders, stimuli, repainted, reworded):
-    for subject in subjects(folders[architecture]):
+def test_a_separate_pass_does_not_see_the_other_modality(architecture, subjects, stimuli, repainted, reworded):
+    for subject in subjects(architecture):
         for task in subject.tasks:
             plain, painted, worded = (extract(subject, s, task=task) for s in (stimuli, repainted, reworded))
             if "text" in subject.modalities:
@@ -114,8 +123,8 @@ def test_a_separate_pass_does_not_see_the_other_modality(architecture, folders, 
 
 
 @pytest.mark.parametrize("architecture", FOLDERS)
-def test_later_tokens_alone_have_read_the_earlier(architecture, folders, stimuli, repainted, reworded):
-    for subject in subjects(folders[architecture]):
+def test_later_tokens_alone_have_read_the_earlier(architecture, subjects, stimuli, repainted, reworded):
+    for subject in subjects(architecture):
         for task in subject.tasks if len(subject.modalities) > 1 else ():
             plain, painted, worded = (
                 extract(subject, s, task=task, joint=True) for s in (stimuli, repainted, reworded)
@@ -129,9 +138,9 @@ def test_later_tokens_alone_have_read_the_earlier(architecture, folders, stimuli
 
 
 @pytest.mark.parametrize("architecture", FOLDERS)
-def test_features_are_pooled_native_states(architecture, folders, stimuli, monkeypatch):
+def test_features_are_pooled_native_states(architecture, subjects, stimuli, monkeypatch):
     """At every layer but the last, which transformers gives behind its final norm."""
-    for subject in subjects(folders[architecture]):
+    for subject in subjects(architecture):
         for task in subject.tasks:
             features = extract(subject, stimuli, task=task)
             for modality in subject.modalities:
@@ -164,17 +173,17 @@ def native_states(subject: Subject, shown: Shown, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("architecture", FOLDERS)
-def test_features_do_not_depend_on_the_batch(architecture, folders, stimuli):
-    for subject in subjects(folders[architecture]):
+def test_features_do_not_depend_on_the_batch(architecture, subjects, stimuli):
+    for subject in subjects(architecture):
         whole, alone = (extract(subject, stimuli, task=subject.tasks[0], batch_size=size) for size in (3, 1))
         for modality in subject.modalities:
             torch.testing.assert_close(whole[modality].values, alone[modality].values, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", FOLDERS)
-def test_every_token_is_told_once(architecture, folders, stimuli):
+def test_every_token_is_told_once(architecture, subjects, stimuli):
     """Tokens, special tokens and padding make up the whole input of every pass."""
-    for subject in subjects(folders[architecture]):
+    for subject in subjects(architecture):
         for modality in subject.modalities:
             shown = subject.show(list(stimuli), (modality,), subject.tasks[0], None)
             tokens, special = kept(shown, modality), shown.special[modality]
