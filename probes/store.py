@@ -35,8 +35,11 @@ def standing(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[
     """Which of these shards are there already, made as described; what killed writers left of the others goes.
 
     Raises:
-        ValueError: the folder holds features that were made differently, or a damaged shard.
+        ValueError: the folder holds features that were made differently, or a damaged shard, or is a file.
+        OSError: it cannot be made.
     """
+    _check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).is_file():
         _check_same(folder, made, _read_index(folder)["made"])
     found = set()
@@ -177,7 +180,15 @@ def _timed(part: LayerFeatures, values: Tensor) -> Tensor:
     return (values if part.swept else values[None]).detach().cpu()
 
 
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one"
+        )
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
+    _check_folder(folder)
     path = folder / INDEX
     if not path.is_file():
         if shard_path(folder, 0).exists() or any(folder.glob("shard-*.safetensors")):

@@ -66,8 +66,9 @@ class Work:
         missing = [number for number in numbers if number not in there]
         if missing:
             with prepared(self.passes.subject, self.device):
-                for number, shard in zip(missing, self.shards(missing, show), strict=True):
-                    add(folder, number, len(self), shard)
+                shards = self.shards(missing, show)
+                for number in missing:
+                    add(folder, number, len(self), next(shards))  # in no variable: one shard in memory, not two
 
     def shards(self, numbers: Iterable[int], show: bool = True) -> Iterator[Shard]:
         """Make these shards, one at a time; the subject must be `prepared`."""
@@ -83,7 +84,8 @@ class Work:
                     if len(sizes) > 1:
                         halved[str(number)] = sizes
                     bar.update()
-                yield self._shard(joined(pieces), [place for batch in batches for place in batch], halved)
+                pieces = [joined(pieces)]
+                yield self._shard(pieces.pop(), [place for batch in batches for place in batch], halved)
 
     def _batches(self, number: int) -> tuple[tuple[int, ...], ...]:
         each = batches_each(self.passes.pooling)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bridgework.probes import files, shards, store, stored
+from bridgework.probes import files, shards, store, stored, work
 from bridgework.probes.extraction import extract
 from bridgework.probes.features import Features
 from bridgework.tests.probes.toys import MOMENTS, Toy, letters, many, open_toy
@@ -139,6 +140,27 @@ def test_the_index_tells_how_it_was_made(folder):
         assert list(file.metadata()) == [shards.KEY]
 
 
+def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
+    written: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    add, show = work.add, toy.show
+
+    def recorded(folder, number, count, shard):
+        written.extend(weakref.ref(tensor) for tensor in shard.tensors.values())
+        add(folder, number, count, shard)
+
+    def watched(*asked):
+        alive.append(sum(each() is not None for each in written))
+        return show(*asked)
+
+    monkeypatch.setattr(work, "add", recorded)
+    toy.show = watched
+    extract(toy, many(), batch_size=1, store=tmp_path / "store")
+    assert len(written) == 5 * 8  # five shards, four layers of two modalities
+    assert len(alive) == 80
+    assert not any(alive)
+
+
 # Stopped
 
 
@@ -237,9 +259,7 @@ def test_no_room_for_the_index(toy, tmp_path, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(files.os, "replace", full)
-    told = (
-        r"features.json cannot be written \(.*No space left.*\); all 2 shards are there and whole: make room"
-    )
+    told = r"features.json cannot be written \(.*No space left.*\); all 2 shards are there and whole: make room"
     with pytest.raises(OSError, match=told):
         extract(toy, letters(*TEXTS), batch_size=1, store=tmp_path / "store")
     assert sorted(path.name[:5] for path in (tmp_path / "store").iterdir()) == ["shard", "shard"]
@@ -302,6 +322,20 @@ def test_another_format_is_refused(toy, folder):
     save_file({"x": torch.zeros(1)}, folder / "shard-00000.safetensors", metadata={shards.KEY: json.dumps(told)})
     with pytest.raises(ValueError, match=r"shard-00000.safetensors has format 0"):
         extract(toy, letters(*TEXTS), batch_size=1, store=folder)
+
+
+def test_a_file_is_no_store(toy, tmp_path):
+    (tmp_path / "seen.safetensors").write_bytes(b"of an earlier version")
+    for attempt in (Features.load, lambda path: extract(toy, letters(*TEXTS), store=path)):
+        with pytest.raises(ValueError, match=r"seen.safetensors is a file, as earlier versions wrote; .* is a folder"):
+            attempt(tmp_path / "seen.safetensors")
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_model_runs(toy, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    toy.run = lambda states: pytest.fail("it ran")
+    with pytest.raises(OSError, match="file"):
+        extract(toy, letters(*TEXTS), store=tmp_path / "file" / "store")
 
 
 class Bomb:

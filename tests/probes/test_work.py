@@ -1,0 +1,41 @@
+"""Work: the same options as `extract`, and batches that depend on the whole set alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from bridgework.probes.extraction import extract
+from bridgework.probes.work import BATCHES, plan, shard_count
+from bridgework.tests.probes.toys import letters, many, open_toy
+
+
+def test_a_plan_takes_what_extract_takes():
+    planned, asked = (dict(inspect.signature(each).parameters) for each in (plan, extract))
+    del asked["store"]
+    assert planned == asked
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_every_stimulus_is_in_one_batch_of_one_shard(batch_size, pooling):
+    work = plan(open_toy(), many(), batch_size=batch_size, pooling=pooling)
+    assert len(work) == shard_count(40, batch_size, pooling)
+    dealt = [batches for number in range(len(work)) for batches in [work._batches(number)]]
+    assert max(len(batches) for batches in dealt) <= (BATCHES if pooling == "mean" else 1)
+    assert sorted(place for batches in dealt for batch in batches for place in batch) == list(range(40))
+    assert all(len(batch) == batch_size for batches in dealt[:-1] for batch in batches)
+
+
+def test_without_text_the_order_is_that_of_the_stimuli():
+    toy = open_toy()
+    toy.modalities = ("image",)
+    assert plan(toy, letters("ccc", "a", "bb"), batch_size=2).batches == ((0, 1), (2,))
+    assert plan(open_toy(), letters("ccc", "a", "bb", "d"), batch_size=2).batches == ((1, 3), (2, 0))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_batches_of_nothing(batch_size):
+    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+        plan(open_toy(), many(), batch_size=batch_size)
