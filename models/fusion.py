@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..probes.bridges import BridgePlan
-from ..probes.features import write_whole
+from ..probes.files import write_whole
 from ..probes.intercept import Attention, intercepted
 from .experts import DitExpert, LlavaExpert
 from .tokens import pad
