@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,8 +44,7 @@ def measure_sets(folder: Path) -> None:
     if all((folder / name).exists() for name in FILES):
         return
     shown = {name: load_stimuli(name, limit=SAMPLES) for name in SETS}
-    whole = load_stimuli("noto")
-    curves = [image_curves(folder, stimuli) for stimuli in (*shown.values(), whole)]
+    curves = [image_curves(folder, stimuli) for stimuli in (*shown.values(), load_stimuli("noto"))]
     curves.append(style_curves(folder, shown["noto"], shown["fluent"]))
     maps = pd.concat([map_peaks(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
     sink = pd.concat([sink_curves(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
@@ -79,17 +79,27 @@ def style_curves(folder: Path, ours: Stimuli, theirs: Stimuli) -> pd.DataFrame:
 def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
     """Every layer of SmolLM2-135M against block 8 of DINOv2-S and the last layer of MiniLM-L6, pooled four ways.
 
-    Over the words only (pooling "mean") and over the first token as well ("mean + special"), each raw and cleaned.
-    The columns of `alignment_curve` without draws, set and against.
+    Over the words only (pooling "mean") and over the first token as well ("mean + special"), each raw and cleaned; by
+    CKA also its weight in that mean alone, 1 / (1 + words), which is one number a caption ("weight", without a layer).
+    Columns: set, against, pooling, layer, depth, metric, k, samples, score, null95, p.
     """
-    curves = []
+    curves: list[dict[str, Any]] = []
     anchors = {SEER: images(folder, stimuli).values[ANCHOR], READERS[0]: texts(folder, stimuli, READERS[0]).values[-1]}
-    for special, metric in product((False, True), METRICS):
-        text = cached(folder, open_expert(READERS[1]), stimuli, special=special, cleaned=True)["text"]
-        for features, (name, anchor) in product((text, text.cleaned), anchors.items()):
-            curve = alignment_curve(features, anchor, metric)  # type: ignore[arg-type]
-            curves.append(curve.assign(set=stimuli.name, against=name).drop(columns="draws"))
-    return pd.concat(curves, ignore_index=True)
+    reader = open_expert(READERS[1])
+    words: Any = reader.show(stimuli, ("text",), "understanding", None).tokens["text"]
+    weight = 1 / (1 + words.sum(1).double())
+    shown: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
+    for special in (False, True):
+        raw = cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
+        shown += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
+    for (pooling, layers, depths, text), (name, anchor), metric in product(shown, anchors.items(), METRICS):
+        if pooling == "weight" and metric != "cka":
+            continue  # neighbours by the cosine of one number are halves of the samples
+        null = map_null(text, anchor[None], metric)
+        curve = {"set": stimuli.name, "against": name, "pooling": pooling, "layer": layers, "depth": depths}
+        curve |= {"metric": metric, "k": used_k(metric, 10), "samples": len(stimuli)}
+        curves.append(curve | {"score": null.observed[:, 0], "null95": null.top95[:, 0], "p": null.p[:, 0]})
+    return pd.concat([pd.DataFrame(curve) for curve in curves], ignore_index=True)
 
 
 def map_peaks(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
@@ -102,21 +112,9 @@ def map_peaks(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
         image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader)
         null = map_null(image, text, metric)
         at, to = divmod(int(null.observed.argmax()), null.observed.shape[1])
-        rows.append(
-            {
-                "set": stimuli.name,
-                "control": control(twin),
-                "reader": reader,
-                "metric": metric,
-                "k": used_k(metric, 10),
-                "samples": len(stimuli),
-                "image": image.layers[at],
-                "text": text.layers[to],
-                "score": null.observed.max(),
-                "peak95": null.peak95,
-                "p": null.peak_p,
-            }
-        )
+        row = {"set": stimuli.name, "control": control(twin), "reader": reader, "metric": metric}
+        row |= {"k": used_k(metric, 10), "samples": len(stimuli), "image": image.layers[at], "text": text.layers[to]}
+        rows.append(row | {"score": null.observed.max(), "peak95": null.peak95, "p": null.peak_p})
     return pd.DataFrame(rows)
 
 
