@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     command(_reproduce, "the committed long run (hours); writes results/")
     sub = command(_extract, "hidden states of every layer of an expert: a feature store, also under torchrun")
     sub.add_argument("expert", help="scenes-vlm, scenes-dit, smollm2-135m, minilm-l6, dinov2-s, a folder or a Hub id")
-    sub.add_argument("stimuli", help="noto, scenes-evidence, scenes-test, or a folder with metadata.jsonl")
+    sub.add_argument(
+        "stimuli", help="noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or an image folder"
+    )
     sub.add_argument("out", type=Path, help="the folder to write; if it was begun, it is gone on with")
     sub.add_argument("--task", help="understanding or generation, of an expert that has both")
     sub.add_argument("--timesteps", type=float, nargs="*", default=[], help="of a generation expert, such as .2 .5 .8")

@@ -433,7 +433,7 @@ def test_unknown_name(name, tmp_path, monkeypatch):
     if name:
         with pytest.raises(
             ValueError,
-            match=f"unknown stimuli '{name}'.*: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with metadata",
+            match=f"unknown stimuli '{name}'.*: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with",
         ):
             load_stimuli(name)
     else:
