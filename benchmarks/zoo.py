@@ -118,12 +118,11 @@ def compared(model: nn.Module, states: list[Any], natives: list[tuple[Tensor, ..
     for theirs in natives:
         if len(theirs) == len(states) and isinstance(states[0], Tensor) and _equal(theirs[0], states[0]):
             same = [_equal(a, b) for a, b in zip(theirs, states, strict=True)]
-            norm = (
-                ""
-                if same[-1]
-                else next((p for p, m in model.named_modules() if _gives(m, states[-1], theirs[-1])), "?")
-            )
-            return {"native": f"{sum(same) + bool(norm not in ('', '?'))} of {len(same)}", "norm": norm}
+            inside = tuple(f"{block}." for blocks in find_stacks(model).values() for block in blocks)
+            over = ((p, m) for p, m in model.named_modules() if not p.startswith(inside))
+            norms = [p for p, m in over if not same[-1] and _gives(m, states[-1], theirs[-1])]
+            norm = norms[-1] if norms else ""
+            return {"native": f"{sum(same) + bool(norm)} of {len(same)}", "norm": norm}
     return {"native": "", "norm": ""}
 
 
