@@ -18,6 +18,10 @@ OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers ha
 Keep = Callable[[str, str | None, Tensor], Any]
 
 
+class NeverRan(RuntimeError):
+    """A layer that the pass did not run."""
+
+
 class _Deepest(BaseException):
     """Raised inside the model once every layer asked for has run: the rest of the forward pass is not needed.
 
@@ -45,7 +49,8 @@ def capture(
     keep : `keep(path, stream, state)` is stored instead of the state, so that pooling happens while the model runs
         and no unpooled state is held; `stream` is "image", "text" or None for a single stream.
     stop : end the forward pass after the deepest layer. The model's own result is then not returned. A model that
-        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device.
+        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device. A block
+        that runs several times in a pass is then read the first time; without `stop` that is an error.
     calls : how often each block runs in the context. With more than one (guidance in two passes, a prefill and a
         flow step, the steps of a sampler), `taps[path]` is a list with one entry per call, in order.
 
@@ -62,6 +67,8 @@ def capture(
     check_no_cache(model)
     modules = {path: find_block(model, path) for path in blocks}
     stop = stop and not any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
+    # Copied where nothing is made of it: the next block may change it in place.
+    held = keep or (lambda path, stream, state: state.clone())
     taps: dict[str, Any] = {}
     entered: list[Mapping[str, Any]] = []  # what went into the first block, until that has named its streams
     waiting: list[tuple[str, Mapping[str, Any], Any]] = []  # blocks whose streams only the next block's inputs tell
@@ -73,13 +80,14 @@ def capture(
     def store(path: str, state: State) -> None:
         if times(path) == calls:
             raise RuntimeError(
-                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward pass "
-                "at a time, without classifier-free guidance, or say how many there are, as capture(..., calls=2)"
+                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
+                "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
+                "where a model uses a block several times (ALBERT)"
             )
         if isinstance(state, dict):
-            kept = {name: keep(path, name, each) if keep else each for name, each in state.items()}
+            kept = {name: held(path, name, each) for name, each in state.items()}
         else:
-            kept = keep(path, None, state) if keep else state
+            kept = held(path, None, state)
         if calls > 1:
             taps.setdefault(path, []).append(kept)
         else:
@@ -101,7 +109,7 @@ def capture(
         if first:  # copied: a block may change its input in place
             entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
         if waiting and (order := follow(waiting[-1][2], inputs)):
-            orders[type(modules[waiting[-1][0]])] = order
+            orders.setdefault(type(modules[waiting[-1][0]]), order)
             while waiting:
                 settle(*waiting.pop(0))
 
@@ -128,7 +136,7 @@ def capture(
     missing = [path for path in layers if times(path) < calls]
     if missing:
         often = "never ran" if not times(missing[0]) else f"ran {times(missing[0])} of {calls} times"
-        raise RuntimeError(
+        raise NeverRan(
             f"layer {missing[0]!r} {often}: was the model called inside the context, and does this call use that part "
             "of it? A compiled model does not see hooks: probe the model that was compiled"
         )

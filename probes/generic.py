@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .capture import EMBEDDINGS, capture
 from .movement import Stream
 from .stacks import find_stacks
 from .stimuli import Stimulus
@@ -50,6 +51,7 @@ class AnyModel:
     timed_tasks: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    resizes: bool | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
@@ -87,13 +89,41 @@ class AnyModel:
         special: dict[str, Tensor] = {}
         for name, stream in first.items():
             for modality in (m for m in modalities if m in stream.positions):
-                # Maps of other resolutions follow: all of a sample's tokens, however many there are.
-                tokens[modality] = None if _all_of_a_row(stream) and others else stream.positions[modality]
+                every = _all_of_a_row(stream) and self._resizes(inputs)
+                tokens[modality] = None if every else _as_mask(stream, stream.positions[modality])
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
-                    special[modality] = stream.positions["special"]
-        axis = next(iter(first.values())).dim_axis - len(next(iter(first.values())).shape)
-        return Shown(lambda: self.model(**inputs), tokens, streams, special, 1 if axis < -1 else -1)
+                    special[modality] = _as_mask(stream, stream.positions["special"])
+        stream = next(iter(first.values()))
+        axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
+        return Shown(lambda: self.model(**inputs), tokens, streams, special, axis)
+
+    def _resizes(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether blocks merge tokens (Swin) or change the size of maps (U-Nets); looked at once."""
+        if self.resizes is None:
+            counts: list[int] = []
+
+            def count(path: str, stream: str | None, state: Tensor) -> None:
+                counts.append(state.numel() // state.shape[1 if state.ndim > 3 else -1])
+
+            with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
+                self.model(**inputs)
+            self.resizes = len(set(counts)) > 1 and all(max(counts) % each == 0 for each in counts)
+        return self.resizes
+
+
+def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
+    """Positions as a mask (batch, token) where that says the same: it fits a state of one size and no other."""
+    batch, tokens = stream.shape[0], stream.shape[1]
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    if len(stream.shape) != 3 or stream.dim_axis != 2 or len(positions) != batch:
+        return positions
+    for sample, row in enumerate(positions):
+        own = row[row >= 0] - sample * tokens
+        if not torch.equal(own, own.sort().values) or (len(own) and not 0 <= own[0] <= own[-1] < tokens):
+            return positions
+        mask[sample, own] = True
+    return mask
 
 
 def _alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:

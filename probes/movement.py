@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .capture import EMBEDDINGS, capture
-from .perturbation import Inputs, changed, noise_like, rows_of, special_ids
+from .capture import EMBEDDINGS, NeverRan, capture
+from .perturbation import Inputs, changed, noise_like, shares, special_ids
 
 MOVED = 1e-6  # of the largest value: less is rounding
 DRAWS = 64  # of other pixels: one of them may leave a discrete image token as it was
@@ -25,15 +25,18 @@ class Stream(NamedTuple):
     Attributes:
         positions: by kind ("image", "text", "audio", "time", "padding", "special"), (sample, kept) positions in reading
             order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
-            "special" moves with no input: class, register, query, frame and template tokens. "mixed" moves with
-            several, and cannot be told apart.
+            "special" moves with no input: class, register, query and frame tokens, and ids that the configuration
+            names, such as the begin of a sequence. "mixed" moves with several, and cannot be told apart.
         shape: of the hidden state.
         dim_axis: which of its axes is dim.
+        ordered: whether the order of the image's positions was found: patches that overlap, or are mixed on the way,
+            stay as they stand in the sequence.
     """
 
     positions: dict[str, Tensor]
     shape: tuple[int, ...]
     dim_axis: int
+    ordered: bool = False
 
 
 class Reader:
@@ -56,6 +59,11 @@ class Reader:
     def read(self, state: Tensor) -> Stream:
         self.flat = flat(state, self.axis)  # (position, dim)
         shape = tuple(n for at, n in enumerate(state.shape) if at != self.axis % state.ndim)
+        if self.moved_by(self.inputs).any():
+            raise ValueError(
+                f"{type(self.model).__name__} gives {self.block!r} something else each time it sees the same inputs: "
+                "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
+            )
         everyone = torch.ones(self.samples, dtype=torch.bool)
         moves = {kind: self.moved(names, everyone) for kind, names in self.data.items()}
         placeholders = self.ids_among(shape, self.ids["image"])
@@ -75,14 +83,13 @@ class Reader:
         any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
         # A token of time moves with time alone; what is added to others, or modulates them, is no token.
         labels = {kind: each & ~several for kind, each in moves.items()} | {"mixed": several, "time": time & ~any_moves}
-        padding = self.padding(shape)
+        owner = self.owners(shape)
+        padding = self.padding(shape, owner)
         labels = {kind: each & ~padding for kind, each in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
-        owner = self.owners(shape)
         positions = {kind: listed(each, owner, self.samples) for kind, each in labels.items() if each.any()}
-        if "image" in positions:
-            positions["image"] = self.ordered(positions["image"])
-        return Stream(positions, tuple(state.shape), self.axis % state.ndim)
+        ordered = "image" in positions and self.order(positions["image"])
+        return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
 
     def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
         """Which positions move when these inputs of these samples change, (position,)."""
@@ -120,21 +127,33 @@ class Reader:
             return torch.zeros(math.prod(shape), dtype=torch.bool)
         return torch.isin(given, torch.tensor(sorted(ids), dtype=given.dtype, device=given.device)).flatten().cpu()
 
-    def padding(self, shape: tuple[int, ...]) -> Tensor:
+    def padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
         """The positions that an attention mask of the same tokens leaves out, (position,)."""
-        masks = [v for n, v in self.inputs.items() if "mask" in n and isinstance(v, Tensor) and tuple(v.shape) == shape]
-        return ~masks[0].bool().flatten().cpu() if masks else torch.zeros(math.prod(shape), dtype=torch.bool)
+        out = torch.zeros(math.prod(shape), dtype=torch.bool)
+        for name, mask in self.inputs.items():
+            keeps = name.endswith(("attention_mask", "hidden_states_mask"))
+            if not isinstance(mask, Tensor) or mask.ndim != 2 or not (keeps or name.endswith("key_padding_mask")):
+                continue
+            left_out = (~mask.bool() if keeps else mask.bool()).cpu()  # torch's own masks mark what to leave out
+            if tuple(mask.shape) == shape and torch.equal(owner, torch.arange(len(owner)) // shape[1]):
+                out |= left_out.flatten()
+            elif tuple(mask.T.shape) == shape and torch.equal(owner, torch.arange(len(owner)) % shape[1]):
+                out |= left_out.T.flatten()
+        return out
 
-    def ordered(self, positions: Tensor) -> Tensor:
-        """Each sample's image positions (sample, kept) in the order of the patches that move them.
+    def order(self, positions: Tensor) -> bool:
+        """Put each sample's image positions (sample, kept) into the order of the patches that move them, in place.
 
-        Patches that move more than one position are mixed already: these stay as they stand.
+        Whether that was found. Patches that move more than one position are mixed already, or overlap.
         """
         names, counts = self.data["image"], (positions >= 0).sum(1)
         value = self.inputs[names[0]]
-        units = _units(value, rows_of(value, self.inputs, self.samples), counts) if isinstance(value, Tensor) else None
-        if len(names) > 1 or units is None:
-            return positions
+        if len(names) > 1 or not isinstance(value, Tensor):
+            return False
+        axis, rows = shares(value, self.inputs, self.samples)
+        units = _units(value, rows, counts) if axis == 0 else None
+        if units is None:
+            return False
         noise = noise_like(value)
 
         def move(chosen: Tensor) -> Tensor:
@@ -142,14 +161,15 @@ class Reader:
 
         count = int(counts.max())
         if int(move(torch.arange(count) == 0).sum()) != self.samples:
-            return positions
+            return False
         patches = decoded(count, move, len(self.flat))
-        for sample, row in enumerate(positions):
-            kept = row[row >= 0]
-            if torch.equal(patches[kept].sort().values, torch.arange(len(kept))):
-                place = _reading_order(self.model, self.inputs, sample, patches[kept])
-                row[: len(kept)] = kept[place.argsort()]
-        return positions
+        rows = [row[row >= 0] for row in positions]
+        if any(not torch.equal(patches[row].sort().values, torch.arange(len(row))) for row in rows):
+            return False
+        for sample, row in enumerate(rows):
+            place = _reading_order(self.model, self.inputs, sample, patches[row])
+            positions[sample, : len(row)] = row[place.argsort()]
+        return True
 
 
 def flat(state: Tensor, axis: int) -> Tensor:
@@ -177,17 +197,11 @@ def decoded(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Te
 
 def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | None:
     """The streams that enter a block, or None if this call does not run it."""
-    ran = []
-    handle = model.get_submodule(block).register_forward_pre_hook(lambda *_: ran.append(True))
     try:
         with capture(model, [EMBEDDINGS, block]) as taps:
             model(**inputs)
-    except RuntimeError:
-        if ran:
-            raise
+    except NeverRan:
         return None
-    finally:
-        handle.remove()
     state = taps[EMBEDDINGS]
     return state if isinstance(state, dict) else {None: state}
 

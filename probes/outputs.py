@@ -24,41 +24,64 @@ def split_streams(
 ) -> State:
     """A block's hidden state, or one for each stream of a block that takes and returns several.
 
-    The hidden state is what a block returns in the shape of one of its inputs, or the first tensor where the width
-    changes; attention weights, caches and skip connections beside it are left out. A dual-stream block takes
-    `hidden_states` (image) and `encoder_hidden_states` (text) and returns both, some as (text, image) and some as
-    (image, text): they are told apart by their shapes, or by `order`, the streams in the order in which they are
-    returned. One may be None after the last block.
+    The hidden state is what a block returns first in the shape of its input; attention weights, caches and skip
+    connections beside it are left out. A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states`
+    (text) and returns both, some as (text, image) and some as (image, text): they are told apart by their shapes. One
+    may be None after the last block. Where shapes do not tell, `order` does: the names of what is returned, as the next
+    block takes it (`follow`).
 
-    Raises TypeError for an output without a tensor, `Ambiguous` for streams of one shape without an `order`.
+    Raises TypeError for an output without a tensor, `Ambiguous` where only `order` would tell.
     """
     parts = _parts(output)
     if order is not None:
-        return {name: part for name, part in zip(order, parts, strict=False) if name and _is_state(part)}
+        named = {name: part for name, part in zip(order, parts, strict=False) if name and _is_state(part)}
+        return named if sum(name is not None for name in order) > 1 else next(iter(named.values()))
     states = [part for part in parts if _is_state(part)]
     if not states:
-        raise TypeError(
-            f"block {path!r} returned {_told(output)}: expected a tensor, or a tuple or dict that holds one"
-        )
+        raise TypeError(f"block {path!r} returned {_told(output)}: expected a tensor, or a tuple or dict with one")
     given = {name: value for name, value in inputs.items() if _is_state(value)}
-    shapes = [value.shape for value in given.values()]
-    main = [given[name].shape for name in ("hidden_states", *given) if name in given]
-    like = next((state for shape in main for state in states if state.shape == shape), states[0])
-    # Streams have one width: position biases, attention weights and caches have another, or other axes.
-    streams = [state for state in states if state.ndim == like.ndim and state.shape[-1] == like.shape[-1]]
+    main = given.get("hidden_states", next(iter(given.values()), states[0]))
+    named = _streams(path, parts, states, given, main)
+    if named:
+        return named
+    # A first state in the place of the input, but not in its shape, beside another that has it: which goes on?
+    alike = [state for state in states if state.ndim == main.ndim]
+    if alike and alike[0].shape != main.shape and any(state.shape == main.shape for state in alike[1:]):
+        raise Ambiguous(
+            f"block {path!r} returned {_told(output)} of shapes {[tuple(s.shape) for s in alike]} for an input of "
+            f"{tuple(main.shape)}, and what the next block is given does not say which is its hidden state"
+        )
+    return (alike or states)[0]
+
+
+def _streams(
+    path: str, parts: tuple[Any, ...], states: list[Tensor], given: Mapping[str, Tensor], main: Tensor
+) -> dict[str, Tensor] | None:
+    """The streams of a block that takes and returns several, or None."""
     lost = len(parts) == 2 and parts[0] is None and "encoder_hidden_states" in given  # its text ends here (SD3)
-    if len(parts) == 1 or (len(streams) == 1 and not lost) or any(stream.shape not in shapes for stream in streams):
-        return like
-    named: dict[str, Tensor] = {}
-    for stream in streams:
-        names = [name for name, value in given.items() if value.shape == stream.shape]
-        if len(names) > 1 and not lost:
-            raise Ambiguous(
-                f"block {path!r} has image and text streams of one shape {tuple(stream.shape)}: "
-                "give them unequal lengths"
-            )
-        named[STREAM_NAMES.get(names[0], names[0])] = stream
-    return named
+    streams, names = [], []
+    for state in states:
+        fitting = [
+            name
+            for name, value in given.items()
+            # Streams have one width, or are called hidden states: a position bias or a cache is no stream.
+            if value.shape == state.shape and (state.shape[-1] == main.shape[-1] or name.endswith("hidden_states"))
+        ]
+        if fitting and state.ndim == main.ndim:
+            streams.append(state)
+            names.append(fitting)
+    different = {name for fitting in names for name in fitting}
+    others = [state for state in states if state.ndim == main.ndim and not any(state is s for s in streams)]
+    if lost and len(streams) == 1:
+        return {STREAM_NAMES.get(names[0][0], names[0][0]): streams[0]}
+    if len(streams) < 2 or len(different) < len(streams) or others:
+        return None
+    if any(len(fitting) > 1 for fitting in names):
+        raise Ambiguous(
+            f"block {path!r} has image and text streams of one shape {tuple(streams[0].shape)}: "
+            "give them unequal lengths"
+        )
+    return {STREAM_NAMES.get(fitting[0], fitting[0]): stream for fitting, stream in zip(names, streams, strict=True)}
 
 
 def follow(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | None:
@@ -89,7 +112,9 @@ def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict
         del bound[next(iter(bound))]
     else:
         bound = dict(inspect.signature(forward).bind_partial(*args, **kwargs).arguments)
-    extra = bound.pop("kwargs", None)
+    loose, extra = bound.pop("args", ()), bound.pop("kwargs", {})
+    if isinstance(loose, tuple):  # of a wrapper's forward(*args, **kwargs)
+        bound |= {f"argument {number}": value for number, value in enumerate(loose)}
     return bound | extra if isinstance(extra, dict) else bound
 
 
@@ -103,6 +128,11 @@ def _parts(output: Any) -> tuple[Any, ...]:
 
 
 def _is_state(value: Any) -> bool:
+    if isinstance(value, Tensor) and value.is_nested:
+        raise TypeError(
+            "a block was given or returned a nested tensor, which has no token axis: build torch's TransformerEncoder "
+            "with enable_nested_tensor=False"
+        )
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2
 
 

@@ -30,8 +30,10 @@ def data_inputs(inputs: Inputs, kinds: Mapping[str, str]) -> dict[str, list[str]
         if not isinstance(first, Tensor):
             continue
         named = next((kind for pattern, kind in KINDS if re.search(pattern, name)), "unknown")
+        if name == "input_ids" and first.ndim > 2:
+            named = "image"  # a map of codes
         kind = kinds.get(name, named)
-        if kind == "unknown" and first.is_floating_point() and first.ndim > 2:
+        if kind == "unknown" and first.ndim > (2 if first.is_floating_point() else 1):
             raise ValueError(
                 f"cannot tell by its name whether the input {name!r} is image or text: say so, "
                 f"as kinds={{{name!r}: 'image'}}"
@@ -77,7 +79,7 @@ def special_ids(model: nn.Module) -> dict[str, set[int]]:
 def changed(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0) -> Inputs:
     """The inputs with other values in the named ones, at the samples where `samples` (sample,) holds.
 
-    Raises ValueError for an input whose first axis is no multiple of the samples.
+    Raises ValueError for an input that cannot be shared out among the samples.
 
     Floating point values get noise of their own size, ids become other words of the batch, but not special ones and
     not where the attention mask leaves them out.
@@ -87,27 +89,41 @@ def changed(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[
         value = inputs[name]
         if isinstance(value, list | tuple):  # one tensor for each sample
             after[name] = [
-                _other(v, samples[i].expand(len(v)), None, set(), seed) if i < len(samples) else v
+                _other(v, samples[i].expand(v.shape), None, set(), seed) if i < len(samples) else v
                 for i, v in enumerate(value)
             ]
         else:
-            rows = samples.repeat_interleave(rows_of(value, inputs, len(samples)))
-            after[name] = _other(value, rows, inputs.get("attention_mask"), special, seed)
+            axis, rows = shares(value, inputs, len(samples))
+            chosen = samples.repeat_interleave(rows).to(value.device)
+            chosen = chosen.view([-1 if at == axis else 1 for at in range(value.ndim)])
+            after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed)
     return after
 
 
-def rows_of(value: Tensor, inputs: Inputs, samples: int) -> Tensor:
-    """How many rows of an input each sample has, (sample,): one, or as many as its patches where samples are packed."""
+def shares(value: Tensor, inputs: Inputs, samples: int) -> tuple[int, Tensor]:
+    """The axis of an input along which its samples stand, and how many rows of it each has, (sample,).
+
+    Samples stand along the first axis, one row each, or as many as patches where they are packed; along another where
+    only that has as many rows as there are samples.
+    """
     grid = inputs.get("image_grid_thw")
     if isinstance(grid, Tensor) and len(grid) == samples and int(grid.prod(1).sum()) == len(value):
-        return grid.prod(1).cpu()
+        return 0, grid.prod(1).cpu()
+    one = torch.ones(samples, dtype=torch.int64)
+    if len(value) == samples:
+        return 0, one
+    behind = [at for at, size in enumerate(value.shape) if size == samples and 0 < at < max(2, value.ndim - 1)]
+    if samples > 1 and len(behind) == 1 and not (value.ndim == 2 and value.is_floating_point()):
+        return behind[0], one
     if len(value) % samples:
-        raise ValueError(f"an input of {len(value)} rows cannot be shared out among {samples} samples: say samples=")
-    return torch.full((samples,), len(value) // samples)
+        raise ValueError(
+            f"an input of shape {tuple(value.shape)} cannot be shared out among {samples} samples: "
+            "give each as many rows"
+        )
+    return 0, one * (len(value) // samples)
 
 
-def _other(value: Tensor, rows: Tensor, mask: Any, special: set[int], seed: int) -> Tensor:
-    chosen = rows.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
+def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: int) -> Tensor:
     if value.is_floating_point():
         return torch.where(chosen, value + noise_like(value, seed), value)
     words = ~torch.isin(value, torch.tensor(sorted(special), device=value.device, dtype=value.dtype))

@@ -12,6 +12,8 @@ CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     """The stacks of repeated blocks in a model, outermost only, each with its blocks' paths in depth order.
 
+    The stacks come in the order in which the model holds them, that of its depth in nearly all.
+
     A stack is a `ModuleList`, `Sequential` or `ModuleDict` of blocks, modules with children of their own. Blocks are of
     one class, or, in a `ModuleList`, of several where each has parts with parts (hybrid language models, the two sides
     of a U-Net); lists of lists are one stack. Lists of simple parts (heads, projections, mergers) are stacks only in a
@@ -55,7 +57,8 @@ def _blocks(path: str, module: nn.Module) -> list[str]:
     if not isinstance(module, CONTAINERS):
         return []
     members = list(_members(path, module))
-    if not members or any(_depth(member) == 0 for _, member in members):
+    towers = any(hasattr(member, "save_pretrained") for _, member in members)  # whole models, with stacks of their own
+    if not members or towers or any(_depth(member) == 0 for _, member in members):
         return []
     alike = len({type(member) for _, member in members}) == 1
     several_classes = isinstance(module, nn.ModuleList) and all(_depth(member) > 1 for _, member in members)

@@ -10,6 +10,8 @@ from accelerate import cpu_offload
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
     Dinov2Config,
@@ -20,6 +22,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Swinv2Config,
+    Swinv2Model,
 )
 
 from bridgework.probes.capture import EMBEDDINGS, capture
@@ -338,6 +342,48 @@ def test_a_block_that_changes_its_input_in_place(stack):
         stack(X.clone())
     assert torch.equal(taps[EMBEDDINGS], X)
     assert torch.equal(taps["layers.0"], X + 1)
+
+
+@torch.no_grad()
+def test_blocks_that_change_each_others_states_in_place(stack):
+    for layer in stack.layers:
+        layer.forward = lambda states: states.add_(1)
+    with capture(stack, ALL) as taps:
+        stack(X.clone())
+    for number, path in enumerate(ALL, start=1):
+        assert torch.equal(taps[path], X + number)
+
+
+def test_a_stage_that_hands_on_the_first_of_two():
+    torch.manual_seed(0)
+    config = Swinv2Config(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1, 1], num_heads=[2, 2, 2], window_size=4
+    )
+    model = Swinv2Model(config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        native = model(pixels, output_hidden_states=True).hidden_states
+        with capture(model, [EMBEDDINGS, *find_stacks(model)["encoder.layers"]]) as taps:
+            model(pixels)
+    for ours, theirs in zip(taps.values(), native, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_shared_block_runs_several_times_in_one_pass():
+    torch.manual_seed(0)
+    small = {"vocab_size": 30, "embedding_size": 8, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    model = AlbertModel(AlbertConfig(num_hidden_layers=3, **small)).eval()
+    ((_, blocks),) = find_stacks(model).items()
+    with torch.no_grad():
+        with (
+            pytest.raises(RuntimeError, match=r"ran twice.*uses a block several times \(ALBERT\)"),
+            capture(model, blocks, stop=False),
+        ):
+            model(ids())
+        native = model(ids(), output_hidden_states=True).hidden_states
+        with capture(model, blocks, calls=3) as taps:
+            model(ids())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(taps[blocks[0]], native[1:], strict=True))
 
 
 def test_a_model_that_catches_exceptions_is_stopped_all_the_same(stack):

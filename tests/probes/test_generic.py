@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import SwinConfig, SwinModel
 
 from bridgework.benchmarks.tiny_models import ZOO
 from bridgework.probes.capture import capture
@@ -96,6 +97,38 @@ def test_a_unet_from_end_to_end(stimuli):
     for number, path in enumerate(paths, start=1):
         means = taps[path].mean((2, 3))
         torch.testing.assert_close(part.layer(part.layers[number]), means)
+
+
+def test_blocks_that_merge_tokens(stimuli):
+    """Swin: 256 patches, then 64, then 16, each time twice as wide."""
+    torch.manual_seed(0)
+    config = SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1], num_heads=[2, 2, 2], window_size=4)
+    model = SwinModel(config).eval()
+    pixels = torch.randn(3, 3, 64, 64)
+    subject = AnyModel(model, lambda s, *_: {"pixel_values": pixels[: len(s)]}, modalities=("image",))
+    part = extract(subject, stimuli)["image"]
+    with torch.no_grad():
+        native = model(pixels, output_hidden_states=True).hidden_states
+    for number, theirs in enumerate(native):
+        torch.testing.assert_close(part.layer(part.layers[number]), theirs.mean(1))
+
+
+def test_a_token_that_comes_later_is_not_pooled_over(stimuli):
+    class Late(Odd):
+        def forward(self, letters: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+            assert pixels is not None
+            states = self.patches(pixels).flatten(2).transpose(1, 2)
+            states = self.blocks[0](states)
+            return self.blocks[1](torch.cat([self.register.expand(len(states), -1, -1), states], 1))
+
+    torch.manual_seed(0)
+    model = Late().eval()
+    model.blocks = model.blocks[:2]
+    subject = AnyModel(model, inputs, modalities=("image",), kinds=KINDS)
+    with pytest.raises(
+        ValueError, match=r"layer 'blocks.1' has hidden states of shape \(3, 5, 8\), but the image mask"
+    ):
+        extract(subject, stimuli)
 
 
 def test_stacks_that_differ_are_refused(stimuli):

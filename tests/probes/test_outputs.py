@@ -68,6 +68,35 @@ def test_the_hidden_state_is_what_comes_out_as_it_went_in():
     assert split_streams("block", {"hidden_states": IMAGE}, (wider, skips)) is wider  # a U-Net's
 
 
+def test_one_input_cannot_be_two_streams():
+    other = IMAGE + 1
+    assert split_streams("block", {"hidden_states": IMAGE}, (IMAGE, other)) is IMAGE
+
+
+def test_a_merged_state_beside_the_one_before_merging():
+    """A Swin stage returns (merged, before merging), the second in the shape of its input."""
+    merged, before = torch.zeros(2, 4, 8), torch.zeros(2, 16, 8)
+    given = {"hidden_states": torch.zeros(2, 16, 8)}
+    with pytest.raises(ValueError, match="does not say which is its hidden state"):
+        split_streams("stage", given, (merged, before))
+    order = follow((merged, before), {"hidden_states": merged})
+    assert split_streams("stage", given, (merged, before), order) is merged
+
+
+def test_streams_of_two_widths():
+    """As in Mochi: the text is narrower than the image."""
+    image, text = torch.zeros(2, 16, 32), torch.zeros(2, 7, 16)
+    streams = split_streams("block", {"hidden_states": image, "encoder_hidden_states": text}, (image, text))
+    assert isinstance(streams, dict)
+    assert streams["image"] is image and streams["text"] is text
+
+
+def test_a_nested_tensor_is_refused():
+    nested = torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])
+    with pytest.raises(TypeError, match="enable_nested_tensor=False"):
+        split_streams("block", {}, nested)
+
+
 def test_unnamed_streams_keep_the_names_of_their_arguments():
     understood, made = torch.zeros(7, 4), torch.zeros(16, 4)  # unbatched, as in Cosmos3
     streams = split_streams("block", {"und_seq": understood, "gen_seq": made}, (understood, made))
@@ -86,4 +115,9 @@ def test_arguments_by_name():
         def forward(self, states: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
             return states
 
+    class Wrapper(Block):
+        def forward(self, *args: Tensor, **kwargs: object) -> Tensor:
+            return args[0]
+
+    assert named_inputs(Wrapper(), (IMAGE,), {"scale": 2}) == {"argument 0": IMAGE, "scale": 2}
     assert named_inputs(Block(), (IMAGE,), {"mask": None, "scale": 2}) == {"states": IMAGE, "mask": None, "scale": 2}

@@ -56,3 +56,8 @@ def test_unknown_layers_are_named_with_what_there_is(llava):
         find_block(llava, "model.layers.9")
     with pytest.raises(ValueError, match="unknown layer"):
         find_block(llava, "model.language_model.layers.4")
+
+
+def test_a_list_of_whole_models_is_no_stack(llava):
+    both = nn.ModuleDict({"one": llava, "other": llava.__class__(llava.config)})
+    assert len(find_stacks(both)) == 4

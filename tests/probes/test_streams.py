@@ -190,6 +190,97 @@ def test_as_many_samples_as_tokens():
     assert kinds(stream)["text"] == [[i, 6 + i] for i in range(6)]
 
 
+def test_inputs_with_the_batch_second():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 16), 2).eval()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.encoder(images)
+
+    stream = find_streams(Model().eval(), {"images": torch.randn(8, 4, 16)}, samples=4)["encoder.layers"][None]
+    assert kinds(stream)["image"] == [[4 * token + sample for token in range(8)] for sample in range(4)]
+
+
+@pytest.mark.parametrize(("name", "keeps"), [("attention_mask", True), ("src_key_padding_mask", False)])
+def test_masks_that_keep_and_masks_that_leave_out(name, keeps):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(30, 8)
+            self.layers = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 8) for _ in range(2))  # the batch second
+
+        def forward(self, input_ids: Tensor, image_seq_mask: Tensor, **masks: Tensor) -> Tensor:
+            states = self.embed(input_ids).transpose(0, 1)
+            for layer in self.layers:
+                states = layer(states)
+            return states
+
+    mask = torch.ones(4, 4, dtype=torch.bool)  # as many samples as tokens
+    mask[0, 2:], mask[3, 3:] = False, False
+    inputs = {"input_ids": torch.randint(0, 30, (4, 4)), "image_seq_mask": ~mask, name: mask if keeps else ~mask}
+    torch.manual_seed(0)
+    found = kinds(find_streams(Model().eval(), inputs)["layers"][None])
+    assert found["text"] == [[0, 4, -1, -1], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, -1]]
+    assert found["padding"] == [[8, 12], [-1, -1], [-1, -1], [15, -1]]
+
+
+def test_a_model_that_draws_is_refused():
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+
+        def forward(self, image: Tensor) -> Tensor:
+            states = image[:, torch.randperm(image.shape[1])]
+            for layer in self.layers:
+                states = layer(states)
+            return states
+
+    with pytest.raises(ValueError, match=r"Drawing gives 'layers.0' something else each time .* eval\(\), or fix what"):
+        find_streams(Drawing(), {"image": torch.randn(2, 8, 4)})
+
+
+def test_an_error_before_the_first_block_is_the_models_own():
+    tiny = built("Dinov2Model")
+    with pytest.raises(ValueError, match="channel"):
+        find_streams(tiny.model.eval(), {"pixel_values": torch.randn(2, 4, 32, 32)})
+    broken = nn.Module()
+    broken.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    broken.forward = lambda image: broken.layers[0](image @ torch.ones(3, 3))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        find_streams(broken, {"image": torch.randn(2, 8, 4)})
+
+
+def test_whether_the_order_was_found():
+    vlm = built("LlavaForConditionalGeneration")
+    found = find_streams(vlm.model.eval(), vlm.inputs)
+    assert found["model.vision_tower.encoder.layers"][None].ordered
+    assert not found["model.language_model.layers"][None].ordered  # mixed by the vision tower
+
+
+def test_codes_of_an_image_are_no_words():
+    class Codes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(30, 8)
+            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(2))
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            states = self.embed(input_ids).flatten(1, 2)
+            for layer in self.layers:
+                states = layer(states)
+            return states
+
+    torch.manual_seed(0)
+    stream = find_streams(Codes(), {"input_ids": torch.randint(0, 30, (2, 3, 3))})["layers"][None]
+    assert kinds(stream) == {"image": [list(range(9)), list(range(9, 18))]}
+
+
 def test_inputs_whose_names_do_not_tell():
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -206,7 +297,7 @@ def test_inputs_whose_names_do_not_tell():
     assert kinds(stream) == {"image": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]}
     with pytest.raises(ValueError, match="none of mask is image or text by its name"):
         find_streams(Plain(), {"mask": x[..., 0]})
-    with pytest.raises(ValueError, match="5 rows cannot be shared out among 2 samples"):
+    with pytest.raises(ValueError, match=r"shape \(5, 4\) cannot be shared out among 2 samples"):
         find_streams(Plain(), {"x": x[0]}, kinds={"x": "image"}, samples=2)
 
 
