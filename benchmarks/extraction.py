@@ -4,13 +4,12 @@
 
 Each contestant shows SmolLM2-135M and DINOv2-S the same 500 emoji in the same batches and, but for the bare pass, ends
 with the mean over the words or patches of every layer. They take turns on a fifth of the stimuli at a time; times are
-ratios to the bare pass. Memory is the peak of a process of its own.
+ratios to the bare pass. Memory is what a process of its own takes at its peak, above the loaded model.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -27,11 +26,13 @@ from ..models.experts import open_expert
 from ..probes.extraction import extract
 from ..probes.stimuli import Stimuli, load_stimuli
 from ..probes.subjects import Shown
+from .growth import forget_peak, peak
 from .inputs import machine
 
 RESULTS = Path(__file__).with_name("results")
 EXPERTS = ("smollm2-135m", "dinov2-s")
 BATCH, PARTS = 20, 5
+HELD = 100  # stimuli while memory is looked at
 
 Contestant = Callable[[Any, Stimuli], Any]
 
@@ -183,23 +184,26 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak(name: str, contestant: str, samples: int, device: str) -> float:
-    """The peak memory of a process that runs one contestant alone, in MB: of the process, or of the GPU."""
-    own = [sys.executable, "-m", __spec__.name, "--alone", name, contestant, "--samples", str(samples)]
-    done = subprocess.run([*own, "--device", device], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+def extra_memory(name: str, contestant: str, device: str) -> float:
+    """MB that a process which runs one contestant alone takes at its peak, above what it held with the model loaded."""
+    own = [sys.executable, "-m", "bridgework.benchmarks.extraction", "--alone", name, contestant, "--device", device]
+    done = subprocess.run(own, capture_output=True, text=True, check=True)
+    return round(float(done.stdout.split()[-1]), 1)
 
 
-def alone(name: str, contestant: str, samples: int, device: str) -> None:
-    expert, stimuli = open_expert(name), by_length(samples)
+def alone(name: str, contestant: str, device: str) -> None:
+    expert, stimuli = open_expert(name), by_length(HELD)
     expert.model.to(device)
+    if device == "cpu":
+        forget_peak()
+    else:
+        torch.cuda.reset_peak_memory_stats()
+    before = peak() if device == "cpu" else torch.cuda.memory_allocated()
     with torch.inference_mode():
         kept = CONTESTANTS[contestant](expert, stimuli)
+    after = peak() if device == "cpu" else torch.cuda.max_memory_allocated()
     del kept
-    if device == "cpu":
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
-    else:
-        print(torch.cuda.max_memory_allocated() / 1e6)
+    print((after - before) / 1e6)
 
 
 def main() -> None:
@@ -209,13 +213,12 @@ def main() -> None:
     parser.add_argument("--alone", nargs=2, metavar=("EXPERT", "CONTESTANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
-        name, contestant = options.alone
-        alone(name, contestant, options.samples, options.device)
+        alone(*options.alone, device=options.device)
         return
     tables = []
     for name in EXPERTS:
         table = race(name, options.samples, options.device)
-        table["peak MB"] = [round(peak(name, each, options.samples, options.device)) for each in CONTESTANTS]
+        table["extra MB"] = [extra_memory(name, each, options.device) for each in CONTESTANTS]
         tables.append(table)
     results = pd.concat(tables, ignore_index=True).assign(machine=machine(options.device))
     suffix = "" if options.device == "cpu" else f"-{options.device}"
