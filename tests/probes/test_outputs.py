@@ -115,7 +115,7 @@ def test_arguments_by_name():
         def forward(self, states: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
             return states
 
-    class Wrapper(Block):
+    class Wrapper(nn.Module):
         def forward(self, *args: Tensor, **kwargs: object) -> Tensor:
             return args[0]
 
