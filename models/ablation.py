@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..probes.capture import capture
 from ..probes.outputs import named_inputs
+from ..probes.preparation import evaluating
 from ..probes.significance import mean_interval
 from ..probes.stimuli import Stimuli
 from .evaluation import draw_scenes
@@ -132,23 +133,23 @@ def _links(fused: FusedModel) -> dict[str, list[int]]:
 def _effects(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_size: int) -> dict[str, _Effects]:
     if not times or not all(0 < time <= 1 for time in times):
         raise ValueError(f"times {tuple(times)} must lie in 0 (clean image, excluded) to 1 (noise), at least one")
-    fused.eval()
     links = _links(fused)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {label: [] for label in links}
-    for start in range(0, len(stimuli), batch_size):
-        batch = stimuli[start : start + batch_size]
-        text = fused.condition([s.text for s in batch])
-        at = {label: [] for label in links}
-        for time in times:
-            states, loss = _pass(fused, batch, text, time)
-            for label, numbers in links.items():
-                with broken(fused, numbers):
-                    others, worse = _pass(fused, batch, text, time)
-                drift = (others - states).norm(dim=2) / states.norm(dim=2)  # (block, sample)
-                at[label].append((drift.T, worse - loss))
-        for label, parts in at.items():
-            drifts, losses = zip(*parts, strict=True)
-            found[label].append((torch.stack(drifts).mean(0), torch.stack(losses).mean(0)))
+    with evaluating(fused):
+        for start in range(0, len(stimuli), batch_size):
+            batch = stimuli[start : start + batch_size]
+            text = fused.condition([s.text for s in batch])
+            at = {label: [] for label in links}
+            for time in times:
+                states, loss = _pass(fused, batch, text, time)
+                for label, numbers in links.items():
+                    with broken(fused, numbers):
+                        others, worse = _pass(fused, batch, text, time)
+                    drift = (others - states).norm(dim=2) / states.norm(dim=2)  # (block, sample)
+                    at[label].append((drift.T, worse - loss))
+            for label, parts in at.items():
+                drifts, losses = zip(*parts, strict=True)
+                found[label].append((torch.stack(drifts).mean(0), torch.stack(losses).mean(0)))
     return {
         label: _Effects(*(torch.cat(each).double().cpu().numpy() for each in zip(*parts, strict=True)))
         for label, parts in found.items()
@@ -170,4 +171,5 @@ def _pass(fused: FusedModel, batch: Stimuli, text: TextStates, time: float) -> t
 
 def _correct(fused: FusedModel, part: str, each: int, seed: int, sampling: dict[str, Any]) -> np.ndarray:
     """1 for every image that the checker finds correct, else 0, (image,)."""
-    return np.array([drawn.correct for drawn in draw_scenes(fused, part, each, seed, **sampling)], float)
+    with evaluating(fused):
+        return np.array([drawn.correct for drawn in draw_scenes(fused, part, each, seed, **sampling)], float)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import OTHER, joint_task, token_indices
+from .attribution import OTHER, token_indices
 from .intercept import Attention, intercepted
+from .passes import check_task
+from .preparation import prepared
 from .significance import mean_interval
 from .stimuli import Stimuli
 from .subjects import Shown, Subject
@@ -47,25 +49,25 @@ def attention_mass(
 
     Raises ValueError where no block attends through SDPA, or for what `extract` refuses.
     """
-    task = joint_task(subject, task, timestep)
+    task = check_task(subject, task, () if timestep is None else (timestep,))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    subject.model.to(device).eval()
     keys = (*subject.modalities, OTHER)
     found: list[tuple[int, str, str, float, float]] = []
     first: dict[str, str] = {}  # of each dual-stream block, the stream whose tokens come first
-    for stimulus in tqdm(stimuli, desc=f"attention {subject.name}", leave=False):
-        shown = subject.show([stimulus], subject.modalities, task, timestep)
-        masses: dict[str, tuple[Tensor, Tensor]] = {}
-        watched = {path: _watch(path, shown, keys, masses, first) for path in subject.blocks}
-        with torch.no_grad(), intercepted(subject.model, watched):
-            shown.run()
-        for path, (mass, uniform) in masses.items():
-            number = subject.blocks.index(path)
-            found += [
-                (number, query, key, mass[i, j].item(), uniform[i, j].item())
-                for i, query in enumerate(subject.modalities)
-                for j, key in enumerate(keys)
-            ]
+    with prepared(subject, device):
+        for stimulus in tqdm(stimuli, desc=f"attention {subject.name}", leave=False):
+            shown = subject.show([stimulus], subject.modalities, task, timestep)
+            masses: dict[str, tuple[Tensor, Tensor]] = {}
+            watched = {path: _watch(path, shown, keys, masses, first) for path in subject.blocks}
+            with torch.no_grad(), intercepted(subject.model, watched):
+                shown.run()
+            for path, (mass, uniform) in masses.items():
+                number = subject.blocks.index(path)
+                found += [
+                    (number, query, key, mass[i, j].item(), uniform[i, j].item())
+                    for i, query in enumerate(subject.modalities)
+                    for j, key in enumerate(keys)
+                ]
     if not found:
         raise ValueError(
             f"no block of {subject.name} attends to all of its tokens through SDPA: open the model with "

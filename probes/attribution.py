@@ -12,6 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .capture import EMBEDDINGS, capture
+from .passes import check_task
+from .preparation import prepared
 from .replay import Output, Replay
 from .significance import mean_interval
 from .stimuli import Stimuli
@@ -73,28 +75,28 @@ def attribute(
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if steps < 2 or batch_size < 2:
         raise ValueError(f"{steps} steps, {batch_size} at once: a path needs at least two of both")
-    task = joint_task(subject, task, timestep)
+    task = check_task(subject, task, () if timestep is None else (timestep,))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    subject.model.to(device).eval()
-    means = _means(subject, stimuli, task, timestep)
     rows = []
-    for stimulus in tqdm(stimuli, desc=f"{method} {subject.name}", leave=False):
-        replay = Replay(subject, stimulus, output, task, timestep)
-        baselines = tuple(
-            _at_mean(state[0], stream, replay.shown, means[EMBEDDINGS])[None]
-            for state, stream in zip(replay.inputs, replay.streams[EMBEDDINGS], strict=True)
-        )
-        with torch.no_grad():
-            gain = (replay(*replay.inputs) - replay(*baselines)).item()
-        for layer in replay.layers:
-            if method == "ablation":
-                sums, error = dict(_ablated(replay, layer, means[layer])), np.nan
-            else:
-                states = _along(replay, layer, baselines, method, steps, batch_size)
-                sums = dict(_sums(replay, layer, states))
-                error = abs(sum(sums.values()) - gain)
-            for modality, value in sums.items():
-                rows.append((stimulus.id, layer, modality, value, gain, error))
+    with prepared(subject, device):
+        means = _means(subject, stimuli, task, timestep)
+        for stimulus in tqdm(stimuli, desc=f"{method} {subject.name}", leave=False):
+            replay = Replay(subject, stimulus, output, task, timestep)
+            baselines = tuple(
+                _at_mean(state[0], stream, replay.shown, means[EMBEDDINGS])[None]
+                for state, stream in zip(replay.inputs, replay.streams[EMBEDDINGS], strict=True)
+            )
+            with torch.no_grad():
+                gain = (replay(*replay.inputs) - replay(*baselines)).item()
+            for layer in replay.layers:
+                if method == "ablation":
+                    sums, error = dict(_ablated(replay, layer, means[layer])), np.nan
+                else:
+                    states = _along(replay, layer, baselines, method, steps, batch_size)
+                    sums = dict(_sums(replay, layer, states))
+                    error = abs(sum(sums.values()) - gain)
+                for modality, value in sums.items():
+                    rows.append((stimulus.id, layer, modality, value, gain, error))
     return _table(pd.DataFrame(rows, columns=["id", "layer", "modality", "value", "gain", "error"]), subject).assign(
         subject=subject.name, task=task, timestep=timestep, method=method
     )[list(COLUMNS)]
@@ -217,20 +219,6 @@ def _at_mean(state: Tensor, stream: str | None, shown: Shown, means: dict[str, T
 
 def _read_from(shown: Shown, stream: str | None) -> Iterator[str]:
     return (modality for modality in shown.tokens if shown.streams.get(modality) == stream)
-
-
-def joint_task(subject: Subject, task: str | None, timestep: float | None) -> str:
-    """The task of a joint pass, or a ValueError for what the subject does not have."""
-    if task is None and len(subject.tasks) == 1:
-        task = subject.tasks[0]
-    if task not in subject.tasks:
-        raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
-    if (task in subject.timed_tasks) != (timestep is not None):
-        need = "needs a timestep, such as timestep=.5" if timestep is None else "takes no timestep"
-        raise ValueError(f"{subject.name} {need}")
-    if timestep is not None and not 0 < timestep <= 1:
-        raise ValueError(f"timestep {timestep} must lie in 0 (clean image, excluded) to 1 (noise)")
-    return task
 
 
 def token_indices(tokens: Tensor | None, count: int) -> Tensor:

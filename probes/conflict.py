@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .preparation import evaluating
 from .significance import Z95
 from .stacks import find_block
 
@@ -49,12 +50,12 @@ def gradient_conflict(
     if len(names) != 2 or {len(losses) for losses in tasks.values()} != {count} or count < 4 or count % 4:
         told = {name: len(losses) for name, losses in tasks.items()}
         raise ValueError(f"expected two tasks with equally many batches, a multiple of four, got {told}")
-    model.eval()
     rows = []
-    for number, path in enumerate(tqdm(blocks, desc="gradient conflict", leave=False)):
-        gram = _gram(model, path, [loss for losses in tasks.values() for loss in losses])
-        row = {"tasks": " x ".join(names), "layer": str(number), "depth": (number + 1) / len(blocks)}
-        rows.append(row | score(gram, splits, seed))
+    with evaluating(model):
+        for number, path in enumerate(tqdm(blocks, desc="gradient conflict", leave=False)):
+            gram = _gram(model, path, [loss for losses in tasks.values() for loss in losses])
+            row = {"tasks": " x ".join(names), "layer": str(number), "depth": (number + 1) / len(blocks)}
+            rows.append(row | score(gram, splits, seed))
     return pd.DataFrame(rows)
 
 

@@ -52,7 +52,7 @@ def extract(
     task : "understanding" or "generation"; may be left out for a subject that has one task.
     timesteps : of the generation task, 0 = clean image, 1 = noise. One: values are (layer, sample, dim); several:
         (timestep, layer, sample, dim). The noise is a function of each stimulus's id. Text alone is shown with pure
-        noise.
+        noise: its pass runs at timestep 1, once, and its values are the same at all of them.
     joint : one pass with both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
     layers : the names of those to read, "embeddings", "0", "1", ..., or paths in the model; None for all. A pass ends
         behind the deepest.
@@ -71,8 +71,9 @@ def extract(
         an extraction that was stopped goes on from there. Under torchrun all ranks must call `extract`, and share it.
 
     Raises ValueError for a task, timestep, modality, layer or token that the subject does not have, and for a folder
-    with features of something else; FloatingPointError for hidden states that are not finite, naming layer and
-    stimulus; MemoryError where one stimulus alone does not fit; OSError for a store that cannot be written.
+    with features of something else; RuntimeError for a layer that runs more than once in a pass; FloatingPointError for
+    hidden states that are not finite, naming layer and stimulus; MemoryError where one stimulus alone does not fit;
+    OSError for a store that cannot be written.
     """
     work = plan(
         subject,

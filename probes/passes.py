@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from .capture import EMBEDDINGS, capture
 from .pooling import Chosen, Pooled, Tokens, find_tokens, pool, pooling_of
-from .provenance import modules_of
+from .preparation import device_of
+from .stacks import find_block
 from .stimuli import Stimulus
 from .subjects import Shown, Subject
 
@@ -45,25 +47,31 @@ class Passes:
     dtype: torch.dtype
     precision: str | None
 
-    def run(self, batch: Sequence[Stimulus]) -> dict[str, Tensor]:
+    def run(self, batch: Sequence[Stimulus], stop: bool = True) -> dict[str, Tensor]:
         """The tensors of a shard for these stimuli: MODALITY/LAYER (timestep, sample, ...), and so on (shards.Shard).
 
+        `stop` ends each pass behind the deepest layer; without it, a block that runs again behind that is noticed.
+
         Raises:
-            ValueError: states that the tokens do not fit, naming layer and shapes.
+            ValueError: states that the tokens do not fit, naming layer and shapes; a layer without a modality.
+            RuntimeError: a layer that runs twice in one pass.
             FloatingPointError: values that are not finite, naming layer and stimulus.
         """
         found: dict[str, list[Tensor]] = {}
         special = False
         for modalities in self.groups:
             for index, time in enumerate(self.times):
-                if index and "image" not in modalities:  # text alone is shown with pure noise, whatever the timestep
+                alone = "image" not in modalities
+                if alone and time is not None:
+                    time = 1.0  # text alone is shown with pure noise, whatever the timestep
+                if alone and index:
                     for name, tensors in found.items():
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
                 shown = self.subject.show(batch, modalities, self.task, time)
                 special |= bool(shown.special)
-                for (modality, layer), pooled in self._once(batch, modalities, shown).items():
+                for (modality, layer), pooled in self._once(batch, modalities, shown, stop).items():
                     for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
@@ -72,15 +80,17 @@ class Passes:
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
     def _once(
-        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: Shown
+        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: Shown, stop: bool
     ) -> dict[tuple[str, str], Pooled]:
         subject = self.subject
         device = device_of(subject.model)
         tokens = {m: self._tokens(shown, m, len(batch), device) for m in modalities}
         names = {path: name for name, path in self.layers.items()}
         found: dict[tuple[str, str], Pooled] = {}
+        seen: dict[str, list[str | None]] = {}  # the streams of each layer
 
         def keep(path: str, stream: str | None, state: Tensor) -> None:
+            seen.setdefault(path, []).append(stream)
             for modality in modalities if path in names else ():
                 if stream == shown.streams.get(modality):
                     try:
@@ -100,11 +110,30 @@ class Passes:
         paths = list(self.layers.values())
         if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
             paths.insert(1, subject.blocks[0])  # they are read where they enter the first block
-        with torch.no_grad(), self._autocast(device), capture(subject.model, paths, keep=keep):
+        reading = capture(subject.model, paths, keep=keep, stop=stop)
+        whole = nullcontext() if stop else _to_the_end(subject.model, paths, seen)
+        with torch.no_grad(), self._autocast(device), reading, whole:
             shown.run()
         if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
+        for modality in modalities:
+            self._check_layers(modality, shown.streams.get(modality), found, seen)
         return {at: self._checked(_fetched(pooled), at[1], batch) for at, pooled in found.items()}
+
+    def _check_layers(
+        self, modality: str, stream: str | None, found: Mapping[tuple[str, str], Pooled], seen: Mapping[str, Any]
+    ) -> None:
+        """ValueError for a layer without the modality, unless its stream has ended there (SD3's last block)."""
+        there = [(modality, name) in found for name in self.layers]
+        for at, (name, path) in enumerate(self.layers.items()):
+            ended = stream is not None and None not in seen[path] and not any(there[at:])
+            if not (there[at] or ended):
+                told = ", ".join("one without a name" if each is None else repr(each) for each in seen[path])
+                raise ValueError(
+                    f"layer {path!r} of {self.subject.name} has no {modality} states, others have: its streams are "
+                    f"{told}, {modality} is read from {stream or 'one without a name'}. Leave it out, as "
+                    f"layers={[other for other, has in zip(self.layers, there, strict=True) if has and other != name]}"
+                )
 
     def _tokens(self, shown: Shown, modality: str, batch: int, device: torch.device) -> Tokens:
         chosen = self.tokens.get(modality)
@@ -145,9 +174,13 @@ class Passes:
 
 @dataclass
 class Memory:
-    """How many stimuli are shown at once, which becomes less where memory does not suffice."""
+    """How many stimuli are shown at once, which becomes less where memory does not suffice.
+
+    The first are shown in whole passes, so that a block that runs again behind the deepest is not read unnoticed.
+    """
 
     limit: int
+    tried: bool = False
 
     def run(self, passes: Passes, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
         """A batch in pieces of at most `limit`, and their sizes.
@@ -160,7 +193,8 @@ class Memory:
         while (start := sum(sizes)) < len(batch):
             piece = batch[start : start + self.limit]
             try:
-                pieces.append(passes.run(piece))
+                pieces.append(passes.run(piece, stop=self.tried))
+                self.tried = True
                 sizes.append(len(piece))
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -195,34 +229,48 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = (), joint: bool = False) -> str:
+    """The task, its only one where none is named. ValueError for what the subject does not have."""
+    if task is None and len(subject.tasks) == 1:
+        task = subject.tasks[0]
+    if task not in subject.tasks:
+        raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
+    timed = task in subject.timed_tasks
+    if timed != bool(timesteps):
+        need = "needs timesteps, such as .5" if timed else "takes no timesteps"
+        raise ValueError(f"{subject.name} {need}")
+    if not all(0 < t <= 1 for t in timesteps):
+        raise ValueError(f"timesteps {tuple(timesteps)} must lie in 0 (clean image, excluded) to 1 (noise)")
+    if joint and len(subject.modalities) < 2:
+        raise ValueError(f"{subject.name} sees {subject.modalities[0]} alone: it has no joint pass")
+    return task
+
+
 @contextmanager
-def prepared(subject: Subject, device: str) -> Iterator[None]:
-    """The subject in evaluation mode, on a device unless accelerate has dispatched it; its training flags come back."""
-    modules = list(modules_of(subject).values())
-    flags = [(each, each.training) for module in modules for each in module.modules()]
+def _to_the_end(model: nn.Module, paths: Sequence[str], seen: Mapping[str, Any]) -> Iterator[None]:
+    """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
+
+    That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
+    """
+    ran: Counter[str] = Counter()
+    blocks = [path for path in paths if path != EMBEDDINGS]
+    handles = [
+        find_block(model, path).register_forward_pre_hook(lambda module, args, path=path: ran.update([path]))
+        for path in blocks
+    ]
     try:
-        if not dispatched(subject.model):
-            subject.model.to(device)
-        for module in modules:
-            module.eval()
         yield
+    except Exception:
+        if again := [path for path, times in ran.items() if times > 1]:
+            raise RuntimeError(
+                f"layer {again[0]!r} ran twice in one pass: show it one call of the model, without guidance; the runs "
+                "of a block that a model uses several times (ALBERT) are read one by one with capture(..., calls=2)"
+            ) from None
+        if any(path not in seen for path in paths):
+            raise
     finally:
-        for module, training in flags:
-            module.training = training
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model computes, also while accelerate keeps its weights elsewhere."""
-    places = {p.device for p in model.parameters()} or {torch.device("cpu")}
-    if torch.device("meta") in places:
-        hooks = [hook for m in model.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
-        places = {torch.device(d) for d in (getattr(hook, "execution_device", None) for hook in hooks) if d is not None}
-    return sorted(places, key=str)[0] if places else torch.device("cpu")
-
-
-def dispatched(model: nn.Module) -> bool:
-    """Whether accelerate has laid the model out, over devices or on the CPU between uses."""
-    return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, "_hf_hook") for m in model.modules())
+        for handle in handles:
+            handle.remove()
 
 
 def _fetched(pooled: Pooled) -> Pooled:

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
+from .preprocessing import preprocessing_of
 from .stimuli import Stimuli
 from .subjects import Subject
 
@@ -23,7 +24,8 @@ PLAIN = (str, int, float, bool)
 def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict[str, Any]:
     """All that must be equal for two sets of features to be the same: subject, stimuli, options, versions.
 
-    The subject counts with every module that it holds (a text encoder beside the model) and its plain attributes.
+    The subject counts with every module that it holds (a text encoder beside the model), its plain attributes, and
+    what it makes inputs with: processors, tokenizers, schedulers, functions (probes/preprocessing.py).
     """
     modules = modules_of(subject)
     return {
@@ -35,6 +37,7 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
                 for name, value in sorted(getattr(subject, "__dict__", {}).items())
                 if not name.startswith("_") and (isinstance(value, PLAIN) or _plain_tuple(value))
             },
+            "preprocessing": preprocessing_of(subject),
         },
         "stimuli": stimuli.name,
         "stimuli_digest": stimuli.digest,

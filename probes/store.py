@@ -182,9 +182,7 @@ def _timed(part: LayerFeatures, values: Tensor) -> Tensor:
 
 def _check_folder(folder: Path) -> None:
     if folder.is_file():
-        raise ValueError(
-            f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one"
-        )
+        raise ValueError(f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one")
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -206,7 +204,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def _check_same(folder: object, expected: Any, found: Any) -> None:
     """ValueError naming what differs between how features are to be made and how those in the folder were."""
     ours, theirs = _flat(json.loads(json.dumps(expected))), _flat(found)
-    wrong = [name for name in (*ours, *(theirs.keys() - ours.keys())) if ours.get(name) != theirs.get(name)]
+    names = (*ours, *(theirs.keys() - ours.keys()))
+    wrong = [name for name in names if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]  # 1 == True
     if wrong:
         told = "; ".join(
             f"{name}: expected {_short(ours.get(name))}, got {_short(theirs.get(name))}" for name in sorted(wrong)[:4]

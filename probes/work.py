@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 
 from .capture import EMBEDDINGS
 from .features import DTYPES, Features
-from .passes import PRECISIONS, Memory, Passes, dispatched, joined, prepared
+from .passes import PRECISIONS, Memory, Passes, check_task, joined
 from .pooling import Chosen, check_pooling, pooling_of
+from .preparation import dispatched, prepared
 from .provenance import made_of
 from .ranks import local_device
 from .shards import FORMAT, Shard, shapes_of
@@ -138,7 +139,7 @@ def plan(
     batch_size: int = 32,
 ) -> Work:
     """Check what is asked of `extract`, all of it, and cut it into shards."""
-    task = _check(subject, task, timesteps, joint)
+    task = check_task(subject, task, timesteps, joint)
     check_pooling(pooling)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}: expected torch.float32, float16 or bfloat16")
@@ -192,22 +193,6 @@ def plan(
     return Work(passes, stimuli, batches, local_device() if device == "auto" else device, made)
 
 
-def _check(subject: Subject, task: str | None, timesteps: Sequence[float], joint: bool) -> str:
-    if task is None and len(subject.tasks) == 1:
-        task = subject.tasks[0]
-    if task not in subject.tasks:
-        raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
-    timed = task in subject.timed_tasks
-    if timed != bool(timesteps):
-        need = "needs timesteps, such as timesteps=(.2, .5, .8)" if timed else "takes no timesteps"
-        raise ValueError(f"{subject.name} {need}")
-    if not all(0 < t <= 1 for t in timesteps):
-        raise ValueError(f"timesteps {tuple(timesteps)} must lie in 0 (clean image, excluded) to 1 (noise)")
-    if joint and len(subject.modalities) < 2:
-        raise ValueError(f"{subject.name} sees {subject.modalities[0]} alone: it has no joint pass")
-    return task
-
-
 def _named_layers(subject: Subject, asked: Sequence[str] | None) -> dict[str, str]:
     """Names and paths of the layers asked for, in depth order."""
     known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
@@ -227,4 +212,4 @@ def _named_layers(subject: Subject, asked: Sequence[str] | None) -> dict[str, st
 def _told(chosen: Chosen) -> Any:
     if isinstance(chosen, slice):
         return str(chosen)
-    return chosen.tolist() if isinstance(chosen, Tensor) else [int(each) for each in chosen]
+    return torch.as_tensor(chosen).tolist()  # a mask stays one: true and false, not 1 and 0

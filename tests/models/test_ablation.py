@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from bridgework.models import ablation
 from bridgework.models.ablation import ablate_links, broken, link_drift
 from bridgework.models.fusion import FusedModel
 from bridgework.models.pixels import noisy_images, to_pixels
@@ -68,6 +71,33 @@ def test_nothing_is_left_behind(fused):
     assert hooks(fused) == 0
     assert torch.equal(predict(fused), before)
     assert all(torch.equal(p, weights[name]) for name, p in fused.named_parameters())
+
+
+def test_training_flags_come_back(fused, stimuli, monkeypatch):
+    """In evaluation mode throughout, drawing too."""
+    fused.train()
+    fused.bridges[1].eval()
+    flags = [module.training for module in fused.modules()]
+    grads = [(p.requires_grad, p.grad) for p in fused.parameters()]
+    drawing, drawn = ablation.draw_scenes, []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        drawn.append(any(module.training for module in fused.modules()))
+        return drawing(*args, **options)
+
+    monkeypatch.setattr(ablation, "draw_scenes", watched)
+    ablate_links(fused, stimuli[:2], times=(0.5,), each=1, steps=1)
+    assert drawn == [False] * 5
+    assert [module.training for module in fused.modules()] == flags
+    fused.bridges[0].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        link_drift(fused, stimuli[:2], times=(0.5,))
+    assert [module.training for module in fused.modules()] == flags
+    assert [(p.requires_grad, p.grad) for p in fused.parameters()] == grads
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_bridge_that_is_not_there_is_named(fused):

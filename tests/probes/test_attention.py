@@ -231,5 +231,5 @@ def test_nothing_is_left_behind(stimuli):
 def test_what_has_no_joint_attention_is_named(stimuli):
     with pytest.raises(ValueError, match="no block of toy attends to all of its tokens through SDPA"):
         attention_mass(language_model("eager"), stimuli, device="cpu")
-    with pytest.raises(ValueError, match="pair needs a timestep"):
+    with pytest.raises(ValueError, match="pair needs timesteps"):
         attention_mass(Pair(DualStream("text")), stimuli, device="cpu")

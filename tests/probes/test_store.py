@@ -120,7 +120,7 @@ def test_repeated_it_is_the_same_bytes_and_nothing_is_done_twice(toy, folder, tm
     extract(toy, letters(*TEXTS), batch_size=1, store=tmp_path / "again")
     assert contents(folder) == contents(tmp_path / "again")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    toy.run = lambda states: pytest.fail("it ran again")
+    toy.model.register_forward_pre_hook(lambda *_: pytest.fail("it ran again"))
     seen = extract(toy, letters(*TEXTS), batch_size=1, store=folder)
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert seen["image"].values.shape == (4, 10, 6)
@@ -192,17 +192,16 @@ def test_interrupted_and_gone_on_with(toy, tmp_path):
     whole = extract(toy, many(), batch_size=1, store=tmp_path / "whole")
     calls = []
 
-    def interrupt(states: torch.Tensor) -> None:
-        calls.append(states)
+    def interrupt(*given: object) -> None:
+        calls.append(given)
         if len(calls) == 25:
             raise KeyboardInterrupt
-        toy.model(states)
 
-    toy.run = interrupt
+    handle = toy.model.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["shard-00000.safetensors"]
-    toy.run = None
+    handle.remove()
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert contents(tmp_path / "whole") == contents(tmp_path / "store")
     assert whole["image"].samples == tuple(f"id {text}" for text in many().texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+import torch
 
 from bridgework.probes.extraction import extract
 from bridgework.probes.work import BATCHES, plan, shard_count
@@ -39,3 +40,15 @@ def test_without_text_the_order_is_that_of_the_stimuli():
 def test_batches_of_nothing(batch_size):
     with pytest.raises(ValueError, match="expected a whole number of at least 1"):
         plan(open_toy(), many(), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("mask", [[True, False, True], torch.tensor([True, False, True])])
+@pytest.mark.parametrize("positions", [[1, 0, 1], torch.tensor([1, 0, 1])])
+def test_masks_and_positions_are_told_apart(mask, positions, tmp_path):
+    """Three letters: the first and the last, or the second, the first and the second again."""
+    stimuli = letters("abc", "def")
+    extract(open_toy(), stimuli, tokens={"text": mask}, store=tmp_path)
+    assert plan(open_toy(), stimuli, tokens={"text": mask}).made["tokens"] == {"text": [True, False, True]}
+    extract(open_toy(), stimuli, tokens={"text": list(mask)}, store=tmp_path)
+    with pytest.raises(ValueError, match=r"made differently \(tokens\.text: expected \[1, 0, 1\], got \[true, false"):
+        extract(open_toy(), stimuli, tokens={"text": positions}, store=tmp_path)
