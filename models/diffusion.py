@@ -50,7 +50,7 @@ class PipelineExpert:
     registers: int = 0  # learnt tokens that stand before the text in its stream
     tasks: tuple[str, ...] = ("generation",)
     timed_tasks: tuple[str, ...] = ("generation",)
-    stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
+    _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
     empty: Call | None = field(default=None, repr=False)  # of the empty prompt, made when the first prompt is shown
 
     @property
@@ -87,11 +87,11 @@ class PipelineExpert:
         now = moment(self.pipe.scheduler, time)
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
         device = _gather(self.pipe, self.model)
-        if shown and self.stride is None:
-            self.stride = latent_stride(self.pipe)
+        if shown and self._stride is None:
+            self._stride = latent_stride(self.pipe)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            return noisy_latents(self.pipe, stimuli, shown, now, shape, self.stride or 0)
+            return noisy_latents(self.pipe, stimuli, shown, now, shape, self._stride or 0)
 
         still = held(self.pipe.scheduler, now.timestep, time, device)
         return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTextEncoding
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -14,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
 
+from ..probes.capture import capture
 from ..probes.stimuli import Stimulus
 from ..probes.subjects import Shown
 from . import loading
@@ -26,7 +30,8 @@ class TextExpert:
 
     A causal model makes its first token a sink of huge norm: it gets a begin-of-sequence token for that, which counts
     as special like those that the tokenizer adds. Texts are cut at the model's longest input. `width` is the length
-    that every text is padded to, without a mask, for models that were trained so (SigLIP).
+    that every text is padded to, without a mask, for models that were trained so (SigLIP). `batch_second`:
+    hidden states are (token, batch, dim) (XLNet).
     """
 
     name: str
@@ -35,6 +40,7 @@ class TextExpert:
     blocks: tuple[str, ...]
     causal: bool = False
     width: int | None = None
+    batch_second: bool = False
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("text",)
     timed_tasks: tuple[str, ...] = ()
@@ -53,13 +59,15 @@ class TextExpert:
         left_out = {"attention_mask"} if self.width else set()
         given = {name: value for name, value in inputs.items() if name in takes and name not in left_out}
         options = {"use_cache": False} if "use_cache" in takes else {}
-        return Shown(lambda: self.model(**given, **options), {"text": words}, special={"text": special})
+        tokens, special = (_turned(mask) if self.batch_second else mask for mask in (words, special))
+        return Shown(lambda: self.model(**given, **options), {"text": tokens}, special={"text": special})
 
     def _lengths(self) -> dict[str, Any]:
         if self.width:
             return {"padding": "max_length", "max_length": self.width}
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        longest = min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
+        positions = getattr(self.model.config, "max_position_embeddings", None) or -1
+        longest = self.tokenizer.model_max_length
+        longest = min(longest, positions) if positions > 0 else longest  # XLNet's -1 is no limit
         return {"max_length": longest} if longest < 1e9 else {"truncation": False}  # 1e30 is transformers' "unknown"
 
 
@@ -67,6 +75,8 @@ def open_text(label: str, source: str, config: Any, random_weights: bool) -> Tex
     """Open a causal language model or a text encoder, found through transformers' own tables of architectures.
 
     Of an encoder-decoder the encoder is opened.
+
+    Raises ValueError where the blocks do not hold the tokens that the model is given, each block once.
     """
     kind, named = config.model_type, config.architectures or ()
     written = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
@@ -87,5 +97,40 @@ def open_text(label: str, source: str, config: Any, random_weights: bool) -> Tex
     model = loading.model(auto, source, config, random_weights)
     if two and auto is AutoModel:
         model = model.get_encoder()
-    blocks = loading.longest_stack(model) if two else loading.language_stack(model)
-    return TextExpert(label, model, loading.tokenizer(source), blocks, causal)
+    blocks = loading.language_stack(model) if causal else loading.longest_stack(model)
+    turned = _batch_second(label, model, blocks, causal)
+    return TextExpert(label, model, loading.tokenizer(source), blocks, causal, batch_second=turned)
+
+
+@torch.no_grad()
+def _batch_second(label: str, model: Any, blocks: Sequence[str], causal: bool) -> bool:
+    """Whether states are (token, batch, dim), seen from two rows of three tokens.
+
+    Of an encoder all blocks are looked at, for some shorten their sequence on the way. Raises ValueError where states
+    are of another length.
+    """
+    ids = torch.ones(2, 3, dtype=torch.long, device=model.device)
+    hint = "Wrap such a model in your own Subject (probes/subjects.py)"
+    try:
+        with capture(model, blocks[:1] if causal else blocks, stop=causal) as taps:
+            model(input_ids=ids, attention_mask=ids)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"expert {label!r} cannot be read on a text of three tokens: {told}. {hint}") from None
+    for path, state in taps.items():
+        if isinstance(state, dict):
+            raise ValueError(f"block {path!r} of expert {label!r} has several streams, {', '.join(state)}. {hint}")
+        if state.ndim != 3 or sorted(state.shape[:2]) != [2, 3]:
+            raise ValueError(
+                f"block {path!r} of expert {label!r} holds states {tuple(state.shape)} for two texts of three tokens: "
+                f"it pads or merges tokens inside, or keeps several states of each. {hint}"
+            )
+    return bool(taps[blocks[0]].shape[0] == 3)
+
+
+def _turned(mask: Tensor) -> Tensor:
+    """Positions (batch, kept) in states (token, batch, dim) of what a mask (batch, token) tells."""
+    rows = [row.nonzero()[:, 0] * len(mask) + sample for sample, row in enumerate(mask)]
+    return pad_sequence(rows, batch_first=True, padding_value=-1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..probes.extraction import noise_for
 from ..probes.stimuli import Stimulus
+from .pixels import to_pixels
 
 _MEASURE = 256  # pixels a side: a multiple of what any autoencoder and patching in use compress
 
@@ -59,7 +58,7 @@ def noisy_latents(
     if not shown:
         return noise
     rows, columns = stride * shape[-2], stride * shape[-1]
-    clean = clean_latents(pipe, pixels([s.image for s in stimuli], rows, columns)).float().cpu()
+    clean = clean_latents(pipe, to_pixels([s.image for s in stimuli], rows, columns)).float().cpu()
     if clean.shape != noise.shape and clean.dim() == 5:
         clean = clean.transpose(1, 2)  # (batch, frame, channel, row, column)
     if clean.shape != noise.shape:
@@ -99,12 +98,6 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
 def latent_stride(pipe: Any) -> int:
     """How many pixels a side one latent of the pipeline covers, measured on an empty image."""
     return _MEASURE // clean_latents(pipe, torch.zeros(1, 3, _MEASURE, _MEASURE)).shape[-1]
-
-
-def pixels(images: Sequence[Image.Image], rows: int, columns: int) -> Tensor:
-    """(image, channel, row, column) in -1..1, resized to `rows` x `columns`."""
-    resized = [i.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS) for i in images]
-    return torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _statistic(vae: Any, name: str) -> Tensor | None:

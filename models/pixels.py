@@ -13,9 +13,9 @@ from ..probes.extraction import noise_for
 from ..probes.stimuli import Stimulus
 
 
-def to_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
-    """(image, channel, row, column) in -1..1, resized to `side` x `side`."""
-    resized = [i.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for i in images]
+def to_pixels(images: Sequence[Image.Image], rows: int, columns: int | None = None) -> Tensor:
+    """(image, channel, row, column) in -1..1, resized to `rows` x `columns`, or to a square."""
+    resized = [i.convert("RGB").resize((columns or rows, rows), Image.Resampling.LANCZOS) for i in images]
     return torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -11,8 +11,9 @@ from diffusers import DDPMScheduler
 
 from bridgework.models.cosmos3 import Cosmos3Expert
 from bridgework.models.diffusion import PipelineExpert
-from bridgework.models.latents import clean_latents, moment, pixels
+from bridgework.models.latents import clean_latents, moment
 from bridgework.models.pipelines import open_pipeline, pipeline_expert
+from bridgework.models.pixels import to_pixels
 from bridgework.models.recording import _Noise, held, record_call
 from bridgework.models.scenes import scene_stimuli
 from bridgework.probes.capture import capture
@@ -118,7 +119,7 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
     expert = experts(family)
     vae, given = expert.pipe.vae, []
     monkeypatch.setattr(vae, "decode", lambda z, *args, **kwargs: (given.append(z), (_ for _ in ()).throw(_Decoded))[0])
-    image = pixels([STIMULI[0].image], expert.side, expert.side)
+    image = to_pixels([STIMULI[0].image], expert.side, expert.side)
     clean = clean_latents(expert.pipe, image)
     still = held(expert.pipe.scheduler, 500, 0.5, torch.device("cpu"))
     kind = type(still)
@@ -162,7 +163,7 @@ def test_noisy_latents_and_times_reach_the_denoiser(experts):
     expert = experts("SD 3.5")
     given = expert.call(STIMULI, ("image",), 0.3).arguments
     vae = expert.pipe.vae
-    mode = vae.encode(pixels([s.image for s in STIMULI], 16, 16)).latent_dist.mode()
+    mode = vae.encode(to_pixels([s.image for s in STIMULI], 16, 16)).latent_dist.mode()
     clean = (mode - vae.config.shift_factor) * vae.config.scaling_factor
     wanted = 0.7 * clean + 0.3 * noise_for([s.id for s in STIMULI], (4, 8, 8))
     assert torch.allclose(given["hidden_states"], wanted, atol=1e-5)

@@ -13,7 +13,8 @@ from PIL import Image
 from bridgework.models.experts import open_expert
 from bridgework.models.language import TextExpert
 from bridgework.probes.capture import capture
-from bridgework.probes.stimuli import Stimulus
+from bridgework.probes.extraction import extract
+from bridgework.probes.stimuli import Stimuli, Stimulus
 from bridgework.tests.models.tiny_folders import BERT, TEXT, tokenizer, write
 
 
@@ -95,6 +96,63 @@ def test_a_tokenizer_that_pads_in_front(tmp_path):
     left.padding_side = "left"
     left.save_pretrained(Path(tmp_path))
     assert shown(open_expert(tmp_path), "a red ring", "ring")[0][1] == [False, True, False, False]
+
+
+def small(**settings: Any) -> dict[str, Any]:
+    return {k: v for k, v in BERT.items() if k != "initializer_range"} | settings
+
+
+XLNET = {"vocab_size": 256, "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 48, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("auto", [t.XLNetModel, t.XLNetLMHeadModel])
+@pytest.mark.parametrize("rows", [("a red ring", "ring"), ("a red ring", "ring", "cross"), ("a red",)])
+def test_states_with_the_batch_second(auto, rows, tmp_path):
+    """Read as by hand, also where texts are as many as tokens; -1 positions in the config are no limit."""
+    auto(t.XLNetConfig(**XLNET)).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    expert = open_expert(tmp_path)
+    assert expert.batch_second
+    assert expert.model.config.max_position_embeddings == -1
+    given = texts(*rows)
+    got = extract(expert, Stimuli(given), device="cpu")["text"]
+    for at, stimulus in enumerate(given):
+        ids = torch.tensor([[1] * expert.causal + expert.tokenizer(stimulus.text).input_ids])
+        with torch.no_grad():
+            native = expert.model(input_ids=ids, output_hidden_states=True).hidden_states
+        alone = torch.stack([states[0, expert.causal :].mean(0) for states in native])
+        torch.testing.assert_close(got.values[:, at], alone, rtol=0, atol=1e-5)
+    shown = expert.show(given, ("text",), "understanding", None)
+    assert shown.special["text"].shape == (len(rows), expert.causal)
+
+
+LED = {"vocab_size": 256, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "attention_window": 4}  # fmt: skip
+FUNNEL = {"vocab_size": 256, "d_model": 32, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, "d_inner": 48}
+REFUSED = {
+    "LongformerModel": (
+        lambda: t.LongformerModel(t.LongformerConfig(**small(attention_window=4))),
+        r"block 'encoder.layer.0' .* holds states \(2, 4, 32\) for two texts of three tokens: it pads or merges tokens",
+    ),
+    "LEDModel": (lambda: t.LEDModel(t.LEDConfig(**LED)), r"block 'layers.0' .* holds states \(2, 4, 32\)"),
+    "FunnelModel": (lambda: t.FunnelModel(t.FunnelConfig(**FUNNEL)), r"'encoder.blocks.1.0' .* states \(2, 2, 32\)"),
+    "AlbertModel": (
+        lambda: t.AlbertModel(t.AlbertConfig(**small(embedding_size=16))),
+        r"cannot be read on a text of three tokens: layer 'encoder.albert_layer_groups.0' ran twice",
+    ),
+    "CanineModel": (lambda: t.CanineModel(t.CanineConfig(**small())), "cannot be read on a text of three tokens"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_whose_tokens_are_not_those_of_the_text_are_refused(name, tmp_path):
+    build, told = REFUSED[name]
+    build().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=told) as error:
+        open_expert(tmp_path)
+    assert "\n" not in str(error.value)
+    assert "Wrap such a model in your own Subject" in str(error.value)
 
 
 def test_a_text_of_which_no_token_is_left(tmp_path):
