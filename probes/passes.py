@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,11 @@ class Passes:
         if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
             paths.insert(1, subject.blocks[0])  # they are read where they enter the first block
         reading = capture(subject.model, paths, keep=keep, stop=stop)
-        whole = nullcontext() if stop else _to_the_end(subject.model, paths, seen)
-        with torch.no_grad(), self._autocast(device), reading, whole:
-            shown.run()
+        with torch.no_grad(), self._autocast(device), reading as taps:
+            if stop:
+                shown.run()
+            else:
+                _run_to_the_end(shown, subject.model, paths, taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
         for modality in modalities:
@@ -246,27 +248,26 @@ def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = 
     return task
 
 
-@contextmanager
-def _to_the_end(model: nn.Module, paths: Sequence[str], seen: Mapping[str, Any]) -> Iterator[None]:
+def _run_to_the_end(shown: Shown, model: nn.Module, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
     """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
 
     That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
     """
     ran: Counter[str] = Counter()
-    blocks = [path for path in paths if path != EMBEDDINGS]
     handles = [
         find_block(model, path).register_forward_pre_hook(lambda module, args, path=path: ran.update([path]))
-        for path in blocks
+        for path in paths
+        if path != EMBEDDINGS
     ]
     try:
-        yield
+        shown.run()
     except Exception:
         if again := [path for path, times in ran.items() if times > 1]:
             raise RuntimeError(
                 f"layer {again[0]!r} ran twice in one pass: show it one call of the model, without guidance; the runs "
                 "of a block that a model uses several times (ALBERT) are read one by one with capture(..., calls=2)"
             ) from None
-        if any(path not in seen for path in paths):
+        if any(path not in taps for path in paths):  # a layer is there once all of its streams are pooled
             raise
     finally:
         for handle in handles:

@@ -683,3 +683,11 @@ def test_a_layer_without_a_modality_is_named_unless_its_stream_has_ended(stimuli
             extract(toy, stimuli)
     else:
         assert extract(toy, stimuli)["text"].layers == names
+
+
+@pytest.mark.parametrize("layers", [None, ["2"]])
+def test_tokens_that_do_not_fit_the_deepest_layer_are_told(toy, stimuli, layers):
+    """Although nothing behind it is needed."""
+    toy.model.layers[2].register_forward_hook(lambda module, given, out: torch.cat([out, out], 1))
+    with pytest.raises(ValueError, match=r"layer 'layers\.2' has hidden states of shape .* but the image mask"):
+        extract(toy, stimuli, layers=layers)
