@@ -22,6 +22,10 @@ class NeverRan(RuntimeError):
     """A layer that the pass did not run."""
 
 
+class RanAgain(RuntimeError):
+    """A layer that ran more often than was said."""
+
+
 class _Deepest(BaseException):
     """Raised inside the model once every layer asked for has run: the rest of the forward pass is not needed.
 
@@ -78,12 +82,6 @@ def capture(
         return (len(taps[path]) if calls > 1 else 1) if path in taps else 0
 
     def store(path: str, state: State) -> None:
-        if times(path) == calls:
-            raise RuntimeError(
-                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
-                "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
-                "where a model uses a block several times (ALBERT)"
-            )
         if isinstance(state, dict):
             kept = {name: held(path, name, each) for name, each in state.items()}
         else:
@@ -94,6 +92,12 @@ def capture(
             taps[path] = kept
 
     def settle(path: str, inputs: Mapping[str, Any], output: Any) -> None:
+        if times(path) == calls:
+            raise RanAgain(
+                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
+                "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
+                "where a model uses a block several times (ALBERT)"
+            )
         state = split_streams(path, inputs, output, orders.get(type(modules[path])))
         if path == blocks[0] and EMBEDDINGS in layers:
             store(EMBEDDINGS, entering(entered.pop(0), state))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
-from .capture import EMBEDDINGS, capture
+from .capture import EMBEDDINGS, RanAgain, capture
 from .pooling import Chosen, Pooled, Tokens, find_tokens, pool, pooling_of
 from .preparation import device_of
-from .stacks import find_block
 from .stimuli import Stimulus
 from .subjects import Shown, Subject
 
@@ -115,7 +113,7 @@ class Passes:
             if stop:
                 shown.run()
             else:
-                _run_to_the_end(shown, subject.model, paths, taps)
+                _run_to_the_end(shown, paths, taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
         for modality in modalities:
@@ -248,30 +246,18 @@ def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = 
     return task
 
 
-def _run_to_the_end(shown: Shown, model: nn.Module, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
+def _run_to_the_end(shown: Shown, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
     """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
 
     That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
     """
-    ran: Counter[str] = Counter()
-    handles = [
-        find_block(model, path).register_forward_pre_hook(lambda module, args, path=path: ran.update([path]))
-        for path in paths
-        if path != EMBEDDINGS
-    ]
     try:
         shown.run()
+    except RanAgain:
+        raise
     except Exception:
-        if again := [path for path, times in ran.items() if times > 1]:
-            raise RuntimeError(
-                f"layer {again[0]!r} ran twice in one pass: show it one call of the model, without guidance; the runs "
-                "of a block that a model uses several times (ALBERT) are read one by one with capture(..., calls=2)"
-            ) from None
         if any(path not in taps for path in paths):  # a layer is there once all of its streams are pooled
             raise
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _fetched(pooled: Pooled) -> Pooled:
