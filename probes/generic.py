@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,9 @@ class AnyModel:
     timed_tasks: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
-    resizes: bool | None = field(default=None, init=False, repr=False)
+    # Found while running, and so no settings that a store would compare.
+    _resized: bool | None = field(default=None, init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
@@ -94,13 +97,21 @@ class AnyModel:
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
                     special[modality] = _as_mask(stream, stream.positions["special"])
+                if modality == "image" and not (stream.ordered or self._warned):
+                    self._warned = True
+                    warnings.warn(
+                        f"the order of the image tokens of {self.name} cannot be found, for patches overlap or are "
+                        "mixed before the first block: they are taken as they stand, which is the same to a mean, but "
+                        "not to a grid",
+                        stacklevel=2,
+                    )
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
         return Shown(lambda: self.model(**inputs), tokens, streams, special, axis)
 
     def _resizes(self, inputs: Mapping[str, Any]) -> bool:
         """Whether blocks merge tokens (Swin) or change the size of maps (U-Nets); looked at once."""
-        if self.resizes is None:
+        if self._resized is None:
             counts: list[int] = []
 
             def count(path: str, stream: str | None, state: Tensor) -> None:
@@ -108,8 +119,8 @@ class AnyModel:
 
             with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
                 self.model(**inputs)
-            self.resizes = len(set(counts)) > 1 and all(max(counts) % each == 0 for each in counts)
-        return self.resizes
+            self._resized = len(set(counts)) > 1 and all(max(counts) % each == 0 for each in counts)
+        return self._resized
 
 
 def _as_mask(stream: Stream, positions: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Reader:
         labels = {kind: each & ~padding for kind, each in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
         positions = {kind: listed(each, owner, self.samples) for kind, each in labels.items() if each.any()}
-        ordered = "image" in positions and self.order(positions["image"])
+        maps = len(shape) > 2  # rows and columns are axes of their own
+        ordered = "image" in positions and (maps or self.order(positions["image"]))
         return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
 
     def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:

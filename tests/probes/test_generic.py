@@ -131,6 +131,20 @@ def test_a_token_that_comes_later_is_not_pooled_over(stimuli):
         extract(subject, stimuli)
 
 
+def test_an_order_that_cannot_be_found_is_said(stimuli, recwarn):
+    class Overlapping(Odd):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 6, 2, 2)
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="the order of the image tokens of Overlapping cannot be found"):
+        extract(AnyModel(Overlapping().eval(), inputs, modalities=("image",), kinds=KINDS), stimuli)
+    recwarn.clear()
+    extract(AnyModel(Odd().eval(), inputs, modalities=("image",), kinds=KINDS), stimuli)
+    assert not recwarn.list
+
+
 def test_stacks_that_differ_are_refused(stimuli):
     torch.manual_seed(0)
     tiny = ZOO["Lumina2Transformer2DModel"][1]()
@@ -163,3 +177,10 @@ def test_what_cannot_be_told_is_asked_for(stimuli):
         subject.model(**inputs(stimuli, ("image", "text"), "", None))
     torch.testing.assert_close(features["text"].values[-1], taps["blocks.2"][:, :2].mean(1))
     torch.testing.assert_close(features["image"].values[-1], taps["blocks.2"][:, 2:].mean(1))
+
+
+def test_the_same_subject_goes_on_with_its_store(stimuli, tmp_path):
+    torch.manual_seed(0)
+    subject = AnyModel(Odd().eval(), inputs, kinds=KINDS)
+    first = extract(subject, stimuli, store=tmp_path / "store")["text"].values
+    assert torch.equal(extract(subject, stimuli, store=tmp_path / "store")["text"].values, first)
