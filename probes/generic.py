@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .capture import EMBEDDINGS, capture
 from .movement import Stream
+from .preparation import device_of
 from .stacks import find_stacks
 from .stimuli import Stimulus
 from .streams import find_streams
@@ -74,7 +75,7 @@ class AnyModel:
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> Shown:
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         inputs = {
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.inputs(stimuli, modalities, task, timestep).items()
@@ -139,7 +140,7 @@ def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
 
 def _alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:
     """Whether blocks of both stacks can be read in the same way."""
-    if list(one) != list(other) and set(one) != set(other):
+    if set(one) != set(other):
         return False
     return all(
         (_all_of_a_row(s) and _all_of_a_row(other[name]) and list(s.positions) == list(other[name].positions))
