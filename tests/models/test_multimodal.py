@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
-from PIL import Image
 
 from bridgework.models.experts import open_expert
 from bridgework.models.multimodal import LlavaExpert, VlmExpert
@@ -15,7 +14,7 @@ from bridgework.probes.capture import EMBEDDINGS, capture
 from bridgework.probes.extraction import extract
 from bridgework.probes.stimuli import Stimuli, Stimulus
 from bridgework.tests.models import tiny_folders
-from bridgework.tests.models.tiny_folders import IMAGE, VISION, clip_vision, squares, text, tokenizer, write
+from bridgework.tests.models.tiny_folders import IMAGE, VISION, clip_vision, picture, squares, text, tokenizer, write
 
 BOS, EOS, START, END = 1, 2, IMAGE + 2, IMAGE + 3
 
@@ -29,11 +28,6 @@ def save(folder: Any, model: Any, *parts: Any) -> Any:
     for part in (model, *parts):
         part.save_pretrained(folder)
     return open_expert(folder)
-
-
-def picture(seed: int, width: int = 32, height: int = 32) -> Image.Image:
-    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Image.fromarray(noise.numpy())
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
-from PIL import Image
 
 from bridgework.models.experts import open_expert
 from bridgework.models.vision import DualExpert, VisionExpert
 from bridgework.probes.extraction import extract
 from bridgework.probes.stimuli import Stimuli, Stimulus
-from bridgework.tests.models.tiny_folders import BERT, SIDE, VISION, squares, tokenizer, write
+from bridgework.tests.models.tiny_folders import BERT, SIDE, VISION, picture, squares, tokenizer, write
 
 
 def save(folder: Path, model: Any, *parts: Any) -> Any:
@@ -22,11 +21,6 @@ def save(folder: Path, model: Any, *parts: Any) -> Any:
     for part in (model, *parts):
         part.save_pretrained(folder)
     return open_expert(folder)
-
-
-def picture(seed: int, width: int = 32, height: int = 32) -> Image.Image:
-    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Image.fromarray(noise.numpy())
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers as t
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ["a", "the", "red", "blue", "green", "circle", "ring", "cross", "and", *"0123456789*"]
@@ -314,3 +315,9 @@ def write(architecture: str, path: Path) -> None:
     torch.manual_seed(0)
     for part in FOLDERS[architecture]:
         part().save_pretrained(path)
+
+
+def picture(seed: int, width: int = 32, height: int = 32) -> Image.Image:
+    """An image of noise, the same for a seed."""
+    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(noise.numpy())
