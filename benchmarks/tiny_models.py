@@ -2,7 +2,7 @@
 
 `ZOO[name] = (family, build)`; `build()` returns `Built(model, inputs, vision)`: `model(**inputs)` is one forward pass
 of two samples, `vision()` the call that exposes the vision tower's hidden states natively, where there is one. Every
-model here was seen to build, run, repeat bit for bit and backpropagate on transformers 5.23, diffusers 0.42, torch 2.13.
+model was seen to build, run, repeat bit for bit and backpropagate on transformers 5.23, diffusers 0.42, torch 2.13.
 
 Source: the project's shared `tiny_zoo.py`.
 """
