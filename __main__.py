@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--bridges", type=int, default=4)
     sub.add_argument("--seed", type=int, default=0, help="of the rule random")
     sub = command(_train, "train the bridges of a plan, or one of our experts; goes on where it was stopped")
-    sub.add_argument("what", help="a plan (JSON), scenes-vlm or scenes-dit")
+    sub.add_argument("what", help="a plan (JSON), scenes-vlm, scenes-dit or emoji-dit")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--steps", type=int)
     sub.add_argument("--seed", type=int, default=0)
@@ -135,13 +135,13 @@ def _choose(
 
 
 def _train(what: str, folder: Path, steps: int | None, seed: int, shuffled: bool) -> None:
-    from .models.experts import OWN, open_expert
+    from .models.experts import open_expert
     from .models.fusion import FusedModel
-    from .models.pretraining import pretrain
+    from .models.pretraining import STEPS, pretrain
     from .models.training import train
     from .probes.bridges import BridgePlan
 
-    if what in OWN:
+    if what in STEPS:
         print(f"trained: {pretrain(what, folder, steps)}")
         return
     import torch

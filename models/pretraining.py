@@ -1,4 +1,4 @@
-"""How our own experts were trained and shipped: `python -m bridgework train scenes-vlm` (or scenes-dit)."""
+"""How our own experts were trained and shipped: `python -m bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from . import scenes, small
+from .batches import stimuli_batch
 from .experts import DitExpert
 from .training import fit
 
-STEPS = {"scenes-vlm": 4000, "scenes-dit": 12000}
+STEPS = {"scenes-vlm": 4000, "scenes-dit": 12000, "emoji-dit": 4000}
 SEED = 0
 
 
@@ -33,7 +34,7 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
     folder, steps = Path(folder), steps or STEPS[name]
     torch.manual_seed(SEED)
     final = folder / "final"
-    log = (_vlm if name == "scenes-vlm" else _dit)(folder, steps, final)
+    log = _vlm(folder, steps, final) if name == "scenes-vlm" else _dit(name, folder, steps, final)
     (final / "training.json").write_text(json.dumps({"steps": steps, "seed": SEED, "log": log}))
     return final
 
@@ -64,20 +65,22 @@ def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     return log
 
 
-def _dit(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+    """scenes-dit draws scenes and a few emoji, emoji-dit emoji alone."""
     tokenizer = _tokenizer(folder)
-    expert = DitExpert("scenes-dit", small.build_dit(), small.build_text_encoder(tokenizer), tokenizer, ())
+    expert = DitExpert(name, small.build_dit(), small.build_text_encoder(tokenizer), tokenizer, ())
     both = nn.ModuleList([expert.model, expert.text_encoder]).to(PartialState().device)
     emoji = small.emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        batch = small.dit_batch(step, SEED, emoji)
+        draw = small.dit_batch if name == "scenes-dit" else stimuli_batch
+        batch = draw(step, SEED, emoji)
         image, time, noise = (batch[key].to(expert.model.device) for key in ("image", "time", "noise"))
         mix = time[:, None, None, None]
         predicted = expert.predict(mix * noise + (1 - mix) * image, expert.encode(batch["caption"]), time)
         return small.velocity_loss(predicted, image, time)
 
-    log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress="scenes-dit")
+    log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress=name)
     expert.model.half().save_pretrained(final / "transformer")
     expert.text_encoder.half().save_pretrained(final / "text_encoder")
     tokenizer.save_pretrained(final / "tokenizer")
