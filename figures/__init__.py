@@ -1,6 +1,6 @@
 """Labelled results in, a matplotlib Figure out. Nothing here measures, and nothing here calls ``plt.show``."""
 
-from .architecture import architecture
+from .architecture import architecture, architectures
 from .curves import alignment_curves, before_after, learning_curves
 from .evidence import causal_evidence
 from .gallery import Entry, write_gallery
@@ -11,6 +11,7 @@ __all__ = [
     "Entry",
     "alignment_curves",
     "architecture",
+    "architectures",
     "before_after",
     "causal_evidence",
     "gap_closed",
