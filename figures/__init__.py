@@ -1,7 +1,7 @@
 """Labelled results in, a matplotlib Figure out. Nothing here measures, and nothing here calls ``plt.show``."""
 
 from .architecture import architecture, architectures
-from .curves import alignment_curves, before_after, learning_curves
+from .curves import alignment_curves, before_after, learning_curves, live_curve
 from .evidence import causal_evidence
 from .gallery import Entry, write_gallery
 from .maps import layer_map
@@ -17,6 +17,7 @@ __all__ = [
     "gap_closed",
     "layer_map",
     "learning_curves",
+    "live_curve",
     "sample_grid",
     "write_gallery",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from .style import QUIET, TASK_COLOUR, heading, measured, need, styled
+from .style import NO, QUIET, TASK_COLOUR, heading, measured, need, styled
 
 MEASURED = ("subject", "task", "pass", "timestep", "pooling", "layer", "depth", "metric", "k", "samples")
 COLUMNS = (*MEASURED, "score", "low", "high", "chance", "null_mean", "null95", "p")
@@ -127,21 +128,57 @@ def learning_curves(log: pd.DataFrame) -> Figure:
     log = need(log, ("step", "loss", "name"), "learning_curves", "the training log")
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
     for name, rows in log.groupby("name", sort=False):
-        rows = rows.sort_values("step")
-        noisy = len(rows) > 40
-        (line,) = ax.plot(rows.step, rows.loss, lw=0.8 if noisy else 1.8, alpha=0.35 if noisy else 1.0)
-        if noisy:
-            mean = rows.loss.rolling(max(len(rows) // 20, 2), center=True, min_periods=1).mean()
-            ax.plot(rows.step, mean, color=line.get_color())
-        ax.plot([], [], color=line.get_color(), label=str(name))
-    if log.loss.min() > 0 and log.loss.max() > 10 * log.loss.min():
+        colour = _losses(ax, rows.sort_values("step"))
+        ax.plot([], [], color=colour, label=str(name))
+    _logarithmic(ax, log.loss)
+    ax.set(xlabel="step", ylabel="loss")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
+    """The loss of a run so far, and the validation loss at its checkpoints, to be shown again while it trains.
+
+    ``log`` is what ``train`` returns and gives to ``on_log``: lines with step and loss, and now and then with
+    validation_loss. pyplot does not know the figure, so a notebook shows it once, where it is told to:
+
+    >>> shown = display(display_id=True)
+    >>> train(fused, "runs/mine", on_log=lambda log: shown.update(live_curve(log)))
+
+    Raises ValueError for a log without lines or losses.
+    """
+    table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
+    figure = Figure(figsize=(6.4, 2.9))
+    ax = figure.subplots()
+    told = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
+    ax.plot([], [], color=_losses(ax, table), label="training")
+    if "validation_loss" in table and (checked := table.dropna(subset="validation_loss")).size:
+        ax.plot(checked.step, checked.validation_loss, color=NO, marker="o", label="validation")
+        told += f", validation {checked.validation_loss.iloc[-1]:.3g}"
+    _logarithmic(ax, table.loss)
+    ax.set(xlabel="step", ylabel="loss")
+    ax.set_title(told)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _losses(ax: Axes, rows: pd.DataFrame) -> object:
+    """One line of losses, faint under its running mean where it is long; returns its colour."""
+    noisy = len(rows) > 40
+    (line,) = ax.plot(rows.step, rows.loss, lw=0.8 if noisy else 1.8, alpha=0.35 if noisy else 1.0)
+    if noisy:
+        mean = rows.loss.rolling(max(len(rows) // 20, 2), center=True, min_periods=1).mean()
+        ax.plot(rows.step, mean, color=line.get_color())
+    return line.get_color()
+
+
+def _logarithmic(ax: Axes, losses: pd.Series) -> None:
+    if losses.min() > 0 and losses.max() > 10 * losses.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel="step", ylabel="loss")
-    figure.legend(loc="outside right upper")
-    return figure
 
 
 def _tidy(curves: object, name: str) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -109,7 +111,7 @@ def test_a_block_of_double_fusion_stands_between_the_towers_behind_each_pair():
     }
     assert list(boxes) == [f"{u}-{g}" for u, g in pairs]
     spans = list(boxes.values())
-    assert all(below[1] < above[0] for below, above in zip(spans, spans[1:], strict=False))
+    assert all(below[1] < above[0] for below, above in pairwise(spans))
     for u, g in pairs:
         low, high = sorted((heights[True, u], heights[False, g]))
         assert low < sum(boxes[f"{u}-{g}"]) / 2 <= high + 0.5

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from bridgework.figures import alignment_curves, before_after, learning_curves
+from bridgework.figures import alignment_curves, before_after, learning_curves, live_curve
 
 CONTROLS = ["random weights", "mismatched captions", "pixel mean x bag of words"]
 
@@ -170,3 +171,36 @@ def test_a_long_noisy_log_gets_a_running_mean_beside_its_losses():
 def test_learning_curves_refuse_another_table():
     with pytest.raises(ValueError, match="learning_curves: missing columns name"):
         learning_curves(pd.DataFrame({"step": [1], "loss": [1.0]}))
+
+
+def training_log(lines, every=25):
+    checked = {step: {"validation_loss": 0.9 / (1 + step)} for step in range(every - 1, lines, every)}
+    return [{"step": step, "loss": 1 / (1 + step), **checked.get(step, {})} for step in range(lines)]
+
+
+def test_a_live_curve_draws_the_log_so_far_and_tells_its_newest_losses(assert_readable, words):
+    log = training_log(60)
+    figure = live_curve(log)
+    losses = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert list(losses[0]) == [line["loss"] for line in log]
+    assert list(losses[-1]) == [line["validation_loss"] for line in log if "validation_loss" in line]
+    assert "step 59: loss 0.0167, validation 0.018" in words(figure)
+    assert_readable(figure)
+
+
+def test_a_live_curve_begins_with_one_line_and_without_validation(assert_readable, words):
+    figure = live_curve(training_log(1))
+    assert "step 0: loss 1" in words(figure) and "validation" not in words(figure)
+    assert_readable(figure)
+
+
+def test_live_curves_do_not_pile_up():
+    """A notebook redraws one at every line of the log, and shows what pyplot holds at the end of a cell."""
+    before = plt.get_fignums()
+    live_curve(training_log(3))
+    assert plt.get_fignums() == before
+
+
+def test_a_live_curve_needs_a_log():
+    with pytest.raises(ValueError, match="live_curve: missing columns step, loss"):
+        live_curve([])
