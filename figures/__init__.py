@@ -4,6 +4,7 @@ from .architecture import architecture, architectures
 from .curves import alignment_curves, before_after, learning_curves, live_curve
 from .evidence import causal_evidence
 from .gallery import Entry, write_gallery
+from .layouts import layouts_compared
 from .maps import layer_map
 from .samples import gap_closed, sample_grid
 
@@ -16,6 +17,7 @@ __all__ = [
     "causal_evidence",
     "gap_closed",
     "layer_map",
+    "layouts_compared",
     "learning_curves",
     "live_curve",
     "sample_grid",
