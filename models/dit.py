@@ -43,6 +43,20 @@ class DitExpert:
         states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return states * tokens.attention_mask[..., None]
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """What it draws: channel, row, column."""
+        side = self.model.config["sample_size"]
+        return self.model.config["in_channels"], side, side
+
+    def condition(self, captions: Sequence[str]) -> Tensor:
+        """What `predict` takes as text; the empty caption is the null caption."""
+        return self.encode(captions)
+
     def _tokens(self, texts: Sequence[str]) -> Any:
         return self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.text_tokens, return_tensors="pt"

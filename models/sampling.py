@@ -1,26 +1,52 @@
-"""Draw images from a generation expert or a fused model: Euler steps from noise, with classifier-free guidance."""
+"""Draw images from any generator: Euler steps from noise with classifier-free guidance, or its own image tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..probes.extraction import noise_for
-from .experts import DitExpert
-from .fusion import FusedModel
 from .pixels import to_image
 
-Generator = DitExpert | FusedModel
+
+class Generator(Protocol):
+    """What draws images by flow matching: a generation expert, a fused or a unified model.
+
+    One that draws discrete image tokens has `draw(captions, ids, guidance)` instead, which returns its images.
+    """
+
+    name: str
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Channel, row, column of its images."""
+        ...
+
+    def condition(self, captions: Sequence[str]) -> Any:
+        """What `predict` takes as text, made once; the empty caption is the null caption."""
+        ...
+
+    def predict(self, noisy: Tensor, text: Any, time: Tensor) -> Tensor:
+        """The clean image (batch, channel, row, column) in -1..1 that it sees in `noisy` at `time` (batch,)."""
+        ...
+
+
+def draws(model: object) -> bool:
+    """Whether a model is a generator, of either kind."""
+    return callable(getattr(model, "draw", None)) or all(hasattr(model, name) for name in ("condition", "predict"))
 
 
 @torch.inference_mode()
 def generate(
-    model: Generator,
+    model: Any,
     captions: Sequence[str],
     ids: Sequence[str],
     steps: int = 16,
@@ -29,32 +55,31 @@ def generate(
 ) -> list[Image.Image]:
     """One image for each caption, from noise that is a function of its id alone.
 
-    The model predicts the clean image `x`; the velocity at time `t` is `(z - x) / t`, and
-    `x = x_null + guidance * (x_caption - x_null)` (Ho and Salimans 2022).
+    The model, a `Generator`, predicts the clean image `x`; the velocity at time `t` is `(z - x) / t`, and
+    `x = x_null + guidance * (x_caption - x_null)` (Ho and Salimans 2022). A model with `draw` draws by itself, with the
+    same ids and guidance; `steps` is nothing to it.
 
-    Raises ValueError where captions and ids are not equally many, or there are none.
+    Raises ValueError where captions and ids are not equally many, or there are none; TypeError for no generator.
     """
     if len(captions) != len(ids) or not captions:
         raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")
+    if not draws(model):
+        raise TypeError(f"expected a generator, with condition and predict or with draw, got {type(model).__name__}")
     images = []
     for start in tqdm(range(0, len(captions), batch_size), desc="generate", leave=False):
-        images += _generate(
-            model, captions[start : start + batch_size], ids[start : start + batch_size], steps, guidance
-        )
+        part = captions[start : start + batch_size], ids[start : start + batch_size]
+        images += model.draw(*part, guidance) if hasattr(model, "draw") else _generate(model, *part, steps, guidance)
     return images
 
 
 def _generate(
     model: Generator, captions: Sequence[str], ids: Sequence[str], steps: int, guidance: float
 ) -> list[Image.Image]:
-    encode: Any = model.condition if isinstance(model, FusedModel) else model.encode
-    text, null = encode(captions), encode([""] * len(captions))
-    network = model.generation if isinstance(model, FusedModel) else model.model
-    side = network.config["sample_size"]
-    noisy = noise_for(ids, (network.config["in_channels"], side, side)).to(network.device)
+    text, null = model.condition(captions), model.condition([""] * len(captions))
+    noisy = noise_for(ids, model.size).to(model.device)
     times = torch.linspace(1, 0, steps + 1)
     for now, then in pairwise(times):
-        time = now.expand(len(captions)).to(network.device)
+        time = now.expand(len(captions)).to(model.device)
         blank = model.predict(noisy, null, time)
         clean = blank + guidance * (model.predict(noisy, text, time) - blank)
         noisy = noisy + (then - now) * (noisy - clean) / now

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bridgework.models.sampling import generate
+from bridgework.models.sampling import draws, generate
 
 CAPTIONS, IDS = ["a red circle", "a ring", "two squares"], ["one", "two", "three"]
 
@@ -20,12 +19,12 @@ def arrays(images) -> np.ndarray:
 class Oracle:
     """Sees the clean image at once: a grey that its caption names, whatever the noise."""
 
-    model = SimpleNamespace(config={"sample_size": 4, "in_channels": 3}, device=torch.device("cpu"))
+    name, device, size = "oracle", torch.device("cpu"), (3, 4, 6)
 
     def __init__(self):
         self.times = []
 
-    def encode(self, texts):
+    def condition(self, texts):
         return torch.tensor([float(text or 0) for text in texts])
 
     def predict(self, noisy, text, time):
@@ -36,6 +35,7 @@ class Oracle:
 @pytest.mark.parametrize("steps", [1, 4, 20, 50])
 def test_the_last_step_ends_at_the_clean_image(steps):
     grey = arrays(generate(Oracle(), ["0.2", "-0.6"], ["a", "b"], steps=steps, guidance=1))
+    assert grey.shape == (2, 4, 6, 3)
     assert np.abs(grey[0] - round(0.2 * 127.5 + 127.5)).max() <= 1
     assert np.abs(grey[1] - round(-0.6 * 127.5 + 127.5)).max() <= 1
 
@@ -86,3 +86,30 @@ def test_a_fused_model_draws_what_its_expert_draws_without_text(fuse, plan):
 def test_captions_without_ids(tiny_dit, captions, ids):
     with pytest.raises(ValueError, match=f"got {len(captions)} captions and {len(ids)} ids"):
         generate(tiny_dit, captions, ids)
+
+
+class Tokens:
+    """Draws image tokens by itself, with nothing to denoise."""
+
+    def __init__(self):
+        self.asked = []
+
+    def draw(self, captions, ids, guidance):
+        self.asked.append((list(captions), list(ids), guidance))
+        return [Image.new("RGB", (2, 2), caption) for caption in captions]
+
+
+def test_a_model_that_draws_by_itself_does():
+    model = Tokens()
+    drawn = arrays(generate(model, ["red", "lime", "blue"], IDS, steps=7, guidance=2, batch_size=2))
+    assert (drawn == 255 * np.eye(3, dtype=int)[:, None, None]).all()
+    assert model.asked == [(["red", "lime"], ["one", "two"], 2), (["blue"], ["three"], 2)]
+
+
+def test_what_draws(tiny_dit, tiny_vlm, fuse, plan):
+    assert draws(tiny_dit)
+    assert draws(fuse(plan))
+    assert draws(Tokens())
+    assert not draws(tiny_vlm)
+    with pytest.raises(TypeError, match="expected a generator, with condition and predict or with draw, got Llava"):
+        generate(tiny_vlm, CAPTIONS, IDS)
