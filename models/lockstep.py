@@ -1,0 +1,209 @@
+"""Run two models side by side, each in its own greenlet: at a meeting either hands its part over and waits."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch.utils import _python_dispatch as dispatch
+
+SIDES = ("first", "second")
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # whose autocast is kept
+FLAGS = ("_is_in_torch_dispatch_mode", "_is_in_non_infra_torch_dispatch_mode")
+hooks = torch._C._autograd
+
+
+class Meeting:
+    """Where two towers in lockstep exchange parts, by the number of the meeting; serves one pass of each.
+
+    >>> meeting = Meeting()
+    >>> theirs = meeting.exchange(0, 3, mine)           # in the first tower
+    >>> lockstep(meeting, run_first, run_second)        # the second calls exchange(1, 3, ...)
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, int], Any] = {}
+        self._wanted: dict[int, int] = {}  # the meeting at which a side waits
+        self._caller: greenlet | None = None
+
+    def exchange(self, side: int, number: int, handed: Any, wait: bool = True) -> Any:
+        """Hand over a part of meeting `number` and give the other side's, after waiting for it.
+
+        Without `wait`, None where the other side's part is not there yet. What gradient checkpointing computes again
+        is given what was handed over then.
+
+        Raises RuntimeError outside of `lockstep`, and where one side comes to a meeting twice in its pass.
+        """
+        mine, other = (side, number), (1 - side, number)
+        if self._caller is None:
+            if mine in self._parts:
+                return self._parts.get(other)
+            raise RuntimeError(f"meeting {number} outside of lockstep: run both towers by lockstep(meeting, ...)")
+        if mine in self._parts:
+            raise RuntimeError(
+                f"the {SIDES[side]} tower came to meeting {number} twice: run one forward pass of each model in a "
+                "lockstep, without classifier-free guidance in two"
+            )
+        self._parts[mine] = handed
+        if wait and other not in self._parts:
+            self._wanted[side] = number
+            self._caller.switch()
+            del self._wanted[side]
+        return self._parts.get(other)
+
+
+@dataclass
+class _Side:
+    """One of the two towers, or their caller, and the modes that it left when it paused."""
+
+    run: greenlet
+    modes: list[Callable[[], None]] = field(default_factory=list)
+
+    def pause(self) -> None:
+        """Take off every mode, and note how each is put on again."""
+        self.modes = _take_off()
+
+    def resume(self) -> None:
+        for put_on in reversed(self.modes):
+            put_on()
+        self.modes = []
+
+
+def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """Run both to their ends, switching where they meet; (result of the first, of the second).
+
+    Each has its own gradient mode, inference mode, autocast, function modes, dispatch modes and hooks on saved tensors,
+    and begins with the caller's; so a tower that pauses under `no_grad` leaves the other's gradients as they are. The
+    random state is one: a model that draws (dropout) draws otherwise than alone.
+
+    An exception or interruption in one tower ends the other, and is raised as it is.
+
+    Raises RuntimeError where a tower ended before a meeting at which the other waits.
+    """
+    results: list[Any] = [None, None]
+    caller = _Side(getcurrent())
+    inference = torch.is_inference_mode_enabled()
+
+    def running(side: int, run: Callable[[], Any]) -> Callable[[], None]:
+        def body() -> None:
+            with torch.inference_mode() if inference else nullcontext():
+                sides[side].resume()  # of the caller's modes, within inference mode as the caller had them
+                results[side] = run()
+
+        return body
+
+    sides = [_Side(greenlet(running(side, run))) for side, run in enumerate((first, second))]
+    for side in sides:
+        side.run.gr_context = contextvars.copy_context()
+        side.modes = _copied()
+
+    def enter(side: _Side, *thrown: BaseException) -> None:
+        """Let a side run until it waits, ends or fails."""
+        caller.pause()
+        try:
+            if side.run:  # it has begun
+                side.resume()
+            if thrown:
+                side.run.throw(*thrown)
+            else:
+                side.run.switch()
+        finally:
+            side.pause()  # of a side that ended too: what it left entered ends with it
+            if side.run.dead:
+                side.modes = []
+            caller.resume()
+
+    if meeting._parts or meeting._caller:
+        raise RuntimeError("a meeting serves one pass of each tower: make another Meeting()")
+    meeting._caller = caller.run
+    try:
+        turn = 0
+        while not all(side.run.dead for side in sides):
+            if sides[turn].run.dead:
+                number = meeting._wanted.get(1 - turn)
+                if number is not None and (turn, number) not in meeting._parts:
+                    raise RuntimeError(
+                        f"the {SIDES[turn]} tower ended before meeting {number}, at which the {SIDES[1 - turn]} waits: "
+                        "does its run call the model, and run the block that meets there?"
+                    )
+                turn = 1 - turn
+            waits = meeting._wanted.get(turn)
+            if waits is not None and (1 - turn, waits) not in meeting._parts and not sides[1 - turn].run.dead:
+                other = meeting._wanted.get(1 - turn)
+                if other is not None and (turn, other) not in meeting._parts:
+                    raise RuntimeError(
+                        f"the first tower waits at meeting {meeting._wanted[0]}, the second at {meeting._wanted[1]}: "
+                        "let the meetings ascend in both"
+                    )
+            enter(sides[turn])
+            turn = 1 - turn
+    finally:
+        for side in sides:
+            with suppress(Exception):  # what ended the pass is told, not what ending it raised
+                while side.run and not side.run.dead:
+                    enter(side, GreenletExit())
+        meeting._caller = None
+    return results[0], results[1]
+
+
+def _copied() -> list[Callable[[], None]]:
+    """How the modes that are on now are put on, the innermost first; they stay on."""
+    modes = _take_off()
+    for put_on in reversed(modes):
+        put_on()
+    return [put_on for put_on in modes if not isinstance(put_on, _Inference)]
+
+
+def _take_off() -> list[Callable[[], None]]:
+    """Take off every mode of this thread; how each is put on again, to be called from the last to the first."""
+    modes: list[Callable[[], None]] = []
+    grad, forward_grad = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+    autocasts = [(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in DEVICES]
+    cached = torch.is_autocast_cache_enabled()
+
+    def put_on() -> None:
+        torch.set_grad_enabled(grad)
+        torch._C._set_fwd_grad_enabled(forward_grad)
+        for device, enabled, dtype in autocasts:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch.set_autocast_cache_enabled(cached)
+
+    modes.append(put_on)
+    if any(enabled for _, enabled, _ in autocasts):
+        torch.clear_autocast_cache()  # a weight cast under no_grad would be cast without gradients for the other, too
+    for device in DEVICES:
+        torch.set_autocast_enabled(device, False)
+    while (pair := hooks._top_saved_tensors_default_hooks(False)) is not None:
+        hooks._pop_saved_tensors_default_hooks()
+        modes.append(lambda pair=pair: hooks._push_saved_tensors_default_hooks(*pair))
+    while torch._C._len_torch_function_stack():
+        mode = torch._C._pop_torch_function_stack()
+        modes.append(lambda mode=mode: torch._C._push_on_torch_function_stack(mode))
+    flags = {name: getattr(dispatch, name) for name in FLAGS if hasattr(dispatch, name)}
+    modes.append(lambda: vars(dispatch).update(flags))
+    while torch._C._len_torch_dispatch_stack():
+        within = dispatch._pop_mode()
+        modes.append(lambda mode=within: dispatch._push_mode(mode))
+    vars(dispatch).update(dict.fromkeys(flags, False))
+    if torch.is_inference_mode_enabled():
+        modes.append(_Inference())
+    torch.set_grad_enabled(True)
+    torch._C._set_fwd_grad_enabled(True)
+    return modes
+
+
+class _Inference:
+    """Leaves inference mode; called, goes back to it."""
+
+    def __init__(self) -> None:
+        self.guard = torch._C._InferenceMode(False)
+        self.guard.__enter__()
+
+    def __call__(self) -> None:
+        self.guard.__exit__(None, None, None)
