@@ -48,9 +48,24 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("out", type=Path, help="the plan to write, JSON")
     sub.add_argument("--timestep", type=float, help="of the generation features, if several were swept")
     sub.add_argument("--metric", default="mutual_knn", help="of the layer map: any of probes.similarity")
-    sub.add_argument("--rule", default="alignment", help="alignment, middle, uniform, last, random or all")
-    sub.add_argument("--bridges", type=int, default=4)
+    sub.add_argument(
+        "--rule",
+        default="alignment",
+        help="alignment, complementarity, causal, gradient_conflict, divergence, all, middle, uniform, last, random; "
+        "or published: the layout's own pairs",
+    )
+    sub.add_argument("--bridges", type=int, help="4; of middle and divergence their own number")
     sub.add_argument("--seed", type=int, default=0, help="of the rule random")
+    sub.add_argument(
+        "--evidence",
+        type=Path,
+        help="of the rule, instead of what the two stores say: a CSV or Parquet table, such as the links of a trained "
+        "dense model, or a divergence as JSON",
+    )
+    sub.add_argument("--layout", default="H", help="H, dense, double fusion, last, shared, Y or X")
+    sub.add_argument("--matching", help="of a published layout: prelude, repeat, proportional or optimal")
+    sub.add_argument("--stream", default="image", help="the generator's stream that is bridged: image, text or both")
+    sub.add_argument("--rank", type=int, help="of the bridges' maps; full without")
     sub = command(_train, "train the bridges of a plan, or one of our experts; goes on where it was stopped")
     sub.add_argument("what", help="a plan (JSON), scenes-vlm, scenes-dit or emoji-dit")
     sub.add_argument("folder", type=Path)
@@ -119,19 +134,65 @@ def _choose(
     timestep: float | None,
     metric: str,
     rule: str,
-    bridges: int,
+    bridges: int | None,
     seed: int,
+    evidence: Path | None,
+    layout: str,
+    matching: str | None,
+    stream: str,
+    rank: int | None,
 ) -> None:
+    from time import perf_counter
+
     from .probes.bridges import choose_bridges
     from .probes.features import Features
-    from .probes.similarity import similarity_map
+    from .probes.layouts import lay_out
+    from .probes.matching import count_towers
+    from .probes.rules import RULES, read_evidence
 
-    image = Features.load(generation)["image"]
-    image = image if timestep is None else image.at(timestep)
-    heat = similarity_map(Features.load(understanding)["text"], image, metric=metric)
-    plan = choose_bridges(heat, rule, bridges, seed)
+    seen, made = Features.load(understanding), Features.load(generation)
+    if timestep is not None:
+        made = Features({name: part.at(timestep) for name, part in made.modalities.items()}, made.provenance)
+    layers = count_towers(seen["text"], made["image"])
+    if matching is not None and rule != "published":
+        raise ValueError("--matching is of --rule published: the other rules choose their pairs themselves")
+    if bridges is not None and rule == "published":
+        raise ValueError("--bridges is of the other rules: --rule published has as many as the layout")
+    known, spent, began = None, {}, perf_counter()
+    if evidence is not None:
+        known = read_evidence(evidence)
+    elif rule in RULES or matching == "optimal":
+        known = _evidence(seen, made, metric, rule)
+        spent = {"seconds": round(perf_counter() - began, 1)}
+        if rule == "alignment":
+            known.attrs["cost"] = spent
+    if rule == "published":
+        plan = lay_out(layout, *layers, matching=matching, heat=known, stream=stream, rank=rank)
+    else:
+        plan = choose_bridges(known, rule, bridges, seed, stream, layers=layers, layout=layout, rank=rank)
     plan.save(out)
     print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
+    if rule in RULES:
+        cost = plan.evidence.get("cost") or spent
+        told = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) if cost else "not recorded"
+        print(f"the evidence of {rule}, {RULES[rule].needs}, cost: {told}")
+
+
+def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
+    """What two feature stores say to a rule."""
+    from .probes.alignment import alignment_curve, divergence
+    from .probes.complementarity import complementarity_map
+    from .probes.rules import RULES
+    from .probes.similarity import similarity_map
+
+    if rule in RULES and RULES[rule].trained:
+        raise ValueError(f"the rule {rule!r} needs {RULES[rule].needs}: pass it as --evidence FILE")
+    if rule == "divergence":
+        return divergence(*(alignment_curve(store["image"], store["text"], metric=metric) for store in (seen, made)))
+    if rule == "complementarity":
+        # what a bridge ought to bring: the caption as the generation expert's own text route begins with it
+        return complementarity_map(seen["text"], made["image"], made["text"].layer(made["text"].layers[0]))
+    return similarity_map(seen["text"], made["image"], metric=metric)
 
 
 def _train(what: str, folder: Path, steps: int | None, seed: int, shuffled: bool) -> None:

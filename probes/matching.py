@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from .features import LayerFeatures
 from .metrics import Array
 from .plans import Pairs
 
@@ -79,7 +80,9 @@ def best_pairs(gains: Array, bridges: int) -> tuple[Pairs, float]:
         tables.append(table)
     value = float(tables[-1][rows, columns])
     if not np.isfinite(value):
-        raise ValueError(f"the layer map has too few finite values for {bridges} bridges: choose fewer")
+        raise ValueError(
+            f"too few finite values for {bridges} bridges that do not cross: choose fewer, or measure more"
+        )
     pairs, u, g = [], rows, columns
     for b in range(bridges, 0, -1):
         while tables[b][u - 1, g] == tables[b][u, g]:
@@ -111,6 +114,13 @@ def count_blocks(heat: pd.DataFrame) -> tuple[int, int]:
         told = [round((i + 1) / depths[at]) for at, i in blocks if depths[at] > 0] if depths else []
         counts.append(max([i + 1 for _, i in blocks] + (told if len(set(told)) == 1 else [])))
     return counts[0], counts[1]
+
+
+def count_towers(understanding: LayerFeatures, generation: LayerFeatures) -> tuple[int, int]:
+    """The number of blocks of the two towers that features are of."""
+    heat = pd.DataFrame(index=list(understanding.layers), columns=list(generation.layers))
+    heat.attrs = {"x_depths": understanding.depths, "y_depths": generation.depths}
+    return count_blocks(heat)
 
 
 def _blocks(labels: pd.Index) -> list[tuple[int, int]]:

@@ -1,0 +1,109 @@
+"""`python -m bridgework choose`: every rule from two feature stores, layouts as published, and what evidence cost."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from bridgework.__main__ import main
+from bridgework.probes.bridges import BridgePlan
+from bridgework.probes.features import Features, LayerFeatures
+
+STIMULI = tuple(f"stimulus {number}" for number in range(48))
+
+
+def store(folder, task: str, blocks: int, timesteps: tuple[float, ...] = ()) -> None:
+    """A feature store whose image and text share more, the deeper the layer; a generator's come down again."""
+    g = torch.Generator().manual_seed(blocks)
+    common = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    shares = [layer / blocks for layer in range(blocks + 1)]
+    if task == "generation":
+        shares = [min(share, max(0.8 - share, 0)) for share in shares]
+    modalities = {}
+    for modality in ("image", "text"):
+        layers = [share * common + (1 - share) * torch.randn(48, 16, generator=g) for share in shares]
+        values = torch.stack(layers)
+        modalities[modality] = LayerFeatures(
+            torch.stack([values] * len(timesteps)) if timesteps else values,
+            ("embeddings", *map(str, range(blocks))),
+            tuple(layer / blocks for layer in range(blocks + 1)),
+            modality,
+            task,
+            task,
+            "separate",
+            "mean",
+            timesteps,
+            STIMULI,
+        )
+    Features(modalities, {}).save(folder)
+
+
+@pytest.fixture
+def choose(tmp_path, capsys):
+    """Runs `choose` on towers of 5 and 6 blocks; the plan and what was printed, or what the user is told."""
+    store(tmp_path / "seen", "understanding", 5)
+    store(tmp_path / "made", "generation", 6, (0.2, 0.8))
+
+    def run(*options: object) -> tuple[BridgePlan, str]:
+        out = tmp_path / "plan.json"
+        main(["choose", *map(str, (tmp_path / "seen", tmp_path / "made", out, "--timestep", 0.2, *options))])
+        return BridgePlan.load(out), capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("rule", ["alignment", "complementarity"])
+def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
+    plan, printed = choose("--rule", rule, "--bridges", 2)
+    assert len(plan.pairs) == 2
+    assert (plan.understanding_layers, plan.generation_layers) == (5, 6)
+    assert printed.startswith("understanding block - generation block: ")
+    assert re.search(rf"the evidence of {rule}, .* cost: [\d.]+ seconds$", printed.rstrip())
+
+
+def test_divergence_reads_the_stores_too(choose):
+    plan, printed = choose("--rule", "divergence", "--metric", "cka")
+    assert plan.evidence["kind"] == "peak"
+    within = [max((u + 1) / 5, (g + 1) / 6) <= plan.evidence["depth"] for u, g in plan.pairs]
+    assert all(within)
+    assert re.search(r"cost: [\d.]+ seconds$", printed.rstrip())
+
+
+def test_what_must_be_trained_comes_from_a_file(choose, tmp_path):
+    with pytest.raises(SystemExit, match=r"'causal' needs the links of a trained dense model, .* --evidence FILE"):
+        choose("--rule", "causal")
+    links = pd.DataFrame(
+        {"understanding": [0, 3], "generation": [1, 2], "score_lost": [0.1, 0.2], "loss_increase": 0.0}
+    )
+    links.to_csv(tmp_path / "links.csv", index=False)
+    plan, printed = choose("--rule", "causal", "--bridges", 1, "--evidence", tmp_path / "links.csv")
+    assert plan.pairs == ((3, 2),)
+    assert printed.rstrip().endswith("cost: not recorded")
+    (tmp_path / "links.json").write_text(json.dumps({"cost": {"steps": 600, "seconds": 1200}}))
+    plan, printed = choose("--rule", "causal", "--bridges", 1, "--evidence", tmp_path / "links.csv")
+    assert plan.evidence == {"cost": {"steps": 600, "seconds": 1200}}
+    assert printed.rstrip().endswith("cost: 600 steps, 1200 seconds")
+
+
+def test_layouts(choose):
+    plan, printed = choose("--rule", "published", "--layout", "double fusion", "--rank", 4, "--stream", "both")
+    assert plan.pairs == ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (4, 5))
+    assert (plan.layout, plan.rank, plan.stream) == ("double fusion", 4, "both")
+    assert "cost" not in printed
+    plan, _ = choose("--rule", "published", "--layout", "dense", "--matching", "optimal")
+    assert len(plan.pairs) == 5
+    assert plan.evidence["matching"] == "optimal"
+    plan, _ = choose("--rule", "middle", "--layout", "dense")
+    assert (plan.layout, len(plan.pairs)) == ("dense", 3)
+    for options, told in [
+        (("--rule", "published", "--layout", "Y"), "one trunk has one depth, got 5 and 6 blocks"),
+        (("--matching", "repeat"), "--matching is of --rule published"),
+        (("--rule", "published", "--bridges", 2), "--bridges is of the other rules"),
+        (("--layout", "last"), "must read the last understanding block, 4"),
+    ]:
+        with pytest.raises(SystemExit, match=told):
+            choose(*options)
