@@ -83,7 +83,7 @@ def check(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
     """
     seen = read(image)
     if skill == "full":
-        return sorted((s.shape, s.colour, _quarter(s)) for s in seen if s.shape and s.colour) == sorted(
+        return sorted((s.shape, s.colour, quarter_of(s)) for s in seen if s.shape and s.colour) == sorted(
             _parse(thing) for thing in caption.split(" , ")
         ) and all(s.shape and s.colour for s in seen)
     words = caption.split()
@@ -96,12 +96,17 @@ def check(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
         if sorted(map(str, shapes)) != sorted((one, two)):
             return False
         first, second = sorted(seen, key=lambda s: s.shape != one)
-        down, right = first.row - second.row, first.column - second.column
-        along = {"left of": -right, "right of": right, "above": -down, "below": down}[relation]
-        return along > SIZE / 8 and along > min(abs(down), abs(right))
+        return stands(first, second, relation)
     wanted = [phrase.split()[1:] for phrase in caption.split(" and ")]
     found = [[s.colour, s.shape] if len(wanted[0]) == 2 else [s.shape] for s in seen]
     return sorted(found, key=str) == sorted(wanted, key=str)
+
+
+def stands(first: Seen, second: Seen, relation: str) -> bool:
+    """Whether the first thing is left of, right of, above or below the second, and clearly so."""
+    down, right = first.row - second.row, first.column - second.column
+    along = {"left of": -right, "right of": right, "above": -down, "below": down}[relation]
+    return along > SIZE / 8 and along > min(abs(down), abs(right))
 
 
 def _parse(thing: str) -> tuple[str, str, int]:
@@ -109,5 +114,6 @@ def _parse(thing: str) -> tuple[str, str, int]:
     return shape, colour, QUARTERS.index(" ".join(quarter))
 
 
-def _quarter(seen: Seen) -> int:
+def quarter_of(seen: Seen) -> int:
+    """The quarter of the image that a thing's centre lies in, an index into QUARTERS."""
     return 2 * (seen.row > SIZE / 2 - 0.5) + (seen.column > SIZE / 2 - 0.5)
