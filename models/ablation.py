@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..probes.capture import capture
-from ..probes.outputs import named_inputs
 from ..probes.preparation import evaluating
 from ..probes.significance import mean_interval
 from ..probes.stimuli import Stimuli
 from .evaluation import draw_scenes
-from .fusion import FusedModel, TextStates
+from .fusion import FusedModel, States
 from .pixels import noisy_images, to_pixels
 from .small import velocity_loss
 
@@ -48,16 +47,12 @@ def broken(fused: FusedModel, links: Iterable[int]) -> Iterator[None]:
     if wrong := [link for link in links if not 0 <= link < len(fused.bridges)]:
         raise ValueError(f"no bridge {wrong[0]}: the plan has bridges 0 to {len(fused.bridges) - 1}")
 
-    def own(module: nn.Module, args: tuple, kwargs: dict[str, Any], joined: Tensor) -> Tensor:
-        return named_inputs(module, args, kwargs)["own"]
-
-    handles = []
+    before = fused.silent
+    fused.silent = before | set(links)
     try:
-        handles += [fused.bridges[link].register_forward_hook(own, with_kwargs=True) for link in links]
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        fused.silent = before
 
 
 def ablate_links(
@@ -157,7 +152,7 @@ def _effects(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_
 
 
 @torch.inference_mode()
-def _pass(fused: FusedModel, batch: Stimuli, text: TextStates, time: float) -> tuple[Tensor, Tensor]:
+def _pass(fused: FusedModel, batch: Stimuli, text: States, time: float) -> tuple[Tensor, Tensor]:
     """One denoising pass: image states (block, sample, token * dim), and the loss of each sample (sample,)."""
     side = fused.generation.config["sample_size"]
     noisy, at = (each.to(fused.device) for each in noisy_images(batch, True, time, side))

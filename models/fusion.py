@@ -1,239 +1,267 @@
-"""A fused model: two unmodified, frozen experts joined at the layers of a bridge plan by shared attention.
+"""A fused model: two unmodified experts, joined at the layers of a bridge plan.
 
-One way: generation reads understanding. The understanding tower runs once on the caption and its keys and values at the
-bridged blocks are kept; the generation tower then runs, over all sampling steps, with hooks that hand them in. No
-forward is rewritten: while a bridged block runs, its call of `scaled_dot_product_attention` is intercepted.
+Generation reads understanding in two passes: the understanding tower runs once on the caption, and what it hands over
+at the bridged blocks is kept; the generation tower then runs, over all sampling steps, and reads it. Noise is seen by
+nobody else, so that a plan both ways draws in the same way; what it adds is that understanding reads a clean image,
+both towers in lockstep. No forward is rewritten.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..probes.bridges import BridgePlan
 from ..probes.files import write_whole
-from ..probes.intercept import Attention, intercepted
-from .experts import DitExpert, LlavaExpert
-from .tokens import pad
+from ..probes.outputs import named_inputs
+from ..probes.stacks import find_stacks
+from ..probes.stimuli import Stimulus
+from .adapting import adapt
+from .finding import find_tower
+from .joined import Fusion, States
+from .masks import one_image, text_after
+from .semantic import SemanticTokens, vision_features
+from .small import velocity_loss
+from .towers import Tower
+from .visiting import visiting
 
-BRIDGES = ("shared-attention",)
+__all__ = ["FusedModel", "Fusion", "States"]
 
-
-class TextStates(NamedTuple):
-    """What the understanding tower hands over: each bridge's keys, values (batch, head, token, dim), and the mask."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    mask: Tensor  # (batch, token), True at the caption's tokens
-
-
-class SharedAttention(nn.Module):
-    """Joint attention of one bridge, in the understanding expert's head space (HBridge, arXiv 2511.20520).
-
-    Linear maps take the generation block's queries, keys and values (`heads` x `head_dim`) into the understanding
-    heads (`text_heads` x `text_head_dim`); one softmax runs over both experts' tokens; a fourth map takes the result
-    back. Unlike HBridge's, the generation expert is frozen, so two maps adapt the text's keys and values to it.
-
-        result = own + gate * (joint - own)
-
-    The gate, one number per channel, is 0 at first: the untouched expert, bit for bit. The maps start as an embedding
-    of head into head, in which joint attention over the block's own tokens alone would be its own attention (exactly,
-    where the understanding heads are no fewer and no narrower): with random maps an open gate adds noise, and shuts.
-    """
-
-    def __init__(self, heads: int, head_dim: int, text_heads: int, text_head_dim: int) -> None:
-        super().__init__()
-        self.heads, self.head_dim = text_heads, text_head_dim
-        width, text_width = heads * head_dim, text_heads * text_head_dim
-        self.query, self.key, self.value = (nn.Linear(width, text_width, bias=False) for _ in range(3))
-        self.back = nn.Linear(text_width, width, bias=False)
-        self.text_key, self.text_value = (nn.Linear(text_width, text_width, bias=False) for _ in range(2))
-        self.gate = nn.Parameter(torch.zeros(width))
-        embed = torch.zeros(text_heads, text_head_dim, heads, head_dim)
-        for head in range(heads):
-            embed[head % text_heads, :, head] = torch.eye(text_head_dim, head_dim)
-        embed = embed.view(text_width, width)
-        with torch.no_grad():
-            self.query.weight.copy_(embed * (text_head_dim / head_dim) ** 0.5)  # softmax divides by the wider root
-            self.key.weight.copy_(embed)
-            self.value.weight.copy_(embed)
-            self.back.weight.copy_(embed.T)
-            nn.init.eye_(self.text_key.weight)
-            nn.init.eye_(self.text_value.weight)
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, own: Tensor, text_key: Tensor, text_value: Tensor, mask: Tensor
-    ) -> Tensor:
-        """query, own (batch, head, query token, dim); key, value (batch, head, token, dim); text as in `TextStates`."""
-        joint_key = torch.cat([self._map(self.key, key), self._map(self.text_key, text_key)], dim=2)
-        joint_value = torch.cat([self._map(self.value, value), self._map(self.text_value, text_value)], dim=2)
-        seen = F.pad(mask, (key.shape[2], 0), value=True)[:, None, None]  # (batch, 1, 1, token of both)
-        joint = F.scaled_dot_product_attention(self._map(self.query, query), joint_key, joint_value, attn_mask=seen)
-        joint = self.back(joint.transpose(1, 2).flatten(2))  # (batch, token, width)
-        joint = joint.unflatten(2, (own.shape[1], own.shape[3])).transpose(1, 2)
-        return own + self.gate.view(1, own.shape[1], 1, own.shape[3]) * (joint - own)
-
-    def _map(self, linear: nn.Linear, states: Tensor) -> Tensor:
-        return linear(states.transpose(1, 2).flatten(2)).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+WEIGHTS = "bridges.safetensors"
+SEMANTIC_WEIGHT = 0.5  # of the semantic loss, beside the velocity loss
+_BLANK = Image.new("RGB", (2, 2))
 
 
-class FusedModel(nn.Module):
-    """An understanding and a generation expert, frozen, joined at the pairs of `plan`; only the bridges are trained.
+class FusedModel(Fusion):
+    """An understanding and a generation expert, joined at the pairs of `plan`; only the bridges are trained.
 
     Text reaches the generator through the bridges alone: its own text stream holds the null caption always.
 
-    >>> fused = FusedModel(open_expert("scenes-vlm"), open_expert("scenes-dit"), plan, bridge="shared-attention")
+    >>> fused = FusedModel(open_expert("scenes-vlm"), open_expert("scenes-dit"), plan)
     >>> text = fused.condition(["a red circle"])                  # once
     >>> fused.predict(noisy, text, time)                          # at every sampling step
+    >>> fused.adapt("lora")                                       # train more than the bridges
 
     Parameters
     ----------
+    understanding : an expert that reads text: a language model or a vision-language model.
+    generation : a `DitExpert`, or another with its `encode`, `predict` and `size`.
     plan : its depths must be those of the two experts; `plan.stream` names the generator's tokens that read the text.
 
-    Raises ValueError for experts that do not fit the plan, an unknown bridge or experts of other families.
+    Raises ValueError for experts that do not fit the plan, TypeError for those that cannot be these towers.
     """
 
-    def __init__(
-        self, understanding: LlavaExpert, generation: DitExpert, plan: BridgePlan, bridge: str = "shared-attention"
-    ) -> None:
-        super().__init__()
-        if bridge not in BRIDGES:
-            raise ValueError(f"unknown bridge {bridge!r}: expected one of {', '.join(BRIDGES)}")
-        if not isinstance(understanding, LlavaExpert) or not isinstance(generation, DitExpert):
+    def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
+        if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
             raise TypeError(
-                "expected a LlavaExpert and a DitExpert, in this order, "
+                "expected an expert that reads text and one that draws (a DitExpert), in this order, "
                 f"got {type(understanding).__name__} and {type(generation).__name__}"
             )
-        depths = (len(understanding.blocks), len(generation.blocks))
-        if depths != (plan.understanding_layers, plan.generation_layers):
-            raise ValueError(
-                f"the plan is for towers of {plan.understanding_layers} and {plan.generation_layers} blocks, "
-                f"{understanding.name} and {generation.name} have {depths[0]} and {depths[1]}: "
-                "choose bridges for these experts"
-            )
-        self.plan, self.experts = plan, (understanding, generation)
-        self.understanding, self.generation = understanding.model, generation.model
-        self.text_encoder = generation.text_encoder
-        self.requires_grad_(False)
-        text = understanding.model.config.text_config
-        own = generation.model.config
-        text_head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        shape = own["num_attention_heads"], own["attention_head_dim"], text.num_attention_heads, text_head_dim
-        self.bridges = nn.ModuleList(SharedAttention(*shape) for _ in plan.pairs)
+        self.experts = (understanding, generation)
+        self.trained_experts = "bridges"
+        run_text = _text_pass(understanding, ["a", "a"])[0]
+
+        def run_image() -> Tensor:
+            with torch.no_grad():
+                noisy = torch.zeros(2, *generation.size, device=generation.model.device)
+                return generation.predict(noisy, generation.encode(["", ""]), noisy.new_ones(2))
+
+        towers = (
+            _tower(understanding, run_text, None),
+            _tower(generation, run_image, plan.stream),
+        )
+        super().__init__(*towers, plan, (run_text, run_image))
+        encoder = getattr(generation, "text_encoder", None)
+        if isinstance(encoder, nn.Module):
+            self.text_encoder = encoder.requires_grad_(False)
         with torch.no_grad():
             self.register_buffer("null_text", generation.encode([""]).clone(), persistent=False)
+        self.semantic = self._semantic_tokens(run_image) if plan.semantic_tokens else None
 
-    def train(self, mode: bool = True) -> FusedModel:
-        """Only the bridges change mode: the frozen experts stay as they were when evaluated."""
-        super().train(mode)
-        for tower in (self.understanding, self.generation, self.text_encoder):
-            tower.eval()
-        return self
+    def _semantic_tokens(self, run_image: Callable[[], Tensor]) -> SemanticTokens:
+        understanding, generation = self.experts
+        images = torch.zeros(1, 3, *generation.size[1:])
+        states: list[Tensor] = []
+        tower = _tower(generation, run_image, "text")
+        self.text_end = tower, max(number for number, places in enumerate(tower.places) if "text" in places)
+        with torch.no_grad(), self._at_text_end(states.append):
+            run_image()
+        target = vision_features(understanding, images)
+        return SemanticTokens(
+            self.plan.semantic_tokens, self.null_text.shape[-1], states[0].shape[-1], target.shape[-1]
+        )
+
+    def _at_text_end(self, keep: Callable[[Tensor], None]) -> AbstractContextManager[None]:
+        """Hand the generator's text states (batch, token, dim) to `keep` where its text stream ends."""
+        tower, last = self.text_end
+        return visiting(tower, {last: keep})
+
+    @property
+    def name(self) -> str:
+        return f"{self.experts[0].name} + {self.experts[1].name}, {self.plan.layout}"
 
     @property
     def device(self) -> torch.device:
         return self.generation.device
 
-    @torch.no_grad()
-    def condition(self, captions: Sequence[str]) -> TextStates:
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Of what is drawn: (channel, row, column)."""
+        return self.experts[1].size
+
+    def adapt(self, trained: str, rank: int = 8) -> FusedModel:
+        """Train more than the bridges: "lora" adapters of this rank in both towers' blocks, or "all" of both towers.
+
+        The experts that the model was made of change with it. Raises ValueError for another word, or a second time.
+        """
+        if self.trained_experts != "bridges":
+            raise ValueError(f"this model trains {self.trained_experts!r} already: make a new one of fresh experts")
+        for tower in self.towers:
+            adapt(tower.model, tower.blocks, trained, rank)
+        self.trained_experts = trained
+        return self
+
+    def trained(self) -> nn.ModuleDict:
+        """What is trained and saved: the bridges, semantic tokens, and the towers if they are adapted."""
+        parts: dict[str, nn.Module] = {"bridges": self.bridges}
+        if self.semantic is not None:
+            parts["semantic"] = self.semantic
+        if self.trained_experts != "bridges":
+            parts |= {"understanding": self.understanding, "generation": self.generation}
+        return nn.ModuleDict(parts)
+
+    def train(self, mode: bool = True) -> FusedModel:
+        """Frozen experts stay as they were when evaluated; blocks that recompute their states in backward are told."""
+        super().train(mode)
+        for tower in (self.understanding, self.generation, getattr(self, "text_encoder", self.generation)):
+            if self.trained_experts == "bridges":
+                tower.eval()
+            for module in tower.modules():
+                if getattr(module, "gradient_checkpointing", False):
+                    module.training = mode  # transformers' blocks look at their own flag, and at nothing inside
+        return self
+
+    def condition(self, captions: Sequence[str]) -> States:
         """Run the understanding tower once on the captions and keep what the bridges read."""
-        expert = self.experts[0]
-        tokenizer = expert.tokenizer
-        rows = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
-        ids, mask = pad(rows, tokenizer.pad_token_id, self.device)
-        kept: dict[str, tuple[Tensor, Tensor]] = {}
+        run, mask = _text_pass(self.experts[0], captions)
+        frozen = self.trained_experts == "bridges"
+        return self.read(torch.no_grad()(run) if frozen else run, mask.to(self.device))
 
-        def keep(path: str) -> Callable[[dict[str, Any]], Attention]:
-            def attend(
-                original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-            ) -> Tensor:
-                shared = query.shape[1] // key.shape[1]  # grouped-query attention: several query heads to a key head
-                kept[path] = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-                return original(query, key, value, *args, **kwargs)
-
-            return lambda inputs: attend
-
-        paths = [expert.blocks[i] for i, _ in self.plan.pairs]
-        with intercepted(self.understanding, {path: keep(path) for path in paths}):
-            self.understanding(input_ids=ids, attention_mask=mask)
-        if missing := [path for path in paths if path not in kept]:
-            raise ValueError(
-                f"block {missing[0]!r} of {expert.name} does not attend through SDPA: "
-                "load the expert with attn_implementation='sdpa'"
-            )
-        return TextStates([kept[p][0] for p in paths], [kept[p][1] for p in paths], mask.bool())
-
-    def predict(self, noisy: Tensor, text: TextStates, time: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, text: States, time: Tensor) -> Tensor:
         """The clean image (batch, channel, row, column) that the bridged generator sees in `noisy` at `time`."""
-        with self.bridged(text):
-            return self.experts[1].predict(noisy, self.null_text.expand(len(noisy), -1, -1), time)
+        with self.reading(text):
+            return self.experts[1].predict(noisy, self._own_text(len(noisy)), time)
 
-    @contextmanager
-    def bridged(self, text: TextStates) -> Iterator[None]:
-        """While the context lasts, the generation tower reads `text` at its bridged blocks."""
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """The training loss of a batch of image, caption, time and noise (small.dit_batch, batches.stimuli_batch).
 
-        def join(number: int) -> Callable[[dict[str, Any]], Attention]:
-            def prepare(inputs: dict[str, Any]) -> Attention:
-                images, texts = inputs["hidden_states"].shape[1], inputs["encoder_hidden_states"].shape[1]
-                # MMDiT attention holds the image tokens first, then the text tokens (diffusers' JointAttnProcessor2_0).
-                reads = {"image": slice(images), "text": slice(images, None), "both": slice(None)}[self.plan.stream]
+        The velocity loss of the bridged generator; with semantic tokens, half of theirs on top; both ways, the negative
+        log-likelihood (nats a token) of the captions, read through the bridges off the clean image; where the
+        understanding expert is trained and the batch has "questions" (small.vlm_batch), that of their answers.
+        """
+        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
+        mix = time[:, None, None, None]
+        states: list[Tensor] = []
+        with nullcontext() if self.semantic is None else self._at_text_end(states.append):
+            predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
+        loss = velocity_loss(predicted, image, time)
+        if self.semantic is not None:
+            loss = loss + SEMANTIC_WEIGHT * self.semantic.loss(states[0], vision_features(self.experts[0], image))
+        if self.plan.both_ways:
+            loss = loss + self.caption_loss(batch["caption"], image)
+        if self.trained_experts != "bridges" and "questions" in batch:
+            rows = {name: value.to(self.device) for name, value in batch["questions"].items()}
+            labels = rows.pop("labels")
+            logits = self.understanding(**rows).logits
+            loss = loss + F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100)
+        return loss
 
-                def attend(
-                    original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-                ) -> Tensor:
-                    own = original(query, key, value, *args, **kwargs)
-                    if query.shape[2] != images + texts:
-                        return own  # a second attention of the image tokens among themselves (SD3.5)
-                    joined = self.bridges[number](
-                        query[:, :, reads],
-                        key,
-                        value,
-                        own[:, :, reads],
-                        text.keys[number],
-                        text.values[number],
-                        text.mask,
-                    )
-                    before, after = own[:, :, : reads.start or 0], own[:, :, reads.stop or own.shape[2] :]
-                    return torch.cat([before, joined, after], dim=2)
+    def caption_loss(self, captions: Sequence[str], image: Tensor) -> Tensor:
+        """Nats a token of captions whose image the understanding tower reads off the generation tower alone.
 
-                return attend
-
-            return prepare
-
-        paths = [self.experts[1].blocks[j] for _, j in self.plan.pairs]
-        with intercepted(self.generation, {path: join(number) for number, path in enumerate(paths)}):
-            yield
+        Both towers run in lockstep: the generation tower on the clean image (batch, channel, row, column), the
+        understanding tower on the caption after it. Raises ValueError for a plan that runs one way.
+        """
+        run, mask = _text_pass(self.experts[0], captions)
+        mask = mask.to(self.device)
+        expert, time = self.experts[1], image.new_zeros(len(image))
+        places = text_after(mask, 1), one_image(len(image), 0, False, self.device)
+        ids: list[Tensor] = []
+        taken = self.understanding.register_forward_pre_hook(
+            lambda module, args, kwargs: ids.append(named_inputs(module, args, kwargs)["input_ids"]), with_kwargs=True
+        )
+        try:
+            said, _ = self.together(run, lambda: expert.predict(image, self._own_text(len(image)), time), places)
+        finally:
+            taken.remove()
+        labels = ids[0].masked_fill(~mask, -100)[:, 1:]
+        return F.cross_entropy(said.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100)
 
     def save(self, folder: str | Path) -> None:
-        """Write the bridges and the plan, not the experts."""
+        """Write what was trained and the plan, not the experts."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.bridges.state_dict().items()}
-        write_whole(folder / "bridges.safetensors", lambda path: save_file(state, path))
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._learnt().items()}
+        told = {"trained": self.trained_experts}
+        write_whole(folder / WEIGHTS, lambda path: save_file(state, path, metadata=told))
         self.plan.save(folder / "plan.json")
 
     @classmethod
-    def load(cls, folder: str | Path, understanding: LlavaExpert, generation: DitExpert) -> FusedModel:
+    def load(cls, folder: str | Path, understanding: Any, generation: Any) -> FusedModel:
         """Open what `save` wrote, on the same two experts. Raises FileNotFoundError or ValueError, naming the file."""
         fused = cls(understanding, generation, BridgePlan.load(Path(folder) / "plan.json"))
-        path = Path(folder) / "bridges.safetensors"
+        path = Path(folder) / WEIGHTS
         if not path.is_file():
             raise FileNotFoundError(
                 f"no bridges in {os.fspath(folder)!r}: expected {path.name} beside plan.json, as FusedModel.save writes"
             )
         try:
-            fused.bridges.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+            with safe_open(path, "pt") as file:
+                trained = (file.metadata() or {}).get("trained", "bridges")
+                state = {name: file.get_tensor(name) for name in file.keys()}
+            if trained != "bridges":
+                fused.adapt(trained)
+            learnt = fused._learnt()
+            other = [name for name in state.keys() & learnt.keys() if state[name].shape != learnt[name].shape]
+            if told := [*(learnt.keys() ^ state.keys()), *other]:
+                raise ValueError(f"{sorted(told)[0]} is missing, left over or of another shape")
+            fused.trained().load_state_dict(state, strict=False)
+        except (SafetensorError, ValueError) as error:
             raise ValueError(
                 f"{path} does not hold the bridges of its plan: train again ({str(error).splitlines()[0]})"
             ) from None
         return fused
+
+    def _learnt(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.trained().named_parameters() if p.requires_grad}
+
+    def _own_text(self, count: int) -> Tensor:
+        """The generator's own text input (batch, token, dim): the null caption, and semantic tokens."""
+        null = self.null_text.expand(count, -1, -1)
+        return null if self.semantic is None else self.semantic.after(null)
+
+
+def _text_pass(expert: Any, captions: Sequence[str]) -> tuple[Callable[[], Any], Tensor]:
+    """The understanding expert's pass over captions alone, and which tokens (batch, token) are no padding."""
+    shown = expert.show([Stimulus(_BLANK, each, each) for each in captions], ("text",), "understanding", None)
+    text, special = shown.tokens["text"], shown.special.get("text")
+    if text is None or text.dtype != torch.bool:
+        raise ValueError(f"{expert.name} does not hold its text as (batch, token, dim): it cannot be read by bridges")
+    return shown.run, text if special is None else text | special
+
+
+def _tower(expert: Any, run: Callable[[], Any], stream: str | None) -> Tower:
+    """The expert's blocks as a tower, found from one pass of two samples."""
+    stacks = find_stacks(expert.model)
+    stack = next(path for path, blocks in stacks.items() if tuple(blocks) == tuple(expert.blocks))
+    return find_tower(expert.model, run, stack=stack, stream=stream)

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from bridgework.models.fusion import FusedModel, SharedAttention
+from bridgework.models.fusion import FusedModel
 from bridgework.probes.bridges import BridgePlan
-from bridgework.probes.intercept import intercepted
 
 CAPTIONS = ["a red circle", "three blue crosses and a very long black square top left", "a ring"]
 
@@ -116,15 +114,15 @@ def test_condition_keeps_what_the_planned_blocks_attend_to(fuse, plan):
     fused = fuse(plan)
     states = fused.condition(CAPTIONS)
     tokens = 1 + len(fused.experts[0].tokenizer(CAPTIONS[1], add_special_tokens=False).input_ids)
-    assert len(states.keys) == len(states.values) == 3
-    for key, value in zip(states.keys, states.values, strict=True):
+    assert len(states.handed) == 3
+    for key, value in states.handed:
         assert key.shape == value.shape == (3, 4, tokens, 4)  # two key heads serve four query heads
         assert torch.equal(key[:, 0], key[:, 1])
         assert not torch.equal(key[:, 1], key[:, 2])
     assert states.mask.sum(1).tolist() == [4, tokens, 3]
     other = fuse(replace(plan, pairs=((1, 0), (2, 1), (3, 2)))).condition(CAPTIONS)
-    assert not torch.equal(states.values[0], other.values[0])
-    assert torch.equal(states.values[1], other.values[1])
+    assert not torch.equal(states.handed[0].value, other.handed[0].value)
+    assert torch.equal(states.handed[1].value, other.handed[1].value)
 
 
 def test_only_bridges_learn(fuse, plan):
@@ -164,8 +162,10 @@ def test_one_step_opens_every_gate_and_lets_text_in(fuse, plan):
 
 
 def test_generation_gets_no_gradient_from_the_understanding_tower(fuse, plan):
-    states = fuse(plan).condition(CAPTIONS)
-    assert not any(tensor.requires_grad for tensor in (*states.keys, *states.values))
+    fused = opened(fuse(plan)).train()
+    noisy, time = noisy_rows()
+    fused.predict(noisy, fused.condition(CAPTIONS), time).square().sum().backward()
+    assert all(p.grad is None for p in fused.understanding.parameters())
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -215,77 +215,12 @@ def test_the_generator_alone_is_untouched(fuse, plan):
     assert traces(fused) == (0, 0)
 
 
-@torch.no_grad()
-def test_only_the_named_blocks_are_intercepted(fuse, plan):
-    fused = fuse(plan)
-    calls = []
-
-    def attends(path):
-        def attend(original, *args, **kwargs):
-            calls.append(path)
-            return original(*args, **kwargs)
-
-        return lambda inputs: attend
-
-    paths = ["transformer_blocks.0", "transformer_blocks.2"]
-    noisy, time = noisy_rows()
-    with intercepted(fused.generation, {path: attends(path) for path in paths}):
-        fused.experts[1].predict(noisy, fused.null_text.expand(3, -1, -1), time)
-        F.scaled_dot_product_attention(*[torch.zeros(1, 1, 2, 4)] * 3)
-    assert calls == paths
-    assert traces(fused) == (0, 0)
-
-
 def test_a_block_that_does_not_call_sdpa(fuse, plan):
-    fused = fuse(plan)
-    fused.understanding.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match=r"layers.0' of tiny-vlm does not attend through SDPA: .*attn_implementation"):
-        fused.condition(CAPTIONS)
-
-
-def attention_inputs(heads: int, head_dim: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, heads, 5, head_dim, generator=generator, dtype=torch.float64) for _ in range(3)]
-
-
-def test_the_bridge_by_its_formula():
-    """One softmax over the tokens of both, written out (HBridge), with as many text tokens as the mask lets through."""
-    torch.manual_seed(0)
-    bridge = SharedAttention(2, 6, 4, 8).double()
-    for parameter in bridge.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    query, key, value = attention_inputs(2, 6)
-    text_key, text_value = (torch.randn(2, 4, 3, 8, dtype=torch.float64) for _ in range(2))
-    own = F.scaled_dot_product_attention(query, key, value)
-    mask = torch.tensor([[True, True, False], [True, True, True]])
-    out = bridge(query, key, value, own, text_key, text_value, mask)
-    rows = [x.transpose(1, 2).flatten(2) for x in (query, key, value, own, text_key, text_value)]
-    for sample in range(2):
-        q, k, v, o, tk, tv = (x[sample] for x in rows)
-        count = int(mask[sample].sum())
-        keys = torch.cat([k @ bridge.key.weight.T, (tk @ bridge.text_key.weight.T)[:count]])
-        values = torch.cat([v @ bridge.value.weight.T, (tv @ bridge.text_value.weight.T)[:count]])
-        queries = q @ bridge.query.weight.T
-        heads = []
-        for head in range(4):
-            part = slice(8 * head, 8 * head + 8)
-            weight = (queries[:, part] @ keys[:, part].T / 8**0.5).softmax(-1)
-            heads.append(weight @ values[:, part])
-        joint = torch.cat(heads, 1) @ bridge.back.weight.T
-        expected = o + bridge.gate * (joint - o)
-        torch.testing.assert_close(out[sample].transpose(0, 1).flatten(1), expected)
-
-
-def test_a_new_bridge_without_text_is_the_blocks_own_attention():
-    bridge = SharedAttention(2, 6, 4, 8).double()
-    torch.nn.init.ones_(bridge.gate)
-    query, key, value = attention_inputs(2, 6)
-    own = F.scaled_dot_product_attention(query, key, value)
-    text = torch.randn(2, 4, 3, 8, dtype=torch.float64)
-    unseen = torch.zeros(2, 3, dtype=torch.bool)
-    torch.testing.assert_close(bridge(query, key, value, torch.zeros_like(own), text, text, unseen), own)
-    seen = bridge(query, key, value, own, text, text, ~unseen)
-    assert (seen - own).abs().max() > 1e-2
+    experts = fuse(plan).experts
+    experts[0].model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=r"layers.0' .*attn_implementation"):
+        FusedModel(*experts, plan)
+    assert FusedModel(*experts, replace(plan, layout="double fusion")).condition(["a ring"])
 
 
 def test_saved_and_loaded(fuse, plan, tmp_path):
@@ -326,10 +261,10 @@ def test_broken_bridges_are_refused(fuse, plan, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tiny_vlm, tiny_dit, plan):
-    with pytest.raises(ValueError, match="unknown bridge 'rope': expected one of shared-attention"):
-        FusedModel(tiny_vlm, tiny_dit, plan, bridge="rope")
-    with pytest.raises(TypeError, match=r"a LlavaExpert and a DitExpert, in this order, got DitExpert and LlavaExpert"):
+    with pytest.raises(ValueError, match="the layout 'shared' has one trunk and no bridges: build a UnifiedModel"):
+        FusedModel(tiny_vlm, tiny_dit, BridgePlan(((0, 0),), "image", "all", {}, 1, 1, layout="shared"))
+    with pytest.raises(TypeError, match=r"one that draws \(a DitExpert\), in this order, got DitExpert and LlavaExpert"):
         FusedModel(tiny_dit, tiny_vlm, plan)
     deeper = BridgePlan(((0, 0),), "image", "all", {}, 16, 13)
-    with pytest.raises(ValueError, match=r"towers of 16 and 13 blocks, tiny-vlm and tiny-dit have 4 and 3"):
+    with pytest.raises(ValueError, match=r"towers of 16 and 13 blocks, .* and .* have 4 and 3"):
         FusedModel(tiny_vlm, tiny_dit, deeper)

@@ -1,0 +1,30 @@
+"""What of an expert is trained: nothing, LoRA adapters in its blocks, or all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+TRAINED = ("bridges", "lora", "all")
+
+
+def adapt(model: nn.Module, blocks: Sequence[str], trained: str, rank: int = 8) -> None:
+    """Say which parameters of a tower require gradients, in place.
+
+    trained : "bridges" (of the tower none), "lora" (low-rank adapters, Hu et al. 2021, of this rank in every linear
+        layer of the blocks, zero at first) or "all".
+
+    Raises ValueError for another word, or blocks without a linear layer.
+    """
+    if trained not in TRAINED:
+        raise ValueError(f"cannot train {trained!r}: expected one of {', '.join(TRAINED)}")
+    model.requires_grad_(trained == "all")
+    if trained != "lora":
+        return
+    inside = tuple(f"{block}." for block in blocks)
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(inside)]
+    if not linear:
+        raise ValueError(f"the blocks of {type(model).__name__} have no linear layer: train 'bridges' or 'all'")
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), model)
