@@ -24,6 +24,7 @@ def lay_out(
     heat: pd.DataFrame | None = None,
     fork: int | None = None,
     ends: tuple[int, int] | None = None,
+    stream: str = "image",
     **fields: Any,
 ) -> BridgePlan:
     """The plan of a layout as it was published, for towers of so many blocks.
@@ -50,7 +51,8 @@ def lay_out(
         heat: the layer map of the matching "optimal".
         fork: of Y.
         ends: of X.
-        fields: other fields of `BridgePlan`: stream ("image"), both_ways, gated, rank, semantic_tokens. The plan's rule
+        stream: the stream of the generation tower that the bridges enter.
+        fields: other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens. The plan's rule
             is "published", its evidence says what was matched.
 
     Raises:
@@ -78,9 +80,9 @@ def lay_out(
         if layout == "H":
             apart = unbridged(len(pairs))
             pairs = pairs[apart : len(pairs) - apart]
-    fields = {"stream": "image"} | fields
     return BridgePlan(
         pairs,
+        stream,
         rule="published",
         evidence=evidence,
         understanding_layers=understanding_layers,

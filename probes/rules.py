@@ -71,8 +71,9 @@ def causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
     Of several models, their mean. A pair without a link has no gain and is never chosen.
     """
     _check_columns("causal", links, ("understanding", "generation", "score_lost", "loss_increase"))
-    single = links.dropna(subset=["understanding", "generation"])
-    effects = single.groupby(["understanding", "generation"])[["score_lost", "loss_increase"]].mean()
+    ends = ["understanding", "generation"]
+    single = links.dropna(subset=ends).astype(dict.fromkeys(ends, int))  # without the row of all links
+    effects = single.groupby(ends)[["score_lost", "loss_increase"]].mean()
     told = layers or links.attrs.get("layers")
     if told is None:
         raise ValueError("a table of links does not tell the towers' depths: pass layers=(understanding, generation)")

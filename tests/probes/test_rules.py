@@ -73,6 +73,9 @@ def test_evidence_from_a_file(tmp_path):
     links.to_parquet(tmp_path / "links.parquet")
     told = choose_bridges(read_evidence(tmp_path / "links.parquet"), "causal", 1, layers=(2, 2)).evidence
     assert told == {"cost": {"steps": 600}}
+    every = pd.DataFrame({"understanding": [pd.NA], "generation": [pd.NA], "score_lost": [0.3], "loss_increase": [0.4]})
+    pd.concat([links, every]).to_csv(tmp_path / "links.csv")
+    assert choose_bridges(read_evidence(tmp_path / "links.csv"), "causal", 1, layers=(2, 2)).score == 0.1
     (tmp_path / "apart.json").write_text(json.dumps(asdict(APART)))
     assert read_evidence(tmp_path / "apart.json") == APART
     with pytest.raises(FileNotFoundError, match=r"no evidence .*none\.csv"):
