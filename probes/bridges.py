@@ -87,9 +87,9 @@ def choose_bridges(
     if rule in RULES:
         gains = RULES[rule].gains(evidence, layers)
         understanding, generation = gains.values.shape
-        wanted = _check(
-            _reach(gains.values) if bridges is None and rule == "divergence" else bridges, gains.values.shape
-        )
+        if rule == "divergence" and bridges is None:
+            bridges = _reach(gains.values)
+        wanted = _check(bridges, (understanding, generation))
         pairs, _ = best_pairs(gains.values + TIE * gains.ties, wanted)
         value = float(sum(gains.values[pair] for pair in pairs))
         assert evidence is not None
@@ -139,7 +139,7 @@ def rank_for(parameters: int, count: Callable[[int], int]) -> int:
     return low
 
 
-def _check(bridges: int | None, depths: tuple[int, ...]) -> int:
+def _check(bridges: int | None, depths: tuple[int, int]) -> int:
     bridges = 4 if bridges is None else bridges
     if not (isinstance(bridges, int) and 1 <= bridges <= min(depths)):
         raise ValueError(
