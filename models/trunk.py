@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import Cache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from ..probes.bridges import TRUNKS, BridgePlan
@@ -65,8 +65,8 @@ class Trunk(LlamaModel):
         super().__init__(config)
         self.layout = plan.layout
         shared = {i for i, _ in plan.pairs}
-        apart = [i for i in range(config.num_hidden_layers) if i not in shared]
-        self.own_layers = nn.ModuleDict({str(i): LlamaDecoderLayer(config, i) for i in apart})
+        self.apart = [i for i in range(config.num_hidden_layers) if i not in shared]
+        self.own_layers = nn.ModuleDict({str(i): LlamaDecoderLayer(config, i) for i in self.apart})
         if plan.layout == "Y":
             self.own_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_init()
@@ -79,23 +79,46 @@ class Trunk(LlamaModel):
             self.own_norm.load_state_dict(self.norm.state_dict())
         return [name for name, _ in self.named_parameters() if name.startswith("own_")]
 
-    def forward(self, tokens: Tokens, generation: bool) -> Tensor:
+    def forward(self, tokens: Tokens, generation: bool, cache: Cache | None = None) -> Tensor:
         """The normed states (batch, token, dim) behind the last block; `generation` says which branch of a Y to take.
 
-        Rotary positions count the tokens that are no padding.
+        Rotary positions count the tokens that are no padding. An empty `cache` is filled for `step`.
         """
         states = tokens.states
         angles = self.rotary_emb(states, (tokens.places.real.cumsum(1) - 1).clamp(min=0))
         mask = sees(tokens.places, tokens.places)
         parts = [_part(kind, mask, angles) for kind in (~tokens.image, tokens.image)] if self.layout == "X" else []
         for number, layer in enumerate(self.layers):
-            own = self.own_layers.get(str(number))
+            own = self._own(number)
             if own is not None and parts:
-                for block, part in zip((layer, own), parts, strict=True):
-                    states = _pass(block, states, part)
+                states = _pass(layer, states, parts[0], None)  # no text follows an image that is drawn
+                states = _pass(own, states, parts[1], cache)
             else:
                 block = own if own is not None and generation else layer
-                states = block(states, attention_mask=mask[:, None], position_embeddings=angles)
+                states = block(states, attention_mask=mask[:, None], position_embeddings=angles, past_key_values=cache)
+        return self._normed(states, generation)
+
+    def step(self, state: Tensor, before: Tensor, cache: Cache) -> Tensor:
+        """The normed state (batch, 1, dim) of the next token of an image, which sees all that is in the cache.
+
+        before : (batch, token), True for what came before, False for its padding.
+        """
+        angles = self.rotary_emb(state, before.sum(1, keepdim=True))
+        mask = nn.functional.pad(before, (0, 1), value=True)[:, None, None]
+        for number, layer in enumerate(self.layers):
+            own = self._own(number)
+            seen = (
+                mask if own is None or self.layout != "X" else None
+            )  # at the ends of an X, images alone, never padded
+            state = (layer if own is None else own)(
+                state, attention_mask=seen, position_embeddings=angles, past_key_values=cache
+            )
+        return self._normed(state, generation=True)
+
+    def _own(self, number: int) -> nn.Module | None:
+        return self.own_layers[str(number)] if number in self.apart else None
+
+    def _normed(self, states: Tensor, generation: bool) -> Tensor:
         return self.own_norm(states) if generation and self.layout == "Y" else self.norm(states)
 
 
@@ -121,13 +144,13 @@ def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _Part:
     return _Part(index, real, among[:, None], (picked[0], picked[1]))
 
 
-def _pass(block: nn.Module, states: Tensor, part: _Part) -> Tensor:
+def _pass(block: nn.Module, states: Tensor, part: _Part, cache: Cache | None) -> Tensor:
     """Let the tokens of one part pass a block; the others stay as they are."""
     if not part.index.shape[1]:
         return states
     wide = _wide(part.index, states)
     before = states.gather(1, wide)
-    after = block(before, attention_mask=part.mask, position_embeddings=part.angles)
+    after = block(before, attention_mask=part.mask, position_embeddings=part.angles, past_key_values=cache)
     return states.scatter(1, wide, torch.where(part.real[..., None], after, before).to(states.dtype))
 
 

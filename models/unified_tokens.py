@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import LlavaConfig
+from transformers import Cache, DynamicCache, LlavaConfig
 
 from ..probes.bridges import BridgePlan
 from ..probes.extraction import noise_for
@@ -62,17 +62,20 @@ class UnifiedTokens(OneTrunk):
         """Scores (batch, token, vocabulary) over words, then image codes; the embeddings of codes score them."""
         return torch.cat([super().logits(states), states @ self.codes.weight.T], dim=-1)
 
-    def following(self, text: Words, codes: Tensor) -> Tensor:
+    def following(self, text: Words, codes: Tensor, cache: Cache | None = None) -> Tensor:
         """Scores (batch, codes + 1, vocabulary) of each image code, and the next, given the caption and those before.
 
         codes : (batch, code), whole numbers from 0, the first codes of each image.
+        cache : an empty one is filled; with a filled one, `codes` continues by one code, and only the next is scored.
         """
         begin = codes.new_full((len(codes), 1), len(self.book.centres))
-        states = self.codes(torch.cat([begin, codes], 1))
         # a token carries the place of the code that it predicts, which is the one it cannot count out
-        states = states + self.grid.weight[: states.shape[1]]
-        hidden = self.trunk(self.before(text, states, noise=False), generation=True)
-        return self.logits(hidden[:, text.ids.shape[1] :])
+        states = self.codes(torch.cat([begin, codes], 1)) + self.grid.weight[: codes.shape[1] + 1]
+        if cache is None or not cache.get_seq_length():
+            hidden = self.trunk(self.before(text, states, noise=False), generation=True, cache=cache)
+            return self.logits(hidden[:, text.ids.shape[1] :])
+        before = nn.functional.pad(text.real, (0, codes.shape[1]), value=True)
+        return self.logits(self.trunk.step(states[:, -1:], before, cache))
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
         """Cross-entropy of the images' codes given their captions, in nats a code; times and noise are not used."""
@@ -96,8 +99,9 @@ class UnifiedTokens(OneTrunk):
         gumbel = -torch.log(-torch.special.log_ndtr(chance)).float().to(self.device)
         both = self.condition([*captions, *[""] * len(captions)])
         codes = torch.zeros(len(captions), 0, dtype=torch.long, device=self.device)
+        cache = DynamicCache()
         for step in tqdm(range(self.grid.num_embeddings), desc="draw", leave=False):
-            scores = self.following(both, codes.repeat(2, 1))[:, -1, self._words : self._words + count].float()
+            scores = self.following(both, codes.repeat(2, 1), cache)[:, -1, self._words : self._words + count].float()
             told, null = scores.chunk(2)
             best = (null + guidance * (told - null) + gumbel[:, step]).argmax(1)
             codes = torch.cat([codes, best[:, None]], 1)
