@@ -126,9 +126,15 @@ _DRAWN = ([0, 0.22, *[0.13] * 6], [0.04, 0.22, 0.08, 0.15, 0.1, 0.08, 0.18, 0.15
 
 
 def dit_batch(
-    step: int, seed: int, emoji: Stimuli | None = None, size: int = 32, noisier: float = 0.4
+    step: int,
+    seed: int,
+    emoji: Stimuli | None = None,
+    size: int = 32,
+    noisier: float = 0.4,
+    part: str = "train",
+    dropped: float = 0.15,
 ) -> dict[str, Any]:
-    """Images, their captions (dropped for 15 %), times and noise: a function of seed and step alone.
+    """Images, their captions (15 % dropped), times and noise: a function of seed and step alone.
 
     Times are the sigmoid of a normal around `noisier`. Bridges train at noisier times than the expert did: there the
     caption decides what is drawn.
@@ -139,10 +145,10 @@ def dit_batch(
         if emoji and kind == "emoji":
             image, caption, _ = emoji[int(rng.integers(len(emoji)))]
         else:
-            scene, _, caption = scenes.compose(rng, str(kind), "train")
+            scene, _, caption = scenes.compose(rng, str(kind), part)
             image = scenes.draw(scene, rng)
         images.append(image)
-        captions.append("" if rng.random() < 0.15 else caption)
+        captions.append("" if rng.random() < dropped else caption)
     time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, scenes.SIZE, scenes.SIZE), dtype=np.float32))
     return {"image": to_pixels(images, scenes.SIZE), "caption": captions, "time": time, "noise": noise}

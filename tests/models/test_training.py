@@ -106,7 +106,7 @@ def test_stopped_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("bridgework.models.training.json.dumps", interrupted)
+        patch.setattr("bridgework.models.resuming.json.dumps", interrupted)
         run(tmp_path)
     seen: list[int] = []
     resumed, _ = run(tmp_path, seen=seen)
@@ -236,7 +236,7 @@ def test_bridges_are_trained_saved_and_loaded(fuse, plan, tmp_path, monkeypatch)
     assert not [n for n in before if not n.startswith("bridges") and not torch.equal(before[n], after[n])]
     assert not fused.training
     saved = load_file(tmp_path / "bridges.safetensors")
-    assert all(torch.equal(tensor, after[f"bridges.{name}"]) for name, tensor in saved.items())
+    assert all(torch.equal(tensor, after[name]) for name, tensor in saved.items())
 
     def must_not_run(*_, **__):
         raise AssertionError("trained again")
@@ -264,7 +264,7 @@ def test_seeds_draw_different_batches(fuse, plan, tmp_path, captions_given):
 def test_another_plan_in_the_same_folder_is_refused(fuse, plan, tmp_path):
     """As many bridges elsewhere would load without a word."""
     train(fuse(plan), tmp_path, steps=1, batch_size=2)
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match=r"plan.json is of another run, with pairs .*choose another folder"):
         train(fuse(replace(plan, pairs=((0, 0), (1, 1), (2, 2)))), tmp_path, steps=1, batch_size=2)
 
 
