@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..probes.intercept import Attention, intercepted
 from ..probes.movement import Stream
-from ..probes.outputs import Ambiguous, entering, follow, named_inputs, split_streams
+from ..probes.outputs import Ambiguous, State, entering, follow, named_inputs, split_streams
 from ..probes.perturbation import Inputs, noise_like
 from ..probes.stacks import find_stacks
 from ..probes.streams import find_streams
@@ -118,9 +118,9 @@ class _Seen:
         self.places: list[dict[str | None, Place]] = [
             places(output, state) for output, state in zip(outputs, states, strict=True)
         ]
-        first = states[0][None] if None in states[0] else states[0]
-        into = entering(self.entered[0], first)  # pyrefly: ignore
-        into = into if isinstance(into, dict) else {None: into}
+        first = states[0]
+        state = first[None] if None in first else {str(name): each for name, each in first.items()}
+        into = _by_stream(entering(self.entered[0], state))
         self.given: dict[str | None, str] = {
             name: next(key for key, value in self.entered[0].items() if value is into[name]) for name in streams
         }
@@ -134,7 +134,7 @@ class _Seen:
             orders = [follow(outputs[at], self.entered[at + 1]) for at in alike]
             order = next((each for each in orders if each), None)
             state = split_streams(path, inputs, outputs[number], order)
-        return dict(state) if isinstance(state, dict) else {None: state}
+        return _by_stream(state)
 
     def _class(self, number: int) -> type:
         return type(self.model.get_submodule(self.blocks[number]))
@@ -226,6 +226,10 @@ class _Seen:
 
 
 _Call = tuple[Tensor, Tensor]
+
+
+def _by_stream(state: State) -> dict[str | None, Tensor]:
+    return {**state} if isinstance(state, dict) else {None: state}
 
 
 def _told(states: Tensor) -> Tensor:

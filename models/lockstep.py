@@ -188,7 +188,7 @@ def _take_off() -> list[Callable[[], None]]:
     flags = {name: getattr(dispatch, name) for name in FLAGS if hasattr(dispatch, name)}
     modes.append(lambda: vars(dispatch).update(flags))
     while torch._C._len_torch_dispatch_stack():
-        within = dispatch._pop_mode()
+        within: Any = dispatch._pop_mode()
         modes.append(lambda mode=within: dispatch._push_mode(mode))
     vars(dispatch).update(dict.fromkeys(flags, False))
     if torch.is_inference_mode_enabled():

@@ -57,9 +57,12 @@ class Layout:
             tokens = whole.index_copy(1, at, tokens.to(whole.dtype))
         moved = state.movedim(self.dim, -1)
         if self.batch is None:
-            return tokens.to(state.dtype).reshape(moved.shape).movedim(-1, self.dim)
-        swapped = moved.movedim(self.batch, 0)
-        return tokens.to(state.dtype).reshape(swapped.shape).movedim(0, self.batch).movedim(-1, self.dim)
+            changed = tokens.to(state.dtype).reshape(moved.shape).movedim(-1, self.dim)
+        else:
+            swapped = moved.movedim(self.batch, 0)
+            changed = tokens.to(state.dtype).reshape(swapped.shape).movedim(0, self.batch).movedim(-1, self.dim)
+        # Laid out in memory as before: a convolution of another layout rounds otherwise.
+        return changed if changed.stride() == state.stride() else torch.empty_like(state).copy_(changed)
 
     def _whole(self, state: Tensor, path: str) -> Tensor:
         moved = state.movedim(self.dim, -1)  # (..., dim)
@@ -130,7 +133,7 @@ def replaced(output: Any, changes: Mapping[Place, Tensor]) -> Any:
     if None in changes:
         return changes[None]
     if isinstance(output, Mapping):
-        copy = type(output)(**output)  # a ModelOutput keeps its fields
+        copy: Any = type(output)(**output)  # a ModelOutput keeps its fields
         for key, value in changes.items():
             copy[key] = value
         return copy

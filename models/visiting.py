@@ -121,8 +121,8 @@ class _Pass:
                     before, after = self._enter(number), self._leave
                     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
                     stack.callback(block.register_forward_hook(after, always_call=True).remove)
-                elif getattr(block, "_compiled_call_impl", None) is not None:
-                    put(stack, block, "_compiled_call_impl", self._around(number, block._compiled_call_impl))
+                elif (compiled := getattr(block, "_compiled_call_impl", None)) is not None:
+                    put(stack, block, "_compiled_call_impl", self._around(number, compiled))
                 else:
                     stack.callback(block.register_forward_hook(self._after(number)).remove)
             for module in model.modules():
