@@ -18,7 +18,7 @@ from ..probes.subjects import Shown
 from .language import TextExpert
 from .latents import latent_stride, moment, noisy_latents
 from .prompts import word_mask
-from .recording import Call, held, record_call
+from .recording import Call, Draw, held, record_call
 
 
 @dataclass
@@ -86,13 +86,19 @@ class PipelineExpert:
         time = 1.0 if timestep is None or not shown else timestep
         now = moment(self.pipe.scheduler, time)
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
-        device = _gather(self.pipe, self.model)
         if shown and self._stride is None:
+            _gather(self.pipe, self.model)
             self._stride = latent_stride(self.pipe)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             return noisy_latents(self.pipe, stimuli, shown, now, shape, self._stride or 0)
 
+        return self.record(prompts, time, draw, **chosen)
+
+    def record(self, prompts: Sequence[str], time: float, draw: Draw, **chosen: Any) -> Call:
+        """The denoiser's call for these prompts at `time`, on the latents that `draw(shape)` gives, unpacked."""
+        device = _gather(self.pipe, self.model)
+        now = moment(self.pipe.scheduler, time)
         still = held(self.pipe.scheduler, now.timestep, time, device)
         return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)
 

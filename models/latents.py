@@ -77,27 +77,52 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
     """
     vae = pipe.vae
     images = images.to(vae.device, vae.dtype)
-    video = any(isinstance(part, nn.Conv3d) for part in vae.encoder.modules())
     with torch.no_grad():
-        coded = vae.encode(images[:, :, None] if video else images)
+        coded = vae.encode(images[:, :, None] if _codes_videos(vae) else images)
     latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
     if hasattr(pipe, "_patchify_latents"):  # Flux 2 standardises patches of latents
         latents = pipe._patchify_latents(latents)
-    norm = getattr(vae, "bn", None)
-    axes = (1, -1, *[1] * (latents.dim() - 2))
-    if norm is not None:
-        mean, std = norm.running_mean, torch.sqrt(norm.running_var + vae.config.batch_norm_eps)
-    else:
-        mean, std = (_statistic(vae, name) for name in ("latents_mean", "latents_std"))
-    if mean is not None and std is not None:
-        latents = (latents - mean.view(axes).to(latents)) / std.view(axes).to(latents)
-    shift, scale = vae.config.get("shift_factor"), vae.config.get("scaling_factor")
-    return (latents - (shift or 0.0)) * (1.0 if scale is None else scale)
+    mean, std = _units(vae, latents)
+    return (latents - mean) / std
+
+
+def decode_latents(pipe: Any, latents: Tensor) -> Tensor:
+    """Images (batch, channel, row, column) in about -1..1 of latents (batch, channel, row, column) as `clean_latents`
+    gives them; of a video's, the frame axis may be left out."""
+    vae = pipe.vae
+    latents = latents.to(vae.device, vae.dtype)
+    if latents.dim() == 4 and _codes_videos(vae):
+        latents = latents[:, :, None]
+    mean, std = _units(vae, latents)
+    latents = latents * std + mean
+    if hasattr(pipe, "_unpatchify_latents"):
+        latents = pipe._unpatchify_latents(latents)
+    with torch.no_grad():
+        images = vae.decode(latents).sample
+    return images[:, :, 0] if images.dim() == 5 else images
 
 
 def latent_stride(pipe: Any) -> int:
     """How many pixels a side one latent of the pipeline covers, measured on an empty image."""
     return _MEASURE // clean_latents(pipe, torch.zeros(1, 3, _MEASURE, _MEASURE)).shape[-1]
+
+
+def _codes_videos(vae: Any) -> bool:
+    return any(isinstance(part, nn.Conv3d) for part in vae.encoder.modules())
+
+
+def _units(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """What to subtract from the autoencoder's own latents, then to divide by, for those that the denoiser knows."""
+    norm, axes = getattr(vae, "bn", None), (1, -1, *[1] * (latents.dim() - 2))
+    if norm is not None:
+        mean, std = norm.running_mean, torch.sqrt(norm.running_var + vae.config.batch_norm_eps)
+    else:
+        mean, std = (_statistic(vae, name) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        mean, std = latents.new_zeros(1), latents.new_ones(1)
+    mean, std = mean.view(axes).to(latents), std.view(axes).to(latents)
+    shift, scale = vae.config.get("shift_factor"), vae.config.get("scaling_factor")
+    return mean + std * (shift or 0.0), std / (1.0 if scale is None else scale)
 
 
 def _statistic(vae: Any, name: str) -> Tensor | None:
