@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..probes.capture import EMBEDDINGS
 from ..probes.extraction import extract
 from ..probes.metrics import Array
 from ..probes.stimuli import Stimuli, Stimulus
@@ -26,14 +27,15 @@ def image_distance(
     """Both distances of drawn images to as many real ones, beside what as many other real ones measure (the floor).
 
     Features are the means over the patches of one layer of `expert`, any subject that sees images without a timestep
-    ("dinov2-s" once fetched; of "scenes-vlm" the layer "embeddings" is its vision tower), float64 from there on. The
-    first N of `real` are the reference and the next N the floor, N being the number drawn: compare a distance with
-    its floor, never with one of another N, layer or expert.
+    (dinov2-s once fetched, scenes-vlm), float64 from there on. The first N of `real` are the reference and the next N
+    the floor, N being the number drawn: compare a distance with its floor, and with none of another N, layer or
+    expert.
 
     Args:
         drawn: N images.
-        real: at least 2 N others, in random order.
-        layer: a name, "embeddings", "0", ...; None is the last.
+        real: at least 2 N others; the first N and the next N must be alike in kind.
+        layer: a name, "embeddings", "0", ...; None is the last, and of a vision-language model "embeddings", what its
+            vision tower hands over.
 
     Returns: the rows frechet and kernel: metric, distance, floor, samples (N), dims, expert, layer.
 
@@ -46,7 +48,8 @@ def image_distance(
             f"expected at least 2 drawn images and twice as many real ones (the floor takes half), got {count} and "
             f"{len(real)}"
         )
-    layer = f"{len(expert.blocks) - 1}" if layer is None else layer
+    if layer is None:
+        layer = EMBEDDINGS if "text" in expert.modalities else f"{len(expert.blocks) - 1}"
     found, reference, other = (
         image_features(images, expert, layer) for images in (drawn, real[:count], real[count : 2 * count])
     )

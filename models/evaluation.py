@@ -1,9 +1,10 @@
-"""Scores: what a generator draws, read back by the scene checker, and what a vision-language model answers."""
+"""Scores: what a generator draws, read back by the scene checker, and what a model answers about scenes."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,8 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from . import checker, scenes, small
-from .experts import DitExpert, LlavaExpert
-from .fusion import FusedModel
-from .sampling import generate
+from .experts import LlavaExpert
+from .sampling import draws, generate
 
 
 class Drawn(NamedTuple):
@@ -27,37 +27,52 @@ class Drawn(NamedTuple):
     correct: bool
 
 
-def evaluate(
-    model: LlavaExpert | DitExpert | FusedModel, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any
-) -> pd.DataFrame:
+def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
     """Score a model on one part of the scenes: "test" for new scenes, "new" for new combinations.
 
-    A generation expert or fused model is scored by the scene checker on `each` captions of every skill, an
-    understanding expert by its answers to `each` questions of every skill. "one object" has no captions in "new".
+    A generator (an expert, a fused or a unified model) is scored by the scene checker on `each` captions of every
+    skill; what answers questions (a vision-language expert, or a model with `answer(images, questions)`) on `each`
+    questions of every skill; a model that does both on both. "one object" has no captions in "new".
 
     Returns one row per skill and a last one, "all", their mean: skill, score, low, high (95 %, Wilson), samples. For
     questions also `majority` and `question_only`, the accuracy of the most common answer of the skill and of the
-    question, as counted in training.
+    question, as counted in training. Of a model that does both, the column `task` comes first, generation's rows before
+    understanding's.
 
-    Raises ValueError for an unknown part or nothing to score, TypeError for a model that is none of these.
+    Raises ValueError for an unknown part or nothing to score, TypeError for a model that does neither.
     """
+    skills_of(part, each)
+    tables = {}
+    if draws(model):
+        tables["generation"] = scene_score(draw_scenes(model, part, each, seed, **sampling))
+    if answers(model):
+        tables["understanding"] = question_accuracy(model, part, each, seed)
+    if not tables:
+        raise TypeError(
+            f"expected a generator or a model that answers questions to evaluate, got {type(model).__name__}"
+        )
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return pd.concat(tables, names=["task", None]).reset_index("task").reset_index(drop=True)
+
+
+def skills_of(part: str, each: int) -> tuple[str, ...]:
+    """The skills that a part has captions of. Raises ValueError for an unknown part or nothing to score."""
     if part not in scenes.PARTS:
         raise ValueError(f"unknown part {part!r}: expected one of {', '.join(scenes.PARTS)}")
     if each < 1:
         raise ValueError(f"{each} captions or questions of every skill leave nothing to score: ask for at least one")
-    if isinstance(model, LlavaExpert):
-        return question_accuracy(model, part, each, seed)
-    if isinstance(model, DitExpert | FusedModel):
-        return scene_score(draw_scenes(model, part, each, seed, **sampling))
-    raise TypeError(f"expected a LlavaExpert, DitExpert or FusedModel to evaluate, got {type(model).__name__}")
+    return tuple(s for s in scenes.SKILLS if part != "new" or s != "one object")
 
 
-def draw_scenes(
-    model: DitExpert | FusedModel, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any
-) -> list[Drawn]:
+def answers(model: object) -> bool:
+    """Whether a model answers questions about images."""
+    return isinstance(model, LlavaExpert) or callable(getattr(model, "answer", None))
+
+
+def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> list[Drawn]:
     """Draw and check `each` captions of every skill; the same captions and noise for the same seed."""
-    skills = tuple(s for s in scenes.SKILLS if part != "new" or s != "one object")
-    wanted = list(scenes.examples(part, skills, each, seed))
+    wanted = list(scenes.examples(part, skills_of(part, each), each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
     images = generate(model, [e.caption for e in wanted], ids, **sampling)
     return [
@@ -72,17 +87,17 @@ def scene_score(drawn: Sequence[Drawn]) -> pd.DataFrame:
 
 
 @torch.inference_mode()
-def question_accuracy(expert: LlavaExpert, part: str = "test", each: int = 200, seed: int = 0) -> pd.DataFrame:
-    """The share of questions answered right by the likeliest next token, beside two baselines that see no image."""
+def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int = 0) -> pd.DataFrame:
+    """The share of questions answered right, beside two baselines that see no image."""
+    reply = getattr(model, "answer", None) or partial(answer, model)
     rng = np.random.default_rng((seed, scenes.PARTS.index(part), 1))
     asked = [scenes.ask(rng, skill, part) for skill in scenes.SKILLS for _ in range(each)]
     correct = []
     for start in range(0, len(asked), 64):
         batch = asked[start : start + 64]
         images = [scenes.draw(question.scene, rng) for question in batch]
-        correct += [
-            a == q.answer for a, q in zip(answer(expert, images, [q.question for q in batch]), batch, strict=True)
-        ]
+        replies = reply(images, [question.question for question in batch])
+        correct += [a == question.answer for a, question in zip(replies, batch, strict=True)]
     majority, question_only = _blind(each, seed)
     return _by_skill(
         pd.DataFrame(

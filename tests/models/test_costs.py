@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from bridgework.models import small
 from bridgework.models.costs import attention_sharing, costs, count_flops, held_bytes, peak_bytes, step_seconds
-from bridgework.models.fusion import FusedModel
+from bridgework.models.unified import UnifiedModel
 from bridgework.probes.bridges import BridgePlan
 
 CPU = torch.device("cpu")
@@ -20,26 +21,6 @@ SIZE = 4
 
 def paired(layout: str, start: int, stop: int, blocks: int) -> BridgePlan:
     return BridgePlan(tuple((i, i) for i in range(start, stop)), "image", "middle", {}, blocks, blocks, layout=layout)
-
-
-class Trainable(FusedModel):
-    """A fused model with the loss of training."""
-
-    def loss(self, batch):
-        image, at, noise = (batch[name] for name in ("image", "time", "noise"))
-        mix = at[:, None, None, None]
-        predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), at)
-        return small.velocity_loss(predicted, image, at)
-
-
-@pytest.fixture
-def trainable(fuse):
-    def build(plan: BridgePlan) -> Trainable:
-        fused = fuse(plan)
-        fused.__class__ = Trainable
-        return fused
-
-    return build
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +141,8 @@ def test_attention_sharing_of_every_layout(plan, share):
 # ---- a row
 
 
-def test_a_row_of_costs(trainable, plan, batch):
-    fused = trainable(plan)
-    fused.bridges.requires_grad_(True)
+def test_a_row_of_costs(fuse, plan, batch):
+    fused = fuse(plan)
     row = costs(fused, batch, rounds=1)
     assert (row["layout"], row["batch_size"], row["device"], row["attention_sharing"]) == ("H", SIZE, "cpu", 1)
     assert row["trainable_parameters"] == sum(p.numel() for p in fused.bridges.parameters())
@@ -174,12 +154,11 @@ def test_a_row_of_costs(trainable, plan, batch):
     assert 0 < row["step_seconds"] < 10
 
 
-def test_fewer_bridges_cost_less(trainable, plan, batch):
+def test_fewer_bridges_cost_less(fuse, plan, batch):
     few = BridgePlan(plan.pairs[:1], "image", "alignment", {}, 4, 3)
     rows = []
     for each in (few, plan):
-        fused = trainable(each)
-        fused.bridges.requires_grad_(True)
+        fused = fuse(each)
         rows.append(costs(fused, batch, rounds=1))
     less, more = rows
     assert more["trainable_parameters"] == 3 * less["trainable_parameters"]
@@ -188,9 +167,28 @@ def test_fewer_bridges_cost_less(trainable, plan, batch):
     assert less["step_peak_bytes"] < more["step_peak_bytes"]
 
 
-def test_what_was_measured_is_unchanged(trainable, plan, batch):
-    fused = trainable(plan).eval()
-    fused.bridges.requires_grad_(True)
+@pytest.mark.parametrize("layout", ["dense", "H", "double fusion"])
+def test_both_ways_and_one_way_cost_the_same_experts_and_more(fuse, batch, layout):
+    """Towers in lockstep: what both of them run is counted, whichever of the two is running."""
+    one, both = (
+        costs(fuse(replace(paired(layout, 0, 3, 3), understanding_layers=4, both_ways=each)), batch, rounds=1)
+        for each in (False, True)
+    )
+    assert one["attention_sharing"] == both["attention_sharing"] == 1
+    assert one["step_flops"] < both["step_flops"]
+    assert one["parameters"] - one["trainable_parameters"] == both["parameters"] - both["trainable_parameters"]
+
+
+def test_a_unified_model_has_costs_too(tiny_vlm, tiny_dit, batch):
+    model = UnifiedModel.from_experts(paired("Y", 0, 2, 4), tiny_vlm, tiny_dit)
+    row = costs(model, batch, rounds=1)
+    assert (row["layout"], row["attention_sharing"]) == ("Y", 0.5)
+    assert row["trainable_parameters"] == row["parameters"] == sum(p.numel() for p in model.parameters())
+    assert 0 < row["forward_attention_flops"] < row["forward_flops"] < row["step_flops"]
+
+
+def test_what_was_measured_is_unchanged(fuse, plan, batch):
+    fused = fuse(plan).eval()
     with torch.no_grad():
         for parameter in fused.bridges.parameters():
             parameter.normal_()
@@ -204,19 +202,18 @@ def test_what_was_measured_is_unchanged(trainable, plan, batch):
     assert not fused.training
 
 
-def test_what_has_no_costs(trainable, tiny_dit, plan, batch):
+def test_what_has_no_costs(fuse, tiny_dit, plan, batch):
     with pytest.raises(TypeError, match="expected a fused or unified model, with a loss and a plan, got DitExpert"):
         costs(tiny_dit, batch)
-    fused = trainable(plan)
+    fused = fuse(plan)
     with pytest.raises(ValueError, match="0 rounds measure nothing"):
         costs(fused, batch, rounds=0)
     with pytest.raises(ValueError, match="nothing of the model is trained"):
         costs(fused.requires_grad_(False), batch)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_alone(trainable, plan, batch):
-    fused = trainable(plan)
-    fused.bridges.requires_grad_(True)
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(fuse, plan, batch):
+    fused = fuse(plan)
     broken = {**batch, "noise": torch.full_like(batch["noise"], torch.nan)}
     with pytest.raises(FloatingPointError, match="the loss is nan before any step"):
         costs(fused, broken)

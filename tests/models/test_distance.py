@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.linalg import sqrtm
+from transformers import Dinov2Config, Dinov2Model
 
 from bridgework.models.distance import frechet_distance, image_distance, image_features, kernel_distance
 from bridgework.models.scenes import scene_stimuli
+from bridgework.models.vision import VisionExpert
 from bridgework.probes.extraction import extract
 
 
@@ -93,6 +96,15 @@ def real():
     return [s.image for s in scene_stimuli("test", 32)]
 
 
+@pytest.fixture(scope="module")
+def tiny_vision(tiny_vlm):
+    """A vision transformer of two blocks."""
+    torch.manual_seed(3)
+    config = Dinov2Config(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    blocks = ("encoder.layer.0", "encoder.layer.1")
+    return VisionExpert("tiny-vision", Dinov2Model(config).eval(), tiny_vlm.processor, blocks)
+
+
 def test_grey_squares_are_further_from_scenes_than_scenes(real, tiny_vlm):
     rng = np.random.default_rng(0)
     grey = [Image.fromarray(rng.integers(100, 150, (32, 32, 3), dtype=np.uint8)) for _ in range(16)]
@@ -104,10 +116,11 @@ def test_grey_squares_are_further_from_scenes_than_scenes(real, tiny_vlm):
     assert (row.samples, row.dims, row.expert, row.layer) == (16, 16, "tiny-vlm", "embeddings")
 
 
-def test_the_floor_is_what_real_images_measure(real, tiny_vlm):
+def test_the_floor_is_what_real_images_measure(real, tiny_vlm, tiny_vision):
     table = image_distance(real[16:], real, tiny_vlm)
     assert list(table.distance) == list(table.floor)
-    assert set(table.layer) == {"3"}
+    assert set(table.layer) == {"embeddings"}  # what the vision tower hands over
+    assert set(image_distance(real[:4], real[:8], tiny_vision).layer) == {"1"}
     same = image_distance(real[:16], real, tiny_vlm)
     assert same.distance[0] == pytest.approx(0, abs=1e-9)
     assert same.floor[0] == table.floor[0] > 0

@@ -135,10 +135,34 @@ def test_an_answer_is_the_token_after_the_question(tiny_vlm, rng):
 
 
 def test_what_cannot_be_evaluated(tiny_vlm, tiny_dit):
-    with pytest.raises(TypeError, match="expected a LlavaExpert, DitExpert or FusedModel to evaluate, got str"):
+    with pytest.raises(TypeError, match="expected a generator or a model that answers questions to evaluate, got str"):
         evaluate("scenes-vlm")
     for model in (tiny_vlm, tiny_dit):
         with pytest.raises(ValueError, match="unknown part 'dev': expected one of train, evidence"):
             evaluate(model, "dev")
         with pytest.raises(ValueError, match="nothing to score"):
             evaluate(model, each=0)
+
+
+class Both:
+    """Draws blanks and answers "yes" to everything."""
+
+    name = "both"
+
+    def draw(self, captions, ids, guidance):
+        return [BLANK] * len(captions)
+
+    def answer(self, images, questions):
+        return ["yes"] * len(questions)
+
+
+def test_a_model_that_draws_and_answers_is_scored_on_both(blind):
+    table = evaluate(Both(), "test", each=4)
+    assert list(table)[:2] == ["task", "skill"]
+    drew, told = (table[table.task == task].set_index("skill") for task in ("generation", "understanding"))
+    assert list(drew.index) == list(told.index) == [*scenes.SKILLS, "all"]
+    assert (drew.score == 0).all()
+    assert drew.majority.isna().all()
+    assert (told.loc[["counting", "colours", "position"], "score"] == 0).all()
+    assert told.score["all"] > 0  # some answers are yes
+    assert told.majority.notna().all()
