@@ -61,14 +61,15 @@ class FusedModel(Fusion):
     Raises ValueError for experts that do not fit the plan, TypeError for those that cannot be these towers.
     """
 
+    null_text: Tensor
+    experts: tuple[Any, Any]
+
     def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
         if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
             raise TypeError(
                 "expected an expert that reads text and one that draws (a DitExpert), in this order, "
                 f"got {type(understanding).__name__} and {type(generation).__name__}"
             )
-        self.experts = (understanding, generation)
-        self.trained_experts = "bridges"
         run_text = _text_pass(understanding, ["a", "a"])[0]
 
         def run_image() -> Tensor:
@@ -81,6 +82,8 @@ class FusedModel(Fusion):
             _tower(generation, run_image, plan.stream),
         )
         super().__init__(*towers, plan, (run_text, run_image))
+        self.experts = (understanding, generation)
+        self.trained_experts = "bridges"
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)

@@ -42,6 +42,10 @@ class Fusion(nn.Module):
     Raises ValueError for a plan of one trunk or of other depths, and for towers that cannot be bridged so.
     """
 
+    understanding: Any
+    generation: Any
+    bridges: nn.ModuleList
+
     def __init__(self, understanding: Tower, generation: Tower, plan: BridgePlan, examples: tuple[Run, Run]) -> None:
         super().__init__()
         if plan.layout not in BRIDGES:

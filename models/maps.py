@@ -18,7 +18,7 @@ class Map(nn.Module):
     def __init__(self, width: int, out: int, rank: int | None, start: Tensor | None = None) -> None:
         super().__init__()
         self.full = rank is None or rank >= min(width, out)
-        if self.full:
+        if rank is None or self.full:
             self.weight = nn.Parameter(_drawn(out, width) if start is None else start.clone())
             return
         self.down = nn.Parameter(_drawn(rank, width))
