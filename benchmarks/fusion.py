@@ -1,0 +1,224 @@
+"""What bridges cost: in place without doing anything, over sampling steps, and from layout to layout.
+
+    python -m bridgework.benchmarks.fusion       # a quarter of an hour on one core; writes results/fusion_*.csv
+
+Everything that is compared takes turns in one run, in an order that rotates; the best of the rounds counts. Seconds are
+the processor's, of one thread: what other processes take of the machine is not among them.
+
+fusion_overhead   two towers with hooks, meeting and hand-over at every block, the bridges' own arithmetic left out,
+                  against the two bare forward passes; and, beside it, with bridges behind gates at 0
+fusion_sampling   drawing images with the understanding states computed once, against computing them at every step
+fusion_layouts    dense, H and double fusion on the same experts: time of a step, memory, FLOPs of attention
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..models import small
+from ..models.bridging import Bridge, Handed, Seen
+from ..models.costs import costs, count_flops
+from ..models.experts import open_expert
+from ..models.fusion import FusedModel
+from ..models.masks import one_image, text_after
+from ..models.sampling import generate
+from ..models.scenes import scene_stimuli
+from ..models.towers import Attended
+from ..models.visiting import visiting
+from ..probes.layouts import lay_out
+from .inputs import machine
+
+RESULTS = Path(__file__).with_name("results")
+GENERATION = "scenes-dit"
+TOWERS = {"scenes-vlm": 32, "smollm2-135m": 8}  # understanding experts, and how many samples make 50 ms of both passes
+LEVELS = {"block outputs": "double fusion", "attention": "dense"}
+LAYOUTS = ("H", "dense", "double fusion")
+BATCH = 32
+
+Run = Callable[[], Any]
+
+
+class Nothing(Bridge):
+    """A bridge in its place: it is handed the other tower's states, and gives back its own."""
+
+    def hand(self, side: int, own: Tensor | Attended) -> Handed:
+        return Handed(own.key, own.value) if isinstance(own, Attended) else Handed(own, own)
+
+    def join(self, side: int, own: Tensor | Attended, mine: Handed, other: Handed, seen: Seen) -> Tensor:
+        return own.own if isinstance(own, Attended) else own
+
+
+class Again:
+    """A fused model that runs the understanding tower at every sampling step."""
+
+    def __init__(self, fused: FusedModel) -> None:
+        self.name, self.device, self.size, self.fused = fused.name, fused.device, fused.size, fused
+
+    def condition(self, captions: Sequence[str]) -> list[str]:
+        return list(captions)
+
+    def predict(self, noisy: Tensor, text: list[str], time: Tensor) -> Tensor:
+        return self.fused.predict(noisy, self.fused.condition(text), time)
+
+
+def take_turns(contestants: Mapping[Any, Run], rounds: int) -> dict[Any, float]:
+    """The best time of each in seconds of the processor; the first round, which warms up, does not count."""
+    names = list(contestants)
+    best = dict.fromkeys(names, float("inf"))
+    for number in tqdm(range(1 + rounds), leave=False):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.process_time()
+            contestants[name]()
+            if number:
+                best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+def passes(fused: FusedModel, samples: int) -> tuple[Run, Run, Tensor]:
+    """One forward pass of either expert on captions, the noisy images of as many, and which tokens are captions'."""
+    understanding, generation = fused.experts
+    shown = understanding.show(scene_stimuli("validation", samples), ("text",), "understanding", None)
+    noisy, text = torch.randn(samples, *generation.size), generation.encode([""] * samples)
+    words = shown.tokens["text"] | shown.special["text"]
+    return shown.run, lambda: generation.predict(noisy, text, torch.full((samples,), 0.5)), words
+
+
+def bridged(fused: FusedModel, runs: tuple[Run, Run], words: Tensor, both_ways: bool) -> tuple[Any, Any]:
+    """Both towers' results, with their bridges in place: in two passes, or in lockstep."""
+    if both_ways:
+        places = text_after(words, 1), one_image(len(words), 0, False, fused.device)
+        return fused.together(*runs, places)
+    said: list[Any] = []
+    states = fused.read(lambda: said.append(runs[0]()), words)
+    with fused.reading(states):
+        return said[0], runs[1]()
+
+
+def hooked(fused: FusedModel, runs: tuple[Run, Run]) -> tuple[Any, Any]:
+    """Both towers' results, with hooks at every bridged block that look and leave."""
+    results = []
+    for side, run in enumerate(runs):
+        visits = {pair[side]: lambda state: None for pair in fused.plan.pairs}
+        with visiting(fused.towers[side], visits, fused.inside):
+            results.append(run())
+    return results[0], results[1]
+
+
+@torch.inference_mode()
+def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
+    """Two towers bridged at every block, over their bare forward passes.
+
+    Columns: towers, at (block outputs or attention), ways, what (nothing, hooks, no-op bridges, gated bridges),
+    seconds, over_bare, bridges; understanding_seconds and generation_seconds of the bare passes.
+    """
+    experts = open_expert(name), open_expert(GENERATION)
+    depths = len(experts[0].blocks), len(experts[1].blocks)
+    runs: dict[Any, Run] = {}
+    for at, layout in LEVELS.items():
+        plan = lay_out(layout, *depths, matching="repeat", both_ways=True)
+        gated, noop = FusedModel(*experts, plan).eval(), FusedModel(*experts, plan).eval()
+        noop.bridges = nn.ModuleList(Nothing() for _ in plan.pairs)
+        understand, generate_, words = passes(gated, samples)
+        both = understand, generate_
+        runs[at, "-", "hooks"] = lambda fused=noop, both=both: hooked(fused, both)
+        for ways, both_ways in (("one way", False), ("both ways", True)):
+            for what, fused in (("no-op bridges", noop), ("gated bridges", gated)):
+                runs[at, ways, what] = lambda f=fused, both=both, w=words, b=both_ways: bridged(f, both, w, b)
+    alone = {"understanding": understand, "generation": generate_}
+    bare: dict[Any, Run] = {("-", "-", "nothing"): lambda: (understand(), generate_())}
+    seconds = take_turns({**alone, **bare, **runs}, rounds)
+    apart = {f"{side}_seconds": seconds.pop(side) for side in alone}
+    rows = [{"at": at, "ways": ways, "what": what, "seconds": taken} for (at, ways, what), taken in seconds.items()]
+    table = pd.DataFrame(rows)
+    table.insert(0, "towers", f"{name} + {GENERATION}")
+    table["over_bare"] = table["seconds"] / table["seconds"].iloc[0]
+    return table.assign(bridges=len(plan.pairs), samples=samples, rounds=rounds, **apart)
+
+
+def sampling(name: str, samples: int, steps: int = 16, rounds: int = 3) -> pd.DataFrame:
+    """Images drawn with understanding states computed once and reused, or computed at every step.
+
+    Columns: towers, samples, steps, once_seconds, again_seconds, times_as_long.
+    """
+    experts = open_expert(name), open_expert(GENERATION)
+    fused = FusedModel(*experts, lay_out("H", len(experts[0].blocks), len(experts[1].blocks))).eval()
+    shown = scene_stimuli("validation", samples)
+    captions, ids = [s.text for s in shown], [s.id for s in shown]
+    contestants: dict[str, Run] = {
+        "once": lambda: generate(fused, captions, ids, steps),
+        "again": lambda: generate(Again(fused), captions, ids, steps),
+    }
+    seconds = take_turns(contestants, rounds)
+    row = {"towers": f"{name} + {GENERATION}", "samples": samples, "steps": steps, "once_seconds": seconds["once"]}
+    row |= {"again_seconds": seconds["again"], "times_as_long": seconds["again"] / seconds["once"], "rounds": rounds}
+    return pd.DataFrame([row])
+
+
+def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
+    """Dense, H and double fusion between the same experts: as published, and all with the pairs of H.
+
+    Columns: layout, pairs, bridges and what `costs` tells; over_bare_attention, forward_attention_flops over those of
+    the two experts alone (row "none"): what is more than 1 is the bridges'; over_first, step_seconds over those of H.
+    """
+    experts = open_expert("scenes-vlm"), open_expert(GENERATION)
+    depths = len(experts[0].blocks), len(experts[1].blocks)
+    batch = small.dit_batch(0, 0, size=samples, noisier=1.1)
+    plans = {("published", layout): lay_out(layout, *depths) for layout in LAYOUTS}
+    like = plans["published", "H"]
+    plans |= {("those of H", layout): replace(like, layout=layout) for layout in LAYOUTS[1:]}
+    rows: list[dict[str, Any]] = []
+    steps: dict[str, Run] = {}
+    for (pairs, layout), plan in plans.items():
+        torch.manual_seed(0)
+        fused = FusedModel(*experts, plan)
+        rows.append({"pairs": pairs, "bridges": len(plan.pairs), **costs(fused, batch, rounds=1)})
+        steps[f"{pairs}, {layout}"] = training_step(fused, batch)
+    seconds = take_turns(steps, rounds)
+    table = pd.DataFrame(rows).assign(step_seconds=list(seconds.values()), rounds=rounds)
+    with torch.no_grad():
+        understand, generate_, _ = passes(fused, samples)
+        bare = count_flops(lambda: (understand(), generate_()))
+    none = {"layout": "none", "pairs": "-", "bridges": 0, "batch_size": samples, "forward_flops": bare.total}
+    none["forward_attention_flops"] = bare.attention
+    table = pd.concat([pd.DataFrame([none]), table], ignore_index=True)
+    table["over_bare_attention"] = table["forward_attention_flops"] / bare.attention
+    table["over_first"] = table["step_seconds"] / table["step_seconds"].iloc[1]
+    return table
+
+
+def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
+    """The loss, its gradients and AdamW's update of the bridges."""
+    optimizer = torch.optim.AdamW(fused.bridges.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        fused.loss(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    tables = {
+        "overhead": pd.concat([overhead(name, samples) for name, samples in TOWERS.items()]),
+        "sampling": pd.concat([sampling(name, 16) for name in TOWERS]),
+        "layouts": layouts(),
+    }
+    for name, table in tables.items():
+        table = table.assign(machine=machine())
+        table.to_csv(RESULTS / f"fusion_{name}.csv", index=False, float_format="%.6g")
+        print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The benchmark of bridges compares like with like: no-op bridges change nothing, both ways to sample draw the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bridgework.benchmarks import fusion
+from bridgework.models import FusedModel, open_expert
+from bridgework.models.sampling import generate
+from bridgework.probes.layouts import lay_out
+
+
+@pytest.fixture(scope="module")
+def experts():
+    return open_expert("scenes-vlm"), open_expert("scenes-dit")
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("layout", fusion.LEVELS.values())
+def test_no_op_bridges_hand_over_and_change_nothing(experts, layout, both_ways):
+    fused = FusedModel(*experts, lay_out(layout, 16, 13, matching="repeat", both_ways=True, rank=1)).eval()
+    handed = []
+
+    class Counted(fusion.Nothing):
+        def hand(self, side, own):
+            handed.append(side)
+            return super().hand(side, own)
+
+    fused.bridges = nn.ModuleList(Counted() for _ in fused.plan.pairs)
+    with torch.inference_mode():
+        understand, generate_, words = fusion.passes(fused, 3)
+        said, drawn = fusion.bridged(fused, (understand, generate_), words, both_ways)
+        hooked = fusion.hooked(fused, (understand, generate_))
+        for result in ((said, drawn), hooked):
+            assert torch.equal(result[0].logits, understand().logits)
+            assert torch.equal(result[1], generate_())
+    assert (handed.count(0), handed.count(1)) == (16, 16)
+
+
+def test_states_computed_once_and_at_every_step_draw_the_same(experts):
+    fused = FusedModel(*experts, lay_out("H", 16, 13, gated=False)).eval()
+    drawn = [generate(model, ["a red circle"], ["0"], steps=2) for model in (fused, fusion.Again(fused))]
+    assert np.array_equal(*(np.asarray(images[0]) for images in drawn))
+
+
+def test_tables_hold_what_is_compared():
+    table = fusion.overhead("scenes-vlm", 2, rounds=1)
+    assert len(table) == 1 + 2 * 5 and table["over_bare"].iloc[0] == 1 and (table["over_bare"] > 0.5).all()
+    assert set(table["what"]) == {"nothing", "hooks", "no-op bridges", "gated bridges"}
+    (row,) = fusion.sampling("scenes-vlm", 2, steps=2, rounds=1).to_dict("records")
+    assert row["times_as_long"] == pytest.approx(row["again_seconds"] / row["once_seconds"])
+
+
+def test_layouts_are_compared_with_the_experts_alone():
+    table = fusion.layouts(2, rounds=1).set_index(["pairs", "layout"])
+    assert list(table["bridges"]) == [0, 7, 13, 16, 7, 7]
+    assert (table["over_bare_attention"].iloc[1:] > 1).all() and table["over_first"].iloc[1] == 1
+    published = table.loc["published"]
+    assert published.loc["dense", "over_bare_attention"] > published.loc["H", "over_bare_attention"]
+
+
+def test_the_first_round_does_not_count():
+    calls = {"a": 0, "b": 0}
+
+    def run(name, first):
+        calls[name] += 1
+        total, work = 0, 300_000 if calls[name] == 1 and first else 10
+        for number in range(work):
+            total += number
+
+    seconds = fusion.take_turns({"a": lambda: run("a", True), "b": lambda: run("b", False)}, rounds=2)
+    assert calls == {"a": 3, "b": 3} and seconds["a"] < 0.005
