@@ -97,9 +97,9 @@ class OneTrunk(nn.Module):
         model = cls(plan, understanding.model.config, understanding.tokenizer, causal_images=True, **options)
         state = understanding.model.state_dict()
         model.reader.load_state_dict(state, strict=False)
-        known = [name for name, _ in model.reader.named_parameters() if name in state]
-        known += [f"model.language_model.{name}" for name in model.trunk.twin()]
-        model.taken = [f"reader.{name}" for name in known] + model._take(generation)
+        twins = [f"model.language_model.{name}" for name in model.trunk.twin()]
+        known = [f"reader.{n}" for n, _ in model.reader.named_parameters() if n in state or n in twins]
+        model.taken = known + model._take(generation)
         return model.eval()
 
     def _take(self, generation: DitExpert) -> list[str]:
@@ -164,15 +164,16 @@ class OneTrunk(nn.Module):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What a batch of `small.dit_batch` or `batches.stimuli_batch` costs, term by term, weighted.
 
-        "words": cross-entropy of the captions given their clean images, in nats a token; captions left out for guidance
-        are not read. "answers": of dialogues in `batch["questions"]`, as `small.vlm_batch` makes them, where it has
-        some. "drawing": of the images given their captions.
+        "words": cross-entropy of the captions that are there given their clean images, in nats a token. "answers": of
+        dialogues in `batch["questions"]`, where it has some, as `small.vlm_batch` makes them. "drawing": of the images
+        given their captions.
         """
         image = batch["image"].to(self.device)
         shown = [number for number, caption in enumerate(batch["caption"]) if caption]
         terms = {}
         if shown:
-            prompt = small.IMAGE * self.reader.config.image_seq_length
+            # words before the caption: behind an image, its last token would have to say the first one
+            prompt = small.IMAGE * self.reader.config.image_seq_length + "describe :"
             rows = small.tokenize_rows(self.tokenizer, [[(prompt, batch["caption"][number])] for number in shown])
             terms["words"] = self._answered({**rows, "pixel_values": image[shown]})
         if questions := batch.get("questions"):
@@ -241,13 +242,11 @@ class UnifiedModel(OneTrunk):
     """
 
     objective = "flow"
-    # Transfusion's weight of its diffusion loss; so the flow term is of the order of the language term.
-    FLOW_WEIGHT = 5.0
+    FLOW_WEIGHT = 5.0  # Transfusion's weight of its diffusion loss beside language modelling
 
     def __init__(self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False) -> None:
         super().__init__(plan, config, tokenizer, causal_images)
-        channels, side, _ = self.size
-        width = config.text_config.hidden_size
+        (channels, side, _), width = self.size, config.text_config.hidden_size
         self.patches = PatchEmbed(side, side, PATCH, channels, width, pos_embed_max_size=side // PATCH)
         self.times = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.clock = TimestepEmbedding(256, width)
@@ -285,16 +284,17 @@ def _check(config: LlavaConfig, tokenizer: Any) -> None:
     kind = config.get_text_config().model_type
     if kind != "llama":
         raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")
+    image = tokenizer.get_vocab().get(small.IMAGE)
     known = {
-        "a begin token": tokenizer.bos_token_id,
-        "an end token": tokenizer.eos_token_id,
-        "a padding token": tokenizer.pad_token_id,
-        f"{small.IMAGE!r}": tokenizer.get_vocab().get(small.IMAGE),
+        "begin token": tokenizer.bos_token_id,
+        "end token": tokenizer.eos_token_id,
+        "padding token": tokenizer.pad_token_id,
+        f"{small.IMAGE!r}": image,
     }
     if missing := [name for name, token in known.items() if token is None]:
-        raise ValueError(f"the tokenizer has no {missing[0].removeprefix('a ')}: give it that of scenes-vlm")
-    if known[f"{small.IMAGE!r}"] != config.image_token_id:
+        raise ValueError(f"the tokenizer has no {missing[0]}: give it that of scenes-vlm")
+    if image != config.image_token_id:
         raise ValueError(
-            f"{small.IMAGE!r} is token {known[repr(small.IMAGE)]} of the tokenizer and {config.image_token_id} of the "
-            "config: give the two of one expert"
+            f"{small.IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
+            "give the two of one expert"
         )
