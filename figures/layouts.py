@@ -10,38 +10,47 @@ from matplotlib.figure import Figure
 
 from .style import NO, QUIET, YES, heading, need, styled
 
-LOSSES = {"loss": ("own captions", YES), "shuffled_loss": ("captions of other images", NO)}
-COSTS = {"trainable_parameters": ("trained parameters", "{:.3g} M", 1e-6), "step_seconds": ("step", "{:.2g} s", 1.0)}
+LOSSES = {
+    "loss": ("own captions", YES, ()),
+    "shuffled": ("the same model, captions of other scenes", NO, ("low", "high")),
+    "floor": ("trained with captions of other scenes", QUIET, ("above_low", "above_high")),
+}
 
 
 @styled
 def layouts_compared(table: pd.DataFrame) -> Figure:
-    """One row of dots and bars for each layout, the lowest loss on top: loss, trained parameters, time of a step.
+    """For each layout, the lowest loss on top: losses of drawing held-out scenes, trained parameters, time of a step.
 
-    ``table`` has columns layout; loss, loss_low, loss_high (on new scenes, with an interval), the same of
-    shuffled_loss (the same model trained and scored with captions of other images); trainable_parameters and
-    step_seconds. Raises TypeError or ValueError for another table or a layout named twice.
+    ``table`` is what ``python -m bridgework.layouts`` writes: layout, parameters, steps, seconds; loss with the scenes'
+    own captions, shuffled with other scenes', floor of a model trained with others' (may be missing). Losses are paired
+    by batch, so the bars are intervals of the differences from ``loss`` (low to high, above_low to above_high).
+    Raises TypeError or ValueError for another table or a layout named twice.
     """
-    spans = [name + end for name in LOSSES for end in ("", "_low", "_high")]
-    table = need(table, ["layout", *spans, *COSTS], "layouts_compared", "python -m bridgework.layouts")
+    columns = ("layout", "parameters", "steps", "seconds", "loss", "shuffled", "low", "high")
+    table = need(table, columns, "layouts_compared", "python -m bridgework.layouts")
     if table["layout"].duplicated().any():
         twice = table["layout"][table["layout"].duplicated()].iloc[0]
         raise ValueError(f"layouts_compared: the layout {twice!r} is there twice: pass one row for each")
     table = table.sort_values("loss", ascending=False)
     heights = np.arange(len(table))
     figure, (left, *right) = plt.subplots(
-        1, 3, figsize=(9.4, 1.4 + 0.42 * len(table)), sharey=True, width_ratios=(2.6, 1, 1)
+        1, 3, figsize=(9.4, 1.5 + 0.42 * len(table)), sharey=True, width_ratios=(2.6, 1, 1)
     )
-    for name, (label, colour) in LOSSES.items():
-        left.hlines(heights, table[f"{name}_low"], table[f"{name}_high"], color=colour, lw=2)
+    for name, (label, colour, interval) in LOSSES.items():
+        if name not in table or table[name].isna().all():
+            continue
+        if interval:
+            low, high = (table["loss"] + table[end] for end in interval)
+            left.hlines(heights, low, high, color=colour, lw=2)
         left.plot(table[name], heights, "o", color=colour, ms=6.5, label=label)
     left.set(yticks=heights, yticklabels=table["layout"], ylim=(-0.6, len(table) - 0.4))
     left.tick_params(axis="y", length=0, labelsize=9)
-    heading(left, "validation loss", "new scenes, with 95 % intervals")
-    for ax, (name, (title, shown, unit)) in zip(right, COSTS.items(), strict=True):
-        _bars(ax, heights, table[name] * unit, shown)
-        heading(ax, title, "")
-    figure.legend(loc="outside lower center", ncols=2)
+    heading(left, "validation loss", "bars: 95 % interval of the difference from blue")
+    _bars(right[0], heights, table["parameters"] / 1e6, "{:.2f} M")
+    heading(right[0], "trained parameters", "")
+    _bars(right[1], heights, table["seconds"] / table["steps"], "{:.2g} s")
+    heading(right[1], "a training step", "")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
