@@ -8,6 +8,7 @@ both towers in lockstep. No forward is rewritten.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -83,7 +84,7 @@ class FusedModel(Fusion):
         )
         super().__init__(*towers, plan, (run_text, run_image))
         self.experts = (understanding, generation)
-        self.trained_experts = "bridges"
+        self.trained_experts, self.rank = "bridges", 0
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)
@@ -131,7 +132,7 @@ class FusedModel(Fusion):
             raise ValueError(f"this model trains {self.trained_experts!r} already: make a new one of fresh experts")
         for tower in self.towers:
             adapt(tower.model, tower.blocks, trained, rank)
-        self.trained_experts = trained
+        self.trained_experts, self.rank = trained, rank
         return self
 
     def trained(self) -> nn.ModuleDict:
@@ -215,7 +216,7 @@ class FusedModel(Fusion):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._learnt().items()}
-        told = {"trained": self.trained_experts}
+        told = {"trained": json.dumps([self.trained_experts, self.rank])}
         write_whole(folder / WEIGHTS, lambda path: save_file(state, path, metadata=told))
         self.plan.save(folder / "plan.json")
 
@@ -230,10 +231,10 @@ class FusedModel(Fusion):
             )
         try:
             with safe_open(path, "pt") as file:
-                trained = (file.metadata() or {}).get("trained", "bridges")
+                trained, rank = json.loads((file.metadata() or {}).get("trained", '["bridges", 0]'))
                 state = {name: file.get_tensor(name) for name in file.keys()}
             if trained != "bridges":
-                fused.adapt(trained)
+                fused.adapt(trained, rank)
             learnt = fused._learnt()
             other = [name for name in state.keys() & learnt.keys() if state[name].shape != learnt[name].shape]
             if told := [*(learnt.keys() ^ state.keys()), *other]:
