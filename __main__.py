@@ -72,10 +72,15 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--steps", type=int)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--shuffled", action="store_true", help="shuffled captions: the floor")
-    sub = command(_evaluate, "score an expert or a trained fused model on scenes")
-    sub.add_argument("model", help="scenes-vlm, scenes-dit, or the folder of a trained fused model")
+    sub = command(_evaluate, "score an expert or a trained model on scenes, and tell what it costs")
+    sub.add_argument("model", help="scenes-vlm, scenes-dit, or the folder of a trained fused or unified model")
     sub.add_argument("--part", default="test", help="test (new scenes) or new (new combinations)")
     sub.add_argument("--each", type=int, default=40, help="captions or questions per skill")
+    sub.add_argument("--dense", action="store_true", help="dense captions of up to four things as well")
+    sub.add_argument(
+        "--distance", nargs="?", const="dinov2-s", metavar="EXPERT", help="to real images, by its features (dinov2-s)"
+    )
+    sub.add_argument("--costs", dest="cost", action="store_true", help="of a training step: FLOPs, time, memory, ...")
 
     options = vars(parser.parse_args(arguments))
     try:
@@ -212,17 +217,14 @@ def _train(what: str, folder: Path, steps: int | None, seed: int, shuffled: bool
     train(fused, folder, steps or 600, seed=seed, shuffled=shuffled)
 
 
-def _evaluate(model: str, part: str, each: int) -> None:
-    from .models.evaluation import evaluate
-    from .models.experts import open_expert
-    from .models.fusion import FusedModel
+def _evaluate(model: str, **options: Any) -> None:
+    from .models.report import open_model, report
 
-    if (Path(model) / "plan.json").exists():
-        scored: Any = FusedModel.load(model, open_expert("scenes-vlm"), open_expert("scenes-dit"))  # type: ignore[arg-type]
-    else:
-        scored = open_expert(model)
-    scores = evaluate(scored, part, each)  # type: ignore[arg-type]
-    print(scores.round(3).to_string(index=False))
+    tables = report(open_model(model), **options)
+    for name, table in tables.items():
+        wide = name == "costs"  # one row: read downwards
+        text = table.T.to_string(header=False) if wide else table.round(3).to_string(index=False)
+        print(f"{name}\n{text}\n" if len(tables) > 1 else text)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,8 @@ def test_errors_are_one_line(tmp_path, capsys, image_features):
         (("train", plan, tmp_path / "run"), "is not a bridge plan"),
         (("evaluate", "scenes-vlm", "--part", "dev"), "unknown part 'dev'"),
         (("evaluate", missing), "unknown expert"),
+        (("evaluate", "scenes-vlm", "--dense"), "scenes-vlm draws nothing"),
+        (("evaluate", "scenes-dit", "--costs"), "expected a fused or unified model"),
     ):
         status, _ = told(capsys, *arguments)
         assert isinstance(status, str), arguments
@@ -150,6 +152,14 @@ def test_errors_are_one_line(tmp_path, capsys, image_features):
         assert error in status
         assert "\n" not in status
         assert not out.exists()
+
+
+def test_a_generator_is_scored_on_dense_captions_and_by_its_distance(capsys):
+    main(["evaluate", "scenes-dit", "--each", "1", "--dense", "--distance", "scenes-vlm"])
+    text = capsys.readouterr().out
+    for told in ("scene score", "colour attribution", "image distance", "frechet", "floor", "dense captions", "entity"):
+        assert told in text
+    assert "costs" not in text
 
 
 def test_an_interruption_is_told(monkeypatch, capsys):
