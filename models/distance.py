@@ -64,8 +64,8 @@ def image_distance(
 def image_features(images: Sequence[Image.Image], expert: Any, layer: str) -> Array:
     """The mean over the patches of one layer, (sample, dim) in float64."""
     samples = [Stimulus(image, "an image", str(number)) for number, image in enumerate(images)]
-    task = {"task": "understanding"} if len(expert.tasks) > 1 else {}
-    features = extract(expert, Stimuli(samples, "images"), layers=[layer], **task)["image"]
+    task = "understanding" if len(expert.tasks) > 1 else None
+    features = extract(expert, Stimuli(samples, "images"), layers=[layer], task=task)["image"]
     return features.values[0].double().cpu().numpy()
 
 
@@ -78,7 +78,7 @@ def frechet_distance(x: Array, y: Array) -> float:
     x (sample, dim), y (sample', dim), at least two samples each.
     """
     x, y = _checked(x, y)
-    roots = [np.linalg.qr((each - each.mean(0)) / (len(each) - 1) ** 0.5, mode="r") for each in (x, y)]
+    roots: list[Array] = [np.linalg.qr((each - each.mean(0)) / (len(each) - 1) ** 0.5, mode="r") for each in (x, y)]  # type: ignore[misc]
     apart = np.square(x.mean(0) - y.mean(0)).sum()
     joint = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     return float(apart + sum(np.square(root).sum() for root in roots) - 2 * joint)

@@ -85,8 +85,9 @@ def test_captions_are_of_their_part(described):
 def test_an_example():
     rng = dense.np.random.default_rng(0)
     of = scene("red circle top left", "blue square top right", "green cross bottom right")
-    caption = dense._describe(rng, of, list(of.things)).caption
-    assert caption == "red circle top left , blue square right of circle , green cross below square"
+    described = dense._describe(rng, of, list(of.things))
+    assert described is not None
+    assert described.caption == "red circle top left , blue square right of circle , green cross below square"
     assert dense._describe(rng, of, [of.things[0], of.things[2], of.things[1]]) is None  # a diagonal
 
 
