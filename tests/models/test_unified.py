@@ -226,6 +226,22 @@ def test_training_brings_both_losses_down(make, name):
     assert seen[-1]["drawing"] < 0.7 * seen[0]["drawing"]
 
 
+@pytest.mark.parametrize("name", ["shared", "Y 2", "X"])
+def test_checkpointing_gives_the_same_gradients(make, name):
+    grads = []
+    for checkpointed in (False, True):
+        model = make(PLANS[name]).train()
+        if checkpointed:
+            model.reader.gradient_checkpointing_enable()
+        blocks = [*model.trunk.layers, *model.trunk.own_layers.values()]
+        assert {block.gradient_checkpointing for block in blocks} == {checkpointed}
+        model.loss(batch()).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for number, gradient in grads[0].items():
+        torch.testing.assert_close(grads[1][number], gradient, rtol=0, atol=1e-6)
+
+
 def test_matrices_of_blocks_are_found_by_their_names(make, plan):
     named = [n for n, p in make(plan).named_parameters() if p.ndim == 2 and _HIDDEN.search(n)]
     text, vision = 7 * (2 * 4 - len(plan.pairs)), 6 * 2  # matrices of a block, by blocks
