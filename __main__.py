@@ -66,12 +66,16 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--matching", help="of a published layout: prelude, repeat, proportional or optimal")
     sub.add_argument("--stream", default="image", help="the generator's stream that is bridged: image, text or both")
     sub.add_argument("--rank", type=int, help="of the bridges' maps; full without")
-    sub = command(_train, "train the bridges of a plan, or one of our experts; goes on where it was stopped")
-    sub.add_argument("what", help="a plan (JSON), scenes-vlm, scenes-dit or emoji-dit")
+    sub = command(
+        _train,
+        "train a recipe, the bridges of a plan, or one of our experts; goes on where it was stopped; also torchrun",
+    )
+    sub.add_argument("what", help="a recipe (YAML, see recipes/), a plan (JSON), scenes-vlm, scenes-dit or emoji-dit")
     sub.add_argument("folder", type=Path)
+    sub.add_argument("--layout", help="of a recipe: shared, Y, X, dense, H, 'double fusion' or last")
     sub.add_argument("--steps", type=int)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--shuffled", action="store_true", help="shuffled captions: the floor")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--shuffled", action="store_true", default=None, help="shuffled captions: the floor")
     sub = command(_evaluate, "score an expert or a trained model on scenes, and tell what it costs")
     sub.add_argument("model", help="scenes-vlm, scenes-dit, or the folder of a trained fused or unified model")
     sub.add_argument("--part", default="test", help="test (new scenes) or new (new combinations)")
@@ -200,21 +204,21 @@ def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
     return similarity_map(seen["text"], made["image"], metric=metric)
 
 
-def _train(what: str, folder: Path, steps: int | None, seed: int, shuffled: bool) -> None:
-    from .models.experts import open_expert
-    from .models.fusion import FusedModel
+def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
     from .models.pretraining import STEPS, pretrain
-    from .models.training import train
-    from .probes.bridges import BridgePlan
 
+    given = {name: value for name, value in ({"steps": steps} | options).items() if value is not None}
     if what in STEPS:
         print(f"trained: {pretrain(what, folder, steps)}")
         return
-    import torch
+    from dataclasses import replace
 
-    torch.manual_seed(seed)
-    fused = FusedModel(open_expert("scenes-vlm"), open_expert("scenes-dit"), BridgePlan.load(what))  # type: ignore[arg-type]
-    train(fused, folder, steps or 600, seed=seed, shuffled=shuffled)
+    from .models.recipe import Recipe, run
+
+    if Path(what).suffix == ".json":
+        run(Recipe(plan=what, validate=0, **given), folder)
+    else:
+        run(replace(Recipe.load(what), **given), folder)
 
 
 def _evaluate(model: str, **options: Any) -> None:

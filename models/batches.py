@@ -95,9 +95,8 @@ def share(batch: dict[str, Any], process: int, processes: int) -> dict[str, Any]
         shown = (ids == batch["image_token"]).any(1)  # rows without an image have none among the pixels
         mine = _deal(torch.arange(len(ids)), process, processes)
         places = (shown.cumsum(0) - 1)[mine][shown[mine]]
-        dealt["questions"] = {
-            name: value[places if name == "pixel_values" else mine] for name, value in questions.items()
-        }
+        taken = {name: places if name == "pixel_values" else mine for name in questions}
+        dealt["questions"] = {name: value[taken[name]] for name, value in questions.items() if len(taken[name])}
     return dealt
 
 

@@ -186,7 +186,8 @@ def vlm_batch(
             rows.append([(first, answer), *ask_about(rng, scene, TURNS - 1, (question, answer))])
         if kind != "read":
             images.append(image)
-    return {**tokenize_rows(tokenizer, rows), "pixel_values": to_pixels(images, scenes.SIZE)}
+    pixels = {"pixel_values": to_pixels(images, scenes.SIZE)} if images else {}
+    return {**tokenize_rows(tokenizer, rows), **pixels}
 
 
 def question_prompt(question: str, caption: str | None = None) -> str:

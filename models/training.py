@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, is_tensorboard_available
+from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -28,13 +28,17 @@ from .validation import validation_loss
 _HIDDEN = re.compile(r"(block|blocks|layers|bridges)\.\d+\.(?!.*(norm|relative|modulation|tokens))")
 _EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")
 
+EVERY, CHECKPOINTS = 25, 10  # checkpoints of `train`: so many a run, and so many steps apart at least
+
 Log = list[dict[str, Any]]
 
 
-def _attend_in_float(original: Attention, *states: Tensor, **options: Any) -> Tensor:
+def _attend_in_float(
+    original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+) -> Tensor:
     """For bfloat16 autocast on CPUs, where the backward pass of attention is five times slower than in float32."""
     with torch.autocast("cpu", enabled=False):
-        return original(*(each.float() for each in states), **options)
+        return original(query.float(), key.float(), value.float(), *args, **options)
 
 
 class _Forward(nn.Module):
@@ -98,6 +102,7 @@ def fit(
         raise RuntimeError("TensorBoard is not installed: pip install 'bridgework[tensorboard]', or train without it")
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        dataloader_config=DataLoaderConfiguration(split_batches=True),  # else schedules step once for each process
         log_with="tensorboard" if tensorboard else None,
         project_dir=folder,
     )
@@ -268,7 +273,7 @@ def train(
     # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
     log = fit(
         model.trained(), loss, folder, steps, learning_rate=rate / 2 if trunk else 2 * rate, muon=rate, average=average,
-        slower=lambda name: 0.1 if _EXPERT.search(name) else 1.0, checkpoint_every=max(25, steps // 10),
+        slower=lambda name: 0.1 if _EXPERT.search(name) else 1.0, checkpoint_every=max(EVERY, steps // CHECKPOINTS),
         validate=validation if validate else None, on_log=on_log, tensorboard=tensorboard, whole=model,
         progress=f"train {model.plan.layout}, {model.plan.rule}",
     )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Every layout trained from one recipe with one line of it changed: `python -m bridgework.layouts --help`.
+
+What drawing held-out scenes costs with their captions is compared with what it costs the same weights with the captions
+of other scenes, and with the same model trained on such captions. It shows that each layout learns to read the caption,
+and ranks none: their parameters and steps to convergence differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .models.recipe import Recipe, run
+from .models.validation import validation_loss
+from .probes.files import write_whole
+from .probes.plans import LAYOUTS, TRUNKS
+from .probes.significance import mean_interval
+
+RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
+RESULTS = Path(__file__).parent / "results" / "layouts.csv"
+ORDER = (*(layout for layout in LAYOUTS if layout not in TRUNKS), *TRUNKS)  # the quick ones first
+
+
+def compare(
+    recipe: Recipe,
+    out: Path,
+    results: Path,
+    layouts: Sequence[str] = ORDER,
+    batches: int = 16,
+) -> pd.DataFrame:
+    """Train every layout of a recipe, each with its own captions and with others', and write one row each to `results`.
+
+    Started again, it goes on where it was stopped; the table is written anew after every run.
+
+    Args:
+        recipe: all but its line `layout` (and `shuffled`).
+        out: a folder for the runs.
+        batches: of the validation part, of `recipe.batch_size` scenes each.
+
+    Returns:
+        layout; parameters, those trained; steps, batch_size; seconds, of training, repeated steps included;
+        loss, of drawing held-out scenes with their captions, and shuffled, of the same weights with other scenes';
+        difference, shuffled - loss, with low and high (95 %, Student, paired by batch); batches;
+        floor, the loss of the same model trained with other scenes' captions, and above, above_low, above_high:
+        floor - loss, likewise. The last four are empty until that run is done.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for shuffled in (False, True):
+        for layout in layouts:
+            done = _trained(replace(recipe, layout=layout, shuffled=shuffled), out, batches)
+            if not shuffled:
+                rows[layout] = {"layout": layout} | done
+            else:
+                rows[layout]["floor"] = float(np.mean(done["losses"]))
+                rows[layout] |= _interval("above", np.subtract(done["losses"], rows[layout]["losses"]))
+            table = pd.DataFrame(rows.values()).drop(columns=["losses", "made"])
+            write_whole(results, lambda path, table=table: table.to_csv(path, index=False))
+            print(table.round(4).to_string(index=False), flush=True)
+    return table
+
+
+def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
+    """One run with what it cost and its losses, trained unless `out` has them."""
+    folder = out / f"{recipe.layout}{' shuffled' if recipe.shuffled else ''}".replace(" ", "-")
+    told = folder / f"losses-{batches}.json"
+    if told.exists() and (row := json.loads(told.read_text()))["made"] == asdict(recipe):
+        return row
+    clock, began = folder / "seconds.json", time.monotonic()
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+
+    def tick(log: object) -> None:
+        write_whole(clock, lambda path: path.write_text(json.dumps(before + time.monotonic() - began)))
+
+    print(f"{folder.name}: {recipe.steps} steps", flush=True)
+    model = run(recipe, folder, on_log=tick)
+    held = {
+        shuffled: np.array(validation_loss(model, batches, shuffled=shuffled, batch_size=recipe.batch_size))
+        for shuffled in (False, True)
+    }
+    row = {"parameters": sum(p.numel() for p in model.trained().parameters() if p.requires_grad)}
+    row |= {"steps": recipe.steps, "batch_size": recipe.batch_size, "seconds": round(json.loads(clock.read_text()), 1)}
+    row |= {"loss": float(held[False].mean()), "shuffled": float(held[True].mean())}
+    row |= _interval("difference", held[True] - held[False]) | {"batches": batches}
+    row |= {"losses": held[False].tolist(), "made": asdict(recipe)}
+    write_whole(told, lambda path: path.write_text(json.dumps(row)))
+    return row
+
+
+def _interval(name: str, values: np.ndarray) -> dict[str, float]:
+    mean, low, high = map(float, mean_interval(values))
+    prefix = "" if name == "difference" else f"{name}_"
+    return {name: mean, f"{prefix}low": low, f"{prefix}high": high}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bridgework.layouts", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, help="of every run (those of the recipe, recipes/scenes.yaml)")
+    parser.add_argument("--out", type=Path, default=Path("runs/layouts"), help="the folder of the runs (runs/layouts)")
+    options = parser.parse_args()
+    chosen = Recipe.load(RECIPE)
+    compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)

@@ -1,0 +1,77 @@
+"""What two processes train, started by test_processes.py through torchrun: `processes.py KIND FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from conftest import build_dit, build_vlm
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoTokenizer
+
+from bridgework.models.experts import CHECKPOINTS
+from bridgework.models.fusion import FusedModel
+from bridgework.models.training import fit, train
+from bridgework.probes.plans import BridgePlan
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer,JointTransformerBlock",
+}
+
+
+def shared(folder: Path, process: int, processes: int, steps: int = 6) -> None:
+    """A regression, dealt to the processes; stopped after four steps and gone on with where they are many."""
+    for stop in (4, steps) if processes > 1 else (steps,):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def loss(step: int, model: nn.Module = model, stop: int = stop) -> torch.Tensor:
+            if step == stop:
+                raise InterruptedError
+            x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))[process::processes]
+            return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+        try:
+            fit(model, loss, folder / "run", steps, learning_rate=0.05, average=0.8, checkpoint_every=2)
+        except InterruptedError:
+            continue
+        if not process:
+            save_file(dict(model.state_dict()), folder / "shared.safetensors")
+
+
+def sharded(folder: Path) -> None:
+    """A fused model whose blocks are sharded; run twice, the second time loaded."""
+    # accelerate shards on GPUs alone: its state is told that these are some, and torch shards on CPUs all the same
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    os.environ |= SHARDED
+    for number in range(2):
+        fused = tiny()
+        train(fused, folder / "run", 3, batch_size=4, average=0.5, validate=1, learning_rate=1e-3)
+        assert not [p for p in fused.trained().parameters() if hasattr(p, "full_tensor")]
+        if PartialState().is_main_process:
+            os.replace(folder / "run" / "bridges.safetensors", folder / f"sharded-{number}.safetensors")
+
+
+def tiny() -> FusedModel:
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / "scenes-vlm")
+    torch.manual_seed(2)
+    plan = BridgePlan(((0, 0), (2, 1), (3, 2)), "image", "alignment", {}, 4, 3, gated=False)
+    return FusedModel(build_vlm(tokenizer), build_dit(tokenizer), plan)
+
+
+if __name__ == "__main__":
+    state = PartialState(cpu=True)
+    out = Path(sys.argv[2])
+    if sys.argv[1] == "shared":
+        shared(out, state.process_index, state.num_processes)
+    else:
+        sharded(out)
