@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,15 +34,15 @@ class Meeting:
     def exchange(self, side: int, number: int, handed: Any, wait: bool = True) -> Any:
         """Hand over a part of meeting `number` and give the other side's, after waiting for it.
 
-        Without `wait`, None where the other side's part is not there yet. What gradient checkpointing computes again
-        is given what was handed over then.
+        Without `wait` it only hands over, and gives None: a part that the other side reads later. What gradient
+        checkpointing computes again is given what was handed over then.
 
         Raises RuntimeError outside of `lockstep`, and where one side comes to a meeting twice in its pass.
         """
         mine, other = (side, number), (1 - side, number)
         if self._caller is None:
             if mine in self._parts:
-                return self._parts.get(other)
+                return self._parts[other] if wait else None
             raise RuntimeError(f"meeting {number} outside of lockstep: run both towers by lockstep(meeting, ...)")
         if mine in self._parts:
             raise RuntimeError(
@@ -50,11 +50,30 @@ class Meeting:
                 "lockstep, without classifier-free guidance in two"
             )
         self._parts[mine] = handed
-        if wait and other not in self._parts:
+        if not wait:
+            return None
+        if other not in self._parts:
             self._wanted[side] = number
             self._caller.switch()
             del self._wanted[side]
-        return self._parts.get(other)
+        return self._parts[other]
+
+    def ready(self, side: int) -> bool:
+        """Whether a side waits for nothing that is not there."""
+        return side not in self._wanted or (1 - side, self._wanted[side]) in self._parts
+
+    def told(self, waiting: Sequence[int]) -> str:
+        """Why neither side can go on."""
+        if len(waiting) == 2:
+            return (
+                f"the first tower waits at meeting {self._wanted[0]}, the second at {self._wanted[1]}: "
+                "let the meetings ascend in both"
+            )
+        (side,) = waiting
+        return (
+            f"the {SIDES[1 - side]} tower ended before meeting {self._wanted[side]}, at which the {SIDES[side]} waits: "
+            "does its run call the model, and run the block that meets there?"
+        )
 
 
 @dataclass
@@ -89,7 +108,7 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
     caller = _Side(getcurrent())
     inference = torch.is_inference_mode_enabled()
 
-    def running(side: int, run: Callable[[], Any]) -> Callable[[], None]:
+    def begin(side: int, run: Callable[[], Any]) -> Callable[[], None]:
         def body() -> None:
             with torch.inference_mode() if inference else nullcontext():
                 sides[side].resume()  # of the caller's modes, within inference mode as the caller had them
@@ -97,7 +116,7 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
 
         return body
 
-    sides = [_Side(greenlet(running(side, run))) for side, run in enumerate((first, second))]
+    sides = [_Side(greenlet(begin(side, run))) for side, run in enumerate((first, second))]
     for side in sides:
         side.run.gr_context = contextvars.copy_context()
         side.modes = _copied()
@@ -122,26 +141,11 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
         raise RuntimeError("a meeting serves one pass of each tower: make another Meeting()")
     meeting._caller = caller.run
     try:
-        turn = 0
-        while not all(side.run.dead for side in sides):
-            if sides[turn].run.dead:
-                number = meeting._wanted.get(1 - turn)
-                if number is not None and (turn, number) not in meeting._parts:
-                    raise RuntimeError(
-                        f"the {SIDES[turn]} tower ended before meeting {number}, at which the {SIDES[1 - turn]} waits: "
-                        "does its run call the model, and run the block that meets there?"
-                    )
-                turn = 1 - turn
-            waits = meeting._wanted.get(turn)
-            if waits is not None and (1 - turn, waits) not in meeting._parts and not sides[1 - turn].run.dead:
-                other = meeting._wanted.get(1 - turn)
-                if other is not None and (turn, other) not in meeting._parts:
-                    raise RuntimeError(
-                        f"the first tower waits at meeting {meeting._wanted[0]}, the second at {meeting._wanted[1]}: "
-                        "let the meetings ascend in both"
-                    )
-            enter(sides[turn])
-            turn = 1 - turn
+        while running := [number for number, side in enumerate(sides) if not side.run.dead]:
+            ready = [number for number in running if meeting.ready(number)]
+            if not ready:
+                raise RuntimeError(meeting.told(running))
+            enter(sides[ready[0]])
     finally:
         for side in sides:
             with suppress(Exception):  # what ended the pass is told, not what ending it raised

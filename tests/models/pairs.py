@@ -64,6 +64,11 @@ OUTSIDE = [
 ]
 
 
+def label(pair: tuple[Named, Named]) -> str:
+    """A test's name."""
+    return " x ".join(str(each.model.split()[0]) + (f" {each.stream}" if each.stream else "") for each in pair)
+
+
 FOUND: dict[Named, Tower] = {}
 
 

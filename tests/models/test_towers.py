@@ -24,15 +24,12 @@ from .pairs import (
     Joined,
     Named,
     inside_of,
+    label,
     opened,
     said,
     tensors,
     traces,
 )  # fmt: skip
-
-
-def label(pair) -> str:
-    return " x ".join(str(each.model.split()[0]) + (f" {each.stream}" if each.stream else "") for each in pair)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
