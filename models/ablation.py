@@ -6,6 +6,7 @@ features and the drop in image quality are measured.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -77,6 +78,8 @@ def ablate_links(
     part, each, seed, sampling : the scenes that are drawn and checked, as in `evaluate` and `generate`; the same
         captions and noise with the link and without.
 
+    `attrs` of the table hold the towers' depths and what the evidence cost: seconds, and the model's training steps.
+
     Returns one row per bridge and a last one, "all". Each of the three effects has its 95 % interval over stimuli or
     images, paired (Student's t, in `*_low` and `*_high`):
         drift : |h' - h| / |h|, the relative distance between the image states (token, dim) behind the generation
@@ -87,6 +90,7 @@ def ablate_links(
 
     Raises ValueError for times outside 0 to 1, or a part that does not exist.
     """
+    began = time.monotonic()
     effects = _effects(fused, stimuli, times, batch_size)
     whole = _correct(fused, part, each, seed, sampling)
     rows = []
@@ -99,7 +103,10 @@ def ablate_links(
         for name, values in measured.items():
             row[name], row[f"{name}_low"], row[f"{name}_high"] = map(float, mean_interval(values))
         rows.append(row | {"samples": len(stimuli), "images": len(whole), "score": whole.mean()})
-    return pd.DataFrame(rows).astype({"understanding": "Int64", "generation": "Int64"})
+    table = pd.DataFrame(rows).astype({"understanding": "Int64", "generation": "Int64"})
+    table.attrs["layers"] = [fused.plan.understanding_layers, fused.plan.generation_layers]
+    table.attrs["cost"] = {"steps": fused.steps, "seconds": round(time.monotonic() - began, 1)}
+    return table
 
 
 def link_drift(

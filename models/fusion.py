@@ -85,6 +85,7 @@ class FusedModel(Fusion):
         super().__init__(*towers, plan, (run_text, run_image))
         self.experts = (understanding, generation)
         self.trained_experts, self.rank = "bridges", 0
+        self.steps = 0  # of training, which evidence that rests on this model is charged with
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)
@@ -216,7 +217,7 @@ class FusedModel(Fusion):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._learnt().items()}
-        told = {"trained": json.dumps([self.trained_experts, self.rank])}
+        told = {"trained": json.dumps([self.trained_experts, self.rank, self.steps])}
         write_whole(folder / WEIGHTS, lambda path: save_file(state, path, metadata=told))
         self.plan.save(folder / "plan.json")
 
@@ -231,7 +232,7 @@ class FusedModel(Fusion):
             )
         try:
             with safe_open(path, "pt") as file:
-                trained, rank = json.loads((file.metadata() or {}).get("trained", '["bridges", 0]'))
+                trained, rank, fused.steps = json.loads((file.metadata() or {})["trained"])
                 state = {name: file.get_tensor(name) for name in file.keys()}
             if trained != "bridges":
                 fused.adapt(trained, rank)
@@ -240,7 +241,7 @@ class FusedModel(Fusion):
             if told := [*(learnt.keys() ^ state.keys()), *other]:
                 raise ValueError(f"{sorted(told)[0]} is missing, left over or of another shape")
             fused.trained().load_state_dict(state, strict=False)
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise ValueError(
                 f"{path} does not hold the bridges of its plan: train again ({str(error).splitlines()[0]})"
             ) from None

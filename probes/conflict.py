@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -40,6 +41,9 @@ def gradient_conflict(
 
     One block at a time, so that 2 n gradients of one block are held, and all batches are run once for each block.
 
+    What it took, in seconds, is in the table's `attrs["cost"]`; add the steps that trained the model, where it was
+    trained for this.
+
     Returns one row per block: tasks, layer, depth, cosine, baseline, conflict, low, high (95 %; in simulation it
     covers .885 to .945), batches (of each task).
 
@@ -50,13 +54,15 @@ def gradient_conflict(
     if len(names) != 2 or {len(losses) for losses in tasks.values()} != {count} or count < 4 or count % 4:
         told = {name: len(losses) for name, losses in tasks.items()}
         raise ValueError(f"expected two tasks with equally many batches, a multiple of four, got {told}")
-    rows = []
+    rows, began = [], time.monotonic()
     with evaluating(model):
         for number, path in enumerate(tqdm(blocks, desc="gradient conflict", leave=False)):
             gram = _gram(model, path, [loss for losses in tasks.values() for loss in losses])
             row = {"tasks": " x ".join(names), "layer": str(number), "depth": (number + 1) / len(blocks)}
             rows.append(row | score(gram, splits, seed))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["cost"] = {"seconds": round(time.monotonic() - began, 1)}
+    return table
 
 
 def score(gram: np.ndarray, splits: int = 100, seed: int = 0) -> dict[str, float]:

@@ -14,6 +14,7 @@ from bridgework.models.fusion import FusedModel
 from bridgework.models.pixels import noisy_images, to_pixels
 from bridgework.models.scenes import scene_stimuli
 from bridgework.models.small import velocity_loss
+from bridgework.probes.bridges import choose_bridges
 from bridgework.probes.capture import capture
 
 CAPTIONS = ["a red circle", "three blue crosses", "a ring"]
@@ -156,7 +157,13 @@ def test_effects_are_those_computed_by_hand(fused, stimuli):
 
 
 def test_one_row_a_link(fused, stimuli):
+    fused.steps = 7
     table = ablate_links(fused, stimuli, times=(0.5,), each=2, steps=1)
+    assert table.attrs["layers"] == [4, 3]
+    assert table.attrs["cost"]["steps"] == 7 and table.attrs["cost"]["seconds"] > 0
+    chosen = choose_bridges(table, "causal", 1)
+    assert chosen.evidence["cost"] == table.attrs["cost"]
+    assert chosen.pairs[0] in fused.plan.pairs
     assert table.link.tolist() == ["0-0", "2-1", "3-2", "all"]
     assert table.understanding.tolist()[:3] == [0, 2, 3]
     assert table.generation.tolist()[:3] == [0, 1, 2]
