@@ -328,3 +328,67 @@ def test_every_scene_word_is_one_token(tokenizer):
     for word in words:
         ids = tokenizer(word, add_special_tokens=False).input_ids
         assert tokenizer.convert_ids_to_tokens(ids) == [word]
+
+
+# ---- what is logged, and what stops a run
+
+
+def test_the_averaged_weights_are_validated_and_logged(tmp_path):
+    model, seen, logs = build(), [], []
+
+    def validate(step: int) -> dict[str, float]:
+        seen.append(model[0].weight.detach().clone())
+        return {"validation_loss": float(step)}
+
+    options = {"learning_rate": 0.05, "average": 0.8, "checkpoint_every": 5}
+    log = fit(
+        model,
+        regression(model),
+        tmp_path,
+        STEPS,
+        validate=validate,
+        on_log=lambda log: logs.append(len(log)),
+        **options,
+    )
+    assert [(line["step"], line.get("validation_loss")) for line in log] == [
+        (0, None),
+        (4, 4),
+        (9, 9),
+        (10, None),
+        (11, 11),
+    ]
+    assert logs == [1, 2, 3, 4, 5]
+    assert torch.equal(seen[-1], model[0].weight)
+    unseen = build()
+    fit(unseen, regression(unseen), tmp_path / "unseen", STEPS, **options)
+    assert equal(model, unseen)
+
+
+def test_a_gradient_that_is_not_finite(tmp_path):
+    """The loss is finite, the weights would not be: the newest checkpoint must stay good."""
+    model = build()
+    fine = regression(model)
+
+    def loss(step: int) -> Tensor:
+        return fine(step) + ((0 * model[0].weight.sum()).sqrt() if step == 5 else 0)
+
+    with pytest.raises(FloatingPointError, match=r"gradient nan at step 5 of .*: lower the learning rate"):
+        fit(model, loss, tmp_path, STEPS, learning_rate=0.05, checkpoint_every=3)
+    assert json.loads((tmp_path / "state" / "step.json").read_text()) == 3
+    assert all(t.isfinite().all() for t in load_file(tmp_path / "state" / "model.safetensors").values())
+
+
+def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("bridgework.models.training.is_tensorboard_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"pip install 'bridgework\[tensorboard\]', or train without it"):
+        run(tmp_path, tensorboard=True)
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard")
+    run(tmp_path, tensorboard=True)
+    events = [file for file in (tmp_path / "tensorboard").rglob("events*") if file.stat().st_size > 100]
+    assert events
+
+
+def test_data_must_be_stimuli(fuse, plan, tmp_path):
+    with pytest.raises(TypeError, match="data are a list: open images with their captions by load_stimuli"):
+        train(fuse(plan), tmp_path, steps=1, data=[1, 2])
