@@ -27,7 +27,7 @@ from .unified_experts import UNIFIED, open_unified
 from .vision import VisionExpert, open_dual, open_vision
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-OWN = ("scenes-vlm", "scenes-dit")
+OWN = ("scenes-vlm", "scenes-dit", "emoji-dit")
 
 Expert = TextExpert | VisionExpert | VlmExpert | DitExpert
 
@@ -35,7 +35,7 @@ Expert = TextExpert | VisionExpert | VlmExpert | DitExpert
 @overload
 def open_expert(name: Literal["scenes-vlm"], random_weights: bool = ..., seed: int = ...) -> LlavaExpert: ...
 @overload
-def open_expert(name: Literal["scenes-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
+def open_expert(name: Literal["scenes-dit", "emoji-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
 @overload
 def open_expert(name: str | Path, random_weights: bool = ..., seed: int = ...) -> Any: ...
 def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -> Any:
@@ -43,8 +43,8 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
 
     Parameters
     ----------
-    name : "scenes-vlm" or "scenes-dit" (ours, shipped); "smollm2-135m", "minilm-l6" or "dinov2-s" (fetched once by
-        `make setup`); or a local folder or Hub id of any language model, text encoder, vision transformer, dual
+    name : "scenes-vlm", "scenes-dit" or "emoji-dit" (ours, shipped); "smollm2-135m", "minilm-l6" or "dinov2-s" (fetched
+        once by `make setup`); or a local folder or Hub id of any language model, text encoder, vision transformer, dual
         encoder (two subjects, `.vision` and `.text`), vision-language model or native unified model that transformers
         has, with its tokenizer and image processor (docs/families.md); or of a diffusers pipeline (docs/diffusion.md).
     random_weights : the expert's random-weight twin, drawn by `seed`: same architecture, nothing learnt.

@@ -36,7 +36,7 @@ def open_model(name: str | Path) -> Any:
         told = _read(folder / "unified.json")
         return (UnifiedTokens if told.get("objective") == UnifiedTokens.objective else UnifiedModel).load(folder)
     told = _read(folder / "recipe.json")
-    sides = zip(("understanding", "generation"), experts.OWN, strict=True)
+    sides = zip(("understanding", "generation"), experts.OWN[:2], strict=True)
     return FusedModel.load(folder, *(experts.open_expert(told.get(side, own)) for side, own in sides))
 
 

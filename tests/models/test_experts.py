@@ -70,10 +70,12 @@ def test_own_experts_differ_in_depth_and_width():
 
 
 @pytest.mark.parametrize("path", sorted(CHECKPOINTS.rglob("*.safetensors")), ids=lambda path: path.parent.name)
-def test_shipped_files_are_small_and_half_precision(path):
+def test_shipped_files_are_small_and_half_precision_or_less(path):
     assert path.stat().st_size < 12_000_000
+    rounded = "emoji-dit" in path.parts and path.parent.name == "transformer"
     with safe_open(path, framework="pt") as file:
-        assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}
+        kept = {file.get_slice(key).get_dtype() for key in file.keys()}
+    assert kept == ({"F16", "F8_E4M3"} if rounded else {"F16"})
 
 
 def test_unknown_names_are_refused():
