@@ -85,6 +85,24 @@ def main(arguments: list[str] | None = None) -> None:
         "--distance", nargs="?", const="dinov2-s", metavar="EXPERT", help="to real images, by its features (dinov2-s)"
     )
     sub.add_argument("--costs", dest="cost", action="store_true", help="of a training step: FLOPs, time, memory, ...")
+    sub = command(
+        _plan, "memory and GPU hours of fusing two experts, computed from their configs; no weights are needed"
+    )
+    sub.add_argument("understanding", help="qwen2.5-vl-7b, an expert of ours, or a folder with its config.json")
+    sub.add_argument("generation", help="wan2.2-ti2v-5b, sd3.5-medium, an expert of ours, or a folder with its config")
+    sub.add_argument("--layout", nargs="+", default=["H"], help="dense, H, 'double fusion', last, or plans (JSON)")
+    sub.add_argument("--trained", default="bridges", help="bridges, lora or all")
+    sub.add_argument("--batch", type=int, default=1, help="samples on each GPU (1)")
+    sub.add_argument("--tokens", type=int, default=128, help="of a caption (128)")
+    sub.add_argument("--resolution", type=int, help="pixels a side of what is drawn; the expert's own without")
+    sub.add_argument("--precision", default="mixed", help="float32, mixed (autocast), or bf16 (frozen weights as well)")
+    sub.add_argument("--checkpointing", action="store_true", help="compute blocks again in the backward pass")
+    sub.add_argument("--gpus", type=int, default=1, help="that FSDP2 shards the model among (1)")
+    sub.add_argument("--replicated", action="store_true", help="every GPU holds all of it")
+    sub.add_argument("--steps", type=int, default=10_000)
+    sub.add_argument("--gpu", default="H100", help="H100 or A100")
+    sub.add_argument("--utilisation", type=float, default=0.4, help="of the GPU's peak rate; an assumption (.4)")
+    sub.add_argument("--out", type=Path, help="also write the table, as CSV")
 
     options = vars(parser.parse_args(arguments))
     try:
@@ -207,7 +225,7 @@ def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
 def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
     from .models.pretraining import STEPS, pretrain
 
-    given = {name: value for name, value in ({"steps": steps} | options).items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in ({"steps": steps} | options).items() if value is not None}
     if what in STEPS:
         print(f"trained: {pretrain(what, folder, steps)}")
         return
@@ -229,6 +247,21 @@ def _evaluate(model: str, **options: Any) -> None:
         wide = name == "costs"  # one row: read downwards
         text = table.T.to_string(header=False) if wide else table.round(3).to_string(index=False)
         print(f"{name}\n{text}\n" if len(tables) > 1 else text)
+
+
+def _plan(layout: list[str], out: Path | None, steps: int, gpu: str, utilisation: float, **options: Any) -> None:
+    import pandas as pd
+
+    from .models.planner import cost, table
+    from .probes.files import write_whole
+    from .probes.plans import BridgePlan
+
+    plans = [BridgePlan.load(each) if each.endswith(".json") else each for each in layout]
+    rows = pd.concat([table(cost(layout=each, **options), steps, gpu, utilisation) for each in plans])
+    if out:
+        write_whole(out, lambda path: rows.to_csv(path, index=False))
+    shown = rows.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value).set_index("layout")
+    print(shown.T.to_string())
 
 
 if __name__ == "__main__":

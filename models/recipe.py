@@ -140,7 +140,7 @@ def build(recipe: Recipe) -> Any:
 
     def fuse(rank: int | None) -> FusedModel:
         torch.manual_seed(recipe.seed)
-        return FusedModel(*experts, replace(plan, rank=rank))
+        return FusedModel(experts[0], experts[1], replace(plan, rank=rank))
 
     rank = plan.rank
     if recipe.parameters is not None:
@@ -174,7 +174,7 @@ def data(recipe: Recipe) -> Stimuli | None:
     return None if recipe.data == "scenes" else load_stimuli(recipe.data)
 
 
-def run(recipe: Recipe, folder: str | os.PathLike[str], on_log: Callable[[Log], object] | None = None) -> Any:
+def run(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
     """Build and train a recipe's model in `folder`, or go on with it; returns the trained model.
 
     The folder then holds the model, its plan and `recipe.json`. Raises as `build` and `train` do.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from conftest import build_dit, build_vlm
+from conftest import build_dit, build_vlm  # type: ignore[missing-import]
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer

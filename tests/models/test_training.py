@@ -337,7 +337,7 @@ def test_the_averaged_weights_are_validated_and_logged(tmp_path):
     model, seen, logs = build(), [], []
 
     def validate(step: int) -> dict[str, float]:
-        seen.append(model[0].weight.detach().clone())
+        seen.append(next(model.parameters()).detach().clone())
         return {"validation_loss": float(step)}
 
     options = {"learning_rate": 0.05, "average": 0.8, "checkpoint_every": 5}
@@ -370,7 +370,7 @@ def test_a_gradient_that_is_not_finite(tmp_path):
     fine = regression(model)
 
     def loss(step: int) -> Tensor:
-        return fine(step) + ((0 * model[0].weight.sum()).sqrt() if step == 5 else 0)
+        return fine(step) + ((0 * next(model.parameters()).sum()).sqrt() if step == 5 else 0)
 
     with pytest.raises(FloatingPointError, match=r"gradient nan at step 5 of .*: lower the learning rate"):
         fit(model, loss, tmp_path, STEPS, learning_rate=0.05, checkpoint_every=3)
