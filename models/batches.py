@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Subset
 
 from ..probes.stimuli import Stimuli, Stimulus
@@ -131,6 +132,15 @@ def stimuli_batch(
     time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, side, side), dtype=np.float32))
     return {"image": to_pixels([s.image for s in chosen], side), "caption": captions, "time": time, "noise": noise}
+
+
+def to_draw(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model draws of a batch, times and noise: the images, or their latents with as much of the noise."""
+    image, time, noise = (batch[name].to(model.device) for name in ("image", "time", "noise"))
+    if not hasattr(model, "latents"):
+        return image, time, noise
+    image = model.latents(image)
+    return image, time, noise.flatten(1)[:, : image[0].numel()].view_as(image)
 
 
 def _at(number: int, count: int, seed: int) -> int:

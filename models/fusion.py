@@ -28,6 +28,7 @@ from ..probes.outputs import named_inputs
 from ..probes.stacks import find_stacks
 from ..probes.stimuli import Stimulus
 from .adapting import adapt
+from .batches import to_draw
 from .finding import find_tower
 from .joined import Fusion, States
 from .masks import one_image, text_after
@@ -95,7 +96,7 @@ class FusedModel(Fusion):
 
     def _semantic_tokens(self, run_image: Callable[[], Tensor]) -> SemanticTokens:
         understanding, generation = self.experts
-        images = torch.zeros(1, 3, *generation.size[1:])
+        images = torch.zeros(1, *self.pixels)
         states: list[Tensor] = []
         tower = _tower(generation, run_image, "text")
         self.text_end = tower, max(number for number, places in enumerate(tower.places) if "text" in places)
@@ -123,6 +124,19 @@ class FusedModel(Fusion):
     def size(self) -> tuple[int, int, int]:
         """Of what is drawn: (channel, row, column)."""
         return self.experts[1].size
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """Of the images that it is trained on, which are what is drawn or what latents stand for."""
+        return getattr(self.experts[1], "pixels", self.size)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """What is drawn of images (batch, channel, row, column) in -1..1: their latents if the generator has any."""
+        return self.experts[1].latents(images) if hasattr(self.experts[1], "latents") else images
+
+    def decode(self, drawn: Tensor) -> Tensor:
+        """The images of what was drawn."""
+        return self.experts[1].decode(drawn) if hasattr(self.experts[1], "decode") else drawn
 
     def adapt(self, trained: str, rank: int = 8) -> FusedModel:
         """Train more than the bridges: "lora" adapters of this rank in both towers' blocks, or "all" of both towers.
@@ -174,14 +188,15 @@ class FusedModel(Fusion):
         log-likelihood (nats a token) of the captions, read through the bridges off the clean image; where the
         understanding expert is trained and the batch has "questions" (small.vlm_batch), that of their answers.
         """
-        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
+        image, time, noise = to_draw(self, batch)
         mix = time[:, None, None, None]
         states: list[Tensor] = []
         with nullcontext() if self.semantic is None else self._at_text_end(states.append):
             predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
         loss = velocity_loss(predicted, image, time)
         if self.semantic is not None:
-            loss = loss + SEMANTIC_WEIGHT * self.semantic.loss(states[0], vision_features(self.experts[0], image))
+            seen = vision_features(self.experts[0], batch["image"])
+            loss = loss + SEMANTIC_WEIGHT * self.semantic.loss(states[0], seen)
         if self.plan.both_ways:
             loss = loss + self.caption_loss(batch["caption"], image)
         if self.trained_experts != "bridges" and "questions" in batch:

@@ -18,7 +18,8 @@ from .pixels import to_image
 class Generator(Protocol):
     """What draws images by flow matching: a generation expert, a fused or a unified model.
 
-    One that draws discrete image tokens has `draw(captions, ids, guidance)` instead, which returns its images.
+    One that draws latents also has `decode(latents)`, which gives images (batch, channel, row, column). One that draws
+    discrete image tokens has `draw(captions, ids, guidance)` instead, which returns its images.
     """
 
     name: str
@@ -83,4 +84,5 @@ def _generate(
         blank = model.predict(noisy, null, time)
         clean = blank + guidance * (model.predict(noisy, text, time) - blank)
         noisy = noisy + (then - now) * (noisy - clean) / now
-    return [to_image(each) for each in noisy]
+    decoded = model.decode(noisy) if hasattr(model, "decode") else noisy
+    return [to_image(each) for each in decoded]

@@ -258,7 +258,7 @@ def train(
     made = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
     made |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
     made["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
-    draw = source(model.size, data, seed, batch_size, shuffled, tokenizer=_reader(model))
+    draw = source(getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=_reader(model))
     state = Accelerator()
     claim(Path(folder), model.plan, made)
     model.to(state.device).train()

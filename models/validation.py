@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..probes.stimuli import Stimuli
-from .batches import source
+from .batches import source, to_draw
 from .small import velocity_loss
 
 SEED = 2**31  # no training run has it
@@ -26,7 +26,7 @@ def validation_loss(
 
     Raises ValueError where the data have no validation part.
     """
-    draw = source(model.size, data, SEED, batch_size, shuffled, part="validation")
+    draw = source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
     was = model.training
     model.eval()
     try:
@@ -38,7 +38,7 @@ def validation_loss(
 def _drawing_loss(model: Any, batch: dict[str, Any]) -> Tensor:
     if not hasattr(model, "predict"):
         return model.drawing_loss(batch)
-    image, time, noise = (batch[name].to(model.device) for name in ("image", "time", "noise"))
+    image, time, noise = to_draw(model, batch)
     mix = time[:, None, None, None]
     predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(batch["caption"]), time)
     return velocity_loss(predicted, image, time)
