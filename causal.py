@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from . import study
@@ -129,12 +130,11 @@ def break_links(runs: Path, results: Path, budget: study.Budget = study.COMMITTE
     _save(results / "link_drift.csv", pd.concat(drifts))
 
 
-def draw(results: Path) -> None:
+def draw(results: Path) -> Figure:
     """The figure of the three tables, the generation expert at the noisy timestep."""
     attributed, looked, pulled = (pd.read_csv(results / f"{n}.csv") for n in ("attribution", "attention", "conflict"))
     looked = looked[looked["timestep"].isna() | (looked["timestep"] == TIMESTEP)]
-    figure = causal_evidence(attributed[attributed["modality"] != OTHER], looked, pulled)
-    write_whole(results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+    return causal_evidence(attributed[attributed["modality"] != OTHER], looked, pulled)
 
 
 def _save(path: Path, table: pd.DataFrame) -> None:
@@ -150,7 +150,8 @@ def main() -> None:
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
         if not (options.results / f"{name}.csv").exists():
             _save(options.results / f"{name}.csv", measure(vlm, dit))
-    draw(options.results)
+    figure = draw(options.results)
+    write_whole(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
     if (options.runs / "fused").is_dir():
         break_links(options.runs, options.results)
     else:

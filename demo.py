@@ -11,12 +11,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from PIL import Image
 
-from . import figures, real, study
+from . import causal, figures, real, study
 from .models import weights
 from .models.evaluation import evaluate
 from .models.experts import open_expert
 from .probes.bridges import BridgePlan
 from .probes.files import write_whole
+from .probes.layouts import lay_out
+from .probes.plans import TRUNKS
 
 RUNS = Path("runs")
 RESULTS = Path(__file__).parent / "results"
@@ -36,6 +38,7 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
     study.fuse(folder, study.DEMO)
     study.gap(folder, study.DEMO)
     study.probe_again(folder, study.DEMO)
+    study.compare_layouts(folder, study.DEMO)
     if all(_fetched(name) for name in weights.WEIGHTS):
         real.measure_real(folder, samples=128)
     collect(folder)
@@ -95,7 +98,10 @@ def write_page(folder: Path, gallery: Path) -> Path:
     page = figures.write_gallery(
         gallery,
         entries,
-        tables={"scores of this run": pd.read_csv(folder / "scores.csv")},
+        tables={
+            "scores of this run": pd.read_csv(folder / "scores.csv"),
+            "costs of each layout": pd.read_csv(folder / "layout_costs.csv"),
+        },
         title="Bridgework: where should two experts be bridged?",
         notes=[
             "This run has a small step budget: it shows that every part works, not what bridges can do. "
@@ -160,7 +166,27 @@ def entries_of(folder: Path, label: str) -> list[figures.Entry]:
     if (folder / "real.parquet").exists():
         real = pd.read_parquet(folder / "real.parquet")
         add("real experts on emoji", figures.alignment_curves(real), CAPTIONS["real"], _short(real))
+    if (folder / "layouts.csv").exists():
+        table = pd.read_csv(folder / "layouts.csv")
+        plans = [plan_of(folder, layout) for layout in table["layout"]]
+        drawn = pd.DataFrame([{"layout": p.layout, "rank": p.rank, "pairs": str(p.pairs)} for p in plans])
+        add("layouts", figures.architectures(plans), CAPTIONS["layouts"], drawn)
+        add("layouts compared", figures.layouts_compared(table), CAPTIONS["compared"], table)
+    if (folder / "layout_learning.csv").exists():
+        learning = pd.read_csv(folder / "layout_learning.csv")
+        add("layouts learning", figures.learning_curves(learning), CAPTIONS["layout learning"], learning)
+    if (folder / "attribution.csv").exists():
+        add("causal evidence", causal.draw(folder), CAPTIONS["causal"], pd.read_csv(folder / "conflict.csv"))
     return made
+
+
+def plan_of(folder: Path, layout: str) -> BridgePlan:
+    """The plan that a layout was trained with in a run's folder; of the committed run, the published one."""
+    trained = study.layout_folder(folder, layout) / "plan.json"
+    if trained.exists():
+        return BridgePlan.load(trained)
+    depths = [len(open_expert(name).blocks) for name in study.EXPERTS]
+    return lay_out(layout, depths[0], depths[0] if layout in TRUNKS else depths[1])
 
 
 CAPTIONS = {
@@ -176,6 +202,14 @@ CAPTIONS = {
     "is on the bridges and the image is pure noise.",
     "samples": "New scenes drawn by the fused model (alignment plan, first seed), with the checker's verdicts.",
     "learning": "Velocity loss of the bridges, mean over seeds.",
+    "layouts": "Each layout as published, drawn from its plan: what the two tasks have in common is green.",
+    "compared": "What drawing held-out scenes costs with their captions and with others', and the same model trained "
+    "with others'. A layout has learnt to read where blue lies left of the bars. Each has its own number of steps to "
+    "convergence, and in the committed run its own number of parameters: this ranks none.",
+    "layout learning": "Velocity loss of H, dense and double fusion, of one recipe and as many trained parameters. In "
+    "so few steps they need not leave the floor: the committed run is longer.",
+    "causal": "What the experts' outputs lose without each layer's tokens, who looks at whom, and where tasks pull the "
+    "weights apart.",
     "real": "DINOv2-S (patch tokens, each layer) against a text model's last layer, on Noto emoji and their names.",
 }
 

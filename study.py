@@ -20,11 +20,15 @@ import torch
 from scipy.stats import t as student
 from sklearn.feature_extraction.text import CountVectorizer
 
+from . import layouts
+from .models import small
+from .models.costs import costs
 from .models.evaluation import draw_scenes, scene_score
 from .models.experts import Expert, open_expert
 from .models.fusion import FusedModel
 from .models.pixels import to_pixels
 from .models.probing import fused_subject
+from .models.recipe import Recipe, build
 from .models.scenes import scene_stimuli
 from .models.training import train
 from .probes.alignment import alignment_curve, divergence, rises, rises_then_falls
@@ -43,17 +47,23 @@ PLAN_TIMESTEP = 0.5
 PLAN_METRIC = "mutual_knn"  # pixel means and bags of words share much of any layer's CKA and little of this
 METRICS = ("mutual_knn", "cka")
 PLANS = ("alignment", "middle", "random", "shuffled captions")
+LAYOUTS = ("H", "dense", "double fusion")
+SHORT = Recipe(layout=LAYOUTS[0], parameters=160_000, steps=40, batch_size=16, validate=0)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may cost. `steps` are training steps of each fused model, `each` the images scored per skill."""
+    """What a run may cost. `steps` are training steps of each fused model, `each` the images scored per skill.
+
+    `layouts` is the recipe of the layouts that are set beside each other.
+    """
 
     samples: int
     bridges: int
     steps: int
     seeds: int
     each: int
+    layouts: Recipe = SHORT
 
 
 DEMO = Budget(samples=256, bridges=4, steps=80, seeds=1, each=6)
@@ -261,3 +271,30 @@ def probe_again(folder: Path, budget: Budget) -> None:
             seen = extract(fused_subject(fused, task), stimuli, task=task, timesteps=times)
             curves.append(alignment_curve(seen["image"], seen["text"]).assign(when=when))
     write_whole(folder / "fused.parquet", pd.concat(curves, ignore_index=True).to_parquet)
+
+
+# ---------------------------------------------------------------------------------------------------- layouts
+
+
+def compare_layouts(folder: Path, budget: Budget) -> None:
+    """H, dense and double fusion as published, with one recipe and as many trained parameters.
+
+    Writes layouts.csv (see `layouts.compare`), layout_costs.csv (see `costs`), layout_learning.csv (step, loss, name)
+    and the plans, layouts/LAYOUT/plan.json.
+    """
+    recipe = budget.layouts
+    layouts.compare(recipe, folder / "layouts", folder / "layouts.csv", LAYOUTS, batches=4)
+    if (folder / "layout_costs.csv").exists():
+        return
+    batch = small.dit_batch(0, 0, size=recipe.batch_size)
+    rows = [costs(build(replace(recipe, layout=layout)), batch, rounds=1) for layout in LAYOUTS]
+    logs = []
+    for layout in LAYOUTS:
+        lines = (layout_folder(folder, layout) / "state" / "log.jsonl").read_text().splitlines()
+        logs.append(pd.DataFrame([json.loads(line) for line in lines]).assign(name=layout))
+    write_whole(folder / "layout_learning.csv", partial(pd.concat(logs).to_csv, index=False))
+    write_whole(folder / "layout_costs.csv", partial(pd.DataFrame(rows).to_csv, index=False))
+
+
+def layout_folder(folder: Path, layout: str) -> Path:
+    return folder / "layouts" / layout.replace(" ", "-")

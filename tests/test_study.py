@@ -12,9 +12,13 @@ import torch
 
 from bridgework import demo, study
 from bridgework.models import open_expert, scene_stimuli
+from bridgework.models.recipe import Recipe
 from bridgework.probes import BridgePlan
 
-TINY = study.Budget(samples=32, bridges=2, steps=2, seeds=1, each=1)
+TINY = study.Budget(
+    samples=32, bridges=2, steps=2, seeds=1, each=1,
+    layouts=Recipe(layout="H", parameters=60_000, steps=2, batch_size=2, validate=0),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,7 @@ def run(folder: Path) -> None:
     study.fuse(folder, TINY)
     study.gap(folder, TINY)
     study.probe_again(folder, TINY)
+    study.compare_layouts(folder, TINY)
     demo.collect(folder)
 
 
@@ -77,10 +82,22 @@ def test_second_run_repeats_nothing(ran):
         "fused.parquet",
         "fused/middle-0/scores.csv",
         "fused/middle-0/bridges.safetensors",
+        "layouts/dense/bridges.safetensors",
+        "layout_costs.csv",
     )
     before = [(ran / name).stat().st_mtime_ns for name in kept]
     run(ran)
     assert [(ran / name).stat().st_mtime_ns for name in kept] == before
+
+
+def test_layouts_stand_beside_each_other_with_as_many_parameters(ran):
+    table, costs = pd.read_csv(ran / "layouts.csv"), pd.read_csv(ran / "layout_costs.csv")
+    assert list(table["layout"]) == list(costs["layout"]) == list(study.LAYOUTS)
+    assert list(table["parameters"]) == list(costs["trainable_parameters"])
+    assert table["parameters"].between(40_000, 60_000).all()
+    assert (costs["step_flops"] > costs["forward_flops"]).all()
+    learning = pd.read_csv(ran / "layout_learning.csv")
+    assert [list(rows["step"]) for _, rows in learning.groupby("name")] == [[0, 1]] * 3
 
 
 def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
@@ -88,7 +105,8 @@ def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
     page = demo.write_page(ran, tmp_path / "gallery")
     html = page.read_text()
     images = re.findall(r'<img[^>]*src="([^"]+)"', html)
-    assert len(images) >= 8
+    assert len(images) >= 11
+    assert {"layouts.png", "layouts-compared.png", "layouts-learning.png"} <= set(images)
     assert all((page.parent / image).is_file() for image in images)
 
 
