@@ -169,7 +169,9 @@ class JointAttention(Bridge):
         both = _each_query_head(own)
         if side == len(self.maps):  # nobody reads generation
             return Handed(*both)
-        key, value = (_mapped(m, each, self.heads[1 - side]) for m, each in zip(self.maps[side].children(), both, strict=True))
+        key, value = (
+            _mapped(m, each, self.heads[1 - side]) for m, each in zip(self.maps[side].children(), both, strict=True)
+        )
         return Handed(key, value)
 
     def join(self, side: int, own: Attended, mine: Handed, other: Handed, seen: Seen) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ KINDS = list(BRIDGES)
 TWO_WAYS = [kind for kind in KINDS if kind != "last"]
 
 
-def build(kind: str, gated: bool = True, rank: int | None = None, both_ways: bool = False, random: bool = True):
+def build(kind: str, gated: bool = True, rank: int | None = None, both_ways: bool = False, random: bool = True) -> Any:
     torch.manual_seed(0)
     bridge = BRIDGES[kind](UNDERSTANDING, GENERATION, gated, rank, both_ways).double()
     if random:
@@ -44,7 +46,7 @@ def state(side: int, tokens: int, seed: int = 0) -> Tensor:
     return torch.randn(2, tokens, (UNDERSTANDING, GENERATION)[side].width, generator=generator, dtype=torch.float64)
 
 
-def sides(kind: str, tokens: tuple[int, int] = (3, 5)):
+def sides(kind: str, tokens: tuple[int, int] = (3, 5)) -> tuple[Any, Any]:
     """What either tower has at the bridge: attention, or states."""
     if BRIDGES[kind].inside:
         return attended(0, tokens[0], 1, key_heads=2), attended(1, tokens[1], 2)
@@ -224,8 +226,8 @@ def test_rank_sets_the_number_of_parameters(kind):
 def test_every_parameter_learns(kind, both_ways, gated):
     bridge = build(kind, gated, 2, both_ways)
     both = sides(kind)
-    out = sum(joined(bridge, side, both).square().sum() for side in ((0, 1) if both_ways else (1,)))
-    out.backward()
+    outs = [joined(bridge, side, both).square().sum() for side in ((0, 1) if both_ways else (1,))]
+    torch.stack(outs).sum().backward()
     for name, parameter in bridge.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 

@@ -216,11 +216,11 @@ def test_the_generator_alone_is_untouched(fuse, plan):
 
 
 def test_a_block_that_does_not_call_sdpa(fuse, plan):
-    experts = fuse(plan).experts
-    experts[0].model.set_attn_implementation("eager")
+    understanding, generation = fuse(plan).experts
+    understanding.model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match=r"layers.0' .*attn_implementation"):
-        FusedModel(*experts, plan)
-    assert FusedModel(*experts, replace(plan, layout="double fusion")).condition(["a ring"])
+        FusedModel(understanding, generation, plan)
+    assert FusedModel(understanding, generation, replace(plan, layout="double fusion")).condition(["a ring"])
 
 
 def test_saved_and_loaded(fuse, plan, tmp_path):
@@ -263,7 +263,9 @@ def test_broken_bridges_are_refused(fuse, plan, tmp_path):
 def test_what_does_not_fit_is_refused(tiny_vlm, tiny_dit, plan):
     with pytest.raises(ValueError, match="the layout 'shared' has one trunk and no bridges: build a UnifiedModel"):
         FusedModel(tiny_vlm, tiny_dit, BridgePlan(((0, 0),), "image", "all", {}, 1, 1, layout="shared"))
-    with pytest.raises(TypeError, match=r"one that draws \(a DitExpert\), in this order, got DitExpert and LlavaExpert"):
+    with pytest.raises(
+        TypeError, match=r"one that draws \(a DitExpert\), in this order, got DitExpert and LlavaExpert"
+    ):
         FusedModel(tiny_dit, tiny_vlm, plan)
     deeper = BridgePlan(((0, 0),), "image", "all", {}, 16, 13)
     with pytest.raises(ValueError, match=r"towers of 16 and 13 blocks, .* and .* have 4 and 3"):

@@ -39,11 +39,14 @@ def test_masks_stand_beside_each_other_in_one_kind():
     causal = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
     other = torch.tensor([[[True, False]], [[True, True]]])  # (batch, 1, other key)
     both = beside(causal, other, (4, 2), like)
+    assert both is not None
     assert both.shape == (2, 1, 4, 6) and both.dtype == torch.bool
     assert torch.equal(both[..., :4], causal.expand(2, 1, 4, 4))
     assert both[0, 0, :, 4:].tolist() == [[True, False]] * 4
     additive = beside(torch.zeros(1, 3, 4, 4), other, (4, 2), like)
+    assert additive is not None
     assert additive.shape == (2, 3, 4, 6) and additive.dtype == torch.float32
     assert (additive[0, :, :, 5] < -1e30).all() and (additive[1] == 0).all()
     assert beside(None, None, (4, 2), like) is None
-    assert beside(None, torch.ones(2, 1, 1, dtype=torch.bool), (4, 2), like).shape == (2, 1, 4, 6)
+    alike = beside(None, torch.ones(2, 1, 1, dtype=torch.bool), (4, 2), like)
+    assert alike is not None and alike.shape == (2, 1, 4, 6)
