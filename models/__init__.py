@@ -3,8 +3,20 @@
 from .ablation import ablate_links
 from .evaluation import evaluate
 from .experts import open_expert
-from .fusion import FusedModel
+from .finding import find_tower
+from .fusion import FusedModel, Fusion
 from .scenes import scene_stimuli
 from .training import train
+from .unified import UnifiedModel
 
-__all__ = ["FusedModel", "ablate_links", "evaluate", "open_expert", "scene_stimuli", "train"]
+__all__ = [
+    "FusedModel",
+    "Fusion",
+    "UnifiedModel",
+    "ablate_links",
+    "evaluate",
+    "find_tower",
+    "open_expert",
+    "scene_stimuli",
+    "train",
+]

@@ -5,11 +5,13 @@ from .attention import attention_mass
 from .attribution import attribute
 from .bridges import BridgePlan, choose_bridges
 from .capture import capture
+from .complementarity import complementarity_map
 from .conflict import gradient_conflict
 from .extraction import extract, mismatched
 from .features import Features, LayerFeatures
 from .generic import AnyModel
 from .labels import label_probe
+from .layouts import lay_out
 from .similarity import similarity, similarity_map
 from .stacks import find_stacks
 from .stimuli import Stimuli, Stimulus, load_stimuli
@@ -31,12 +33,14 @@ __all__ = [
     "attribute",
     "capture",
     "choose_bridges",
+    "complementarity_map",
     "divergence",
     "extract",
     "find_stacks",
     "find_streams",
     "gradient_conflict",
     "label_probe",
+    "lay_out",
     "load_stimuli",
     "match_patches",
     "mismatched",
