@@ -100,8 +100,8 @@ class LatentGenerator:
         Raises ValueError for another number of text tokens where the denoiser is told of it elsewhere too.
         """
         count = len(noisy)
-        given = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
-        given = send_to_device(given, noisy.device)
+        arguments = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
+        given: dict[str, Any] = send_to_device(arguments, noisy.device)
         if isinstance(text, Tensor):
             told = [name for name in given if name != _TEXT and ("mask" in name or name in ("txt_ids", "txt_seq_lens"))]
             told = [name for name in told if given[name] is not None]

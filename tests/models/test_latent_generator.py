@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from bridgework.models import batches
 from bridgework.models.fusion import FusedModel
 from bridgework.models.latent_generator import LatentGenerator
 from bridgework.models.pipelines import open_pipeline
@@ -19,6 +22,7 @@ from bridgework.tests.models.tiny_pipelines import SIDES, save
 
 FAMILIES = ("SD 3.5", "Flux", "Qwen-Image", "Lumina 2", "Wan")
 FUSED = ("SD 3.5", "Wan")
+DOCS = Path(__file__).parents[2] / "docs" / "diffusion.md"
 CAPTIONS = ["a red dot", "two rings"]
 
 
@@ -179,6 +183,19 @@ def test_what_draws_no_batches_is_refused(tmp_path, tiny_dit):
     for other in (open_pipeline(save("Cosmos3", tmp_path), side=32), tiny_dit):
         with pytest.raises(TypeError, match="expected a diffusers pipeline"):
             LatentGenerator(other)
+
+
+def test_the_documented_example(generator, tokenizer, stimuli, tmp_path, monkeypatch):
+    section = DOCS.read_text(encoding="utf-8").split("## As the generator of a fused model")[1]
+    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    experts = {"Qwen/Qwen2.5-VL-7B-Instruct": build_vlm(tokenizer)}
+    experts["stabilityai/stable-diffusion-3.5-medium"] = generator("SD 3.5").expert
+    monkeypatch.setattr(batches, "of_part", lambda given, part: given)
+    monkeypatch.chdir(tmp_path)
+    told = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
+    exec(example, told)
+    assert [image.size for image in told["images"]] == [(16, 16)]
+    assert (tmp_path / "runs" / "real" / "bridges.safetensors").is_file()
 
 
 def test_images_of_another_size_are_refused(generator):
