@@ -101,7 +101,7 @@ class LatentGenerator:
         """
         count = len(noisy)
         arguments = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
-        given: dict[str, Any] = send_to_device(arguments, noisy.device)
+        given = dict(send_to_device(arguments, noisy.device))
         if isinstance(text, Tensor):
             told = [name for name in given if name != _TEXT and ("mask" in name or name in ("txt_ids", "txt_seq_lens"))]
             told = [name for name in told if given[name] is not None]

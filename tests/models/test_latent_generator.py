@@ -6,6 +6,7 @@ import copy
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,12 +188,12 @@ def test_what_draws_no_batches_is_refused(tmp_path, tiny_dit):
 
 def test_the_documented_example(generator, tokenizer, stimuli, tmp_path, monkeypatch):
     section = DOCS.read_text(encoding="utf-8").split("## As the generator of a fused model")[1]
-    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    experts = {"Qwen/Qwen2.5-VL-7B-Instruct": build_vlm(tokenizer)}
+    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    experts: dict[str, Any] = {"Qwen/Qwen2.5-VL-7B-Instruct": build_vlm(tokenizer)}
     experts["stabilityai/stable-diffusion-3.5-medium"] = generator("SD 3.5").expert
     monkeypatch.setattr(batches, "of_part", lambda given, part: given)
     monkeypatch.chdir(tmp_path)
-    told = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
+    told: dict[str, Any] = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
     exec(example, told)
     assert [image.size for image in told["images"]] == [(16, 16)]
     assert (tmp_path / "runs" / "real" / "bridges.safetensors").is_file()
