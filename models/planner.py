@@ -6,7 +6,6 @@ without data (models/simulation.py). Nothing is estimated but what the step cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +19,17 @@ from ..probes.plans import TRUNKS, BridgePlan
 from .fusion import FusedModel
 from .joined import Fusion
 from .published import Drawer, Reader, build_drawer, build_reader
-from .simulation import Step, simulate
+from .simulation import KINDS, Step, simulate
 from .training import _optimizers
 
-PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
+PRECISIONS = ("float32", "mixed", "bf16")
 
 
 class Gpu(NamedTuple):
     """By its maker's data sheet: bytes of memory; operations a second on dense matrices, bfloat16 and float32."""
 
     memory: float
-    bf16: float
+    bfloat16: float
     float32: float
 
 
@@ -38,7 +37,7 @@ GPUS = {
     "H100": Gpu(80e9, 989.4e12, 66.9e12),  # SXM; nvidia.com/en-us/data-center/h100, halved where sparsity is counted
     "A100": Gpu(80e9, 312e12, 19.5e12),  # nvidia.com/en-us/data-center/a100
 }
-# An assumption: the Llama 3 report has 38 to 43 % of the peak on H100s (arXiv 2407.21783). Time a few steps of your own.
+# An assumption: the Llama 3 report has 38 to 43 % of the peak on H100s (arXiv 2407.21783). Time some steps of your own.
 UTILISATION = 0.4
 
 
@@ -47,7 +46,7 @@ class Cost(NamedTuple):
 
     Attributes:
         step: bytes by kind, and operations.
-        gathered: bytes of the sharded weights that are whole at one time (FSDP2), on top of `step`.
+        gathered: bytes of the sharded weights and gradients that are whole at one time (FSDP2), on top of `step`.
         parameters, trained: numbers, in the whole model.
     """
 
@@ -77,7 +76,8 @@ class Cost(NamedTuple):
             raise ValueError(f"unknown GPU {gpu!r}: expected one of {', '.join(GPUS)}")
         if not 0 < utilisation <= 1:
             raise ValueError(f"utilisation {utilisation} must be above 0 and at most 1, a share of the GPU's peak rate")
-        return self.gpus * steps * self.operations / (getattr(GPUS[gpu], self.precision) * utilisation) / 3600
+        rate = GPUS[gpu].float32 if self.precision == "float32" else GPUS[gpu].bfloat16
+        return self.gpus * steps * self.operations / (rate * utilisation) / 3600
 
 
 def cost(
@@ -89,7 +89,7 @@ def cost(
     batch: int = 1,
     tokens: int = 128,
     resolution: int | None = None,
-    precision: str = "bf16",
+    precision: str = "mixed",
     checkpointing: bool = False,
     gpus: int = 1,
     replicated: bool = False,
@@ -99,9 +99,8 @@ def cost(
     >>> made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, checkpointing=True)
     >>> made.peak, made.hours(20_000)
 
-    What is trained is float32, with gradients and optimizer as in `train`; under "bf16" frozen weights are bfloat16 and
-    the pass runs under autocast, as with `ACCELERATE_MIXED_PRECISION=bf16`. Captions come tokenized, images as latents
-    and the generation expert's own (null) text as states: no autoencoder and no text encoder is in memory.
+    Gradients and optimizers are those of `train`. Captions come tokenized, images as latents, and the generation
+    expert's own (null) text as states: no autoencoder and no text encoder is in memory.
 
     Args:
         understanding, generation: names or folders, as `published.config_of` takes them.
@@ -110,8 +109,11 @@ def cost(
         batch: samples on each GPU.
         tokens: of each caption.
         resolution: pixels a side of the stills that are drawn; None is the generation expert's own.
+        precision: "float32"; "mixed", weights in float32 and passes in bfloat16 as `train` does it under
+            `ACCELERATE_MIXED_PRECISION=bf16`; "bf16", likewise, with frozen weights kept in bfloat16.
         checkpointing: blocks are computed again in the backward pass.
-        gpus: more than one shard weights, gradients and optimizer among them (FSDP2), unless they are `replicated`.
+        gpus: more than one shard weights, gradients and optimizer among them (FSDP2: float32 shards, gathered in the
+            precision of the pass, each block when it runs and all else throughout), unless they are `replicated`.
 
     Raises:
         ValueError: experts, a layout or a precision that cannot be planned; numbers below 1.
@@ -123,40 +125,38 @@ def cost(
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if layout in TRUNKS or (isinstance(layout, BridgePlan) and layout.layout in TRUNKS):
         raise ValueError("one trunk fuses no two experts: plan dense, H, double fusion or last")
-    sharded = gpus > 1 and not replicated
+    sharded, half = gpus > 1 and not replicated, precision != "float32"
+    dtype = torch.bfloat16 if precision == "bf16" or (half and sharded) else torch.float32
     with FakeTensorMode():
-        dtype = PRECISIONS[precision]
         experts = build_reader(understanding, tokens, dtype), build_drawer(generation, resolution, dtype)
         depths = len(experts[0].blocks), len(experts[1].blocks)
         plan = layout if isinstance(layout, BridgePlan) else lay_out(layout, *depths)
         model = _Planned(*experts, plan)
         with torch.device("meta"):  # peft moves adapters to their layer, which tensors without data refuse
             model.adapt(trained)
-        _learn_in_float(model)
+        _learn_in(model, torch.bfloat16 if half and sharded else torch.float32)
         if checkpointing:
-            experts[0].model.gradient_checkpointing_enable({"use_reentrant": False})
+            experts[0].model.gradient_checkpointing_enable()
             experts[1].model.enable_gradient_checkpointing()
         model.train()
 
         def loss() -> Tensor:
             image = torch.zeros(batch, *model.size)
-            given = {
-                "image": image,
-                "noise": torch.zeros_like(image),
-                "time": torch.ones(batch),
-                "caption": [""] * batch,
-            }
-            with torch.autocast("cpu", dtype, enabled=precision == "bf16"):
+            given = {"image": image, "noise": image.clone(), "time": torch.ones(batch), "caption": [""] * batch}
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 return model.loss(given)
 
         named = [(name, p) for name, p in model.trained().named_parameters() if p.requires_grad]
         optimizers = _optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
-        kinds = ("weights", "trained", "gradients", "optimizer", "update")
-        step = simulate(model, loss, optimizers, dict.fromkeys(kinds, 1 / gpus) if sharded else None)
+        shares = {}
+        if sharded:  # of float32 where the pass sees bfloat16
+            wide = 2 / gpus if half else 1 / gpus
+            shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), wide)
+            shares["weights"] = 1 / gpus if precision == "bf16" else wide
         return Cost(
             plan,
-            step,
-            _gathered(model, experts) if sharded else 0,
+            simulate(model, loss, optimizers, shares),
+            _gathered(model) if sharded else 0,
             sum(p.numel() for p in model.parameters()),
             sum(p.numel() for _, p in named),
             gpus,
@@ -184,47 +184,49 @@ class _Planned(FusedModel):
         self.semantic = None
 
 
-def _learn_in_float(model: nn.Module) -> None:
-    """Trained parameters in float32, as mixed precision keeps them."""
+def _learn_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Trained parameters in this precision."""
     for module in model.modules():
         for name, p in list(module._parameters.items()):
-            if p is not None and p.requires_grad and (p.dtype != torch.float32 or p.device.type == "meta"):
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=torch.float32))
+            if p is not None and p.requires_grad and (p.dtype != dtype or p.device.type == "meta"):
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=dtype))
 
 
-def _gathered(model: FusedModel, experts: Sequence[Reader | Drawer]) -> int:
-    """Of sharded blocks two are whole at a time: the one that runs and the next, which is being gathered.
+def _gathered(model: FusedModel) -> int:
+    """What FSDP2 holds whole at the worst moment, where each block is sharded on its own.
 
-    The largest of all: a block with its gradient, if it is trained, until that is scattered.
+    All that is in no block throughout, and two blocks: the one that runs and the next, which is being gathered; with
+    their gradients where they are trained, until these are scattered.
     """
-    blocks = [expert.model.get_submodule(path) for expert in experts for path in expert.blocks]
-    sizes = [
-        sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in block.parameters())
-        for block in blocks
+    size = {p: p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in model.parameters()}
+    blocks = [
+        sum(size.pop(p) for p in tower.model.get_submodule(path).parameters())
+        for tower in model.towers
+        for path in tower.blocks
     ]
-    return sum(sorted(sizes)[-2:])
+    return sum(size.values()) + sum(sorted(blocks)[-2:])
 
 
 def table(made: Cost, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> pd.DataFrame:
-    """One row: the plan, bytes of each kind on each GPU at the worst moment, operations of a step and GPU hours."""
-    kinds = {f"{kind}_bytes": size for kind, size in made.step.at_peak.items()}
-    kinds["transient_bytes"] = kinds.get("transient_bytes", 0) + kinds.pop("update_bytes", 0)
+    """One row: the plan, GB (1e9 bytes) on each GPU by kind at the worst moment, TFLOP of its step, and GPU hours."""
+    kinds = {kind: made.step.at_peak.get(kind, 0) for kind in KINDS}
+    kinds["transient"] += kinds.pop("update")
+    kinds |= {"gathered": made.gathered, "peak": made.peak}
+    step = made.step
     row = {
         "layout": made.plan.layout,
         "bridges": len(made.plan.pairs),
         "parameters": made.parameters,
-        "trained_parameters": made.trained,
-        **kinds,
-        "gathered_bytes": made.gathered,
-        "peak_bytes": made.peak,
-        "forward_flops": made.step.forward,
-        "backward_flops": made.step.backward,
-        "update_flops": made.step.update,
-        "steps": steps,
-        "gpus": made.gpus,
-        "gpu": gpu,
+        "trained parameters": made.trained,
+        **{f"{kind} GB": size / 1e9 for kind, size in kinds.items()},
+        "forward TFLOP": step.forward / 1e12,
+        "backward TFLOP": step.backward / 1e12,
+        "update TFLOP": step.update / 1e12,
+        "GPUs": made.gpus,
+        "GPU": gpu,
         "utilisation": utilisation,
-        "gpu_hours": made.hours(steps, gpu, utilisation),
+        "steps": steps,
+        "GPU hours": made.hours(steps, gpu, utilisation),
         "fits": made.peak <= GPUS[gpu].memory,
     }
     return pd.DataFrame([row])

@@ -1,0 +1,107 @@
+"""The planner's memory against what a training step was seen to allocate, on our own experts.
+
+    python -m bridgework.benchmarks.memory       # some minutes on one core; writes results/memory.csv
+
+Planned is what `models/planner.py` computes from the experts' configs. Measured is the same step run for real by
+`FusedModel` and the optimizers of `train`: the weights and optimizer states that it holds, and on top of them the most
+that torch's allocator gives out during a step, by its profiler. Resident memory would be no measure of this: Python,
+code and what the allocator keeps in reserve are in it.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ..models import small
+from ..models.costs import held_bytes, peak_bytes
+from ..models.experts import open_expert
+from ..models.fusion import FusedModel
+from ..models.planner import cost
+from ..models.training import _optimizers
+from ..probes.layouts import lay_out
+from .inputs import machine
+
+RESULTS = Path(__file__).with_name("results")
+OURS, SMOL = ("scenes-vlm", "scenes-dit"), ("smollm2-135m", "emoji-dit")
+RUNS: list[tuple[tuple[str, str], dict[str, Any]]] = [
+    (OURS, {"layout": "H", "batch": 32}),
+    (OURS, {"layout": "dense", "batch": 32}),
+    (OURS, {"layout": "double fusion", "batch": 32}),
+    (OURS, {"layout": "last", "batch": 32}),
+    (OURS, {"layout": "H", "batch": 32, "precision": "mixed"}),
+    (OURS, {"layout": "H", "batch": 32, "trained": "lora"}),
+    (OURS, {"layout": "H", "batch": 32, "trained": "all"}),
+    (OURS, {"layout": "H", "batch": 32, "trained": "all", "precision": "mixed"}),
+    (OURS, {"layout": "H", "batch": 128, "trained": "all", "checkpointing": True}),
+    (SMOL, {"layout": "H", "batch": 16}),
+    (SMOL, {"layout": "double fusion", "batch": 16, "checkpointing": True}),
+]
+
+
+def measure(
+    understanding: str,
+    generation: str,
+    layout: str,
+    batch: int,
+    trained: str = "bridges",
+    precision: str = "float32",
+    checkpointing: bool = False,
+) -> tuple[int, int]:
+    """Peak bytes of a real training step on scenes, and the tokens of its longest caption."""
+    torch.manual_seed(0)
+    experts: tuple[Any, Any] = open_expert(understanding), open_expert(generation)
+    depths = len(experts[0].blocks), len(experts[1].blocks)
+    fused = FusedModel(*experts, lay_out(layout, *depths)).adapt(trained)
+    if checkpointing:
+        experts[0].model.gradient_checkpointing_enable()
+        experts[1].model.enable_gradient_checkpointing()
+    fused.train()
+    drawn = small.dit_batch(0, 0, size=batch)
+    named = [(name, p) for name, p in fused.trained().named_parameters() if p.requires_grad]
+    optimizers = _optimizers(named, 1e-4, 1e-4, lambda name: 1.0, together=False)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
+            loss = fused.loss(drawn)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+
+    tokens: list[int] = []
+    handle = fused.understanding.register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    step()
+    handle.remove()
+    moved = peak_bytes(step, torch.device("cpu"))
+    states = [v for o in optimizers for state in o.state.values() for v in state.values() if torch.is_tensor(v)]
+    return held_bytes([*fused.parameters(), *fused.buffers(), *states]) + moved, max(tokens)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for experts, options in tqdm(RUNS, desc="memory"):
+        seen, tokens = measure(*experts, **options)
+        start = time.perf_counter()
+        planned = cost(*experts, **{"precision": "float32"} | options, tokens=tokens).peak
+        row = {"understanding": experts[0], "generation": experts[1], "trained": "bridges", "precision": "float32"}
+        row |= {"checkpointing": False} | options | {"tokens": tokens}
+        row |= {"measured_mb": round(seen / 1e6, 1), "planned_mb": round(planned / 1e6, 1)}
+        rows.append(row | {"quotient": round(planned / seen, 3), "seconds": round(time.perf_counter() - start, 1)})
+    table = pd.DataFrame(rows).assign(machine=machine())
+    table.to_csv(RESULTS / "memory.csv", index=False)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
