@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .figures.architecture import architectures
+from .models.experts import open_expert
 from .models.recipe import Recipe, run
 from .models.validation import validation_loss
 from .probes.files import write_whole
+from .probes.layouts import lay_out
 from .probes.plans import LAYOUTS, TRUNKS
 from .probes.significance import mean_interval
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
+DRAWN = ("dense", "H", "double fusion", "last", *TRUNKS)
 ORDER = (*(layout for layout in LAYOUTS if layout not in TRUNKS), *TRUNKS)  # the quick ones first
 
 
@@ -100,10 +104,18 @@ def _interval(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: mean, f"{prefix}low": low, f"{prefix}high": high}
 
 
+def draw(results: Path) -> None:
+    """Every layout for our experts, from its plan: layouts.png."""
+    depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
+    plans = [lay_out(name, depths[0], depths[0] if name in TRUNKS else depths[1]) for name in DRAWN]
+    write_whole(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bridgework.layouts", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, help="of every run (those of the recipe, recipes/scenes.yaml)")
     parser.add_argument("--out", type=Path, default=Path("runs/layouts"), help="the folder of the runs (runs/layouts)")
     options = parser.parse_args()
+    draw(RESULTS.parent)
     chosen = Recipe.load(RECIPE)
     compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bridgework import layouts
 from bridgework.layouts import ORDER, RECIPE, compare
@@ -53,3 +54,10 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     losses = json.loads((out / "dense" / "losses-3.json").read_text())["losses"]
     assert len(losses) == 3
     assert table["loss"][0] == pytest.approx(np.mean(losses))
+
+
+def test_every_layout_is_drawn(tmp_path):
+    layouts.draw(tmp_path)
+    with Image.open(tmp_path / "layouts.png") as image:
+        assert min(image.size) > 500
+    assert set(layouts.DRAWN) == set(LAYOUTS)
