@@ -50,6 +50,9 @@ Run = Callable[[], Any]
 class Nothing(Bridge):
     """A bridge in its place: it is handed the other tower's states, and gives back its own."""
 
+    def forward(self, step: str, *given: Any) -> Any:
+        return getattr(self, step)(*given)
+
     def hand(self, side: int, own: Tensor | Attended) -> Handed:
         return Handed(own.key, own.value) if isinstance(own, Attended) else Handed(own, own)
 

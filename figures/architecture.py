@@ -52,7 +52,8 @@ def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expe
     figure, ax = plt.subplots(figsize=(6.2, 2.2 + _inches(plan)))
     _draw(ax, plan, _top(plan), 9.0)
     entered = "" if plan.layout in ONE_TRUNK else f"; {STREAMS[plan.stream]}"
-    figure.suptitle(fill(f"{plan.layout}: {_told(plan)}{entered}", 72), fontsize=10)
+    matched = ", ".join(filter(None, [_told(plan), _matched(plan)]))
+    figure.suptitle(fill(f"{plan.layout}: {matched}{entered}", 72), fontsize=10)
     ax.set_title(fill(JOINS[plan.layout], 80), loc="center", fontsize=9, fontweight="normal", color=QUIET)
     below = {"y": _bottom(plan) - 0.05, "ha": "center", "va": "top", "linespacing": 1.4}
     for side, name in enumerate(names):
@@ -86,10 +87,10 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
 def _lines(plan: BridgePlan) -> list[str]:
     """What a small drawing tells, always as many lines, so that headings beside each other stand level."""
     if plan.layout in ONE_TRUNK:
-        return [_told(plan), "", ""]
+        return [_told(plan), "", "", ""]
     trained, *rest = _joined(plan)[1:]
     stream = "both streams" if plan.stream == "both" else f"the {plan.stream} stream"
-    return [_told(plan), f"{trained}, into {stream}", ", ".join(rest)]
+    return [_told(plan), f"{trained}, into {stream}", ", ".join(rest), _matched(plan)]
 
 
 def _draw(ax: Axes, plan: BridgePlan, top: float, size: float) -> None:
@@ -275,6 +276,11 @@ def _told(plan: BridgePlan) -> str:
     if plan.layout in ONE_TRUNK:
         return f"{count} of {plan.generation_layers} blocks shared, rule “{plan.rule}”"
     return f"K = {count} {'bridge' if count == 1 else 'bridges'}, rule “{plan.rule}”"
+
+
+def _matched(plan: BridgePlan) -> str:
+    """How towers of unequal depth were matched, where the plan says so."""
+    return f"matching “{plan.evidence['matching']}”" if "matching" in plan.evidence else ""
 
 
 def _blocks(plan: BridgePlan, side: int) -> str:

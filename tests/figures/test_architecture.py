@@ -212,10 +212,17 @@ def test_layouts_beside_each_other_are_readable_and_all_there(assert_readable, w
     assert len(figure.axes) == 7
     assert [ax.get_title(loc="left") for ax in figure.axes] == list(LAYOUTS)
     assert_readable(figure)
-    deep = [plan_of("H", [(0, 0)], towers, stream="both", both_ways=True) for towers in ((28, 32), (4, 6))]
-    assert_readable(architectures(deep))
+    told = {"rule": "gradient_conflict", "evidence": {"matching": "proportional"}, "stream": "both", "both_ways": True}
+    figure = architectures([plan_of("H", [(0, 0)], towers, **told) for towers in ((28, 32), (4, 6), (1, 1))])
+    assert_readable(figure)
+    assert all(ax.get_position().width > 0.28 for ax in figure.axes)  # no heading has squeezed a drawing
 
 
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="no plans"):
         architectures([])
+
+
+@pytest.mark.parametrize("draw", [architecture, lambda plan: architectures([plan])])
+def test_the_matching_of_the_towers_is_told(words, draw):
+    assert "matching “prelude”" in words(draw(plan_of(evidence={"matching": "prelude"})))
