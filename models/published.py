@@ -162,6 +162,7 @@ def build_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> Reader:
     settings = loading.load("config", lambda source: AutoConfig.for_model(kind, **config), str(name))
     with no_init_weights():
         model = auto.from_config(settings, dtype=dtype, attn_implementation="sdpa").eval()
+    model.tie_weights()
     return Reader(Path(name).name, model, loading.language_stack(model), tokens)
 
 

@@ -7,6 +7,7 @@ appearance to the moment that nothing refers to it, as an allocator would.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,6 +69,7 @@ class Ledger(TorchDispatchMode):
         self.most: dict[str, int] = {}
         self._alive: dict[int, tuple[int, str]] = {}
         self.operations = 0
+        self._collected = 0
 
     def file(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count these tensors' storages as of this kind."""
@@ -81,6 +83,9 @@ class Ledger(TorchDispatchMode):
             size = round(storage.nbytes() * self.shares[kind])
             self._alive[key] = size, kind
             self.bytes[kind] += size
+        if self.bytes.total() > 1.02 * self._collected:
+            gc.collect()  # cycles of frames hold storages until Python happens to look: the peak is not to depend on it
+            self._collected = self.bytes.total()
         if self.bytes.total() > sum(self.most.values()):
             self.most = dict(self.bytes)
 
@@ -138,6 +143,7 @@ def simulate(
     ledger.file(trained, "trained")
     ledger.file(states, "optimizer")
     hooks = [p.register_post_accumulate_grad_hook(lambda p: ledger.file([p.grad], "gradients")) for p in trained]
+    gc.freeze()  # what is there already need not be looked through
     try:
         with ledger:
             value = loss()
@@ -151,6 +157,7 @@ def simulate(
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             _update(optimizers)
     finally:
+        gc.unfreeze()
         for hook in hooks:
             hook.remove()
     return Step(held, ledger.most, forward, backward, ledger.operations - forward - backward)

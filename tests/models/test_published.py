@@ -66,12 +66,12 @@ def test_a_folder_needs_no_more_than_its_config(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="no expert 'qwen' to plan with: expected one of qwen2.5-vl-7b"):
+    with pytest.raises(ValueError, match=r"no expert 'qwen' to plan with: expected one of qwen2\.5-vl-7b"):
         config_of("qwen")
 
 
 def test_a_folder_without_a_config(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a config.json nor a transformer/config.json"):
+    with pytest.raises(FileNotFoundError, match=r"neither a config\.json nor a transformer/config\.json"):
         config_of(tmp_path)
 
 
