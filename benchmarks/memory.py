@@ -93,7 +93,8 @@ def main() -> None:
     for experts, options in tqdm(RUNS, desc="memory"):
         seen, tokens = measure(*experts, **options)
         start = time.perf_counter()
-        planned = cost(*experts, **{"precision": "float32"} | options, tokens=tokens).peak
+        given: dict[str, Any] = {"precision": "float32", "tokens": tokens} | options
+        planned = cost(*experts, **given).peak
         row = {"understanding": experts[0], "generation": experts[1], "trained": "bridges", "precision": "float32"}
         row |= {"checkpointing": False} | options | {"tokens": tokens}
         row |= {"measured_mb": round(seen / 1e6, 1), "planned_mb": round(planned / 1e6, 1)}

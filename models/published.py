@@ -104,9 +104,13 @@ class Drawer:
             if stream != "image":
                 raise ValueError(f"the blocks of {self.name} hold no {stream} tokens: plan for the stream 'image'")
             return _sequence(self.model, self.blocks)
-        layouts = {name: Layout() for name in (("image", "text") if stream == "both" else (stream,))}
-        given = {"image": "hidden_states", "text": "encoder_hidden_states"}
-        places: list[dict[str | None, Place]] = [{"text": 0, "image": 1}] * (count - 1) + [{"image": 1}]
+        layouts: dict[str | None, Layout] = {
+            name: Layout() for name in (("image", "text") if stream == "both" else (stream,))
+        }
+        given: dict[str | None, str] = {"image": "hidden_states", "text": "encoder_hidden_states"}
+        both: dict[str | None, Place] = {"text": 0, "image": 1}
+        last: dict[str | None, Place] = {"image": 1}  # SD 3 drops the text behind its last block
+        places = [both] * (count - 1) + [last]
         attention = [SelfAttention(0, ("image", "text"))] * count
         return Tower(self.model, self.blocks, stream, layouts, given, places, attention)
 

@@ -38,7 +38,7 @@ def small(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def planned(small):
-    return cost(*small, "H", **FEW)
+    return cost(small[0], small[1], "H", **FEW)
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ def test_what_is_trained(planned):
 
 
 def test_more_is_trained_with_lora_and_all(small, planned):
-    lora, everything = (cost(*small, "H", trained=trained, **FEW) for trained in ("lora", "all"))
+    lora, everything = (cost(small[0], small[1], "H", trained=trained, **FEW) for trained in ("lora", "all"))
     assert planned.trained < lora.trained
     assert everything.trained == everything.parameters == planned.parameters
     assert lora.parameters - planned.parameters == lora.trained - planned.trained
 
 
 def test_frozen_weights_in_half_precision(small, planned):
-    half = cost(*small, "H", precision="bf16", **FEW)
+    half = cost(small[0], small[1], "H", precision="bf16", **FEW)
     assert half.step.held["trained"] == planned.step.held["trained"]
     frozen = planned.parameters - planned.trained
     assert planned.step.held["weights"] - half.step.held["weights"] >= 2 * frozen
 
 
 def test_a_sharded_model_is_split_and_what_runs_is_gathered(small, planned):
-    shared, copied = (cost(*small, "H", gpus=4, replicated=copied, **FEW) for copied in (False, True))
+    shared, copied = (cost(small[0], small[1], "H", gpus=4, replicated=copied, **FEW) for copied in (False, True))
     assert shared.step.held["trained"] == pytest.approx(shared.trained * 4 / 4, rel=0.01)
     assert shared.step.held["weights"] == pytest.approx(planned.step.held["weights"] / 4, rel=0.01)
     assert 0 < shared.gathered < 2 * shared.parameters + 2 * shared.trained  # of bfloat16, with gradients
@@ -93,7 +93,7 @@ def test_a_sharded_model_is_split_and_what_runs_is_gathered(small, planned):
 
 
 def test_checkpointing_trades_memory_for_operations(small):
-    kept, again = (cost(*small, "H", batch=64, tokens=16, checkpointing=given) for given in (False, True))
+    kept, again = (cost(small[0], small[1], "H", batch=64, tokens=16, checkpointing=given) for given in (False, True))
     assert again.step.held["activations"] < 0.6 * kept.step.held["activations"]
     assert again.step.forward == kept.step.forward and again.step.backward > kept.step.backward
 
@@ -124,7 +124,7 @@ def test_kinds_add_up_to_the_peak(planned):
 )
 def test_what_cannot_be_planned(options, told, small):
     with pytest.raises(ValueError, match=told):
-        cost(*small, **options)
+        cost(small[0], small[1], **options)
 
 
 @pytest.mark.parametrize(("given", "told"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")])
