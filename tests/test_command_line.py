@@ -20,7 +20,7 @@ from bridgework.probes.extraction import extract
 from bridgework.probes.features import Features
 from bridgework.probes.stimuli import Stimuli, Stimulus
 
-COMMANDS = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate")
+COMMANDS = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "plan")
 
 
 def told(capsys, *arguments: object) -> tuple[object, str]:
