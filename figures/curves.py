@@ -141,23 +141,26 @@ def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
     """The loss of a run so far, and the validation loss at its checkpoints, to be shown again while it trains.
 
     ``log`` is what ``train`` returns and gives to ``on_log``: lines with step and loss, and now and then with
-    validation_loss. pyplot does not know the figure, so a notebook shows it once, where it is told to:
+    validation_loss; before the first line it is empty. pyplot does not know the figure, so a notebook shows it once,
+    where it is told to:
 
-    >>> shown = display(display_id=True)
+    >>> shown = display(live_curve([]), display_id=True)
     >>> train(fused, "runs/mine", on_log=lambda log: shown.update(live_curve(log)))
 
-    Raises ValueError for a log without lines or losses.
+    Raises ValueError for lines without a step or a loss.
     """
-    table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
     figure = Figure(figsize=(6.4, 2.9))
     ax = figure.subplots()
+    ax.set(xlabel="step", ylabel="loss", title="no steps yet")
+    if not len(log):
+        return figure
+    table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
     told = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
     ax.plot([], [], color=_losses(ax, table), label="training")
     if "validation_loss" in table and (checked := table.dropna(subset="validation_loss")).size:
         ax.plot(checked.step, checked.validation_loss, color=NO, marker="o", label="validation")
         told += f", validation {checked.validation_loss.iloc[-1]:.3g}"
     _logarithmic(ax, table.loss)
-    ax.set(xlabel="step", ylabel="loss")
     ax.set_title(told)
     figure.legend(loc="outside right upper")
     return figure

@@ -188,7 +188,7 @@ def test_no_machine_paths(file):
 
 
 def test_there_are_notebooks():
-    assert {file.name[:2] for file in NOTEBOOKS} >= {"01", "02", "03", "04", "05", "06"}
+    assert {file.name[:2] for file in NOTEBOOKS} >= {"01", "02", "03", "04", "05", "06", "07"}
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=name)

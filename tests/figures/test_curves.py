@@ -201,6 +201,10 @@ def test_live_curves_do_not_pile_up():
     assert plt.get_fignums() == before
 
 
-def test_a_live_curve_needs_a_log():
-    with pytest.raises(ValueError, match="live_curve: missing columns step, loss"):
-        live_curve([])
+def test_a_live_curve_is_empty_before_the_first_line(words):
+    assert "no steps yet" in words(live_curve([]))
+
+
+def test_a_live_curve_needs_losses():
+    with pytest.raises(ValueError, match="live_curve: missing columns loss"):
+        live_curve([{"step": 0}])
