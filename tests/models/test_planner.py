@@ -150,5 +150,5 @@ def test_the_documented_table_is_what_the_planner_says():
     made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8)
     row = table(made, steps=20_000).iloc[0]
     for column in ("bridges", "peak GB", "activations GB", "gathered GB", "GPU hours"):
-        assert f"{row[column]:.3g}" == f"{documented[column]:.3g}"
-    assert f"{made.trained / 1e6:.0f}" == f"{documented['trained M']:.0f}"
+        assert documented[column] == pytest.approx(row[column], rel=0.02), column
+    assert documented["trained M"] == round(made.trained / 1e6)
