@@ -1,6 +1,6 @@
 """What bridges cost: in place without doing anything, over sampling steps, and from layout to layout.
 
-    python -m bridgework.benchmarks.fusion       # a quarter of an hour on one core; writes results/fusion_*.csv
+    python -m bridgework.benchmarks.fusion       # ten minutes on an idle core; writes results/fusion_*.csv
 
 Everything that is compared takes turns in one run, in an order that rotates; the best of the rounds counts. Seconds are
 the processor's, of one thread: what other processes take of the machine is not among them.
@@ -87,9 +87,9 @@ def take_turns(contestants: Mapping[Any, Run], rounds: int) -> dict[Any, float]:
     return best
 
 
-def passes(fused: FusedModel, samples: int) -> tuple[Run, Run, Tensor]:
+def passes(experts: tuple[Any, Any], samples: int) -> tuple[Run, Run, Tensor]:
     """One forward pass of either expert on captions, the noisy images of as many, and which tokens are captions'."""
-    understanding, generation = fused.experts
+    understanding, generation = experts
     shown = understanding.show(scene_stimuli("validation", samples), ("text",), "understanding", None)
     noisy, text = torch.randn(samples, *generation.size), generation.encode([""] * samples)
     words = shown.tokens["text"] | shown.special["text"]
@@ -126,17 +126,17 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
     """
     experts = open_expert(name), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
+    understand, generate_, words = passes(experts, samples)
+    both = understand, generate_
     runs: dict[Any, Run] = {}
     for at, layout in LEVELS.items():
         plan = lay_out(layout, *depths, matching="repeat", both_ways=True)
         gated, noop = FusedModel(*experts, plan).eval(), FusedModel(*experts, plan).eval()
         noop.bridges = nn.ModuleList(Nothing() for _ in plan.pairs)
-        understand, generate_, words = passes(gated, samples)
-        both = understand, generate_
-        runs[at, "-", "hooks"] = lambda fused=noop, both=both: hooked(fused, both)
+        runs[at, "-", "hooks"] = lambda fused=noop: hooked(fused, both)
         for ways, both_ways in (("one way", False), ("both ways", True)):
             for what, fused in (("no-op bridges", noop), ("gated bridges", gated)):
-                runs[at, ways, what] = lambda f=fused, both=both, w=words, b=both_ways: bridged(f, both, w, b)
+                runs[at, ways, what] = lambda f=fused, b=both_ways: bridged(f, both, words, b)
     alone = {"understanding": understand, "generation": generate_}
     bare: dict[Any, Run] = {("-", "-", "nothing"): lambda: (understand(), generate_())}
     seconds = take_turns({**alone, **bare, **runs}, rounds)
@@ -145,7 +145,7 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.insert(0, "towers", f"{name} + {GENERATION}")
     table["over_bare"] = table["seconds"] / table["seconds"].iloc[0]
-    return table.assign(bridges=len(plan.pairs), samples=samples, rounds=rounds, **apart)
+    return table.assign(bridges=max(depths), samples=samples, rounds=rounds, **apart)
 
 
 def sampling(name: str, samples: int, steps: int = 16, rounds: int = 3) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
     seconds = take_turns(steps, rounds)
     table = pd.DataFrame(rows).assign(step_seconds=list(seconds.values()), rounds=rounds)
     with torch.no_grad():
-        understand, generate_, _ = passes(fused, samples)
+        understand, generate_, _ = passes(experts, samples)
         bare = count_flops(lambda: (understand(), generate_()))
     none = {"layout": "none", "pairs": "-", "bridges": 0, "batch_size": samples, "forward_flops": bare.total}
     none["forward_attention_flops"] = bare.attention
@@ -214,7 +214,7 @@ def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
 def main() -> None:
     tables = {
         "overhead": pd.concat([overhead(name, samples) for name, samples in TOWERS.items()]),
-        "sampling": pd.concat([sampling(name, 16) for name in TOWERS]),
+        "sampling": pd.concat([sampling(name, samples) for name, samples in (("scenes-vlm", 16), ("smollm2-135m", 4))]),
         "layouts": layouts(),
     }
     for name, table in tables.items():

@@ -144,8 +144,8 @@ def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
     validation_loss; before the first line it is empty. pyplot does not know the figure, so a notebook shows it once,
     where it is told to:
 
-    >>> shown = display(live_curve([]), display_id=True)
-    >>> train(fused, "runs/mine", on_log=lambda log: shown.update(live_curve(log)))
+    >>> display(live_curve([]), display_id="loss")
+    >>> train(fused, "runs/mine", on_log=lambda log: update_display(live_curve(log), display_id="loss"))
 
     Raises ValueError for lines without a step or a loss.
     """

@@ -21,7 +21,9 @@ def experts():
 @pytest.mark.parametrize("both_ways", [False, True])
 @pytest.mark.parametrize("layout", fusion.LEVELS.values())
 def test_no_op_bridges_hand_over_and_change_nothing(experts, layout, both_ways):
-    fused = FusedModel(*experts, lay_out(layout, 16, 13, matching="repeat", both_ways=True, rank=1)).eval()
+    fused = FusedModel(
+        experts[0], experts[1], lay_out(layout, 16, 13, matching="repeat", both_ways=True, rank=1)
+    ).eval()
     handed = []
 
     class Counted(fusion.Nothing):
@@ -31,7 +33,7 @@ def test_no_op_bridges_hand_over_and_change_nothing(experts, layout, both_ways):
 
     fused.bridges = nn.ModuleList(Counted() for _ in fused.plan.pairs)
     with torch.inference_mode():
-        understand, generate_, words = fusion.passes(fused, 3)
+        understand, generate_, words = fusion.passes(experts, 3)
         said, drawn = fusion.bridged(fused, (understand, generate_), words, both_ways)
         hooked = fusion.hooked(fused, (understand, generate_))
         for result in ((said, drawn), hooked):
@@ -41,7 +43,7 @@ def test_no_op_bridges_hand_over_and_change_nothing(experts, layout, both_ways):
 
 
 def test_states_computed_once_and_at_every_step_draw_the_same(experts):
-    fused = FusedModel(*experts, lay_out("H", 16, 13, gated=False)).eval()
+    fused = FusedModel(experts[0], experts[1], lay_out("H", 16, 13, gated=False)).eval()
     drawn = [generate(model, ["a red circle"], ["0"], steps=2) for model in (fused, fusion.Again(fused))]
     assert np.array_equal(*(np.asarray(images[0]) for images in drawn))
 
