@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -27,4 +28,6 @@ def adapt(model: nn.Module, blocks: Sequence[str], trained: str, rank: int = 8) 
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(inside)]
     if not linear:
         raise ValueError(f"the blocks of {type(model).__name__} have no linear layer: train 'bridges' or 'all'")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), model)
+    # As a pattern: a list would take every layer whose path ends so, as those of a vision tower named alike.
+    named = "|".join(map(re.escape, linear))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=named), model)

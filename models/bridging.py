@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from .maps import Map
 from .masks import beside
@@ -51,7 +52,13 @@ class Bridge(nn.Module):
         raise NotImplementedError
 
     def forward(self, step: str, *given: Any) -> Any:
-        """`hand` or `join`, by name: what hooks on modules does (FSDP gathers weights so) sees calls alone."""
+        """`hand` or `join`, by name: what hooks on modules does (FSDP gathers weights so) sees calls alone.
+
+        Computed in the bridge's precision, whatever the towers' is; under autocast in autocast's.
+        """
+        weight = next(self.parameters())
+        if not torch.is_autocast_enabled(weight.device.type):
+            given = tree_map_only(Tensor, lambda t: t.to(weight.dtype) if t.is_floating_point() else t, given)
         return getattr(self, step)(*given)
 
 
@@ -80,19 +87,31 @@ def _attend_both(
     """One softmax over both towers' tokens, for the queries that the bridge enters: (batch, head, query, dim)."""
     mask = own.mask
     if mask is not None:
-        mask = mask[(None,) * (4 - mask.ndim)]
+        mask = _for_heads(mask[(None,) * (4 - mask.ndim)], query.shape[1])
         mask = mask[:, :, own.reads] if mask.shape[2] > 1 else mask
     mask = beside(mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
     key, value = (torch.cat([a, b], dim=2) for a, b in zip(mine, other, strict=True))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
+def _for_heads(mask: Tensor, heads: int) -> Tensor:
+    """A mask (batch, head, query, key) for heads of another space, where it is one for all (no relative positions)."""
+    if mask.shape[1] in (1, heads):
+        return mask
+    if not (mask == mask[:, :1]).all():
+        raise ValueError(
+            f"the generation block masks each of its {mask.shape[1]} heads otherwise, and attention is in the {heads} "
+            "heads of the understanding block: choose another layout, as 'dense'"
+        )
+    return mask[:, :1]
+
+
 def _put(own: Attended, joined: Tensor) -> Tensor:
-    """The block's attention with the joined queries in the place of its own."""
-    if joined.shape == own.own.shape:
+    """The block's attention with the joined queries in the place of its own; `reads` may reorder all of them."""
+    if isinstance(own.reads, slice) and joined.shape == own.own.shape:
         return joined
     whole = own.own.clone()
-    whole[:, :, own.reads] = joined
+    whole[:, :, own.reads] = joined.to(whole.dtype)
     return whole
 
 

@@ -173,8 +173,8 @@ class FusedModel(Fusion):
     def condition(self, captions: Sequence[str]) -> States:
         """Run the understanding tower once on the captions and keep what the bridges read."""
         run, mask = _text_pass(self.experts[0], captions)
-        frozen = self.trained_experts == "bridges"
-        return self.read(torch.no_grad()(run) if frozen else run, mask.to(self.device))
+        learns = self.trained_experts != "bridges" or (self.plan.both_ways and not self.inside)
+        return self.read(run if learns else torch.no_grad()(run), mask.to(self.device))
 
     def predict(self, noisy: Tensor, text: States, time: Tensor) -> Tensor:
         """The clean image (batch, channel, row, column) that the bridged generator sees in `noisy` at `time`."""
@@ -203,7 +203,7 @@ class FusedModel(Fusion):
             rows = {name: value.to(self.device) for name, value in batch["questions"].items()}
             labels = rows.pop("labels")
             logits = self.understanding(**rows).logits
-            loss = loss + F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100)
+            loss = loss + F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=-100)
         return loss
 
     def caption_loss(self, captions: Sequence[str], image: Tensor) -> Tensor:
@@ -225,7 +225,8 @@ class FusedModel(Fusion):
         finally:
             taken.remove()
         labels = ids[0].masked_fill(~mask, -100)[:, 1:]
-        return F.cross_entropy(said.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100)
+        lost = F.cross_entropy(said.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="sum")
+        return lost / (labels != -100).sum().clamp(min=1)  # all captions of a batch may be left out
 
     def save(self, folder: str | Path) -> None:
         """Write what was trained and the plan, not the experts."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..probes.bridges import BridgePlan
 from .bridging import BRIDGES, Handed, Seen
 from .lockstep import Meeting, lockstep
-from .masks import Places, sees
+from .masks import Places, sees, text_after
 from .towers import Attended, Tower
 from .visiting import measure, visiting
 
@@ -65,33 +67,80 @@ class Fusion(nn.Module):
         self.requires_grad_(False)
         bridge = BRIDGES[plan.layout]
         self.inside: bool = bridge.inside  # type: ignore[assignment]
+        for (u, g), (later, again) in pairwise(plan.pairs):
+            if self.inside and not plan.gated and g == again:
+                raise ValueError(
+                    f"bridges {u}-{g} and {later}-{g} enter the same attention, and without gates the last alone would "
+                    "count: plan gated=True, or one bridge for each generation block"
+                )
         shapes = [
             measure(tower, run, sorted({pair[side] for pair in plan.pairs}), self.inside)
             for side, (tower, run) in enumerate(zip(self.towers, examples, strict=True))
         ]
+        for tower, found in zip(self.towers, shapes, strict=True):
+            for number, shape in found.items():
+                if self.inside and shape.width != shape.heads * shape.head_dim:
+                    raise ValueError(
+                        f"block {tower.blocks[number]!r} attends with queries of {shape.head_dim} dims and values of "
+                        f"{shape.width // shape.heads}: bridge at block outputs, as the layout 'double fusion'"
+                    )
         self.bridges = nn.ModuleList(
             bridge(shapes[0][u], shapes[1][g], plan.gated, plan.rank, plan.both_ways) for u, g in plan.pairs
         )
         self.silent: set[int] = set()  # bridges that hand nothing over (models/ablation.py)
 
-    def read(self, run: Run, mask: Tensor | None = None) -> States:
+    def read(self, run: Run, mask: Tensor | None = None, places: Places | None = None) -> States:
         """Run the understanding tower once and keep what the bridges read.
 
-        mask : (batch, token), False at padding; left out, the one that the model is given.
+        Where bridges change its states without reading generation (double fusion both ways), they do: as in lockstep
+        with a noisy image, which it does not see.
+
+        mask : (batch, token), False at padding; left out, the one that the model is given as (batch, token).
+        places : of the tokens, for those bridges; left out, they are a text.
+
+        Raises RuntimeError where the run goes through the tower twice; ValueError where no mask is given and the model
+        has one of another form.
         """
         kept: dict[int, tuple[Any, Tensor | None]] = {}
-        tower = self.towers[0]
+        tower, running = self.towers[0], True
+        alone = self.plan.both_ways and not self.inside
 
-        def keep(block: int) -> Callable[[Any], None]:
-            def visit(own: Any) -> None:
-                kept[block] = own, tower.real
+        def keep(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
+            def visit(own: Any) -> Tensor | None:
+                if running and numbers[0] in kept:
+                    raise RuntimeError(
+                        f"block {tower.blocks[self.plan.pairs[numbers[0]][0]]!r} ran twice in what is read: run one "
+                        "forward pass, without generate() or guidance in two"
+                    )
+                joined = None
+                for number in numbers:
+                    kept[number] = own, tower.real
+                    if alone and number == numbers[0] and number not in self.silent:
+                        joined = own = self._alone(number, own, places, tower.real if mask is None else mask)
+                return joined
 
             return visit
 
-        with visiting(tower, {u: keep(u) for u, _ in self.plan.pairs}, self.inside):
+        with visiting(tower, {u: keep(numbers) for u, numbers in self._at(0).items()}, self.inside):
             run()
-        handed = tuple(_of_stream(bridge("hand", 0, kept[u][0]), kept[u][0]) for bridge, (u, _) in self._pairs())
-        return States(handed, kept[self.plan.pairs[0][0]][1] if mask is None else mask)
+            if mask is None and tower.real is None and tower.unread:
+                raise ValueError(
+                    f"{type(tower.model).__name__} was given {tower.unread!r} in another form than (batch, token), "
+                    "which does not tell what is padding: pass mask, (batch, token), False at padding"
+                )
+        running = False  # what visits the blocks from now on computes them again
+        handed = tuple(
+            _of_stream(bridge("hand", 0, kept[at][0]), kept[at][0]) for at, bridge in enumerate(self.bridges)
+        )
+        return States(handed, kept[0][1] if mask is None else mask)
+
+    def _alone(self, number: int, own: Tensor, places: Places | None, real: Tensor | None) -> Tensor:
+        """What a bridge makes of the understanding tower's tokens (batch, token, dim) where it sees no others."""
+        if places is None:
+            places = text_after(own.new_ones(own.shape[:2], dtype=torch.bool) if real is None else real, 0)
+        bridge = self.bridges[number]
+        mine = bridge("hand", 0, own)
+        return bridge("join", 0, own, mine, Handed(*(each[:, :, :0] for each in mine)), Seen(sees(places, places)))
 
     @contextmanager
     def reading(self, states: States) -> Iterator[None]:
@@ -99,21 +148,23 @@ class Fusion(nn.Module):
 
         Raises ValueError where its batch is of another size.
         """
-        seen = Seen(other=None if states.mask is None else states.mask[:, None])
+        tower = self.towers[1]
 
         def join(number: int, own: Any) -> Tensor:
             bridge = self.bridges[number]
             other = states.handed[number]
             self._check_batch(number, own, other)
+            seen = Seen(*(None if real is None else real[:, None] for real in (tower.real, states.mask)))
             return bridge("join", 1, own, bridge("hand", 1, own), other, seen)
 
-        with visiting(self.towers[1], self._visits(1, join), self.inside):
+        with visiting(tower, self._visits(1, join), self.inside):
             yield
 
     def together(self, understanding: Run, generation: Run, places: tuple[Places, Places]) -> tuple[Any, Any]:
         """Run both towers in lockstep; each reads the other as `places` (of its stream's tokens) allow.
 
-        A block that meets several of the other tower reads the first of them, and is read by all.
+        An understanding block that meets several of the other tower reads the first of them, and is read by all; a
+        generation block reads all that it meets, as one way.
 
         Raises ValueError for a plan that runs one way.
         """
@@ -121,15 +172,15 @@ class Fusion(nn.Module):
             raise ValueError("this plan runs one way: use read and reading, or plan both_ways=True")
         meeting = Meeting()
         seen = [Seen(sees(places[s], places[s]), sees(places[s], places[1 - s])) for s in (0, 1)]
-        firsts = [{min(numbers) for numbers in self._at(side).values()} for side in (0, 1)]
+        firsts = {min(numbers) for numbers in self._at(0).values()}
 
         def exchange(side: int) -> Callable[[int, Any], Tensor | None]:
             def join(number: int, own: Any) -> Tensor | None:
                 bridge = self.bridges[number]
                 mine = bridge("hand", side, own)
-                first = number in firsts[side]
-                other = meeting.exchange(side, number, _of_stream(mine, own), wait=first)
-                if not first:
+                reads = side == 1 or number in firsts
+                other = meeting.exchange(side, number, _of_stream(mine, own), wait=reads)
+                if not reads:
                     return None
                 self._check_batch(number, own, other)
                 return bridge("join", side, own, mine, other, seen[side])
@@ -166,9 +217,6 @@ class Fusion(nn.Module):
         for number, pair in enumerate(self.plan.pairs):
             found.setdefault(pair[side], []).append(number)
         return found
-
-    def _pairs(self) -> Iterator[tuple[Any, tuple[int, int]]]:
-        return zip(self.bridges, self.plan.pairs, strict=True)
 
     def _check_batch(self, number: int, own: Any, other: Handed) -> None:
         mine = (own.query if isinstance(own, Attended) else own).shape[0]

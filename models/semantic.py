@@ -37,7 +37,8 @@ class SemanticTokens(nn.Module):
         """states (batch, token of the text stream, width), the tokens last; features (batch, patch, target width)."""
         count = len(self.tokens)
         target = F.adaptive_avg_pool1d(features.transpose(1, 2).float(), count).transpose(1, 2)
-        return 1 - F.cosine_similarity(self.project(states[:, -count:]).float(), target, dim=-1).mean()
+        made = self.project(states[:, -count:].to(self.project.weight.dtype))
+        return 1 - F.cosine_similarity(made.float(), target, dim=-1).mean()
 
 
 @torch.no_grad()

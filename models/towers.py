@@ -66,6 +66,7 @@ class Tower:
         attention: each block's; a text says why it cannot be visited inside.
         real: during a visit, which tokens are no padding (batch, token), bool, if the model was given a mask of this
             shape; else None.
+        unread: during a visit, the name of a mask of another shape that the model was given, or None.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Tower:
     places: Sequence[Mapping[str | None, Place]] = ()
     attention: Sequence[SelfAttention | str] = ()
     real: Tensor | None = None
+    unread: str | None = None
 
     def read(self, number: int, output: Any) -> Tensor:
         """The tokens (batch, token, dim) of the tower's stream in what a block returned."""

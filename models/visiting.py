@@ -52,6 +52,7 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
     passed = _Pass(tower, dict(visits), inside)
     with ExitStack() as stack:
         stack.callback(setattr, tower, "real", None)
+        stack.callback(setattr, tower, "unread", None)
         stack.callback(passed.unwind)
         passed.attached = True
         stack.callback(setattr, passed, "attached", False)
@@ -124,7 +125,9 @@ class _Pass:
                 elif (compiled := getattr(block, "_compiled_call_impl", None)) is not None:
                     put(stack, block, "_compiled_call_impl", self._around(number, compiled))
                 else:
-                    stack.callback(block.register_forward_hook(self._after(number)).remove)
+                    # Before what others have hung there: whoever reads this block's output reads what goes on.
+                    handle = block.register_forward_hook(self._after(number), prepend=True)
+                    stack.callback(handle.remove)
             for module in model.modules():
                 if (original := getattr(module, CHECKPOINT, None)) is not None:
                     put(stack, module, CHECKPOINT, self._checkpointed(original))
@@ -145,11 +148,10 @@ class _Pass:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not self.silent:
             given = named_inputs(module, args, kwargs)
-            self.masks = {
-                name: value
-                for name, value in given.items()
-                if name.endswith(MASKS) and isinstance(value, Tensor) and value.ndim == 2
-            }
+            masks = {name: value for name, value in given.items() if name.endswith(MASKS) and value is not None}
+            self.masks = {name: v for name, v in masks.items() if isinstance(v, Tensor) and v.ndim == 2}
+            own = [name for name in masks.keys() - self.masks.keys() if not name.startswith(("encoder_", "cross_"))]
+            self.tower.unread = min(own, default=None)
 
     def _after(self, number: int) -> Callable[[nn.Module, tuple, Any], Any]:
         def after(module: nn.Module, args: tuple, output: Any) -> Any:
@@ -230,7 +232,7 @@ class _Pass:
                     f"the visit inside block {self.tower.blocks[running.number]!r} gave {tuple(after.shape)} for "
                     f"{tuple(own.shape)}: it must give (batch, head, query token, dim) for all queries"
                 )
-            return own if after is None else after
+            return own if after is None else after.to(own.dtype)
 
         return attend
 

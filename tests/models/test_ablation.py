@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,14 @@ def test_closed_gates_drift_by_exactly_nothing(fuse, plan, stimuli):
     assert (table[["drift", "low", "high"]] == 0).all(axis=None)
 
 
-def test_drift_begins_at_the_broken_bridge(fused, stimuli):
+@pytest.mark.parametrize("layout", ["H", "dense", "double fusion"])
+def test_drift_begins_at_the_broken_bridge(fuse, plan, stimuli, layout):
+    """At its own block: a bridge behind a block belongs to it."""
+    fused = fuse(replace(plan, layout=layout))
+    with torch.no_grad():
+        for name, parameter in fused.bridges.named_parameters():
+            if "gate" in name:
+                parameter.fill_(0.8)
     drift = link_drift(fused, stimuli, times=TIMES).pivot(index="link", columns="layer", values="drift")
     for link, first in (("0-0", 0), ("2-1", 1), ("3-2", 2), ("all", 0)):
         assert (drift.loc[link].iloc[:first] == 0).all()

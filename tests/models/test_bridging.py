@@ -192,6 +192,19 @@ def test_a_blocks_own_mask_still_holds(kind):
     assert not torch.equal(one[:, :, 2], other[:, :, 2])
 
 
+def test_a_mask_of_other_heads_holds_in_the_understanding_head_space():
+    """diffusers hands a padding mask to every head; H attends in other heads."""
+    bridge, text = build("H"), attended(0, 3, 1)
+    padding = torch.tensor([True, True, True, True, False])
+    outs = []
+    for mask in (padding.view(1, 1, 1, 5), padding.expand(2, 2, 1, 5)):
+        outs.append(joined(bridge, 1, (text, attended(1, 5, 2, mask=mask))))
+    torch.testing.assert_close(*outs)
+    relative = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(ValueError, match="masks each of its 2 heads otherwise, and attention is in the 4"):
+        joined(bridge, 1, (text, attended(1, 5, 2, mask=relative)))
+
+
 @pytest.mark.parametrize("kind", ["H", "dense"])
 def test_only_the_tokens_of_the_stream_read(kind):
     bridge = build(kind)
@@ -202,6 +215,15 @@ def test_only_the_tokens_of_the_stream_read(kind):
     assert not torch.equal(out[:, :, :3], image.own[:, :, :3])
     whole = joined(bridge, 1, (text, image._replace(reads=slice(None))))
     torch.testing.assert_close(out[:, :, :3], whole[:, :, :3])
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_tokens_read_in_another_order_are_put_back_in_their_places(kind):
+    bridge = build(kind)
+    text, image = sides(kind)
+    order = torch.tensor([3, 4, 0, 1, 2])
+    out = joined(bridge, 1, (text, image._replace(reads=order)))
+    torch.testing.assert_close(out, joined(bridge, 1, (text, image)))
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bridgework.models import small
-from bridgework.models.fusion import FusedModel
+from bridgework.models.fusion import FusedModel, _text_pass
+from bridgework.models.masks import one_image, text_after
 from bridgework.probes.bridges import BridgePlan
 
 LAYOUTS = ["H", "dense", "double fusion", "last"]
@@ -104,6 +105,39 @@ def test_captions_are_read_off_the_clean_image_and_causally(fuse, batch, layout)
         fused.caption_loss([text], batch["image"][:1])
     short, long = logits
     torch.testing.assert_close(long[: len(short)], short, rtol=0, atol=1e-5)
+
+
+REPEATED = ((0, 0), (2, 2), (3, 2))  # surplus understanding blocks meet the last generation block again
+
+
+@pytest.mark.parametrize(("layout", "pairs"), [*((each, None) for each in TWO_WAYS), ("double fusion", REPEATED)])
+@torch.no_grad()
+def test_drawing_in_two_passes_is_drawing_in_lockstep(fuse, batch, layout, pairs):
+    """Noise is seen by nobody else, so that understanding runs once and ahead, what bridges change in it included."""
+    plan = plan_for(layout, both_ways=True)
+    fused = opened(fuse(replace(plan, pairs=pairs or plan.pairs)))
+    noisy, time = batch["noise"], batch["time"]
+    once = fused.predict(noisy, fused.condition(CAPTIONS), time)
+    run, mask = _text_pass(fused.experts[0], CAPTIONS)
+    places = text_after(mask, 0), one_image(4, 1000, True, fused.device)
+    null = fused.null_text.expand(4, -1, -1)
+    _, beside = fused.together(run, lambda: fused.experts[1].predict(noisy, null, time), places)
+    torch.testing.assert_close(once, beside, rtol=0, atol=1e-5)
+    assert not torch.allclose(once, fused.experts[1].predict(noisy, null, time), atol=1e-3)
+
+
+def test_drawing_trains_what_understanding_adds_to_itself(fuse, batch):
+    """Of a fusion block both ways; the towers stay frozen."""
+    fused = opened(fuse(plan_for("double fusion", both_ways=True)))
+    fused.predict(batch["image"], fused.condition(CAPTIONS), batch["time"]).square().mean().backward()
+    assert fused.bridges.get_parameter("0.outs.0.weight").grad.abs().max() > 0  # type: ignore[union-attr]
+    assert all(p.grad is None for p in (*fused.understanding.parameters(), *fused.generation.parameters()))
+
+
+def test_captions_left_out_cost_nothing(fuse, batch):
+    fused = fuse(plan_for("H", both_ways=True))
+    assert fused.caption_loss(["", ""], batch["image"][:2]) == 0
+    assert fused.caption_loss(["", "a ring"], batch["image"][:2]) > 0
 
 
 def test_one_way_plans_have_no_caption_loss(fuse, batch):
