@@ -284,5 +284,11 @@ def _text_pass(expert: Any, captions: Sequence[str]) -> tuple[Callable[[], Any],
 def _tower(expert: Any, run: Callable[[], Any], stream: str | None) -> Tower:
     """The expert's blocks as a tower, found from one pass of two samples."""
     stacks = find_stacks(expert.model)
-    stack = next(path for path, blocks in stacks.items() if tuple(blocks) == tuple(expert.blocks))
+    whole = [path for path, blocks in stacks.items() if tuple(blocks) == tuple(expert.blocks)]
+    if not whole:
+        raise ValueError(
+            f"the {len(expert.blocks)} blocks of {expert.name} are no whole stack of its model, which has "
+            f"{', '.join(stacks)}: give the expert one of these as its blocks"
+        )
+    stack = whole[0]
     return find_tower(expert.model, run, stack=stack, stream=stream)

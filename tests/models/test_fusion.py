@@ -270,3 +270,10 @@ def test_what_does_not_fit_is_refused(tiny_vlm, tiny_dit, plan):
     deeper = BridgePlan(((0, 0),), "image", "all", {}, 16, 13)
     with pytest.raises(ValueError, match=r"towers of 16 and 13 blocks, .* and .* have 4 and 3"):
         FusedModel(tiny_vlm, tiny_dit, deeper)
+
+
+def test_blocks_that_are_no_stack_are_refused(fuse, plan):
+    understanding, generation = fuse(plan).experts
+    understanding.blocks = understanding.blocks[:3]
+    with pytest.raises(ValueError, match=r"the 3 blocks of tiny-vlm are no whole stack of its model, which has "):
+        FusedModel(understanding, generation, plan)
