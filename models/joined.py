@@ -143,8 +143,11 @@ class Fusion(nn.Module):
         return bridge("join", 0, own, mine, Handed(*(each[:, :, :0] for each in mine)), Seen(sees(places, places)))
 
     @contextmanager
-    def reading(self, states: States) -> Iterator[None]:
+    def reading(self, states: States, places: tuple[Places, Places] | None = None) -> Iterator[None]:
         """While the context lasts, the generation tower reads `states` at its bridged blocks.
+
+        places : of the tokens of both streams, as in `together`; left out, all are seen but padding, as an image that
+            is denoised sees them. A generation tower that is causal needs them where a bridge is a block of its own.
 
         Raises ValueError where its batch is of another size.
         """
@@ -154,7 +157,10 @@ class Fusion(nn.Module):
             bridge = self.bridges[number]
             other = states.handed[number]
             self._check_batch(number, own, other)
-            seen = Seen(*(None if real is None else real[:, None] for real in (tower.real, states.mask)))
+            if places is None:
+                seen = Seen(*(None if real is None else real[:, None] for real in (tower.real, states.mask)))
+            else:
+                seen = Seen(sees(places[1], places[1]), sees(places[1], places[0]))
             return bridge("join", 1, own, bridge("hand", 1, own), other, seen)
 
         with visiting(tower, self._visits(1, join), self.inside):

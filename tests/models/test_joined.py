@@ -12,7 +12,7 @@ from transformers import DeepseekV3Config, DeepseekV3Model
 from bridgework.models.bridging import BRIDGES
 from bridgework.models.finding import find_tower
 from bridgework.models.joined import Fusion
-from bridgework.models.masks import Places
+from bridgework.models.masks import Places, text_after
 from bridgework.probes.bridges import BridgePlan
 
 from .pairs import LLAVA, LM, OUTSIDE, PAIRS, SD3, Named, Runnable, opened, tensors, traces
@@ -293,3 +293,22 @@ def test_layers_that_towers_do_not_have_are_refused():
     plan = BridgePlan(((0, 0),), "image", "all", {}, 9, 9)
     with pytest.raises(ValueError, match=r"the plan is for towers of 9 and 9 blocks, LlavaFor.* have 4 and 4"):
         Fusion(sides[0].tower, sides[1].tower, plan, (sides[0].run, sides[1].run))
+
+
+@torch.no_grad()
+def test_a_causal_tower_that_reads_stays_causal_by_its_places():
+    """A language model as the second tower: with places no logit depends on later tokens, without them it does."""
+    fusion, sides = fuse((PAIRS[0][0], LM), "double fusion", gated=False)
+    for parameter in fusion.bridges.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    states = fusion.read(sides[0].run)
+    ids = torch.arange(5, 13)[None].expand(2, -1)
+    text = text_after(torch.ones(2, 8, dtype=torch.bool), 1)
+    before = Places(torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool))
+    for places in ((before, text), None):
+        outs = []
+        for last in (7, 9):
+            with fusion.reading(states, places):
+                outs.append(fusion.generation(torch.cat([ids[:, :-1], torch.full((2, 1), last)], 1))[0])
+        assert torch.equal(outs[0][:, :-1], outs[1][:, :-1]) == (places is not None)
+        assert not torch.equal(outs[0][:, -1], outs[1][:, -1])
