@@ -39,7 +39,8 @@ def find_tower(
     ----------
     inputs : what `model(**inputs)` takes, of two samples or more, or a function that runs the model.
     stack : one of `find_stacks(model)`; by default that of the stacks which run that has the most parameters.
-    stream : "image", "text" or "both"; None where there is one stream, or for all tokens of a sequence.
+    stream : "image", "text" or "both"; None where there is one stream, or for all tokens of a sequence. In one
+        sequence, image tokens must stand where they stand in `inputs`, in every pass and sample.
     kinds : what inputs are whose names do not tell, such as {"x": "image"}.
 
     Raises ValueError for a model without a stack or a token stream, a stack that this call does not run, or a stream

@@ -99,7 +99,10 @@ class FusedModel(Fusion):
         images = torch.zeros(1, *self.pixels)
         states: list[Tensor] = []
         tower = _tower(generation, run_image, "text")
-        self.text_end = tower, max(number for number, places in enumerate(tower.places) if "text" in places)
+        ends = [number for number, places in enumerate(tower.places) if "text" in places]
+        if not ends:
+            raise ValueError(f"{generation.name} has no text stream for semantic tokens: plan without semantic_tokens")
+        self.text_end = tower, ends[-1]
         with torch.no_grad(), self._at_text_end(states.append):
             run_image()
         target = vision_features(understanding, images)

@@ -278,6 +278,7 @@ def train(
         progress=f"train {model.plan.layout}, {model.plan.rule}",
     )  # fmt: skip
     model.eval()
+    model.steps = steps
     if state.is_main_process:
         model.save(folder)
     state.wait_for_everyone()
