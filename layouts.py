@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,8 +18,11 @@ import numpy as np
 import pandas as pd
 
 from .figures.architecture import architectures
+from .models.batches import source
+from .models.costs import costs
 from .models.experts import open_expert
 from .models.recipe import Recipe, run
+from .models.training import reader_of
 from .models.validation import validation_loss
 from .probes.files import write_whole
 from .probes.layouts import lay_out
@@ -50,7 +52,8 @@ def compare(
         batches: of the validation part, of `recipe.batch_size` scenes each.
 
     Returns:
-        layout; parameters, those trained; steps, batch_size; seconds, of training, repeated steps included;
+        layout; parameters, those trained; steps, batch_size; step_seconds, of a training step in float32, the median of
+        five once it is trained;
         loss, of drawing held-out scenes with their captions, and shuffled, of the same weights with other scenes';
         difference, shuffled - loss, with low and high (95 %, Student, paired by batch); batches;
         floor, the loss of the same model trained with other scenes' captions, and above, above_low, above_high:
@@ -77,25 +80,25 @@ def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
     told = folder / f"losses-{batches}.json"
     if told.exists() and (row := json.loads(told.read_text()))["made"] == asdict(recipe):
         return row
-    clock, began = folder / "seconds.json", time.monotonic()
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
-
-    def tick(log: object) -> None:
-        write_whole(clock, lambda path: path.write_text(json.dumps(before + time.monotonic() - began)))
-
     print(f"{folder.name}: {recipe.steps} steps", flush=True)
-    model = run(recipe, folder, on_log=tick)
+    model = run(recipe, folder)
     held = {
         shuffled: np.array(validation_loss(model, batches, shuffled=shuffled, batch_size=recipe.batch_size))
         for shuffled in (False, True)
     }
     row = {"parameters": sum(p.numel() for p in model.trained().parameters() if p.requires_grad)}
-    row |= {"steps": recipe.steps, "batch_size": recipe.batch_size, "seconds": round(json.loads(clock.read_text()), 1)}
+    row |= {"steps": recipe.steps, "batch_size": recipe.batch_size, "step_seconds": step_seconds(model, recipe)}
     row |= {"loss": float(held[False].mean()), "shuffled": float(held[True].mean())}
     row |= _interval("difference", held[True] - held[False]) | {"batches": batches}
     row |= {"losses": held[False].tolist(), "made": asdict(recipe)}
     write_whole(told, lambda path: path.write_text(json.dumps(row)))
     return row
+
+
+def step_seconds(model: Any, recipe: Recipe) -> float:
+    """Of a training step on a batch of scenes, questions included where the model is asked some."""
+    draw = source(model.size, None, recipe.seed, recipe.batch_size, False, tokenizer=reader_of(model))
+    return round(costs(model, draw(0))["step_seconds"], 4)
 
 
 def _interval(name: str, values: np.ndarray) -> dict[str, float]:

@@ -21,12 +21,12 @@ LOSSES = {
 def layouts_compared(table: pd.DataFrame) -> Figure:
     """For each layout, the lowest loss on top: losses of drawing held-out scenes, trained parameters, time of a step.
 
-    ``table`` is what ``python -m bridgework.layouts`` writes: layout, parameters, steps, seconds; loss with the scenes'
+    ``table`` is what ``python -m bridgework.layouts`` writes: layout, parameters, step_seconds; loss with the scenes'
     own captions, shuffled with other scenes', floor of a model trained with others' (may be missing). Losses are paired
     by batch, so the bars are intervals of the differences from ``loss`` (low to high, above_low to above_high).
     Raises TypeError or ValueError for another table or a layout named twice.
     """
-    columns = ("layout", "parameters", "steps", "seconds", "loss", "shuffled", "low", "high")
+    columns = ("layout", "parameters", "step_seconds", "loss", "shuffled", "low", "high")
     table = need(table, columns, "layouts_compared", "python -m bridgework.layouts")
     if table["layout"].duplicated().any():
         twice = table["layout"][table["layout"].duplicated()].iloc[0]
@@ -48,7 +48,7 @@ def layouts_compared(table: pd.DataFrame) -> Figure:
     heading(left, "validation loss", "bars: 95 % interval of the difference from blue")
     _bars(right[0], heights, table["parameters"] / 1e6, "{:.2f} M")
     heading(right[0], "trained parameters", "")
-    _bars(right[1], heights, table["seconds"] / table["steps"], "{:.2g} s")
+    _bars(right[1], heights, table["step_seconds"], "{:.2g} s")
     heading(right[1], "a training step", "")
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -258,7 +258,7 @@ def train(
     made = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
     made |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
     made["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
-    draw = source(getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=_reader(model))
+    draw = source(getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=reader_of(model))
     state = Accelerator()
     claim(Path(folder), model.plan, made)
     model.to(state.device).train()
@@ -285,7 +285,7 @@ def train(
     return log
 
 
-def _reader(model: Any) -> Any:
+def reader_of(model: Any) -> Any:
     """The tokenizer of a model that can learn to answer questions about scenes, else None."""
     if model.plan.layout not in TRUNKS and model.trained_experts == "bridges":
         return None

@@ -50,7 +50,7 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     pd.testing.assert_series_equal(table["difference"], table["shuffled"] - table["loss"], check_names=False)
     pd.testing.assert_series_equal(table["above"], table["floor"] - table["loss"], check_names=False)
     assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
-    assert (table["parameters"] > 100_000).all() and (table["seconds"] > 0).all()
+    assert (table["parameters"] > 100_000).all() and (table["step_seconds"] > 0).all()
     losses = json.loads((out / "dense" / "losses-3.json").read_text())["losses"]
     assert len(losses) == 3
     assert table["loss"][0] == pytest.approx(np.mean(losses))

@@ -14,7 +14,7 @@ def table():
     rows = []
     for place, layout in enumerate(LAYOUTS):
         loss = 0.1 + 0.013 * (place * 5 % 7)
-        row = {"layout": layout, "parameters": 20_000 * 10 ** (place % 3), "steps": 100, "seconds": 20 * (1 + place)}
+        row = {"layout": layout, "parameters": 20_000 * 10 ** (place % 3), "step_seconds": 0.2 * (1 + place)}
         row |= {"loss": loss, "shuffled": loss + 0.04, "difference": 0.04, "low": 0.03, "high": 0.05}
         rows.append(row | {"floor": loss + 0.02, "above": 0.02, "above_low": 0.015, "above_high": 0.025})
     return pd.DataFrame(rows)
@@ -60,5 +60,5 @@ def test_costs_stand_beside_and_all_can_be_read(table, words, assert_readable):
 def test_another_table_is_refused(table):
     with pytest.raises(ValueError, match="'H' is there twice"):
         layouts_compared(pd.concat([table, table[table["layout"] == "H"]]))
-    with pytest.raises(ValueError, match="missing columns seconds"):
-        layouts_compared(table.drop(columns="seconds"))
+    with pytest.raises(ValueError, match="missing columns step_seconds"):
+        layouts_compared(table.drop(columns="step_seconds"))
