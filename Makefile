@@ -27,10 +27,10 @@ test: setup $(PEERS)
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 120
 
 setup: $(INSTALLED)
-	$(BIN)/python -m bridgework.models.weights
+	$(BIN)/python -m bridgework.models.experts.downloads.weights
 
 stimuli: $(INSTALLED)
-	$(BIN)/python -m bridgework.probes.collecting
+	$(BIN)/python -m bridgework.probes.stimuli.downloads
 
 # torch comes first and alone, so that a CPU build is taken where the machine offers one. An interrupted installation
 # may have left half a package that looks whole, so it starts again, from the files that pip has already fetched.

@@ -117,13 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _demo() -> None:
-    from .demo import demo
+    from .studies.runs import demo
 
     demo()
 
 
 def _reproduce() -> None:
-    from .demo import reproduce
+    from .studies.runs import reproduce
 
     reproduce()
 
@@ -133,10 +133,10 @@ def _extract(
 ) -> None:
     import torch
 
-    from .models.experts import open_expert
-    from .models.scenes import scene_stimuli
-    from .probes.extraction import extract
-    from .probes.stimuli import load_stimuli
+    from .models.experts.opening import open_expert
+    from .models.scenes.scene import scene_stimuli
+    from .probes.extraction.extracting import extract
+    from .probes.stimuli.stimulus_set import load_stimuli
 
     part = stimuli.removeprefix("scenes-")
     shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
@@ -144,8 +144,8 @@ def _extract(
 
 
 def _align(features: Path, out: Path, metric: str) -> None:
-    from .probes.alignment import alignment_curve
-    from .probes.features import Features
+    from .probes.curves.curve import alignment_curve
+    from .probes.features.features import Features
     from .probes.files import write_whole
 
     seen = Features.load(features)
@@ -171,11 +171,11 @@ def _choose(
 ) -> None:
     from time import perf_counter
 
-    from .probes.bridges import choose_bridges
-    from .probes.features import Features
-    from .probes.layouts import lay_out
-    from .probes.matching import count_towers
-    from .probes.rules import RULES, read_evidence
+    from .probes.features.features import Features
+    from .probes.plans.choosing import choose_bridges
+    from .probes.plans.layouts import lay_out
+    from .probes.plans.matching import count_towers
+    from .probes.plans.rules import RULES, read_evidence
 
     seen, made = Features.load(understanding), Features.load(generation)
     if timestep is not None:
@@ -207,10 +207,10 @@ def _choose(
 
 def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
     """What two feature stores say to a rule."""
-    from .probes.alignment import alignment_curve, divergence
-    from .probes.complementarity import complementarity_map
-    from .probes.rules import RULES
-    from .probes.similarity import similarity_map
+    from .probes.curves.curve import alignment_curve, divergence
+    from .probes.evidence.complementarity import complementarity_map
+    from .probes.plans.rules import RULES
+    from .probes.similarity.scoring import similarity_map
 
     if rule in RULES and RULES[rule].trained:
         raise ValueError(f"the rule {rule!r} needs {RULES[rule].needs}: pass it as --evidence FILE")
@@ -223,7 +223,7 @@ def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
 
 
 def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
-    from .models.pretraining import STEPS, pretrain
+    from .models.training.pretraining import STEPS, pretrain
 
     given: dict[str, Any] = {name: value for name, value in ({"steps": steps} | options).items() if value is not None}
     if what in STEPS:
@@ -231,7 +231,7 @@ def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
         return
     from dataclasses import replace
 
-    from .models.recipe import Recipe, run
+    from .models.training.recipe import Recipe, run
 
     if Path(what).suffix == ".json":
         run(Recipe(plan=what, validate=0, **given), folder)
@@ -240,7 +240,7 @@ def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
 
 
 def _evaluate(model: str, **options: Any) -> None:
-    from .models.report import open_model, report
+    from .models.evaluation.reporting import open_model, report
 
     tables = report(open_model(model), **options)
     for name, table in tables.items():
@@ -252,9 +252,9 @@ def _evaluate(model: str, **options: Any) -> None:
 def _plan(layout: list[str], out: Path | None, steps: int, gpu: str, utilisation: float, **options: Any) -> None:
     import pandas as pd
 
-    from .models.planner import cost, table
+    from .models.costs.estimate import cost, table
     from .probes.files import write_whole
-    from .probes.plans import BridgePlan
+    from .probes.plans.bridge_plan import BridgePlan
 
     plans = [BridgePlan.load(each) if each.endswith(".json") else each for each in layout]
     rows = pd.concat([table(cost(layout=each, **options), steps, gpu, utilisation) for each in plans])

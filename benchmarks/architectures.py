@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import CONFIG_MAPPING, AutoModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from ..probes.stacks import find_stacks
+from ..probes.hooks.block_stacks import find_stacks
 
 RESULTS = Path(__file__).parent / "results"
 ENDINGS = ("Model", "Transformer", "Adapter")

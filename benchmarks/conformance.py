@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..probes.similarity import similarity
-from .peers import PEERS, Peer
-from .reference import REFERENCE
-from .regimes import REGIMES, draw, exact
+from ..probes.similarity.scoring import similarity
+from .support.peers import PEERS, Peer
+from .support.reference import REFERENCE
+from .support.regimes import REGIMES, draw, exact
 
 RESULTS = Path(__file__).with_name("results")
 TOLERANCE = 1e-5

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models.experts import open_expert
-from ..probes.extraction import extract
-from ..probes.stimuli import Stimuli, load_stimuli
-from ..probes.subjects import Shown
+from ..models.experts.opening import open_expert
+from ..probes.extraction.extracting import extract
+from ..probes.stimuli.stimulus_set import Stimuli, load_stimuli
+from ..probes.subjects.subject import Shown
 from .growth import forget_peak, peak
-from .inputs import machine
+from .support.inputs import machine
 
 RESULTS = Path(__file__).with_name("results")
 EXPERTS = ("smollm2-135m", "dinov2-s")

@@ -24,18 +24,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..models import small
-from ..models.bridging import Bridge, Handed, Seen
-from ..models.costs import costs, count_flops
-from ..models.experts import open_expert
-from ..models.fusion import FusedModel
-from ..models.masks import one_image, text_after
-from ..models.sampling import generate
-from ..models.scenes import scene_stimuli
-from ..models.towers import Attended
-from ..models.visiting import visiting
-from ..probes.layouts import lay_out
-from .inputs import machine
+from ..models.bridges.bridge import Bridge, Handed, Seen
+from ..models.costs.step_costs import costs, count_flops
+from ..models.experts import shipped_architectures as small
+from ..models.experts.opening import open_expert
+from ..models.fusion.fused_model import FusedModel
+from ..models.generation.sampling import generate
+from ..models.scenes.scene import scene_stimuli
+from ..models.towers.attention_masks import one_image, text_after
+from ..models.towers.tower import Attended
+from ..models.towers.visiting import visiting
+from ..probes.plans.layouts import lay_out
+from .support.inputs import machine
 
 RESULTS = Path(__file__).with_name("results")
 GENERATION = "scenes-dit"

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..probes.similarity import similarity_map
-from .floors import gram_flops, gram_map
-from .inputs import machine, mm_rate, stack, wait
-from .race import FLOOR, OURS, Contestant, Scores, race, whole
+from ..probes.similarity.scoring import similarity_map
+from .support.floors import gram_flops, gram_map
+from .support.inputs import machine, mm_rate, stack, wait
+from .support.race import FLOOR, OURS, Contestant, Scores, race, whole
 
 LAYERS, SAMPLES, DIMS = 48, 16_384, 4_096
 MEMORY = 3e10  # bytes beside the features: their centred copies

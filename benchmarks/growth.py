@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .inputs import machine, stack, use_all_cores
+from .support.inputs import machine, stack, use_all_cores
 
 RESULTS = Path(__file__).with_name("results")
 DIMS = 256
@@ -48,7 +48,7 @@ def measure(metric: str, layers: int, samples: int) -> dict[str, Any]:
 
     Maps of less than 20 seconds are repeated, up to three times, and the best counts.
     """
-    from ..probes.similarity import similarity_map
+    from ..probes.similarity.scoring import similarity_map
 
     use_all_cores()
     x, y = (stack(layers, samples, DIMS, side) for side in (0, 1))

@@ -2,7 +2,7 @@
 
     python -m bridgework.benchmarks.memory       # some minutes on one core; writes results/memory.csv
 
-Planned is what `models/planner.py` computes from the experts' configs. Measured is the same step run for real by
+Planned is what `models/costs/estimate.py` computes from the experts' configs. Measured is the same step run for real by
 `FusedModel` and the optimizers of `train`: the weights and optimizer states that it holds, and on top of them the most
 that torch's allocator gives out during a step, by its profiler. Resident memory would be no measure of this: Python,
 code and what the allocator keeps in reserve are in it.
@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..models import small
-from ..models.costs import held_bytes, peak_bytes
-from ..models.experts import open_expert
-from ..models.fusion import FusedModel
-from ..models.planner import cost
-from ..models.training import _optimizers
-from ..probes.layouts import lay_out
-from .inputs import machine
+from ..models.costs.estimate import cost
+from ..models.costs.step_costs import held_bytes, peak_bytes
+from ..models.experts import shipped_architectures as small
+from ..models.experts.opening import open_expert
+from ..models.fusion.fused_model import FusedModel
+from ..models.training.train_model import _optimizers
+from ..probes.plans.layouts import lay_out
+from .support.inputs import machine
 
 RESULTS = Path(__file__).with_name("results")
 OURS, SMOL = ("scenes-vlm", "scenes-dit"), ("smollm2-135m", "emoji-dit")

@@ -14,14 +14,14 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from ..probes.significance import map_moments, map_null
-from ..probes.similarity import similarity_map
-from .floors import cosine_grams, gram_map
+from ..probes.similarity.nulls import map_moments, map_null
+from ..probes.similarity.scoring import similarity_map
 from .gpu import gpu_case
-from .inputs import machine, stack, use_all_cores
-from .peers import PEERS, calibrated
-from .race import FLOOR, OURS, TRUTH, Contestant, Pairs, Scores, markdown, race, some, whole
-from .reference import REFERENCE
+from .support.floors import cosine_grams, gram_map
+from .support.inputs import machine, stack, use_all_cores
+from .support.peers import PEERS, calibrated
+from .support.race import FLOOR, OURS, TRUTH, Contestant, Pairs, Scores, markdown, race, some, whole
+from .support.reference import REFERENCE
 
 RESULTS = Path(__file__).with_name("results")
 K, PERMUTATIONS = 10, 200

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..probes.similarity import similarity_map
-from .inputs import common_signal, layer_features, machine, mm_rate, strength, use_all_cores
+from ..probes.similarity.scoring import similarity_map
+from .support.inputs import common_signal, layer_features, machine, mm_rate, strength, use_all_cores
 
 RESULTS = Path(__file__).with_name("results")
 CHUNK = 10_000  # samples made at a time

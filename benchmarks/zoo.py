@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..probes.capture import EMBEDDINGS, capture
-from ..probes.stacks import find_stacks
-from ..probes.streams import Stream, find_streams
-from .tiny_models import ZOO, Built
+from ..probes.hooks.block_stacks import find_stacks
+from ..probes.hooks.capturing import EMBEDDINGS, capture
+from ..probes.subjects.token_streams import Stream, find_streams
+from .support.tiny_models import ZOO, Built
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 20

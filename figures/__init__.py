@@ -1,11 +1,11 @@
 """Labelled results in, a matplotlib Figure out. Nothing here measures, and nothing here calls ``plt.show``."""
 
-from .architecture import architecture, architectures
-from .curves import alignment_curves, before_after, learning_curves, live_curve
+from .alignment import alignment_curves, before_after, learning_curves, live_curve
 from .evidence import causal_evidence
 from .gallery import Entry, write_gallery
-from .layouts import layouts_compared
+from .layout_bars import layouts_compared
 from .maps import layer_map
+from .plan_drawing import architecture, architectures
 from .samples import gap_closed, sample_grid
 
 __all__ = [

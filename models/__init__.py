@@ -1,13 +1,13 @@
 """Build: open experts, bridge them, train and evaluate the fused model."""
 
-from .ablation import ablate_links
-from .evaluation import evaluate
-from .experts import open_expert
-from .finding import find_tower
-from .fusion import FusedModel, Fusion
-from .scenes import scene_stimuli
-from .training import train
-from .unified import UnifiedModel
+from .evaluation.link_ablation import ablate_links
+from .evaluation.scores import evaluate
+from .experts.opening import open_expert
+from .fusion.fused_model import FusedModel, Fusion
+from .scenes.scene import scene_stimuli
+from .towers.finding import find_tower
+from .training.train_model import train
+from .unified.one_trunk import UnifiedModel
 
 __all__ = [
     "FusedModel",

@@ -1,23 +1,23 @@
 """Measure: any model in, labelled similarity out."""
 
-from .alignment import alignment_curve, divergence, rises, rises_then_falls
-from .attention import attention_mass
-from .attribution import attribute
-from .bridges import BridgePlan, choose_bridges
-from .capture import capture
-from .complementarity import complementarity_map
-from .conflict import gradient_conflict
-from .extraction import extract, mismatched
-from .features import Features, LayerFeatures
-from .generic import AnyModel
-from .labels import label_probe
-from .layouts import lay_out
-from .similarity import similarity, similarity_map
-from .stacks import find_stacks
-from .stimuli import Stimuli, Stimulus, load_stimuli
-from .streams import find_streams
-from .subjects import Shown, Subject
-from .tokens import match_patches
+from .curves.curve import alignment_curve, divergence, rises, rises_then_falls
+from .evidence.attention import attention_mass
+from .evidence.attribution import attribute
+from .evidence.complementarity import complementarity_map
+from .evidence.conflict import gradient_conflict
+from .extraction.extracting import extract, mismatched
+from .features.features import Features, LayerFeatures
+from .hooks.block_stacks import find_stacks
+from .hooks.capturing import capture
+from .plans.choosing import BridgePlan, choose_bridges
+from .plans.layouts import lay_out
+from .similarity.labels import label_probe
+from .similarity.patches import match_patches
+from .similarity.scoring import similarity, similarity_map
+from .stimuli.stimulus_set import Stimuli, Stimulus, load_stimuli
+from .subjects.any_model import AnyModel
+from .subjects.subject import Shown, Subject
+from .subjects.token_streams import find_streams
 
 __all__ = [
     "AnyModel",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.bridges import BridgePlan
-from bridgework.probes.features import Features, LayerFeatures
+from bridgework.probes.features.features import Features, LayerFeatures
+from bridgework.probes.plans.choosing import BridgePlan
 
 STIMULI = tuple(f"stimulus {number}" for number in range(48))
 

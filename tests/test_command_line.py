@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from bridgework.__main__ import main
-from bridgework.models.experts import open_expert
-from bridgework.probes.bridges import BridgePlan
-from bridgework.probes.extraction import extract
-from bridgework.probes.features import Features
-from bridgework.probes.stimuli import Stimuli, Stimulus
+from bridgework.models.experts.opening import open_expert
+from bridgework.probes.extraction.extracting import extract
+from bridgework.probes.features.features import Features
+from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 
 COMMANDS = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "plan")
 
@@ -166,7 +166,7 @@ def test_an_interruption_is_told(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bridgework.models.experts.open_expert", interrupted)
+    monkeypatch.setattr("bridgework.models.experts.opening.open_expert", interrupted)
     status, text = told(capsys, "evaluate", "scenes-vlm")
     assert status == 130
     assert text == "bridgework: stopped; the same command goes on from here\n"

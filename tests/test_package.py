@@ -66,7 +66,7 @@ def test_wheel_holds_every_module_and_nothing_beside_them(names):
     assert {name for name in names if name.endswith(".py")} == expected
 
 
-@pytest.mark.parametrize("folder", ["probes/noto", "models/checkpoints"])
+@pytest.mark.parametrize("folder", ["probes/stimuli/noto", "models/experts/checkpoints"])
 def test_wheel_holds_all_data(names, folder):
     files = [file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     expected = {f"bridgework/{file.relative_to(ROOT).as_posix()}" for file in files}

@@ -21,10 +21,11 @@ from sklearn.model_selection import KFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import KernelCenterer, normalize
 
-from bridgework.benchmarks import conformance, regimes
-from bridgework.benchmarks.peers import PEERS, calibrated
-from bridgework.benchmarks.reference import PENALTIES, REFERENCE, hsic_1
-from bridgework.probes.similarity import similarity
+from bridgework.benchmarks import conformance
+from bridgework.benchmarks.support import regimes
+from bridgework.benchmarks.support.peers import PEERS, calibrated
+from bridgework.benchmarks.support.reference import PENALTIES, REFERENCE, hsic_1
+from bridgework.probes.similarity.scoring import similarity
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "data" / "metric_goldens.json").read_text())["cases"]
 K = 10

@@ -9,8 +9,8 @@ from torch import nn
 
 from bridgework.benchmarks import fusion
 from bridgework.models import FusedModel, open_expert
-from bridgework.models.sampling import generate
-from bridgework.probes.layouts import lay_out
+from bridgework.models.generation.sampling import generate
+from bridgework.probes.plans.layouts import lay_out
 
 
 @pytest.fixture(scope="module")

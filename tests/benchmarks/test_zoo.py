@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bridgework.benchmarks import architectures
-from bridgework.benchmarks.tiny_models import ZOO
+from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.benchmarks.zoo import survey
-from bridgework.probes.stacks import find_stacks
+from bridgework.probes.hooks.block_stacks import find_stacks
 
 
 @pytest.fixture(scope="module")

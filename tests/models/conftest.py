@@ -17,11 +17,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from bridgework.models.experts import CHECKPOINTS, DitExpert, LlavaExpert
-from bridgework.models.fusion import FusedModel
-from bridgework.models.scenes import scene_stimuli
-from bridgework.probes.bridges import BridgePlan
-from bridgework.probes.stimuli import Stimuli
+from bridgework.models.experts.opening import CHECKPOINTS, DitExpert, LlavaExpert
+from bridgework.models.fusion.fused_model import FusedModel
+from bridgework.models.scenes.scene import scene_stimuli
+from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.stimuli.stimulus_set import Stimuli
 
 
 @pytest.fixture(scope="session")

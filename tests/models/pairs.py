@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bridgework.benchmarks.tiny_models import ZOO
-from bridgework.models.finding import find_tower
-from bridgework.models.lockstep import Meeting, lockstep
-from bridgework.models.towers import Attended, Tower
-from bridgework.models.visiting import measure, visiting
+from bridgework.benchmarks.support.tiny_models import ZOO
+from bridgework.models.fusion.lockstep import Meeting, lockstep
+from bridgework.models.towers.finding import find_tower
+from bridgework.models.towers.tower import Attended, Tower
+from bridgework.models.towers.visiting import measure, visiting
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from bridgework.models.experts import CHECKPOINTS
-from bridgework.models.fusion import FusedModel
-from bridgework.models.training import fit, train
-from bridgework.probes.plans import BridgePlan
+from bridgework.models.experts.opening import CHECKPOINTS
+from bridgework.models.fusion.fused_model import FusedModel
+from bridgework.models.training.train_model import fit, train
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",

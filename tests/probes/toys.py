@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bridgework.probes import files, shards
-from bridgework.probes.extraction import extract, noise_for
-from bridgework.probes.stimuli import Stimuli, Stimulus
-from bridgework.probes.subjects import Shown
+from bridgework.probes import files
+from bridgework.probes.extraction.extracting import extract, noise_for
+from bridgework.probes.features import shards
+from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
+from bridgework.probes.subjects.subject import Shown
 
 DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
 

@@ -1,0 +1,1 @@
+"""Compute what each layout puts between two blocks."""

@@ -1,0 +1,1 @@
+"""Count what training takes, measured or computed from configs alone."""

@@ -1,0 +1,1 @@
+"""Score models and break their bridges one at a time."""

@@ -1,0 +1,1 @@
+"""Open understanding and generation experts."""

@@ -1,0 +1,1 @@
+"""Open diffusers pipelines as experts and as generators."""

@@ -1,0 +1,77 @@
+"""Cosmos3-Omni as a subject: a mixture of transformers with an understanding and a generation stream in every block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ....probes.stimuli.stimulus_set import Stimulus
+from ....probes.subjects.subject import Shown
+from .pipeline_expert import PipelineExpert
+from .prompt_words import word_mask
+
+
+@dataclass
+class Cosmos3Expert(PipelineExpert):
+    """Cosmos3-Omni (diffusers' Cosmos3OmniTransformer).
+
+    Its blocks return two streams without a batch axis, (token, dim): `und_seq`, the prompt, causal, and `gen_seq`, the
+    noisy latents, which read the prompt and are not read by it.
+
+    The generation task shows the prompt in the pipeline's template and one frame of latents at a timestep. Image alone
+    is the noisy image with the empty prompt, text alone the prompt with pure noise, which its states do not depend on.
+    Text tokens are the prompt's, with the full stop that the pipeline puts behind it, without the template.
+
+    `reader()` is the same model on the understanding task: the caption as a chat message. What diffusers has of the
+    model takes no image for understanding (it has no vision tower; an image given to it is clean latents in the
+    generation stream), so its modality is text alone.
+
+    A sequence is one sample, since attention knows no borders between samples: `max_batch` is 1, and more than one
+    stimulus a pass is refused.
+    """
+
+    max_batch: int = 1
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return ("image", "text") if "generation" in self.tasks else ("text",)
+
+    def reader(self) -> Cosmos3Expert:
+        """The same model on the understanding task, text alone."""
+        return replace(self, tasks=("understanding",), timed_tasks=(), empty=None)
+
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
+        if len(stimuli) != self.max_batch:
+            raise ValueError(
+                f"{self.name} takes one sample a pass, its sequences are not batched: got {len(stimuli)}, "
+                "use batch_size=1"
+            )
+        if task == "understanding" and "image" in modalities:
+            raise ValueError(f"{self.name} takes no image for understanding: show it text alone, with reader()")
+        chat = {} if task == "generation" else {"use_system_prompt": False, "add_resolution_template": False}
+        call = self.call(stimuli, modalities, timestep, **chat)
+        given = call.arguments
+        made = given["sequence_length"] - given["und_len"]
+        tokens = {"image": torch.arange(made)[None]}
+        if "text" in modalities:
+            if self.empty is None:
+                self.empty = self.call([stimuli[0]._replace(text="")], ("text",), None, **chat)
+            ids, bare = given["input_ids"][None], self.empty.arguments["input_ids"][None]
+            words = word_mask([(ids, torch.ones_like(ids))], [(bare, torch.ones_like(bare))], ids.shape[1])
+            tokens["text"] = words.nonzero()[None, :, 1]
+        streams = {"image": "gen_seq", "text": "und_seq"}
+        return Shown(
+            lambda: self.model(**given), {m: tokens[m] for m in modalities}, {m: streams[m] for m in modalities}
+        )
+
+
+def cosmos3_expert(pipe: Any, name: str, side: int | None = None) -> Cosmos3Expert:
+    """A Cosmos3OmniPipeline as a subject; `side` is the images' size in pixels, the pipeline's 720 where None."""
+    model = pipe.transformer
+    blocks = tuple(f"layers.{number}" for number in range(len(model.layers)))
+    return Cosmos3Expert(name, pipe, model, blocks, "streams", side or 720)

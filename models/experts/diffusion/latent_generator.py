@@ -1,0 +1,162 @@
+"""A diffusers pipeline as the generation side of a fused model: it draws latents, which its autoencoder decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor
+
+from ....probes.hooks.block_stacks import find_stacks
+from .latents import clean_latents, decode_latents, latent_stride, moment
+from .pipeline_expert import PipelineExpert
+
+_DIGIT = 256  # whole numbers below it are exact in bfloat16
+_DIGITS = 3
+_TEXT = "encoder_hidden_states"
+
+
+class LatentGenerator:
+    """A pipeline of any family that draws still images, or a video of one frame, by flow matching.
+
+    >>> generation = LatentGenerator(open_expert("stabilityai/stable-diffusion-3.5-medium"))
+    >>> fused = FusedModel(open_expert("Qwen/Qwen2.5-VL-7B-Instruct"), generation, plan)
+    >>> train(fused, folder, data=stimuli)                        # `latents` of their images
+    >>> images = generate(fused, captions, ids)                   # decoded
+
+    What its denoiser is given beside latents, text and time (pooled vectors, positions, shapes, guidance) is what the
+    pipeline itself gives it for an empty prompt, recorded here once (models/experts/diffusion/recorded_call.py): the pipeline's text encoders
+    are not run again but by `condition`. How it packs latents, and in which units it tells the time, is measured.
+
+    Attributes:
+        size: channel, row, column of the latents.
+        pixels: channel, row, column of the images behind them.
+
+    Raises ValueError for a schedule that is not flow matching, TypeError for what is no such pipeline.
+    """
+
+    def __init__(self, expert: PipelineExpert) -> None:
+        if not isinstance(expert, PipelineExpert) or hasattr(expert, "max_batch"):
+            raise TypeError(f"expected a diffusers pipeline that draws batches, got {type(expert).__name__}")
+        scheduler = expert.pipe.scheduler
+        if moment(scheduler, 0.5)[1:] != (0.5, 0.5):
+            raise ValueError(
+                f"{expert.name} is not trained by flow matching: its {type(scheduler).__name__} is of another "
+                "schedule. Take one such as SD3, Flux, Qwen-Image or Wan"
+            )
+        self.expert, self.name, self.model = expert, expert.name, expert.model
+        # Flux's blocks are of two kinds: bridges stand in one stack, that with both streams.
+        self.blocks = next(tuple(s) for s in find_stacks(self.model).values() if expert.blocks[0] in s)
+        shapes: list[tuple[int, ...]] = []
+
+        def numbered(shape: tuple[int, ...]) -> Tensor:
+            """Each latent its own number, of one digit a sample: what packing does with it is read off."""
+            shapes.append(shape)
+            numbers = torch.arange(_product(shape[1:]))
+            digits = torch.stack([numbers // _DIGIT**place % _DIGIT for place in range(_DIGITS)])
+            return digits.view(shape).float()
+
+        packed = expert.record([""] * _DIGITS, 1.0, numbered).arguments
+        if _TEXT not in packed:
+            raise TypeError(f"{type(self.model).__name__} takes no {_TEXT}: its text cannot be left out")
+        self._latents = next(iter(packed))
+        digits = packed[self._latents].flatten(1).double().cpu()
+        self._order = torch.stack([row * _DIGIT**place for place, row in enumerate(digits)]).sum(0).long()
+        self.size = _still(self.name, shapes[0])
+        if sorted(self._order.tolist()) != list(range(_product(self.size))):
+            raise ValueError(f"{self.name} changes its latents before it denoises them: no fused model can draw them")
+        self._stride = latent_stride(expert.pipe)
+        self._one, self._two = (expert.record([""] * count, 1.0, torch.zeros).arguments for count in (1, 2))
+        earlier = expert.record([""], 0.5, torch.zeros).arguments["timestep"].double()
+        self._slope = 2 * (self._one["timestep"].double() - earlier)
+        self._start = self._one["timestep"].double() - self._slope
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        return 3, self.size[1] * self._stride, self.size[2] * self._stride
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """The empty prompt's states (batch, token, dim). Raises ValueError for other texts: `condition` reads those."""
+        if any(texts):
+            raise ValueError(f"{self.name} has encoded the empty prompt alone: condition reads other texts")
+        return _rows(self._one[_TEXT], self._two[_TEXT], len(texts)).to(self.device)
+
+    def condition(self, captions: Sequence[str]) -> Mapping[str, Any]:
+        """What `predict` takes as the pipeline's own text: all that it gives its denoiser for these captions."""
+        return self.expert.record(list(captions), 1.0, torch.zeros).arguments
+
+    def predict(self, noisy: Tensor, text: Tensor | Mapping[str, Any], time: Tensor) -> Tensor:
+        """The clean latents (batch, channel, row, column) that it sees in `noisy` at `time` (batch,), 1 being noise.
+
+        clean = noisy - time * velocity. `text` is text states (batch, token, dim), in the place of the empty prompt's,
+        or what `condition` gives.
+
+        Raises ValueError for another number of text tokens where the denoiser is told of it elsewhere too.
+        """
+        count = len(noisy)
+        arguments = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
+        given = dict(send_to_device(arguments, noisy.device))
+        if isinstance(text, Tensor):
+            told = [name for name in given if name != _TEXT and ("mask" in name or name in ("txt_ids", "txt_seq_lens"))]
+            told = [name for name in told if given[name] is not None]
+            if text.shape[1] != given[_TEXT].shape[1] and told:
+                raise ValueError(
+                    f"{self.name} is given {text.shape[1]} text tokens and told of {given[_TEXT].shape[1]} by "
+                    f"{told[0]}: its own text takes no semantic tokens"
+                )
+            given[_TEXT] = text.to(given[_TEXT].dtype)
+        order = self._order.to(noisy.device)
+        template = given[self._latents]
+        given[self._latents] = noisy.flatten(1)[:, order].view(count, *template.shape[1:]).to(template.dtype)
+        now = time.double().view(-1, *[1] * (self._slope.dim() - 1))
+        start, slope = (each.to(noisy.device) for each in (self._start, self._slope))
+        given["timestep"] = (start + slope * now).to(given["timestep"].dtype)
+        packed = self.model(**given)[0].to(noisy.dtype).flatten(1)
+        velocity = torch.empty_like(packed).index_copy(1, order, packed).view_as(noisy)
+        if (self._slope < 0).all():  # told the time from noise to image, it gives the velocity so (Lumina, Z-Image)
+            velocity = -velocity
+        return noisy - time[:, None, None, None] * velocity
+
+    def latents(self, images: Tensor) -> Tensor:
+        """The clean latents (batch, channel, row, column) of images (batch, channel, row, column) in -1..1, of size
+        `pixels`."""
+        if tuple(images.shape[1:]) != self.pixels:
+            raise ValueError(f"{self.name} draws images of {self.pixels}, got {tuple(images.shape[1:])}: resize them")
+        return clean_latents(self.expert.pipe, images).to(images).view(len(images), *self.size)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images (batch, channel, row, column) of latents, in -1..1 but for what the autoencoder overshoots."""
+        return decode_latents(self.expert.pipe, latents).to(latents)
+
+
+def _product(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _still(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channel, row, column of latents drawn as (batch, channel, row, column), or with one frame before or after the
+    channels."""
+    kept = list(shape[1:])
+    if len(kept) == 4:
+        frame = 1 if kept[1] == 1 else 0
+        if kept.pop(frame) != 1:
+            raise ValueError(f"{name} draws videos of several frames, latents {tuple(shape)}: a still image has one")
+    return kept[0], kept[1], kept[2]
+
+
+def _rows(one: Any, two: Any, count: int) -> Any:
+    """What a call would be given for `count` samples, by what it is given for one and for two."""
+    if isinstance(one, Tensor):
+        axis = next((at for at, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b), None)
+        return one if axis is None else torch.cat([one] * count, axis)
+    if isinstance(one, Mapping):
+        return {name: _rows(value, two[name], count) for name, value in one.items()}
+    if isinstance(one, list | tuple):
+        return type(one)([*one] * count) if len(two) != len(one) else one
+    return one

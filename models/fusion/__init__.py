@@ -1,0 +1,1 @@
+"""Join two experts at the layers of a bridge plan."""

@@ -1,0 +1,65 @@
+"""Semantic reconstruction tokens: learnt tokens on the generation side that say what the target image shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...probes.hooks.block_stacks import find_stacks
+from ...probes.hooks.capturing import capture
+from ...probes.stimuli.images import to_image
+from ...probes.stimuli.stimulus_set import Stimulus
+
+
+class SemanticTokens(nn.Module):
+    """Tokens appended to the generation expert's own text, whose output is to be the image's features (HBridge).
+
+        loss = 1 - mean cos(project(output token i), target i)
+
+    The targets are the understanding expert's vision features of the clean image, pooled over its patches to as many as
+    there are tokens (HBridge, arXiv 2511.20520, has 16). The tokens stand where the generator's text does, so that it
+    is no longer the untouched expert, whatever the gates.
+    """
+
+    def __init__(self, count: int, text_width: int, width: int, target_width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(count, text_width) * 0.02)
+        self.project = nn.Linear(width, target_width)
+
+    def after(self, text: Tensor) -> Tensor:
+        """Text states (batch, token, dim) with the tokens behind them."""
+        return torch.cat([text, self.tokens.expand(len(text), -1, -1).to(text)], dim=1)
+
+    def loss(self, states: Tensor, features: Tensor) -> Tensor:
+        """states (batch, token of the text stream, width), the tokens last; features (batch, patch, target width)."""
+        count = len(self.tokens)
+        target = F.adaptive_avg_pool1d(features.transpose(1, 2).float(), count).transpose(1, 2)
+        made = self.project(states[:, -count:].to(self.project.weight.dtype))
+        return 1 - F.cosine_similarity(made.float(), target, dim=-1).mean()
+
+
+@torch.no_grad()
+def vision_features(expert: Any, images: Tensor) -> Tensor:
+    """The last states (batch, patch, dim) of a vision-language model's own vision tower, of images in -1..1.
+
+    Raises ValueError for an expert without one, or one that packs the patches of all images together.
+    """
+    stacks = [blocks for blocks in find_stacks(expert.model).values() if blocks[0] not in expert.blocks]
+    if "image" not in expert.modalities or not stacks:
+        raise ValueError(
+            f"{expert.name} has no vision tower, whose features semantic tokens reconstruct: "
+            "plan without semantic_tokens, or fuse a vision-language model"
+        )
+    last = max(stacks, key=len)[-1]
+    shown = expert.show([Stimulus(to_image(each), "", "") for each in images], ("image",), "understanding", None)
+    with capture(expert.model, [last]) as taps:
+        shown.run()
+    if taps[last].ndim != 3 or len(taps[last]) != len(images):
+        raise ValueError(
+            f"the vision tower of {expert.name} holds states {tuple(taps[last].shape)} for {len(images)} images: "
+            "expected (batch, patch, dim). Plan without semantic_tokens"
+        )
+    return taps[last]

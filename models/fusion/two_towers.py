@@ -1,0 +1,240 @@
+"""Two towers joined at the layers of a bridge plan: any two models that have a token stream each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...probes.plans.choosing import BridgePlan
+from ..bridges.bridge import BRIDGES, Handed, Seen
+from ..towers.attention_masks import Places, sees, text_after
+from ..towers.tower import Attended, Tower
+from ..towers.visiting import measure, visiting
+from .lockstep import Meeting, lockstep
+
+Run = Callable[[], Any]
+SIDES = ("understanding", "generation")
+
+
+class States(NamedTuple):
+    """What the understanding tower hands over in one pass: to each bridge, and which of the tokens count."""
+
+    handed: tuple[Handed, ...]
+    mask: Tensor | None = None  # (batch, token), False at padding
+
+
+class Fusion(nn.Module):
+    """Two unmodified models, joined at the pairs of `plan`; only the bridges are new.
+
+    >>> fusion = Fusion(find_tower(llava, inputs), find_tower(dit, noisy), plan, (run_llava, run_dit))
+    >>> states = fusion.read(lambda: llava(**inputs))                 # one way: once,
+    >>> with fusion.reading(states):
+    ...     dit(**noisy)                                              # and at every sampling step
+    >>> fusion.together(run_llava, run_dit, places)                   # both ways: (result, result)
+
+    Parameters
+    ----------
+    examples : one forward pass of either model, from which the widths of states and heads are read.
+
+    Raises ValueError for a plan of one trunk or of other depths, and for towers that cannot be bridged so.
+    """
+
+    understanding: Any
+    generation: Any
+    bridges: nn.ModuleList
+
+    def __init__(self, understanding: Tower, generation: Tower, plan: BridgePlan, examples: tuple[Run, Run]) -> None:
+        super().__init__()
+        if plan.layout not in BRIDGES:
+            raise ValueError(
+                f"the layout {plan.layout!r} has one trunk and no bridges: build a UnifiedModel, "
+                f"or plan one of {', '.join(BRIDGES)}"
+            )
+        self.plan, self.towers = plan, (understanding, generation)
+        self.understanding, self.generation = understanding.model, generation.model
+        depths = (len(understanding.blocks), len(generation.blocks))
+        if depths != (plan.understanding_layers, plan.generation_layers):
+            names = (type(self.understanding).__name__, type(self.generation).__name__)
+            raise ValueError(
+                f"the plan is for towers of {plan.understanding_layers} and {plan.generation_layers} blocks, "
+                f"{names[0]} and {names[1]} have {depths[0]} and {depths[1]}: choose bridges for these"
+            )
+        self.requires_grad_(False)
+        bridge = BRIDGES[plan.layout]
+        self.inside: bool = bridge.inside  # type: ignore[assignment]
+        for (u, g), (later, again) in pairwise(plan.pairs):
+            if self.inside and not plan.gated and g == again:
+                raise ValueError(
+                    f"bridges {u}-{g} and {later}-{g} enter the same attention, and without gates the last alone would "
+                    "count: plan gated=True, or one bridge for each generation block"
+                )
+        shapes = [
+            measure(tower, run, sorted({pair[side] for pair in plan.pairs}), self.inside)
+            for side, (tower, run) in enumerate(zip(self.towers, examples, strict=True))
+        ]
+        for tower, found in zip(self.towers, shapes, strict=True):
+            for number, shape in found.items():
+                if self.inside and shape.width != shape.heads * shape.head_dim:
+                    raise ValueError(
+                        f"block {tower.blocks[number]!r} attends with queries of {shape.head_dim} dims and values of "
+                        f"{shape.width // shape.heads}: bridge at block outputs, as the layout 'double fusion'"
+                    )
+        self.bridges = nn.ModuleList(
+            bridge(shapes[0][u], shapes[1][g], plan.gated, plan.rank, plan.both_ways) for u, g in plan.pairs
+        )
+        self.silent: set[int] = set()  # bridges that hand nothing over (models/evaluation/link_ablation.py)
+
+    def read(self, run: Run, mask: Tensor | None = None, places: Places | None = None) -> States:
+        """Run the understanding tower once and keep what the bridges read.
+
+        Where bridges change its states without reading generation (double fusion both ways), they do: as in lockstep
+        with a noisy image, which it does not see.
+
+        mask : (batch, token), False at padding; left out, the one that the model is given as (batch, token).
+        places : of the tokens, for those bridges; left out, they are a text.
+
+        Raises RuntimeError where the run goes through the tower twice; ValueError where no mask is given and the model
+        has one of another form.
+        """
+        kept: dict[int, tuple[Any, Tensor | None]] = {}
+        tower, running = self.towers[0], True
+        alone = self.plan.both_ways and not self.inside
+
+        def keep(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
+            def visit(own: Any) -> Tensor | None:
+                if running and numbers[0] in kept:
+                    raise RuntimeError(
+                        f"block {tower.blocks[self.plan.pairs[numbers[0]][0]]!r} ran twice in what is read: run one "
+                        "forward pass, without generate() or guidance in two"
+                    )
+                joined = None
+                for number in numbers:
+                    kept[number] = own, tower.real
+                    if alone and number == numbers[0] and number not in self.silent:
+                        joined = own = self._alone(number, own, places, tower.real if mask is None else mask)
+                return joined
+
+            return visit
+
+        with visiting(tower, {u: keep(numbers) for u, numbers in self._at(0).items()}, self.inside):
+            run()
+            if mask is None and tower.real is None and tower.unread:
+                raise ValueError(
+                    f"{type(tower.model).__name__} was given {tower.unread!r} in another form than (batch, token), "
+                    "which does not tell what is padding: pass mask, (batch, token), False at padding"
+                )
+        running = False  # what visits the blocks from now on computes them again
+        handed = tuple(
+            _of_stream(bridge("hand", 0, kept[at][0]), kept[at][0]) for at, bridge in enumerate(self.bridges)
+        )
+        return States(handed, kept[0][1] if mask is None else mask)
+
+    def _alone(self, number: int, own: Tensor, places: Places | None, real: Tensor | None) -> Tensor:
+        """What a bridge makes of the understanding tower's tokens (batch, token, dim) where it sees no others."""
+        if places is None:
+            places = text_after(own.new_ones(own.shape[:2], dtype=torch.bool) if real is None else real, 0)
+        bridge = self.bridges[number]
+        mine = bridge("hand", 0, own)
+        return bridge("join", 0, own, mine, Handed(*(each[:, :, :0] for each in mine)), Seen(sees(places, places)))
+
+    @contextmanager
+    def reading(self, states: States, places: tuple[Places, Places] | None = None) -> Iterator[None]:
+        """While the context lasts, the generation tower reads `states` at its bridged blocks.
+
+        places : of the tokens of both streams, as in `together`; left out, all are seen but padding, as an image that
+            is denoised sees them. A generation tower that is causal needs them where a bridge is a block of its own.
+
+        Raises ValueError where its batch is of another size.
+        """
+        tower = self.towers[1]
+
+        def join(number: int, own: Any) -> Tensor:
+            bridge = self.bridges[number]
+            other = states.handed[number]
+            self._check_batch(number, own, other)
+            if places is None:
+                seen = Seen(*(None if real is None else real[:, None] for real in (tower.real, states.mask)))
+            else:
+                seen = Seen(sees(places[1], places[1]), sees(places[1], places[0]))
+            return bridge("join", 1, own, bridge("hand", 1, own), other, seen)
+
+        with visiting(tower, self._visits(1, join), self.inside):
+            yield
+
+    def together(self, understanding: Run, generation: Run, places: tuple[Places, Places]) -> tuple[Any, Any]:
+        """Run both towers in lockstep; each reads the other as `places` (of its stream's tokens) allow.
+
+        An understanding block that meets several of the other tower reads the first of them, and is read by all; a
+        generation block reads all that it meets, as one way.
+
+        Raises ValueError for a plan that runs one way.
+        """
+        if not self.plan.both_ways:
+            raise ValueError("this plan runs one way: use read and reading, or plan both_ways=True")
+        meeting = Meeting()
+        seen = [Seen(sees(places[s], places[s]), sees(places[s], places[1 - s])) for s in (0, 1)]
+        firsts = {min(numbers) for numbers in self._at(0).values()}
+
+        def exchange(side: int) -> Callable[[int, Any], Tensor | None]:
+            def join(number: int, own: Any) -> Tensor | None:
+                bridge = self.bridges[number]
+                mine = bridge("hand", side, own)
+                reads = side == 1 or number in firsts
+                other = meeting.exchange(side, number, _of_stream(mine, own), wait=reads)
+                if not reads:
+                    return None
+                self._check_batch(number, own, other)
+                return bridge("join", side, own, mine, other, seen[side])
+
+            return join
+
+        with (
+            visiting(self.towers[0], self._visits(0, exchange(0)), self.inside),
+            visiting(self.towers[1], self._visits(1, exchange(1)), self.inside),
+        ):
+            return lockstep(meeting, understanding, generation)
+
+    def _visits(self, side: int, join: Callable[[int, Any], Tensor | None]) -> Mapping[int, Callable[[Any], Any]]:
+        """What happens at each bridged block of a side: its bridges that are not silent, one after another."""
+
+        def at(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
+            def visit(own: Any) -> Tensor | None:
+                joined = None
+                for number in numbers:
+                    if number in self.silent:
+                        continue
+                    new = join(number, own)
+                    if new is not None:
+                        joined, own = new, own._replace(own=new) if isinstance(own, Attended) else new
+                return joined
+
+            return visit
+
+        return {block: at(numbers) for block, numbers in self._at(side).items()}
+
+    def _at(self, side: int) -> dict[int, list[int]]:
+        """The bridges at each bridged block of a side."""
+        found: dict[int, list[int]] = {}
+        for number, pair in enumerate(self.plan.pairs):
+            found.setdefault(pair[side], []).append(number)
+        return found
+
+    def _check_batch(self, number: int, own: Any, other: Handed) -> None:
+        mine = (own.query if isinstance(own, Attended) else own).shape[0]
+        if mine != (theirs := other.key.shape[0]):
+            u, g = self.plan.pairs[number]
+            raise ValueError(
+                f"bridge {u}-{g} joins batches of {mine} and {theirs} samples: give both towers the same samples"
+            )
+
+
+def _of_stream(handed: Handed, own: Tensor | Attended) -> Handed:
+    """Of all tokens of a block's attention, those of the stream that is bridged."""
+    if not isinstance(own, Attended):
+        return handed
+    return Handed(*(each[:, :, own.reads] for each in handed))

@@ -1,0 +1,1 @@
+"""Train and sample generators by flow matching."""

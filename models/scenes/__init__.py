@@ -1,0 +1,1 @@
+"""Compose, draw, describe and check small images of coloured shapes."""

@@ -1,0 +1,181 @@
+"""Dense captions: up to four things with their colours, places and relations, scored fact by fact.
+
+As DPG-Bench does it (ELLA, Hu et al. 2024, arXiv 2403.05135): a caption is taken apart into facts of three categories,
+entity, attribute and relation; every fact is checked by itself, one about a thing that is not there is wrong; an image
+scores the share of its facts, and the score is the mean over images. A vision-language model answers DPG's questions;
+here the exact checker reads the things from the pixels. As there, things that no fact names cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.stats import t as student
+
+from ..generation.sampling import generate
+from . import scene as scenes
+from .checker import Seen, quarter_of, read, stands
+from .scene import QUARTERS, Scene, Thing
+
+CATEGORIES = ("entity", "attribute", "relation")
+THINGS = (2, 3, 4)
+WORDS = 19  # what the text encoder of scenes-dit reads of a caption: 20 tokens, one of them the end
+
+
+class Fact(NamedTuple):
+    """One thing that a caption says of the thing of one shape: what is not said is empty."""
+
+    category: str  # one of CATEGORIES
+    shape: str
+    value: str = ""  # a colour, a quarter or a relation
+    other: str = ""  # the shape of the thing that the relation is to
+
+
+class Described(NamedTuple):
+    """A scene with its dense caption and what that says."""
+
+    scene: Scene
+    caption: str
+    facts: tuple[Fact, ...]
+
+
+def dense_captions(part: str = "test", each: int = 40, seed: int = 0) -> list[Described]:
+    """`each` dense captions of two, three and four things of scenes of one part; the same ones for the same seed.
+
+    No two things of a scene have one shape, so that a shape names its thing. The first thing's quarter is named unless
+    that makes the caption longer than 19 words (it does with four things); every further thing stands beside one that
+    was named before: "red circle top left , blue square right of circle , green cross below square".
+
+    Raises ValueError for an unknown part or no captions.
+    """
+    if part not in scenes.PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(scenes.PARTS)}")
+    if each < 1:
+        raise ValueError(f"{each} captions of every number of things leave nothing to score: ask for at least one")
+    rng = np.random.default_rng((seed, scenes.PARTS.index(part), 4))
+    return [_draw(rng, part, count) for count in THINGS for _ in range(each)]
+
+
+def evaluate_dense(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
+    """Let a generator draw dense captions and score it by `dense_score`. `sampling` goes to `generate`."""
+    wanted = dense_captions(part, each, seed)
+    ids = [f"dense {part} {seed} {number}" for number in range(len(wanted))]
+    return dense_score(wanted, generate(model, [w.caption for w in wanted], ids, **sampling), seed)
+
+
+def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed: int = 0) -> pd.DataFrame:
+    """The share of facts that hold, by category and in all ("all" is DPG's score).
+
+    Returns one row per category and "all": category, score (mean over images of the share of their facts that hold),
+    low, high (95 % over images, Student's t: no width where all score alike), images, facts; and what needs no model or
+    no caption: `blank`, a white image; `unrelated`, true pictures of the other captions; `shuffled`, the same `images`
+    under the other captions.
+
+    Raises ValueError where captions and images are not equally many, or fewer than two.
+    """
+    if len(wanted) != len(images) or len(wanted) < 2:
+        raise ValueError(f"expected one image for each of at least two captions, got {len(images)} for {len(wanted)}")
+    rng = np.random.default_rng((seed, 5))
+    drawn = [read(image) for image in images]
+    true = [read(scenes.draw(w.scene, rng)) for w in wanted]
+    blank = read(Image.new("RGB", (scenes.SIZE, scenes.SIZE), "white"))
+    shares = _shares(wanted, drawn)  # (caption, image, category)
+    own = np.diagonal(shares).T  # (caption, category)
+    others = ~np.eye(len(wanted), dtype=bool)
+    mean, error = own.mean(0), own.std(0, ddof=1) / len(own) ** 0.5
+    reach = student.ppf(0.975, len(own) - 1) * error
+    counts = [sum(f.category == category for w in wanted for f in w.facts) for category in CATEGORIES]
+    return pd.DataFrame(
+        {
+            "category": [*CATEGORIES, "all"],
+            "score": mean,
+            "low": (mean - reach).clip(0, 1),
+            "high": (mean + reach).clip(0, 1),
+            "blank": _shares(wanted, [blank]).mean((0, 1)),
+            "unrelated": _shares(wanted, true)[others].mean(0),
+            "shuffled": shares[others].mean(0),
+            "images": len(wanted),
+            "facts": [*counts, sum(counts)],
+        }
+    )
+
+
+def holds(fact: Fact, seen: Sequence[Seen], facts: Sequence[Fact]) -> bool:
+    """Whether a fact of a caption that says `facts` holds in what was read from an image.
+
+    The thing of a shape is, of several in the image, the one of which most of the caption's attributes hold.
+    """
+    thing = _find(fact.shape, seen, facts)
+    if thing is None:
+        return False
+    if fact.category == "relation":
+        other = _find(fact.other, seen, facts)
+        return other is not None and stands(thing, other, fact.value)
+    return fact.category == "entity" or fact.value in _attributes(thing)
+
+
+def _find(shape: str, seen: Sequence[Seen], facts: Sequence[Fact]) -> Seen | None:
+    said = {f.value for f in facts if f.category == "attribute" and f.shape == shape}
+    alike = [thing for thing in seen if thing.shape == shape]
+    return max(alike, key=lambda thing: len(said & _attributes(thing)), default=None)
+
+
+def _attributes(thing: Seen) -> set[str | None]:
+    return {thing.colour, QUARTERS[quarter_of(thing)]}
+
+
+def _shares(wanted: Sequence[Described], images: Sequence[Sequence[Seen]]) -> np.ndarray:
+    """The share of every caption's facts that hold in every image, (caption, image, category and all)."""
+    shares = np.empty((len(wanted), len(images), len(CATEGORIES) + 1))
+    for row, described in enumerate(wanted):
+        members = [[f.category == category for f in described.facts] for category in CATEGORIES]
+        for column, seen in enumerate(images):
+            held = np.array([holds(fact, seen, described.facts) for fact in described.facts])
+            shares[row, column] = [*(held[member].mean() for member in members), held.mean()]
+    return shares
+
+
+# ---------------------------------------------------------------------------------------------------- composing
+
+
+def _draw(rng: np.random.Generator, part: str, count: int) -> Described:
+    while True:
+        scene = scenes.compose(rng, "full", part).scene
+        if len(scene.things) == len({thing.shape for thing in scene.things}) == count:
+            order = [scene.things[i] for i in rng.permutation(count)]
+            if described := _describe(rng, scene, order):
+                return described
+
+
+def _describe(rng: np.random.Generator, scene: Scene, order: list[Thing]) -> Described | None:
+    """The caption that names the things in this order, or None where one stands beside none before it."""
+    first = order[0]
+    facts = list(_of(first))
+    phrases = [f"{first.colour} {first.shape}"]
+    for number, thing in enumerate(order[1:], 1):
+        beside = [(other, relation) for other in order[:number] if (relation := _relation(thing, other))]
+        if not beside:
+            return None
+        other, relation = beside[rng.integers(len(beside))]
+        facts += [*_of(thing), Fact("relation", thing.shape, relation, other.shape)]
+        phrases.append(f"{thing.colour} {thing.shape} {relation} {other.shape}")
+    quarter = QUARTERS[first.quarter]
+    longer = " , ".join([f"{phrases[0]} {quarter}", *phrases[1:]])
+    if len(longer.split()) <= WORDS:
+        return Described(scene, longer, (*facts, Fact("attribute", first.shape, quarter)))
+    return Described(scene, " , ".join(phrases), tuple(facts))
+
+
+def _of(thing: Thing) -> Iterator[Fact]:
+    yield Fact("entity", thing.shape)
+    yield Fact("attribute", thing.shape, thing.colour)
+
+
+def _relation(thing: Thing, other: Thing) -> str | None:
+    """Where the thing stands from the other; None on a diagonal."""
+    down, right = (a - b for a, b in zip(divmod(thing.quarter, 2), divmod(other.quarter, 2), strict=True))
+    return {(0, -1): "left of", (0, 1): "right of", (-1, 0): "above", (1, 0): "below"}.get((down, right))

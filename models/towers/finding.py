@@ -1,0 +1,276 @@
+"""Find a model's tower by measurement: its stack, where tokens stand in what blocks return, which call is attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...probes.hooks.attention_calls import Attention, intercepted
+from ...probes.hooks.block_outputs import Ambiguous, State, entering, follow, named_inputs, split_streams
+from ...probes.hooks.block_stacks import find_stacks
+from ...probes.subjects.input_changes import Inputs, noise_like
+from ...probes.subjects.token_movement import Stream
+from ...probes.subjects.token_streams import find_streams
+from .token_layout import Layout, Place, find_layout, places
+from .tower import SelfAttention, Tower
+
+MOVED = 1e-4  # of the largest value: less is rounding
+
+
+def find_tower(
+    model: nn.Module,
+    inputs: Inputs | Callable[[], Any],
+    *,
+    stack: str | None = None,
+    stream: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Tower:
+    """A model's tower, by a few passes: which stack, where its tokens stand, and which call of SDPA is its attention.
+
+    >>> find_tower(llava, inputs).blocks[0]
+    'model.language_model.layers.0'
+    >>> find_tower(sd3, lambda: expert.predict(noisy, text, time), stream="image")
+
+    Parameters
+    ----------
+    inputs : what `model(**inputs)` takes, of two samples or more, or a function that runs the model.
+    stack : one of `find_stacks(model)`; by default that of the stacks which run that has the most parameters.
+    stream : "image", "text" or "both"; None where there is one stream, or for all tokens of a sequence. In one
+        sequence, image tokens must stand where they stand in `inputs`, in every pass and sample.
+    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
+
+    Raises ValueError for a model without a stack or a token stream, a stack that this call does not run, or a stream
+    that it has not.
+    """
+    if stream not in (None, "image", "text", "both"):
+        raise ValueError(f"unknown stream {stream!r}: expected 'image', 'text', 'both' or None")
+    with _as_evaluated(model):
+        given = _given(model, inputs) if callable(inputs) else inputs
+        stacks = find_stacks(model)
+        if stack is not None and stack not in stacks:
+            raise ValueError(f"{type(model).__name__} has no stack {stack!r}: it has {', '.join(stacks)}")
+        found = find_streams(model, given, stacks=stacks, kinds=kinds)
+        if not found or stack not in (None, *found):
+            raise ValueError(
+                f"{type(model).__name__} does not run {stack or 'any of its stacks'!r} when called with "
+                f"{', '.join(given)}: it has no token stream to bridge; it runs {', '.join(found) or 'none'}"
+            )
+        path = stack or max(found, key=lambda each: _size(model, stacks[each]))
+        layouts = _layouts(f"{path} of {type(model).__name__}", found[path], stream)
+        seen = _Seen(model, stacks[path], given, tuple(found[path]))
+        attention = seen.attention(
+            tuple(layouts), max(len(p) for p in next(iter(found[path].values())).positions.values())
+        )
+    return Tower(model, tuple(stacks[path]), stream, layouts, seen.given, seen.places, attention)
+
+
+def _layouts(path: str, streams: Mapping[str | None, Stream], wanted: str | None) -> dict[str | None, Layout]:
+    """Of the streams that the bridge enters, image first."""
+    if None in streams:
+        kinds = {"image", "text"} & set(streams[None].positions)
+        if wanted in ("image", "text") and wanted not in kinds and "mixed" not in streams[None].positions:
+            raise ValueError(f"{path} has no {wanted} tokens: it holds {', '.join(streams[None].positions)}")
+        return {None: find_layout(path, streams[None], None if wanted == "both" else wanted)}
+    named = {name if name in ("image", "text") else next(iter(each.positions)): name for name, each in streams.items()}
+    if wanted is None or (wanted != "both" and wanted not in named):
+        raise ValueError(f"{path} has the streams {', '.join(named)}: say which the bridge enters, as stream='image'")
+    chosen = ("image", "text") if wanted == "both" else (wanted,)
+    return {named[kind]: find_layout(path, streams[named[kind]], None) for kind in chosen}
+
+
+class _Seen:
+    """What a stack's blocks were given, returned and attended with in one pass.
+
+    Attributes:
+        given: the argument by which each stream enters a block.
+        places: where each stream stands in what each block returned.
+    """
+
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[str], inputs: Inputs, streams: tuple[str | None, ...]
+    ) -> None:
+        self.model, self.blocks, self.inputs = model, blocks, inputs
+        self.entered: list[dict[str, Any]] = []
+        outputs: list[Any] = []
+        handles = []
+
+        def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            self.entered.append(named_inputs(module, args, kwargs))
+
+        for path in blocks:
+            block = model.get_submodule(path)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(lambda module, args, output: outputs.append(output)))
+        try:
+            model(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(outputs) != len(blocks):
+            raise ValueError(
+                f"{type(model).__name__} ran {len(outputs)} blocks where {blocks[0].rpartition('.')[0]!r} has "
+                f"{len(blocks)}: a tower's blocks each run once in a pass"
+            )
+        states = [self._split(number, outputs) for number in range(len(blocks))]
+        self.places: list[dict[str | None, Place]] = [
+            places(output, state) for output, state in zip(outputs, states, strict=True)
+        ]
+        first = states[0]
+        state = first[None] if None in first else {str(name): each for name, each in first.items()}
+        into = _by_stream(entering(self.entered[0], state))
+        self.given: dict[str | None, str] = {
+            name: next(key for key, value in self.entered[0].items() if value is into[name]) for name in streams
+        }
+
+    def _split(self, number: int, outputs: Sequence[Any]) -> dict[str | None, Tensor]:
+        path, inputs = self.blocks[number], self.entered[number]
+        try:
+            state = split_streams(path, inputs, outputs[number])
+        except Ambiguous:
+            alike = [at for at in range(len(self.blocks) - 1) if self._class(at) is self._class(number)]
+            orders = [follow(outputs[at], self.entered[at + 1]) for at in alike]
+            order = next((each for each in orders if each), None)
+            state = split_streams(path, inputs, outputs[number], order)
+        return _by_stream(state)
+
+    def _class(self, number: int) -> type:
+        return type(self.model.get_submodule(self.blocks[number]))
+
+    def attention(self, wanted: tuple[str | None, ...], samples: int) -> list[SelfAttention | str]:
+        """Each block's self-attention: the first call whose queries and keys both move with the stream's tokens.
+
+        Every block is given what it was given before, then the same with noise added to one stream.
+        """
+        before = self._attended(())
+        moved = {name: self._attended((name,)) for name in self.given}
+        return [
+            self._self_attention(
+                path, wanted, samples, before[path], {name: after[path] for name, after in moved.items()}
+            )
+            for path in self.blocks
+        ]
+
+    def _self_attention(
+        self,
+        path: str,
+        wanted: tuple[str | None, ...],
+        samples: int,
+        before: list[_Call],
+        moved: Mapping[str | None, list[_Call]],
+    ) -> SelfAttention | str:
+        where = f"block {path!r} of {type(self.model).__name__}"
+        if not before:
+            return (
+                f"{where} does not attend through scaled_dot_product_attention: load the model with "
+                "attn_implementation='sdpa', or bridge at block outputs"
+            )
+        for number, call in enumerate(before):
+            rows = {name: _moved(call[0], calls[number][0]) for name, calls in moved.items()}
+            keys = {name: _moved(call[1], calls[number][1]) for name, calls in moved.items()}
+            if not any(rows[name].any() and keys[name].any() for name in wanted):
+                continue
+            if len(call[0]) != samples:
+                return (
+                    f"{where} attends by sample or by window, {len(call[0])} at a time for {samples} samples: "
+                    "bridge at block outputs"
+                )
+            there = {name: each.nonzero()[:, 0] for name, each in rows.items() if each.any()}
+            order = sorted(there, key=lambda name: int(there[name][0]))
+            if torch.cat([there[name] for name in order]).tolist() != list(range(call[0].shape[1])):
+                return f"{where} attends with its streams in no order that can be read: bridge at block outputs"
+            return SelfAttention(number, tuple(order))
+        return f"{where} has no attention of its tokens among themselves that calls SDPA: bridge at block outputs"
+
+    def _attended(self, noisy: tuple[str | None, ...]) -> dict[str, list[_Call]]:
+        """The queries and keys of each block's calls, with noise in these streams of what each is given."""
+        calls: dict[str, list[_Call]] = {path: [] for path in self.blocks}
+        handles = []
+
+        def given(number: int) -> Callable[..., Any]:
+            def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+                now, then = named_inputs(module, args, kwargs), self.entered[number]
+                other = {}
+                for stream, argument in self.given.items():
+                    if isinstance(now.get(argument), Tensor):
+                        value = then[argument]
+                        other[id(now[argument])] = value + noise_like(value) if stream in noisy else value
+                return (
+                    tuple(other.get(id(value), value) for value in args),
+                    {key: other.get(id(value), value) for key, value in kwargs.items()},
+                )
+
+            return before
+
+        def keep(path: str) -> Callable[[dict[str, Any]], Attention]:
+            def attend(
+                original: Callable[..., Tensor], query: Tensor, key: Tensor, *args: Any, **kwargs: Any
+            ) -> Tensor:
+                calls[path].append((_told(query), _told(key)))
+                return original(query, key, *args, **kwargs)
+
+            return lambda inputs: attend
+
+        try:
+            for number, path in enumerate(self.blocks):
+                block = self.model.get_submodule(path)
+                handles.append(block.register_forward_pre_hook(given(number), with_kwargs=True))
+            with torch.no_grad(), intercepted(self.model, {path: keep(path) for path in self.blocks}):
+                self.model(**self.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+
+_Call = tuple[Tensor, Tensor]
+
+
+def _by_stream(state: State) -> dict[str | None, Tensor]:
+    return {**state} if isinstance(state, dict) else {None: state}
+
+
+def _told(states: Tensor) -> Tensor:
+    """One number for each token, (batch, token), that changes with any of its dims; their norm may be fixed."""
+    flat = states.detach().float().movedim(-2, 1).flatten(2) if states.ndim > 3 else states.detach().float()
+    return flat @ torch.linspace(0.5, 1.5, flat.shape[-1], device=flat.device)
+
+
+def _moved(before: Tensor, after: Tensor) -> Tensor:
+    """Which tokens moved in any sample, (token,)."""
+    if before.shape != after.shape:
+        return torch.zeros(before.shape[1], dtype=torch.bool)
+    return ((after - before).abs() > MOVED * before.abs().max()).any(0).cpu()
+
+
+def _given(model: nn.Module, run: Callable[[], Any]) -> Inputs:
+    """What the model is given when `run()` runs it, the first time."""
+    calls: list[dict[str, Any]] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(named_inputs(module, args, kwargs)), with_kwargs=True
+    )
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    if not calls:
+        raise ValueError(f"the run does not call {type(model).__name__}: give a function that does, or its inputs")
+    return {name: value for name, value in calls[0].items() if value is not None}
+
+
+def _size(model: nn.Module, blocks: Sequence[str]) -> int:
+    return sum(parameter.numel() for path in blocks for parameter in model.get_submodule(path).parameters())
+
+
+@contextmanager
+def _as_evaluated(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; every module's mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    with ExitStack() as stack, torch.no_grad():
+        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
+        model.eval()
+        yield

@@ -1,0 +1,279 @@
+"""Visit blocks while a model runs: change what they return, or what their attention gives. No forward is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...probes.hooks.attention_calls import Intercept
+from ...probes.hooks.block_outputs import named_inputs
+from ...probes.hooks.block_stacks import find_block
+from .compiled_blocks import check_parents, put, uncompile
+from .tower import Attended, SelfAttention, Shape, Tower, Visit
+
+MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
+CHECKPOINT = "_gradient_checkpointing_func"  # by which transformers and diffusers checkpoint
+
+# The passes whose blocks are being computed again during backward: others that last have no say in it.
+_again: ContextVar[tuple[_Pass, ...]] = ContextVar("again", default=())
+
+
+@contextmanager
+def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) -> Iterator[None]:
+    """While the context lasts, a block's state goes through `visits[number](state)`, which gives another or None.
+
+    >>> with visiting(tower, {3: lambda state: state + bridge(state)}):
+    ...     model(**inputs)                                              # as usual
+
+    Outside of attention (`inside=False`) the state is the block's output (batch, token, dim) in the tower's stream;
+    inside, it is `Attended`, and what the visit gives replaces `own` whole, (batch, head, query token, dim). What
+    gradient checkpointing computes again sees the visits of its own pass, also once the context is left; checkpointing
+    must not be reentrant. Blocks compiled in place are visited at their outputs as compiled, inside as they are
+    uncompiled. Nothing is left behind after an exception or an interruption.
+
+    Raises ValueError for a block that the tower has not, one that cannot be visited inside, a model compiled whole,
+    or, when it runs, one that is checkpointed reentrantly.
+    """
+    if wrong := [number for number in visits if not 0 <= number < len(tower.blocks)]:
+        raise ValueError(
+            f"block {wrong[0]} of {type(tower.model).__name__}, which has {len(tower.blocks)}: count from 0"
+        )
+    for number in visits if inside else ():
+        if isinstance(why := tower.attention[number], str):
+            raise ValueError(why)
+    for number in visits:
+        check_parents(tower.model, tower.blocks[number])
+    passed = _Pass(tower, dict(visits), inside)
+    with ExitStack() as stack:
+        stack.callback(setattr, tower, "real", None)
+        stack.callback(setattr, tower, "unread", None)
+        stack.callback(passed.unwind)
+        passed.attached = True
+        stack.callback(setattr, passed, "attached", False)
+        stack.enter_context(passed.attach())
+        yield
+
+
+def measure(
+    tower: Tower, run: Callable[[], Any], layers: Sequence[int] | None = None, inside: bool = False
+) -> dict[int, Shape]:
+    """What bridges at the blocks `layers` (all by default) must fit, seen while `run()` runs the model once.
+
+    Raises ValueError for a block that did not run, or cannot be visited.
+    """
+    shapes: dict[int, Shape] = {}
+
+    def look(number: int) -> Visit:
+        def visit(state: Any) -> None:
+            if isinstance(state, Attended):
+                heads, dim = state.query.shape[1], state.query.shape[3]
+                shapes[number] = Shape(heads * state.own.shape[3], heads, dim, state.key.shape[1])
+            else:
+                shapes[number] = Shape(state.shape[2])
+
+        return visit
+
+    wanted = range(len(tower.blocks)) if layers is None else layers
+    with torch.no_grad(), visiting(tower, {number: look(number) for number in wanted}, inside):
+        run()
+    if missing := [tower.blocks[number] for number in wanted if number not in shapes]:
+        raise ValueError(f"block {missing[0]!r} never ran: does this call of the model use that part of it?")
+    return shapes
+
+
+@dataclass
+class _Running:
+    """A block that is running: how many calls of SDPA it has made, and whether the visit was."""
+
+    number: int
+    inputs: Mapping[str, Any]
+    mode: Intercept | None = None
+    calls: int = 0
+    visited: bool = False
+
+
+class _Pass:
+    """What one context of `visiting` does to a model, and does again when blocks are computed again."""
+
+    def __init__(self, tower: Tower, visits: dict[int, Visit], inside: bool) -> None:
+        self.tower, self.visits, self.inside = tower, visits, inside
+        self.attached = False
+        self.running: list[_Running] = []
+        self.masks: dict[str, Tensor] = {}  # that the model was given in this pass
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """The hooks, while the context lasts."""
+        model = self.tower.model
+        with ExitStack() as stack:
+            handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
+            stack.callback(handle.remove)
+            for number in self.visits:
+                block = find_block(model, self.tower.blocks[number])
+                if self.inside:
+                    for module in block.modules():
+                        uncompile(stack, module)
+                    before, after = self._enter(number), self._leave
+                    stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+                    stack.callback(block.register_forward_hook(after, always_call=True).remove)
+                elif (compiled := getattr(block, "_compiled_call_impl", None)) is not None:
+                    put(stack, block, "_compiled_call_impl", self._around(number, compiled))
+                else:
+                    # Before what others have hung there: whoever reads this block's output reads what goes on.
+                    handle = block.register_forward_hook(self._after(number), prepend=True)
+                    stack.callback(handle.remove)
+            for module in model.modules():
+                if (original := getattr(module, CHECKPOINT, None)) is not None:
+                    put(stack, module, CHECKPOINT, self._checkpointed(original))
+            yield
+
+    def unwind(self) -> None:
+        """Leave what an interruption has left entered, if it is still there: not where its greenlet has ended."""
+        left = [self.running.pop().mode for _ in range(len(self.running))]
+        modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+        for mode in reversed(modes):
+            if not any(mode is each for each in left):
+                torch._C._push_on_torch_function_stack(mode)
+
+    @property
+    def silent(self) -> bool:
+        return bool(_again.get()) and self not in _again.get()
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if not self.silent:
+            given = named_inputs(module, args, kwargs)
+            masks = {name: value for name, value in given.items() if name.endswith(MASKS) and value is not None}
+            self.masks = {name: v for name, v in masks.items() if isinstance(v, Tensor) and v.ndim == 2}
+            own = [name for name in masks.keys() - self.masks.keys() if not name.startswith(("encoder_", "cross_"))]
+            self.tower.unread = min(own, default=None)
+
+    def _after(self, number: int) -> Callable[[nn.Module, tuple, Any], Any]:
+        def after(module: nn.Module, args: tuple, output: Any) -> Any:
+            return None if self.silent else self._visited(number, output)
+
+        return after
+
+    def _around(self, number: int, compiled: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            output = compiled(*args, **kwargs)
+            return output if self.silent else self._visited(number, output)
+
+        return call
+
+    def _visited(self, number: int, output: Any) -> Any:
+        state = self.tower.read(number, output)
+        self.tower.real = self.tower.find_real(self.masks, *state.shape[:2])
+        after = self.visits[number](state)
+        return output if after is None else self.tower.write(number, output, after)
+
+    def _enter(self, number: int) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if not self.silent:
+                self._push(_Running(number, named_inputs(module, args, kwargs)))
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.silent or not self.running:
+            return
+        running = self._pop()
+        if output is not None and not running.visited:
+            raise ValueError(
+                f"block {self.tower.blocks[running.number]!r} did not attend as it did when the tower was found: find "
+                "the tower with inputs like these, or bridge at block outputs"
+            )
+
+    def _push(self, running: _Running) -> None:
+        running.mode = Intercept(self._attend(running))
+        running.mode.__enter__()
+        self.running.append(running)
+
+    def _pop(self) -> _Running:
+        running = self.running.pop()
+        if running.mode is not None:
+            running.mode.__exit__(None, None, None)
+        return running
+
+    def _attend(self, running: _Running) -> Callable[..., Tensor]:
+        attention = self.tower.attention[running.number]
+        assert isinstance(attention, SelfAttention)
+
+        def attend(
+            original: Callable[..., Tensor],
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attn_mask: Tensor | None = None,
+            dropout_p: float = 0.0,
+            is_causal: bool = False,
+            scale: float | None = None,
+            enable_gqa: bool = False,
+        ) -> Tensor:
+            own = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            running.calls += 1
+            if running.calls != attention.number + 1:
+                return own
+            running.visited = True
+            mask = attn_mask
+            if is_causal:
+                mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+            reads = self.tower.reads(running.number, query, running.inputs)
+            count = query[:, :1, reads, :1].shape[2]
+            self.tower.real = self.tower.find_real(self.masks, len(query), count)
+            after = self.visits[running.number](Attended(query, key, value, own, mask, scale, reads))
+            if after is not None and after.shape != own.shape:
+                raise ValueError(
+                    f"the visit inside block {self.tower.blocks[running.number]!r} gave {tuple(after.shape)} for "
+                    f"{tuple(own.shape)}: it must give (batch, head, query token, dim) for all queries"
+                )
+            return own if after is None else after.to(own.dtype)
+
+        return attend
+
+    def _checkpointed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The checkpointing function, which computes again within this pass."""
+
+        def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if self.silent:
+                return original(function, *args, **kwargs)
+            running = replace(self.running[-1], mode=None) if self.running else None
+            masks, learning, times = self.masks, torch.is_grad_enabled(), 0
+
+            def compute(*args: Any, **kwargs: Any) -> Any:
+                nonlocal times
+                times += 1
+                if times > 1:
+                    with self._once_more(running, masks):
+                        return function(*args, **kwargs)
+                if learning and not torch.is_grad_enabled():
+                    raise ValueError(
+                        f"{type(self.tower.model).__name__} is checkpointed reentrantly, which loses the gradients of "
+                        'bridges: checkpoint with use_reentrant=False (gradient_checkpointing_kwargs={"use_reentrant": '
+                        "False})"
+                    )
+                return function(*args, **kwargs)
+
+            return original(compute, *args, **kwargs)
+
+        return checkpoint
+
+    @contextmanager
+    def _once_more(self, running: _Running | None, masks: dict[str, Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            put(stack, self, "masks", masks)
+            put(stack, self, "running", [])
+            put(stack, self.tower, "real", None)
+            token = _again.set((*_again.get(), self))
+            stack.callback(_again.reset, token)
+            if not self.attached:
+                stack.enter_context(self.attach())
+            stack.callback(self.unwind)
+            if running is not None:
+                self._push(replace(running))
+            yield

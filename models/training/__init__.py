@@ -1,0 +1,1 @@
+"""Train fused models, unified models and the shipped experts."""

@@ -1,0 +1,1 @@
+"""Train one trunk for both tasks."""

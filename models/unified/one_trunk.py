@@ -1,0 +1,301 @@
+"""One trunk for both tasks: a vision-language model that denoises image patches as well, on one objective.
+
+A sequence of understanding is image tokens (vision tower and projector), then text; one of generation is a caption,
+then the patches of a noisy image. Language modelling on text and flow matching on patches are added up, as in
+Transfusion (arXiv 2408.11039). `models/unified/token_model.py` draws with discrete tokens instead.
+
+Deviations from the papers. UniFork and Uni-X, like Emu3 and Chameleon, are trained on next-token prediction alone; here
+their layouts are on Transfusion's objective as well. Transfusion reads an image through the same patches that it
+denoises; here, as in UniFork, through a vision tower. Patches enter and leave by one linear map (Transfusion's simpler
+variant, no U-Net), the model predicts the clean image and is trained on the velocity that follows (models/experts/shipped_architectures.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from diffusers.models.embeddings import PatchEmbed, TimestepEmbedding, Timesteps
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from ...probes.files import write_whole
+from ...probes.plans.choosing import BridgePlan
+from ...probes.stimuli.images import to_pixels
+from ..experts import loading
+from ..experts import shipped_architectures as small
+from ..experts.opening import DitExpert, LlavaExpert
+from ..experts.token_rows import pad
+from ..towers.attention_masks import Places
+from .trunk import Tokens, Trunk, places_of
+
+PATCH = 4  # pixels, as scenes-dit has it
+
+
+class Words(NamedTuple):
+    """Captions as the trunk reads them: ids (batch, token), and which are no padding, (batch, token)."""
+
+    ids: Tensor
+    real: Tensor
+
+
+class OneTrunk(nn.Module):
+    """What both objectives share: reading images and texts, and what is trained, saved and opened.
+
+    Parameters
+    ----------
+    plan : of layout "shared", "Y" or "X"; its pairs (i, i) are the shared blocks (models/unified/trunk.py).
+    config : of a LLaVA over a Llama: vision tower, projector and trunk.
+    tokenizer : with tokens for begin, end and padding, and `<image>` where an image stands.
+    causal_images : whether the tokens of a clean image see only those before them, as in LLaVA, UniFork and Uni-X; by
+        default they see each other, as in Transfusion. Patches that are denoised always do, and are seen by nobody
+        else.
+
+    Raises ValueError for another layout or depth, a text model that is no Llama, a tokenizer that lacks a token.
+    """
+
+    objective: str
+
+    def __init__(self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False) -> None:
+        super().__init__()
+        _check(config, tokenizer)
+        config = copy.deepcopy(config)
+        config.text_config._attn_implementation = "sdpa"  # masks here are boolean
+        self.plan, self.tokenizer, self.causal_images = plan, tokenizer, causal_images
+        self.name = f"unified {plan.layout}"
+        trunk = Trunk(config.text_config, plan)
+        self.reader = LlavaForConditionalGeneration(config)
+        self.reader.model.language_model = trunk
+        self.reader.tie_weights()
+        self.size = (3, config.vision_config.image_size, config.vision_config.image_size)  # channel, row, column
+        self.taken: list[str] = []
+
+    @classmethod
+    def from_experts(cls, plan: BridgePlan, understanding: LlavaExpert, generation: DitExpert, **options: Any) -> Self:
+        """A unified model with all that fits of two experts; `.taken` names the parameters that were set from them.
+
+        Vision tower, projector, embeddings, blocks and norms are the understanding expert's; the twins of blocks that
+        are not shared are copies of the same blocks. Of the generation expert, what plays the same role (patches in,
+        patches out, time) is taken where all of its shapes are the same: of scenes-dit, which is 96 wide beside
+        128, nothing. The rest is random. Images are read causally, as the expert learnt to: before training, shared
+        and Y answer what the expert answers.
+
+        Raises TypeError for other experts, ValueError as the constructor does.
+        """
+        if not isinstance(understanding, LlavaExpert) or not isinstance(generation, DitExpert):
+            raise TypeError(
+                f"a UnifiedModel is made from a LlavaExpert and a DitExpert, in this order, "
+                f"got {type(understanding).__name__} and {type(generation).__name__}"
+            )
+        model = cls(plan, understanding.model.config, understanding.tokenizer, causal_images=True, **options)
+        state = understanding.model.state_dict()
+        model.reader.load_state_dict(state, strict=False)
+        twins = [f"model.language_model.{name}" for name in model.trunk.twin()]
+        known = [f"reader.{n}" for n, _ in model.reader.named_parameters() if n in state or n in twins]
+        model.taken = known + model._take(generation)
+        return model.eval()
+
+    def _take(self, generation: DitExpert) -> list[str]:
+        """Set what draws from the generation expert where it fits; returns the names of the parameters."""
+        return []
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.reader.model.language_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.reader.device
+
+    def condition(self, captions: Sequence[str]) -> Words:
+        """Captions as they stand before an image: a begin token and the words; "" is the null caption."""
+        words = self.tokenizer(list(captions), add_special_tokens=False).input_ids
+        ids, mask = pad(
+            [[self.tokenizer.bos_token_id, *row] for row in words], self.tokenizer.pad_token_id, self.device
+        )
+        return Words(ids, mask.bool())
+
+    def before(self, text: Words, states: Tensor, noise: bool) -> Tokens:
+        """Captions, then the tokens of an image (batch, token, dim): noisy ones see each other, others are causal."""
+        image = torch.cat([torch.zeros_like(text.real), text.real.new_ones(states.shape[:2])], 1)
+        real = torch.cat([text.real, text.real.new_ones(states.shape[:2])], 1)
+        words = self.reader.get_input_embeddings()(text.ids)
+        places = Places(places_of(image, apart=not noise), image & noise, real)
+        return Tokens(torch.cat([words, states.to(words.dtype)], 1), image, places)
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+        """Logits (batch, token, vocabulary) of understanding, as a LLaVA gives them.
+
+        input_ids, attention_mask : (batch, token), with `<image>` tokens wherever an image stands.
+        pixel_values : (image, channel, row, column) in -1..1, in the order of the rows that have one.
+        """
+        image = input_ids == self.reader.config.image_token_id
+        states = self.reader.get_input_embeddings()(input_ids)
+        if pixel_values is not None and len(pixel_values):
+            features = torch.cat(tuple(self.reader.model.get_image_features(pixel_values).pooler_output))
+            states = states.masked_scatter(image[..., None], features.to(states.dtype))
+        places = Places(places_of(image, apart=self.causal_images), torch.zeros_like(image), attention_mask.bool())
+        return self.logits(self.trunk(Tokens(states, image, places), generation=False))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores (batch, token, vocabulary) of what comes next."""
+        return self.reader.lm_head(states)
+
+    @torch.inference_mode()
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        """The one-word answer to a question about each image: the likeliest next token."""
+        rows = small.tokenize_rows(self.tokenizer, [[(small.question_prompt(q), "")] for q in questions])
+        last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
+        ids, mask = (rows[name].to(self.device) for name in ("input_ids", "attention_mask"))
+        logits = self.read(ids, mask, to_pixels(images, self.size[1]).to(self.device))[..., : len(self.tokenizer)]
+        return self.tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """The sum of `losses`: one objective for both tasks."""
+        return torch.stack(list(self.losses(batch).values())).sum()
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What a batch of `small.dit_batch` or `batches.stimuli_batch` costs, term by term, weighted.
+
+        "words": cross-entropy of the captions that are there given their clean images, in nats a token. "answers": of
+        dialogues in `batch["questions"]`, where it has some, as `small.vlm_batch` makes them. "drawing": of the images
+        given their captions.
+        """
+        image = batch["image"].to(self.device)
+        shown = [number for number, caption in enumerate(batch["caption"]) if caption]
+        terms = {}
+        if shown:
+            # words before the caption: behind an image, its last token would have to say the first one
+            prompt = small.IMAGE * self.reader.config.image_seq_length + "describe :"
+            rows = small.tokenize_rows(self.tokenizer, [[(prompt, batch["caption"][number])] for number in shown])
+            terms["words"] = self._answered({**rows, "pixel_values": image[shown]})
+        if questions := batch.get("questions"):
+            terms["answers"] = self._answered(questions)
+        return {**terms, "drawing": self.drawing_loss(batch)}
+
+    def _answered(self, rows: dict[str, Tensor]) -> Tensor:
+        rows = {name: value.to(self.device) for name, value in rows.items()}
+        labels = rows.pop("labels")
+        return small.answer_loss(self.read(**rows), labels)
+
+    def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
+        """What drawing the batch's images from their captions costs."""
+        raise NotImplementedError
+
+    def trained(self) -> nn.Module:
+        """All of it: a trunk is trained whole."""
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What the constructor was given beside plan, config and tokenizer: plain JSON."""
+        return {"causal_images": self.causal_images}
+
+    def save(self, folder: str | Path) -> None:
+        """Write plan, config, tokenizer and weights: all that `load` needs."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.plan.save(folder / "plan.json")
+        self.reader.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = json.dumps({"objective": self.objective, **self.settings()}, sort_keys=True) + "\n"
+        write_whole(folder / "unified.json", lambda path: path.write_text(settings, encoding="utf-8"))
+        write_whole(folder / "unified.safetensors", lambda path: save_model(self, str(path)))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open what `save` wrote. Raises FileNotFoundError or ValueError, naming the file and what to do."""
+        folder = Path(folder)
+        plan = BridgePlan.load(folder / "plan.json")
+        for name in ("unified.json", "unified.safetensors", "config.json"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}: expected what {cls.__name__}.save writes")
+        settings = json.loads((folder / "unified.json").read_text(encoding="utf-8"))
+        if (found := settings.pop("objective")) != cls.objective:
+            raise ValueError(
+                f"{folder / 'unified.json'} is of the objective {found!r}, {cls.__name__} draws by {cls.objective!r}: "
+                "open it with the class that saved it"
+            )
+        model = cls(plan, LlavaConfig.from_pretrained(folder), loading.tokenizer(str(folder)), **settings)
+        path = folder / "unified.safetensors"
+        try:
+            load_model(model, path)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} does not hold the weights of its plan, {plan.layout!r} with {len(plan.pairs)} shared blocks: "
+                f"put back the plan it was trained with, or train again ({str(error).splitlines()[0]})"
+            ) from None
+        return model.eval()
+
+
+class UnifiedModel(OneTrunk):
+    """A unified model that denoises patches of pixels, 4 x 4 each, in the trunk that reads and writes text.
+
+    A generator as sampling, evaluation and training know it: `condition`, `predict`, `loss`. Patches enter with fixed
+    two-dimensional positions and the time added (diffusers' `PatchEmbed`, `Timesteps`), beside their rotary positions.
+    """
+
+    objective = "flow"
+    FLOW_WEIGHT = 5.0  # Transfusion's weight of its diffusion loss beside language modelling
+
+    def __init__(self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False) -> None:
+        super().__init__(plan, config, tokenizer, causal_images)
+        (channels, side, _), width = self.size, config.text_config.hidden_size
+        self.patches = PatchEmbed(side, side, PATCH, channels, width, pos_embed_max_size=side // PATCH)
+        self.times = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.clock = TimestepEmbedding(256, width)
+        self.out = nn.Linear(width, channels * PATCH**2)
+
+    def _take(self, generation: DitExpert) -> list[str]:
+        roles = {"patches.proj": "pos_embed.proj", "clock": "time_text_embed.timestep_embedder", "out": "proj_out"}
+        taken = []
+        for own, theirs in roles.items():
+            target, source = self.get_submodule(own), generation.model.get_submodule(theirs)
+            state = source.state_dict()
+            if {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in target.state_dict().items()}:
+                target.load_state_dict(state)
+                taken += [f"{own}.{name}" for name in state]
+        return taken
+
+    def predict(self, noisy: Tensor, text: Words, time: Tensor) -> Tensor:
+        """The clean image (batch, channel, row, column) in -1..1 that the model sees in `noisy` at `time` (batch,)."""
+        clock = self.clock(self.times(time * 1000).to(noisy.dtype))
+        tokens = self.before(text, self.patches(noisy) + clock[:, None], noise=True)
+        patches = self.out(self.trunk(tokens, generation=True)[:, text.ids.shape[1] :])
+        channels, rows, columns = self.size
+        grid = patches.unflatten(2, (PATCH, PATCH, channels)).unflatten(1, (rows // PATCH, columns // PATCH))
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(noisy), *self.size)
+
+    def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The velocity loss of the batch's images at its times (`small.velocity_loss`), by `FLOW_WEIGHT`."""
+        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
+        mix = time[:, None, None, None]
+        predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
+        return self.FLOW_WEIGHT * small.velocity_loss(predicted, image, time)
+
+
+def _check(config: LlavaConfig, tokenizer: Any) -> None:
+    kind = config.get_text_config().model_type
+    if kind != "llama":
+        raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")
+    image = tokenizer.get_vocab().get(small.IMAGE)
+    known = {
+        "begin token": tokenizer.bos_token_id,
+        "end token": tokenizer.eos_token_id,
+        "padding token": tokenizer.pad_token_id,
+        f"{small.IMAGE!r}": image,
+    }
+    if missing := [name for name, token in known.items() if token is None]:
+        raise ValueError(f"the tokenizer has no {missing[0]}: give it that of scenes-vlm")
+    if image != config.image_token_id:
+        raise ValueError(
+            f"{small.IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
+            "give the two of one expert"
+        )

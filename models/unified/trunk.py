@@ -1,0 +1,158 @@
+"""The stack of a unified model with one trunk: Llama blocks, of which a plan says which are shared.
+
+Blocks, norms and rotary angles are transformers' own; what is not shared has blocks of its own beside the trunk's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
+from ...probes.plans.choosing import TRUNKS, BridgePlan
+from ..towers.attention_masks import Places, sees
+
+
+class Tokens(NamedTuple):
+    """A sequence on its way through the trunk.
+
+    states : (batch, token, dim).
+    image : (batch, token), True for tokens of an image, clean, noisy or discrete.
+    places : who sees whom (models/towers/attention_masks.py).
+    """
+
+    states: Tensor
+    image: Tensor
+    places: Places
+
+
+class _Part(NamedTuple):
+    """The tokens of one modality, picked out of every row: at most as many as the longest row has."""
+
+    index: Tensor  # (batch, picked), where each stands in the whole sequence
+    real: Tensor  # (batch, picked), False where a row has fewer
+    mask: Tensor  # (batch, 1, picked, picked)
+    angles: tuple[Tensor, Tensor]  # (batch, picked, head dim) each
+
+
+class Trunk(LlamaModel):
+    """A Llama whose blocks outside the plan's pairs have a twin, in `own_layers`.
+
+    shared  no twins: every token of either task passes every block (Transfusion, arXiv 2408.11039; Emu3, Chameleon).
+    Y       the first blocks are shared, behind the fork a sequence of generation passes the twins, with a final norm of
+            their own, and one of understanding the trunk's. A sequence is of one task, so that the branches never
+            attend to each other (UniFork, arXiv 2506.17202).
+    X       at both ends image tokens pass the twins and text tokens the trunk's blocks, in both tasks, and neither
+            attends to the other there; each token keeps its place in the sequence. In the middle all are together. One
+            final norm, as in the code released with the paper (Uni-X, arXiv 2509.24365).
+
+    Raises ValueError for a plan of a layout with two towers, or of another depth than the config's.
+    """
+
+    def __init__(self, config: LlamaConfig, plan: BridgePlan) -> None:
+        if plan.layout not in TRUNKS:
+            raise ValueError(
+                f"the layout {plan.layout!r} joins two towers: build a FusedModel, or plan one of {', '.join(TRUNKS)}"
+            )
+        if config.num_hidden_layers != plan.understanding_layers:
+            raise ValueError(
+                f"the plan is for a trunk of {plan.understanding_layers} blocks, the text model has "
+                f"{config.num_hidden_layers}: plan for that depth"
+            )
+        super().__init__(config)
+        self.layout = plan.layout
+        shared = {i for i, _ in plan.pairs}
+        self.apart = [i for i in range(config.num_hidden_layers) if i not in shared]
+        self.own_layers = nn.ModuleDict({str(i): LlamaDecoderLayer(config, i) for i in self.apart})
+        if plan.layout == "Y":
+            self.own_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_init()
+
+    def twin(self) -> list[str]:
+        """Make the twins copies of the trunk's blocks and norm; returns the names of their parameters."""
+        for number, layer in self.own_layers.items():
+            layer.load_state_dict(self.layers[int(number)].state_dict())
+        if self.layout == "Y":
+            self.own_norm.load_state_dict(self.norm.state_dict())
+        return [name for name, _ in self.named_parameters() if name.startswith("own_")]
+
+    def forward(self, tokens: Tokens, generation: bool, cache: Cache | None = None) -> Tensor:
+        """The normed states (batch, token, dim) behind the last block; `generation` says which branch of a Y to take.
+
+        Rotary positions count the tokens that are no padding. An empty `cache` is filled for `step`.
+        """
+        states = tokens.states
+        angles = self.rotary_emb(states, (tokens.places.real.cumsum(1) - 1).clamp(min=0))
+        mask = sees(tokens.places, tokens.places)
+        parts = [_part(kind, mask, angles) for kind in (~tokens.image, tokens.image)] if self.layout == "X" else []
+        for number, layer in enumerate(self.layers):
+            own = self._own(number)
+            if own is not None and parts:
+                states = _pass(layer, states, parts[0], None)  # no text follows an image that is drawn
+                states = _pass(own, states, parts[1], cache)
+            else:
+                block = own if own is not None and generation else layer
+                states = block(states, attention_mask=mask[:, None], position_embeddings=angles, past_key_values=cache)
+        return self._normed(states, generation)
+
+    def step(self, state: Tensor, before: Tensor, cache: Cache) -> Tensor:
+        """The normed state (batch, 1, dim) of the next token of an image, which sees all that is in the cache.
+
+        before : (batch, token), True for what came before, False for its padding.
+        """
+        angles = self.rotary_emb(state, before.sum(1, keepdim=True))
+        mask = nn.functional.pad(before, (0, 1), value=True)[:, None, None]
+        for number, layer in enumerate(self.layers):
+            own = self._own(number)
+            seen = (
+                mask if own is None or self.layout != "X" else None
+            )  # at the ends of an X, images alone, never padded
+            state = (layer if own is None else own)(
+                state, attention_mask=seen, position_embeddings=angles, past_key_values=cache
+            )
+        return self._normed(state, generation=True)
+
+    def _own(self, number: int) -> nn.Module | None:
+        return self.own_layers[str(number)] if number in self.apart else None
+
+    def _normed(self, states: Tensor, generation: bool) -> Tensor:
+        return self.own_norm(states) if generation and self.layout == "Y" else self.norm(states)
+
+
+def places_of(image: Tensor, apart: bool) -> Tensor:
+    """Places (batch, token) in the sequence: the tokens of an image share its first one's, or have their own."""
+    steps = torch.arange(image.shape[1], device=image.device).expand(image.shape)
+    if apart:
+        return steps
+    first = image & ~nn.functional.pad(image[:, :-1], (1, 0))
+    return torch.where(image, torch.where(first, steps, 0).cummax(1).values, steps)
+
+
+def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _Part:
+    """Pick the tokens of one kind, (batch, token), out of every row."""
+    count = int(kind.sum(1).max())
+    index = kind.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+    real = kind.gather(1, index)
+    rows = mask.gather(1, index[..., None].expand(-1, -1, mask.shape[2]))
+    among = rows.gather(2, index[:, None].expand(-1, count, -1)) & real[:, None]
+    # where a row has fewer tokens, what was picked instead sees itself: a softmax over nothing is no number
+    among = among | torch.eye(count, dtype=torch.bool, device=kind.device)
+    picked = [each.expand(len(kind), -1, -1).gather(1, _wide(index, each)) for each in angles]
+    return _Part(index, real, among[:, None], (picked[0], picked[1]))
+
+
+def _pass(block: nn.Module, states: Tensor, part: _Part, cache: Cache | None) -> Tensor:
+    """Let the tokens of one part pass a block; the others stay as they are."""
+    if not part.index.shape[1]:
+        return states
+    wide = _wide(part.index, states)
+    before = states.gather(1, wide)
+    after = block(before, attention_mask=part.mask, position_embeddings=part.angles, past_key_values=cache)
+    return states.scatter(1, wide, torch.where(part.real[..., None], after, before).to(states.dtype))
+
+
+def _wide(index: Tensor, like: Tensor) -> Tensor:
+    return index[..., None].expand(-1, -1, like.shape[-1])

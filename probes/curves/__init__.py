@@ -1,0 +1,1 @@
+"""Draw alignment curves along depth, test their shapes, find where they part."""

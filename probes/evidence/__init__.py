@@ -1,0 +1,1 @@
+"""Measure what a task rests on, layer by layer."""

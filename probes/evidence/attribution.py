@@ -1,0 +1,233 @@
+"""What a task's output rests on, layer by layer and modality by modality: captum's layer attributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..extraction.passes import check_task
+from ..hooks.capturing import EMBEDDINGS, capture
+from ..hooks.model_state import prepared
+from ..similarity.nulls import mean_interval
+from ..stimuli.stimulus_set import Stimuli
+from ..subjects.subject import Shown, Subject
+from .replay import Output, Replay
+
+METHODS = ("conductance", "integrated_gradients", "ablation")
+OTHER = "other"
+Means = dict[str, dict[str, Tensor]]  # of each layer and modality, (dim,)
+
+
+def attribute(
+    subject: Subject,
+    stimuli: Stimuli,
+    output: Output,
+    *,
+    method: str = "conductance",
+    task: str | None = None,
+    timestep: float | None = None,
+    steps: int = 32,
+    batch_size: int = 33,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Attribute the output of a joint pass to the hidden states of every layer, summed over each modality's tokens.
+
+    The baseline of a token is the mean state of its modality's tokens, over all stimuli, at the layer where it is put
+    in: "some image" instead of this one. Tokens of neither modality (begin of sequence, padding, template) keep
+    theirs, and no token is taken out: positions, masks and image placeholders stay as they are.
+
+    - "conductance" (Dhamdhere et al. 2018; captum's LayerConductance): along the straight path from the baseline's
+      embeddings to the real ones, how much of the output's change runs through a layer's states. Mean of the path
+      walked forward and back, which makes captum's left Riemann sum a trapezoid.
+    - "integrated_gradients" (Sundararajan et al. 2017; LayerIntegratedGradients): the same along the straight path
+      between the layer's own two states.
+    - "ablation" (LayerFeatureAblation): what the output loses when the states of one modality's tokens at one layer
+      are replaced by their mean, later layers computed anew.
+
+    The first two are complete: over all tokens of a layer they sum to output(real) - output(baseline), if all that
+    reaches the output passes through the layer. `error` says how far they are from it.
+
+    >>> attribute(vlm, stimuli, answer_log_probability(vlm.tokenizer, answers))
+
+    Parameters
+    ----------
+    output : `output(result, stimuli, shown) -> (batch,)`, from what `Shown.run` returns: what the task is judged by,
+        more being better. models/evaluation/objectives.py has the log-probability of an answer and minus the denoising error.
+    task, timestep : as in `extract`; one timestep.
+    steps : of the paths. batch_size : how many of them run at once, at least 2.
+
+    One stimulus at a time, whatever its layout; the model runs about 2 x steps times a layer and stimulus.
+
+    Returns one row per layer and modality ("other": the tokens of none, which share their states from the first block
+    on): subject, task, timestep, modality, layer, depth, method, attribution (mean over stimuli, in units of the
+    output), low, high (95 %, Student's t over stimuli), share (of the mean gain), gain (mean of output(real) -
+    output(baseline)), error (mean distance between a layer's sum and the gain; NaN for ablation), samples.
+
+    Raises ValueError for an unknown method or what `extract` refuses, RuntimeError for a layer that runs twice.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if steps < 2 or batch_size < 2:
+        raise ValueError(f"{steps} steps, {batch_size} at once: a path needs at least two of both")
+    task = check_task(subject, task, () if timestep is None else (timestep,))
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    rows = []
+    with prepared(subject, device):
+        means = _means(subject, stimuli, task, timestep)
+        for stimulus in tqdm(stimuli, desc=f"{method} {subject.name}", leave=False):
+            replay = Replay(subject, stimulus, output, task, timestep)
+            baselines = tuple(
+                _at_mean(state[0], stream, replay.shown, means[EMBEDDINGS])[None]
+                for state, stream in zip(replay.inputs, replay.streams[EMBEDDINGS], strict=True)
+            )
+            with torch.no_grad():
+                gain = (replay(*replay.inputs) - replay(*baselines)).item()
+            for layer in replay.layers:
+                if method == "ablation":
+                    sums, error = dict(_ablated(replay, layer, means[layer])), np.nan
+                else:
+                    states = _along(replay, layer, baselines, method, steps, batch_size)
+                    sums = dict(_sums(replay, layer, states))
+                    error = abs(sum(sums.values()) - gain)
+                for modality, value in sums.items():
+                    rows.append((stimulus.id, layer, modality, value, gain, error))
+    return _table(pd.DataFrame(rows, columns=["id", "layer", "modality", "value", "gain", "error"]), subject).assign(
+        subject=subject.name, task=task, timestep=timestep, method=method
+    )[list(COLUMNS)]
+
+
+COLUMNS = (
+    "subject", "task", "timestep", "modality", "layer", "depth", "method",
+    "attribution", "low", "high", "share", "gain", "error", "samples",
+)  # fmt: skip
+
+
+def _table(values: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+    layers = (EMBEDDINGS, *subject.blocks)
+    rows = []
+    for (layer, modality), of in values.groupby(["layer", "modality"], sort=False):
+        at = layers.index(layer)
+        mean, low, high = map(float, mean_interval(of["value"].to_numpy()))
+        row = {"layer": layer if at == 0 else str(at - 1), "modality": modality, "depth": at / (len(layers) - 1)}
+        row |= {"attribution": mean, "low": low, "high": high, "share": mean / of["gain"].mean()}
+        rows.append(row | {"gain": of["gain"].mean(), "error": of["error"].mean(), "samples": len(of)})
+    return pd.DataFrame(rows)
+
+
+@torch.enable_grad()
+def _along(
+    replay: Replay, layer: str, baselines: tuple[Tensor, ...], method: str, steps: int, batch_size: int
+) -> tuple[Tensor, ...]:
+    """The attribution of every number of a layer's states, (1, *state) for each stream."""
+    from captum.attr import LayerConductance, LayerIntegratedGradients  # imports matplotlib, which probes do without
+
+    options: dict[str, Any] = {"n_steps": steps, "internal_batch_size": batch_size}
+    if method == "integrated_gradients":
+        along = LayerIntegratedGradients(replay, replay.taps[layer])
+        return _tuple(along.attribute(replay.inputs, baselines, **options))
+    along = LayerConductance(replay, replay.taps[layer])
+    options["method"] = "riemann_trapezoid"  # its points, unlike the default's, include both ends of the path
+    there = _tuple(along.attribute(replay.inputs, baselines, **options))
+    back = _tuple(along.attribute(baselines, replay.inputs, **options))
+    return tuple((a - b) / 2 for a, b in zip(there, back, strict=True))
+
+
+def _tuple(states: Any) -> tuple[Tensor, ...]:
+    return tuple(s.detach() for s in states) if isinstance(states, tuple) else (states.detach(),)
+
+
+def _sums(replay: Replay, layer: str, states: tuple[Tensor, ...]) -> Iterator[tuple[str, float]]:
+    """Each modality's sum over its tokens, and what is left."""
+    left = 0.0
+    for stream, state in zip(replay.streams[layer], states, strict=True):
+        tokens = state[0].double().sum(replay.shown.dim_axis).flatten()
+        left += tokens.sum().item()
+        for modality in _read_from(replay.shown, stream):
+            value = tokens[token_indices(replay.shown.tokens[modality], len(tokens))].sum().item()
+            left -= value
+            yield modality, value
+    yield OTHER, left
+
+
+def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
+    from captum.attr import LayerFeatureAblation
+
+    with torch.no_grad():
+        states: list[Tensor] = []
+        handle = replay.taps[layer].register_forward_hook(lambda module, given, out: states.extend(given))
+        try:
+            replay(*replay.inputs)
+        finally:
+            handle.remove()
+    baselines, groups, names = [], [], [OTHER]
+    for stream, state in zip(replay.streams[layer], states, strict=True):
+        baselines.append(_at_mean(state[0], stream, replay.shown, means)[None])
+        group = torch.zeros_like(state[0].movedim(replay.shown.dim_axis, -1), dtype=torch.long)  # 0: left as it is
+        for modality in _read_from(replay.shown, stream):
+            count = group[..., 0].numel()
+            group.view(count, -1)[token_indices(replay.shown.tokens[modality], count)] = len(names)
+            names.append(modality)
+        groups.append(group.movedim(-1, replay.shown.dim_axis)[None])
+    found = _tuple(
+        LayerFeatureAblation(replay, replay.taps[layer]).attribute(
+            replay.inputs, layer_baselines=tuple(baselines), layer_mask=tuple(groups)
+        )
+    )
+    for number, modality in enumerate(names[1:], 1):
+        yield (
+            modality,
+            next(f[g == number][0].item() for f, g in zip(found, groups, strict=True) if (g == number).any()),
+        )
+
+
+def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None) -> Means:
+    """The mean state of each modality's tokens, over all stimuli, at every layer."""
+    sums: dict[tuple[str, str], Tensor] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for stimulus in stimuli:
+        shown = subject.show([stimulus], subject.modalities, task, timestep)
+
+        def keep(layer: str, stream: str | None, state: Tensor, shown: Shown = shown) -> None:
+            flat = state.movedim(shown.dim_axis, -1).flatten(0, -2)
+            for modality in _read_from(shown, stream):
+                of = flat[token_indices(shown.tokens[modality], len(flat))]
+                sums[layer, modality] = sums.get((layer, modality), 0) + of.double().sum(0)
+                counts[layer, modality] = counts.get((layer, modality), 0) + len(of)
+
+        with torch.inference_mode(), capture(subject.model, (EMBEDDINGS, *subject.blocks), keep=keep):
+            shown.run()
+    means: Means = {}
+    for (layer, modality), total in sums.items():
+        means.setdefault(layer, {})[modality] = (total / counts[layer, modality]).clone()
+    return means
+
+
+def _at_mean(state: Tensor, stream: str | None, shown: Shown, means: dict[str, Tensor]) -> Tensor:
+    """The state with every modality's tokens at their mean; other tokens as they are."""
+    moved = state.detach().movedim(shown.dim_axis, -1).clone()
+    flat = moved.view(-1, moved.shape[-1])
+    for modality in _read_from(shown, stream):
+        flat[token_indices(shown.tokens[modality], len(flat))] = means[modality].to(flat)
+    return moved.movedim(-1, shown.dim_axis)
+
+
+def _read_from(shown: Shown, stream: str | None) -> Iterator[str]:
+    return (modality for modality in shown.tokens if shown.streams.get(modality) == stream)
+
+
+def token_indices(tokens: Tensor | None, count: int) -> Tensor:
+    """Where a modality's tokens stand among the `count` tokens of one sample's state, whatever form `tokens` has."""
+    if tokens is None:
+        return torch.arange(count)
+    flat = tokens.detach().cpu().flatten()
+    if flat.dtype == torch.bool:
+        if len(flat) != count:
+            raise ValueError(f"the mask has {len(flat)} tokens, the hidden state {count}")
+        return flat.nonzero()[:, 0]
+    return flat[flat >= 0]

@@ -1,0 +1,148 @@
+"""Complementarity: what the understanding tower knows of a target that the generation tower lacks, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import KFold
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..metrics import Array
+from ..metrics.metric import centred
+from ..metrics.probe import FOLDS, NOTHING, PENALTIES
+from ..similarity.inputs import Stack, check_finite, check_same_stimuli, numbers, open_stack
+
+METRIC = "complementarity"
+
+
+class _Seen(NamedTuple):
+    """A layer in one fold: the inner products of its samples, of mean square 1 about the training mean, and its dims.
+
+    Attributes:
+        train: (training sample, training sample).
+        test: (held-out sample, training sample).
+    """
+
+    train: Array
+    test: Array
+    dims: int
+
+
+class _Fit(NamedTuple):
+    """A ridge regression: its squared leave-one-out error in training, and its squared error on held-out samples."""
+
+    left_out: float
+    held_out: float
+
+
+def complementarity_map(
+    understanding: Stack, generation: Stack, target: Tensor | Array | Sequence[str | float]
+) -> pd.DataFrame:
+    """How much of a target each understanding layer adds to each generation layer, by cross-validated ridge regression.
+
+        C(u, g) = R^2(target | u and g) - R^2(target | g)
+
+    R^2 is 1 - squared errors / squared deviations from the training mean, both summed over all held-out samples (5
+    folds, shuffled, seed 0) and dims of the target. "u and g" is a ridge regression on both layers side by side, each
+    centred and scaled to the same mean square, or on one of the two alone: whichever has the least leave-one-out
+    error among the training samples, by which the penalties are chosen as well. So C is 0 by chance, exactly where the
+    training samples prefer g alone, and slightly below 0 where they were wrong; at most 1 - R^2(target | g).
+
+    >>> complementarity_map(seen["text"], made["image"].at(0.5), made["text"].at(0.5).layer("embeddings"))
+
+    Args:
+        understanding, generation: LayerFeatures or other stacks of (sample, dim) layers, as of `similarity_map`.
+        target: what a bridge ought to bring: numbers (sample,) or (sample, dim), or labels (sample,), strings, of which
+            each is a dim of 0 and 1. Not one of the understanding layers, which would win by being itself.
+
+    Returns a table like a layer map, (understanding layer, generation layer), for the rule "complementarity". `attrs`,
+    plain JSON: as `similarity_map`, the metric being "complementarity"; alone, R^2(target | g) of every generation
+    layer; cost, the seconds it took. Time goes with layer pairs and the cube of samples.
+
+    Raises:
+        ValueError, TypeError: as `similarity_map`; fewer than 10 samples; a target of another number of samples, not
+            finite, or constant.
+    """
+    began = perf_counter()
+    us, u_names, u_depths, u_told = open_stack(understanding, "understanding")
+    gs, g_names, g_depths, g_told = open_stack(generation, "generation")
+    check_same_stimuli(understanding, generation)
+    wanted, samples = _target(target), len(us[0])
+    for name, count in (("generation", len(gs[0])), ("target", len(wanted))):
+        if count != samples:
+            raise ValueError(f"understanding has {samples} samples, {name} {count}: they must be of the same stimuli")
+    if samples < 2 * FOLDS:
+        raise ValueError(f"complementarity needs {2 * FOLDS} samples or more, got {samples}")
+    sides = [[centred(layer.double()).cpu().numpy() for layer in side] for side in (us, gs)]
+
+    alone, both, deviations = np.zeros(len(gs)), np.zeros((len(us), len(gs))), 0.0
+    folds = KFold(FOLDS, shuffle=True, random_state=0).split(wanted)
+    for train, test in tqdm(folds, total=FOLDS, desc="complementarity", leave=False):
+        mean = wanted[train].mean(0)
+        known, asked = wanted[train] - mean, wanted[test] - mean
+        deviations += float((asked**2).sum())
+        first, second = ([_seen(layer, train, test) for layer in side] for side in sides)
+        by_u, by_g = ([_ridge(seen, known, asked) for seen in side] for side in (first, second))
+        alone += [fit.held_out for fit in by_g]
+        for i, u in enumerate(first):
+            for j, g in enumerate(second):
+                joined = _Seen(u.train + g.train, u.test + g.test, u.dims + g.dims)
+                both[i, j] += min(by_g[j], by_u[i], _ridge(joined, known, asked)).held_out
+    heat = pd.DataFrame(
+        (alone - both) / deviations,
+        index=pd.Index(u_names, name="understanding layer"),
+        columns=pd.Index(g_names, name="generation layer"),
+    )
+    heat.attrs = {"metric": METRIC, "k": None, "samples": samples, "chance": 0.0}
+    heat.attrs |= {"x_depths": u_depths, "y_depths": g_depths, "x": u_told, "y": g_told}
+    heat.attrs |= {"alone": (1 - alone / deviations).tolist(), "cost": {"seconds": round(perf_counter() - began, 1)}}
+    return heat
+
+
+def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
+    """(sample, dim), centred, float64."""
+    values = target if isinstance(target, Tensor) else np.asarray(target)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U":
+        values = (values[:, None] == np.unique(values)).astype(float)
+    wanted = numbers(values, "target")
+    if wanted.ndim not in (1, 2):
+        raise ValueError(f"target must be (sample,) or (sample, dim), got shape {tuple(wanted.shape)}")
+    wanted = wanted.reshape(len(wanted), -1)
+    check_finite([wanted], ["target"])
+    values = centred(wanted.double()).cpu().numpy()
+    if not values.any():
+        raise ValueError("target is the same for all samples: there is nothing to predict")
+    return values
+
+
+def _seen(layer: Array, train: Array, test: Array) -> _Seen:
+    mean = layer[train].mean(0)
+    rows, others = layer[train] - mean, layer[test] - mean
+    square = float((rows**2).sum()) / len(train)
+    scale = square if square > NOTHING else 1.0
+    return _Seen(rows @ rows.T / scale, others @ rows.T / scale, layer.shape[1])
+
+
+def _ridge(seen: _Seen, known: Array, asked: Array) -> _Fit:
+    """Ridge regression of (training sample, dim) `known`, judged by (held-out sample, dim) `asked`, both less the mean.
+
+    By the inner products alone, so that any number of dims costs the same; the grid of penalties is that of
+    `metrics.probe.penalties`.
+    """
+    values, vectors = np.linalg.eigh(seen.train)
+    values = values.clip(min=0)
+    turned = vectors.T @ known
+    best: tuple[float, float] = (np.inf, 1.0)
+    for penalty in PENALTIES * (float(values.sum()) / seen.dims or 1.0):
+        kept = penalty / (values + penalty)
+        # 1 less a sample's weight in its own prediction, of which the mean, fitted too, has 1 / samples
+        others = vectors**2 @ kept - 1 / len(values)
+        errors = (vectors @ (kept[:, None] * turned)) / others[:, None]
+        best = min(best, (float((errors**2).sum()), float(penalty)))
+    weights = vectors @ (turned / (values + best[1])[:, None])
+    return _Fit(best[0], float(((asked - seen.test @ weights) ** 2).sum()))

@@ -1,0 +1,1 @@
+"""Turn stimuli into features, in memory or in a store."""

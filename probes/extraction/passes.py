@@ -1,0 +1,271 @@
+"""The passes over one batch: each modality by itself or both, at each timestep, pooled while the model runs."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, nn
+
+from ..hooks.capturing import EMBEDDINGS, RanAgain, capture
+from ..hooks.model_state import device_of
+from ..stimuli.stimulus_set import Stimulus
+from ..subjects.subject import Shown, Subject
+from .pooling import Chosen, Pooled, Tokens, find_tokens, pool, pooling_of
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What is asked of a subject, the same for every batch.
+
+    Attributes:
+        layers: the names of the layers asked for, in depth order, and their paths in the model.
+        groups: the modalities of each pass.
+        times: the timesteps, or (None,).
+        Others: as `extract`.
+    """
+
+    subject: Subject
+    task: str
+    layers: Mapping[str, str]
+    groups: tuple[tuple[str, ...], ...]
+    times: tuple[float | None, ...]
+    pooling: str
+    tokens: Mapping[str, Chosen]
+    special: bool
+    cleaned: bool
+    dtype: torch.dtype
+    precision: str | None
+
+    def run(self, batch: Sequence[Stimulus], stop: bool = True) -> dict[str, Tensor]:
+        """The tensors of a shard for these stimuli: MODALITY/LAYER (timestep, sample, ...), and so on (shards.Shard).
+
+        `stop` ends each pass behind the deepest layer; without it, a block that runs again behind that is noticed.
+
+        Raises:
+            ValueError: states that the tokens do not fit, naming layer and shapes; a layer without a modality.
+            RuntimeError: a layer that runs twice in one pass.
+            FloatingPointError: values that are not finite, naming layer and stimulus.
+        """
+        found: dict[str, list[Tensor]] = {}
+        special = False
+        for modalities in self.groups:
+            for index, time in enumerate(self.times):
+                alone = "image" not in modalities
+                if alone and time is not None:
+                    time = 1.0  # text alone is shown with pure noise, whatever the timestep
+                if alone and index:
+                    for name, tensors in found.items():
+                        if name.split("/")[0] in modalities:
+                            tensors.append(tensors[0])
+                    continue
+                shown = self.subject.show(batch, modalities, self.task, time)
+                special |= bool(shown.special)
+                for (modality, layer), pooled in self._once(batch, modalities, shown, stop).items():
+                    for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
+                        if tensor is not None:
+                            found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
+        if self.special and not special:
+            raise ValueError(f"{self.subject.name} names no special tokens: leave special out, it changes nothing")
+        return {name: torch.stack(tensors) for name, tensors in found.items()}
+
+    def _once(
+        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: Shown, stop: bool
+    ) -> dict[tuple[str, str], Pooled]:
+        subject = self.subject
+        device = device_of(subject.model)
+        tokens = {m: self._tokens(shown, m, len(batch), device) for m in modalities}
+        names = {path: name for name, path in self.layers.items()}
+        found: dict[tuple[str, str], Pooled] = {}
+        seen: dict[str, list[str | None]] = {}  # the streams of each layer
+
+        def keep(path: str, stream: str | None, state: Tensor) -> None:
+            seen.setdefault(path, []).append(stream)
+            for modality in modalities if path in names else ():
+                if stream == shown.streams.get(modality):
+                    try:
+                        pooled = pool(
+                            state,
+                            tokens[modality],
+                            pooling_of(modality, self.pooling),
+                            shown.dim_axis,
+                            self.cleaned,
+                            modality,
+                        )
+                    except ValueError as error:
+                        raise ValueError(f"layer {path!r} has {error}") from None
+                    # Pooled vectors stay where they are until the pass is over: to fetch each would make a GPU wait.
+                    found[modality, names[path]] = pooled if self.pooling == "mean" else _fetched(pooled)
+
+        paths = list(self.layers.values())
+        if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
+            paths.insert(1, subject.blocks[0])  # they are read where they enter the first block
+        reading = capture(subject.model, paths, keep=keep, stop=stop)
+        with torch.no_grad(), self._autocast(device), reading as taps:
+            if stop:
+                shown.run()
+            else:
+                _run_to_the_end(shown, paths, taps)
+        if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
+            raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
+        for modality in modalities:
+            self._check_layers(modality, shown.streams.get(modality), found, seen)
+        return {at: self._checked(_fetched(pooled), at[1], batch) for at, pooled in found.items()}
+
+    def _check_layers(
+        self, modality: str, stream: str | None, found: Mapping[tuple[str, str], Pooled], seen: Mapping[str, Any]
+    ) -> None:
+        """ValueError for a layer without the modality, unless its stream has ended there (SD3's last block)."""
+        there = [(modality, name) in found for name in self.layers]
+        for at, (name, path) in enumerate(self.layers.items()):
+            ended = stream is not None and None not in seen[path] and not any(there[at:])
+            if not (there[at] or ended):
+                told = ", ".join("one without a name" if each is None else repr(each) for each in seen[path])
+                raise ValueError(
+                    f"layer {path!r} of {self.subject.name} has no {modality} states, others have: its streams are "
+                    f"{told}, {modality} is read from {stream or 'one without a name'}. Leave it out, as "
+                    f"layers={[other for other, has in zip(self.layers, there, strict=True) if has and other != name]}"
+                )
+
+    def _tokens(self, shown: Shown, modality: str, batch: int, device: torch.device) -> Tokens:
+        chosen = self.tokens.get(modality)
+        if modality not in shown.tokens and chosen is None:
+            raise ValueError(
+                f"{self.subject.name} does not say which tokens are {modality}: choose them, such as "
+                f"tokens={{{modality!r}: slice(1, None)}}"
+            )
+        special = shown.special.get(modality) if self.special else None
+        return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device)
+
+    def _autocast(self, device: torch.device) -> Any:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=PRECISIONS[self.precision])
+
+    def _checked(self, pooled: Pooled, layer: str, batch: Sequence[Stimulus]) -> Pooled:
+        kept = []
+        for values in (pooled.values, pooled.clamped):
+            if values is None:
+                kept.append(None)
+                continue
+            finite = torch.isfinite(values).flatten(1).all(1)
+            stored = values.to(self.dtype)
+            fits = torch.isfinite(stored).flatten(1).all(1)
+            if not fits.all():
+                what, remedy = "gave NaN or infinity", "try float32 weights"
+                if finite.all():
+                    what, remedy = f"is too large for {self.dtype}", "store float32 or bfloat16"
+                first = batch[int((~fits).nonzero()[0])].id
+                path = self.layers[layer]
+                raise FloatingPointError(
+                    f"layer {path!r} of {self.subject.name} {what}, first for stimulus {first!r}: {remedy}"
+                )
+            kept.append(stored)
+        return Pooled(kept[0], kept[1], pooled.counts)  # type: ignore[arg-type]
+
+
+@dataclass
+class Memory:
+    """How many stimuli are shown at once, which becomes less where memory does not suffice.
+
+    The first are shown in whole passes, so that a block that runs again behind the deepest is not read unnoticed.
+    """
+
+    limit: int
+    tried: bool = False
+
+    def run(self, passes: Passes, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
+        """A batch in pieces of at most `limit`, and their sizes.
+
+        Raises:
+            MemoryError: one stimulus alone does not fit.
+        """
+        pieces: list[dict[str, Tensor]] = []
+        sizes: list[int] = []
+        while (start := sum(sizes)) < len(batch):
+            piece = batch[start : start + self.limit]
+            try:
+                pieces.append(passes.run(piece, stop=self.tried))
+                self.tried = True
+                sizes.append(len(piece))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not _short_of_memory(error):
+                    raise
+                told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            # Only here, behind the except clause, are the failed pass's tensors no longer held by the error.
+            gc.collect()
+            clear_device_cache()
+            if len(piece) == 1:
+                raise MemoryError(
+                    f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({told}): "
+                    "open the model in half precision or with device_map, ask for fewer layers, or pool"
+                )
+            self.limit = (len(piece) + 1) // 2
+            warnings.warn(
+                f"{len(piece)} stimuli at once do not fit into memory ({told}): going on with {self.limit}",
+                stacklevel=2,
+            )
+        return pieces, sizes
+
+
+def joined(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches put one behind the other, with as many tokens as the longest needs."""
+    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    if parts[0].ndim == 4 and len({part.shape[2] for part in parts}) > 1:
+        widest = max(part.shape[2] for part in parts)
+        parts = [nn.functional.pad(part, (0, 0, 0, widest - part.shape[2])) for part in parts]
+    return torch.cat(parts, 1)
+
+
+def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = (), joint: bool = False) -> str:
+    """The task, its only one where none is named. ValueError for what the subject does not have."""
+    if task is None and len(subject.tasks) == 1:
+        task = subject.tasks[0]
+    if task not in subject.tasks:
+        raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
+    timed = task in subject.timed_tasks
+    if timed != bool(timesteps):
+        need = "needs timesteps, such as .5" if timed else "takes no timesteps"
+        raise ValueError(f"{subject.name} {need}")
+    if not all(0 < t <= 1 for t in timesteps):
+        raise ValueError(f"timesteps {tuple(timesteps)} must lie in 0 (clean image, excluded) to 1 (noise)")
+    if joint and len(subject.modalities) < 2:
+        raise ValueError(f"{subject.name} sees {subject.modalities[0]} alone: it has no joint pass")
+    return task
+
+
+def _run_to_the_end(shown: Shown, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
+    """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
+
+    That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
+    """
+    try:
+        shown.run()
+    except RanAgain:
+        raise
+    except Exception:
+        if any(path not in taps for path in paths):  # a layer is there once all of its streams are pooled
+            raise
+
+
+def _fetched(pooled: Pooled) -> Pooled:
+    return Pooled(*(None if tensor is None else tensor.cpu() for tensor in pooled))  # type: ignore[arg-type]
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return should_reduce_batch_size(error) or "can't allocate memory" in text or "not enough memory" in text  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Hold, save and read pooled hidden states, (layer, sample, dim)."""

@@ -1,0 +1,155 @@
+"""Hooks that read block outputs while a model runs as usual, and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .block_outputs import Ambiguous, State, entering, follow, named_inputs, split_streams
+from .block_stacks import find_block
+from .step_caches import check_no_cache
+
+EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
+OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers hang on a module that they move
+Keep = Callable[[str, str | None, Tensor], Any]
+
+
+class NeverRan(RuntimeError):
+    """A layer that the pass did not run."""
+
+
+class RanAgain(RuntimeError):
+    """A layer that ran more often than was said."""
+
+
+class _Deepest(BaseException):
+    """Raised inside the model once every layer asked for has run: the rest of the forward pass is not needed.
+
+    No Exception, so that a model that catches those does not run on.
+    """
+
+
+@contextmanager
+def capture(
+    model: nn.Module, layers: Sequence[str], keep: Keep | None = None, stop: bool = True, calls: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Read the hidden state of each block in `layers` (dotted paths in depth order) during one forward pass.
+
+    Inside the context run the model once, as usual; afterwards `taps[path]` is that block's hidden state as it left
+    the block, (batch, token, dim) for most, or a dict of them for a dual-stream block (`taps[path]["image"]`,
+    `["text"]`). The name "embeddings" stands for what enters `layers`' first block.
+
+    >>> with capture(model, ["embeddings", *find_stacks(model)["model.layers"]]) as taps:
+    ...     model(input_ids)
+    >>> taps["model.layers.3"].shape
+    torch.Size([2, 9, 576])
+
+    Parameters
+    ----------
+    keep : `keep(path, stream, state)` is stored instead of the state, so that pooling happens while the model runs
+        and no unpooled state is held; `stream` is "image", "text" or None for a single stream.
+    stop : end the forward pass after the deepest layer. The model's own result is then not returned. A model that
+        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device. A block
+        that runs several times in a pass is then read the first time; without `stop` that is an error.
+    calls : how often each block runs in the context. With more than one (guidance in two passes, a prefill and a
+        flow step, the steps of a sampler), `taps[path]` is a list with one entry per call, in order.
+
+    Raises
+    ------
+    ValueError : an unknown path. RuntimeError : a block that ran more often than `calls`, or never; a diffusers cache
+    that is on, whose blocks return states of other steps.
+    """
+    blocks = [path for path in layers if path != EMBEDDINGS]
+    if not blocks:
+        raise ValueError("no block to capture: name at least one besides 'embeddings'")
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer is named twice in `layers`")
+    check_no_cache(model)
+    modules = {path: find_block(model, path) for path in blocks}
+    stop = stop and not any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
+    # Copied where nothing is made of it: the next block may change it in place.
+    held = keep or (lambda path, stream, state: state.clone())
+    taps: dict[str, Any] = {}
+    entered: list[Mapping[str, Any]] = []  # what went into the first block, until that has named its streams
+    waiting: list[tuple[str, Mapping[str, Any], Any]] = []  # blocks whose streams only the next block's inputs tell
+    orders: dict[type, tuple[str | None, ...]] = {}  # in which a class of blocks returns its streams
+
+    def times(path: str) -> int:
+        return (len(taps[path]) if calls > 1 else 1) if path in taps else 0
+
+    def store(path: str, state: State) -> None:
+        if isinstance(state, dict):
+            kept = {name: held(path, name, each) for name, each in state.items()}
+        else:
+            kept = held(path, None, state)
+        if calls > 1:
+            taps.setdefault(path, []).append(kept)
+        else:
+            taps[path] = kept
+
+    def settle(path: str, inputs: Mapping[str, Any], output: Any) -> None:
+        if times(path) == calls:
+            raise RanAgain(
+                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
+                "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
+                "where a model uses a block several times (ALBERT)"
+            )
+        state = split_streams(path, inputs, output, orders.get(type(modules[path])))
+        if path == blocks[0] and EMBEDDINGS in layers:
+            store(EMBEDDINGS, entering(entered.pop(0), state))
+        store(path, state)
+        if stop and all(times(layer) == calls for layer in layers):
+            raise _Deepest
+
+    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        first = module is modules[blocks[0]] and EMBEDDINGS in layers
+        if not (first or waiting):
+            return
+        inputs = named_inputs(module, args, kwargs)
+        if first:  # copied: a block may change its input in place
+            entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
+        if waiting and (order := follow(waiting[-1][2], inputs)):
+            orders.setdefault(type(modules[waiting[-1][0]]), order)
+            while waiting:
+                settle(*waiting.pop(0))
+
+    def after(path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        inputs = {} if isinstance(output, Tensor) else named_inputs(module, args, kwargs)
+        try:
+            settle(path, inputs, output)
+        except Ambiguous:
+            waiting.append((path, inputs, output))
+
+    handles = []
+    try:
+        for module in {id(m): m for m in (*modules.values(), *_followers(model, blocks))}.values():
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        for path, module in modules.items():
+            handles.append(module.register_forward_hook(partial(after, path), with_kwargs=True))
+        with suppress(_Deepest):
+            yield taps
+        if waiting:
+            split_streams(*waiting[0])  # nothing has told its streams apart: says so
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [path for path in layers if times(path) < calls]
+    if missing:
+        often = "never ran" if not times(missing[0]) else f"ran {times(missing[0])} of {calls} times"
+        raise NeverRan(
+            f"layer {missing[0]!r} {often}: was the model called inside the context, and does this call use that part "
+            "of it? A compiled model does not see hooks: probe the model that was compiled"
+        )
+
+
+def _followers(model: nn.Module, blocks: Sequence[str]) -> Iterator[nn.Module]:
+    """The block after each: what it is given tells which stream is which where shapes do not."""
+    for path in blocks:
+        stack, _, number = path.rpartition(".")
+        if number.isdigit() and f"{stack}.{int(number) + 1}" not in blocks:
+            with suppress(AttributeError):
+                yield model.get_submodule(f"{stack}.{int(number) + 1}")

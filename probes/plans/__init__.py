@@ -1,0 +1,1 @@
+"""Choose which layers to bridge."""

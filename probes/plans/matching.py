@@ -1,0 +1,145 @@
+"""Matching: which block of one tower meets which of the other, where they are of unequal depth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..features.features import LayerFeatures
+from ..metrics import Array
+from .bridge_plan import Pairs
+
+MATCHINGS = ("prelude", "repeat", "proportional", "optimal")
+
+
+def match(
+    understanding_layers: int, generation_layers: int, how: str = "proportional", heat: pd.DataFrame | None = None
+) -> Pairs:
+    """Pairs (understanding block, generation block), ascending, of two towers of so many blocks.
+
+    With U understanding and G generation blocks:
+
+    - "prelude" (HBridge, arXiv 2511.20520): the deeper tower's surplus first blocks are left alone, the others pair one
+      to one; min(U, G) pairs.
+    - "repeat" (LightFusion, arXiv 2510.22946): block i meets block i, and the deeper tower's surplus blocks meet the
+      other's last block again; max(U, G) pairs.
+    - "proportional": each block of the shallower tower meets that of the other which is nearest in depth, of two the
+      later; block i of n lies at depth (i + 1) / n; min(U, G) pairs.
+    - "optimal": of all matchings that give every block of the shallower tower one block of the deeper, no two the same,
+      without crossing, the one with the largest sum of map values, exactly; min(U, G) pairs. Of equal towers there is
+      only one.
+
+    >>> match(2, 4, "prelude"), match(2, 4, "repeat"), match(2, 4, "proportional")
+    (((0, 2), (1, 3)), ((0, 0), (1, 1), (1, 2), (1, 3)), ((0, 1), (1, 3)))
+    >>> match(2, 4, "optimal", similarity_map(text, image))      # (2, sample, dim) and (4, sample, dim)
+
+    Args:
+        heat: the layer map of "optimal", as `similarity_map` returns it.
+
+    Raises:
+        ValueError: an unknown matching; a tower without blocks; for "optimal" no map, the map of other towers, or one
+            without enough finite values.
+    """
+    if how not in MATCHINGS:
+        raise ValueError(f"unknown matching {how!r}: expected one of {', '.join(MATCHINGS)}")
+    if min(understanding_layers, generation_layers) < 1:
+        raise ValueError(f"a tower needs a block, got {understanding_layers} and {generation_layers} blocks")
+    fewer, more = sorted((understanding_layers, generation_layers))
+    if how == "optimal":
+        if heat is None:
+            raise ValueError("the matching 'optimal' needs a layer map: pass heat=similarity_map(...)")
+        check_depths(heat, understanding_layers, generation_layers)
+        return best_pairs(block_values(heat), fewer)[0]
+    if how == "prelude":
+        ascending = [(i, i + more - fewer) for i in range(fewer)]
+    elif how == "repeat":
+        ascending = [(min(i, fewer - 1), i) for i in range(more)]
+    else:
+        ascending = [(i, int((i + 1) * more / fewer + 0.5) - 1) for i in range(fewer)]
+    return tuple((i, j) if understanding_layers <= generation_layers else (j, i) for i, j in ascending)
+
+
+def best_pairs(gains: Array, bridges: int) -> tuple[Pairs, float]:
+    """So many pairs, ascending strictly on both sides, with the largest sum of gains, and that sum; exact.
+
+    Dynamic programming over the first blocks of both towers. Of plans with the same sum, the one whose blocks come
+    first. A NaN in `gains` (understanding block, generation block) is never chosen.
+
+    Raises:
+        ValueError: too few finite gains for so many pairs.
+    """
+    gains = np.where(np.isnan(gains), -np.inf, gains)
+    rows, columns = gains.shape
+    # tables[b][u, g]: the largest sum of b pairs among the first u and g blocks
+    tables = [np.zeros((rows + 1, columns + 1))]
+    for _ in range(bridges):
+        table = np.full((rows + 1, columns + 1), -np.inf)
+        for u in range(1, rows + 1):
+            ending_here = tables[-1][u - 1, :-1] + gains[u - 1]
+            table[u, 1:] = np.maximum(table[u - 1, 1:], np.maximum.accumulate(ending_here))
+        tables.append(table)
+    value = float(tables[-1][rows, columns])
+    if not np.isfinite(value):
+        raise ValueError(
+            f"too few finite values for {bridges} bridges that do not cross: choose fewer, or measure more"
+        )
+    pairs, u, g = [], rows, columns
+    for b in range(bridges, 0, -1):
+        while tables[b][u - 1, g] == tables[b][u, g]:
+            u -= 1
+        while tables[b][u, g - 1] == tables[b][u, g]:
+            g -= 1
+        u, g = u - 1, g - 1
+        pairs.append((u, g))
+    return tuple(reversed(pairs)), value
+
+
+def check_depths(heat: pd.DataFrame, understanding_layers: int, generation_layers: int) -> None:
+    """Raises ValueError for the layer map of towers of other depths."""
+    if count_blocks(heat) != (understanding_layers, generation_layers):
+        raise ValueError(
+            f"the plan is for towers of {understanding_layers} and {generation_layers} blocks, the map of "
+            "{} and {}: make the map of these towers".format(*count_blocks(heat))
+        )
+
+
+def count_blocks(heat: pd.DataFrame) -> tuple[int, int]:
+    """The number of understanding and generation blocks behind a layer map, the embeddings left out."""
+    counts = []
+    for labels, depths in ((heat.index, heat.attrs.get("x_depths")), (heat.columns, heat.attrs.get("y_depths"))):
+        blocks = _blocks(labels)
+        if not blocks:
+            raise ValueError("the layer map has no blocks to bridge: extract more than the embeddings")
+        # block i lies at depth (i + 1) / blocks, so a map without the last blocks still tells how many there are
+        told = [round((i + 1) / depths[at]) for at, i in blocks if depths[at] > 0] if depths else []
+        counts.append(max([i + 1 for _, i in blocks] + (told if len(set(told)) == 1 else [])))
+    return counts[0], counts[1]
+
+
+def count_towers(understanding: LayerFeatures, generation: LayerFeatures) -> tuple[int, int]:
+    """The number of blocks of the two towers that features are of."""
+    heat = pd.DataFrame(index=list(understanding.layers), columns=list(generation.layers))
+    heat.attrs = {"x_depths": understanding.depths, "y_depths": generation.depths}
+    return count_blocks(heat)
+
+
+def _blocks(labels: pd.Index) -> list[tuple[int, int]]:
+    """(place in the map, block number) of every layer but the embeddings."""
+    try:
+        blocks = [(at, int(str(label))) for at, label in enumerate(labels) if str(label) != "embeddings"]
+    except ValueError:
+        raise ValueError(f"layers of a layer map must be 'embeddings' or block numbers, got {list(labels)}") from None
+    if len({i for _, i in blocks}) != len(blocks) or any(i < 0 for _, i in blocks):
+        raise ValueError(f"the layers of a layer map must be named once each, got {list(labels)}")
+    return blocks
+
+
+def block_values(heat: pd.DataFrame) -> Array:
+    """The layer map by block number, (understanding block, generation block); NaN where it was not measured."""
+    gains = np.full(count_blocks(heat), np.nan)
+    rows, columns = _blocks(heat.index), _blocks(heat.columns)
+    values = heat.to_numpy(float)
+    for at, u in rows:
+        for under, g in columns:
+            gains[u, g] = values[at, under]
+    return gains

@@ -1,0 +1,1 @@
+"""Compare features: one pair, a layer map, its null and its intervals."""

@@ -1,0 +1,187 @@
+"""The two sides of a comparison: opened from whatever holds layers, checked, and made alike."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..features.features import LayerFeatures
+from ..metrics import METRICS, Array
+
+Layers = list[Tensor]  # (sample, dim) each
+Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products are float32 inside, whatever a training script has allowed: no autocast, no TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False), torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def open_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tuple[Tensor, Tensor]:
+    """Two (sample, dim) arrays as tensors of one dtype on one device, checked."""
+    pair = [numbers(side, name) for side, name in ((x, "x"), (y, "y"))]
+    for array, name in zip(pair, "xy", strict=True):
+        if array.ndim != 2:
+            raise ValueError(
+                f"{name} must be (sample, dim), got shape {tuple(array.shape)}; for stacks there is similarity_map"
+            )
+        check_finite([array], [name])
+    check_samples(metric, k, len(pair[0]), len(pair[1]))
+    check_dims(metric, pair[:1], pair[1:])
+    (one,), (other,) = alike(pair[:1], pair[1:])
+    return one, other
+
+
+def numbers(values: Tensor | Array, name: str) -> Tensor:
+    """A tensor or array as a tensor of float32 (also from half precision) or float64 (also from integers)."""
+    if not isinstance(values, Tensor):
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
+        if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+            values = values.astype(np.float64)
+        if not values.dtype.isnative or min(values.strides, default=0) < 0:  # which torch cannot read
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an array mapped from disk is read-only: so are we
+            values = torch.from_numpy(values)
+    values = values.detach()
+    if values.is_complex() or values.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense array or tensor of real numbers, got {values.dtype}, {values.layout}")
+    if values.dtype in (torch.float32, torch.float64):
+        return values
+    return values.float() if values.is_floating_point() else values.double()
+
+
+def alike(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
+    """Both stacks in one dtype, float64 where they differ, on one device, that of x where none is named."""
+    dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
+    device = device or xs[0].device
+    return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
+
+
+def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
+    """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
+    if isinstance(stack, LayerFeatures):
+        what = f"{stack.modality} features of {stack.subject!r}"
+        if stack.swept:
+            swept = ", ".join(f"{t:g}" for t in stack.timesteps)
+            raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
+        layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)
+        told: dict[str, Any] = {
+            "subject": stack.subject,
+            "modality": stack.modality,
+            "task": stack.task,
+            "pass": stack.pass_,
+        }
+        told["timestep"] = stack.timesteps[0] if stack.timesteps else None
+        name = what
+    else:
+        layers = _layers(stack, name)
+        names = list(range(len(layers)))
+        depths, told = [(index + 1) / len(layers) for index in names], {}
+    check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
+    return layers, names, depths, told
+
+
+def open_layers(features: LayerFeatures) -> Layers:
+    """Each layer, (sample, dim) or (timestep, sample, dim), read by itself, in its own width and at least float32.
+
+    Raises:
+        ValueError: features that keep several vectors of each sample.
+    """
+    kind = features.pooling.split(" ")[0]
+    if kind not in ("mean", "first", "last"):
+        remedy = "pass their values through match_patches" if kind.startswith("grid:") else "pool them"
+        raise ValueError(
+            f"the {features.modality} features of {features.subject!r} keep several vectors of each sample (pooling "
+            f"{features.pooling!r}): {remedy} first"
+        )
+    return [numbers(features.layer(name), f"layer {name!r}") for name in features.layers]
+
+
+def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
+    if isinstance(stack, list | tuple):
+        layers = [numbers(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
+        shapes = {tuple(layer.shape) for layer in layers}
+        if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+            told = ", ".join(map(str, sorted(shapes))) or "none"
+            raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {told}")
+        return layers
+    values = numbers(stack, name)  # type: ignore[arg-type]
+    if values.ndim != 3 or not len(values):
+        raise ValueError(f"{name} must be (layer, sample, dim), got shape {tuple(values.shape)}")
+    return list(values)
+
+
+def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
+    """ValueError naming the first of the layers (sample, dim) that holds nothing, NaN or infinity."""
+    for layer, name in zip(layers, names, strict=True):
+        if not layer.numel():
+            raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
+        if math.isfinite(float(layer.sum(dtype=torch.float64))):
+            continue
+        bad = ~layer.isfinite()
+        if bad.any():
+            sample = int(bad.any(1).nonzero()[0])
+            raise ValueError(
+                f"{name} holds NaN or infinity ({int(bad.sum())} values, the first in sample {sample}): leave that "
+                "sample out, or extract in float32"
+            )
+
+
+def check_metric(metric: str) -> None:
+    """ValueError where the metric is unknown."""
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
+
+
+def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bool = True) -> None:
+    """ValueError where the metric is unknown, or these numbers of samples cannot be measured with it (`alone`)."""
+    check_metric(metric)
+    if x_samples != y_samples:
+        raise ValueError(f"x has {x_samples} samples, y has {y_samples}: both must be extracted from the same stimuli")
+    if not alone:
+        return
+    if x_samples < METRICS[metric].least:
+        raise ValueError(f"{metric} needs at least {METRICS[metric].least} samples, got {x_samples}: use more stimuli")
+    if METRICS[metric].neighbours and not (isinstance(k, int | np.integer) and k is not True and 1 <= k < x_samples):
+        raise ValueError(
+            f"k must be an integer from 1 to samples - 1 = {x_samples - 1}, got {k}: use a smaller k or more stimuli"
+        )
+
+
+def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
+    """ValueError where the metric needs the same dims on both sides and they differ."""
+    dims = {layer.shape[1] for layer in (*xs, *ys)}
+    if METRICS[metric].same_dims and len(dims) > 1:
+        raise ValueError(
+            f"{metric} compares x and y dim by dim, but their dims differ ({', '.join(map(str, sorted(dims)))}): use "
+            "it on embeddings of one space, or a metric that takes any dims, such as cka"
+        )
+
+
+def check_same_stimuli(x: object, y: object) -> None:
+    """ValueError where two LayerFeatures list different sample ids; different numbers are told by `check_samples`."""
+    if not (isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures)):
+        return
+    for at, (ours, theirs) in enumerate(zip(x.samples, y.samples, strict=False)):
+        if ours != theirs:
+            raise ValueError(
+                f"the features are of different stimuli: sample {at} is {ours!r} in {x.subject!r} but {theirs!r} in "
+                f"{y.subject!r}; extract both from the same stimuli, in the same order"
+            )

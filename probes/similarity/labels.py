@@ -1,0 +1,80 @@
+"""How well labels can be read out of a layer by a linear classifier, on samples that it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from ..metrics import Array
+from ..metrics.metric import centred
+from ..metrics.probe import FOLDS, penalties
+from .inputs import check_finite, numbers
+
+
+class LabelProbe(NamedTuple):
+    """What `label_probe` found.
+
+    Attributes:
+        score: accuracy on held-out samples, 0 to 1.
+        chance: the share of the most frequent label.
+        folds, samples: how many of each.
+    """
+
+    score: float
+    chance: float
+    folds: int
+    samples: int
+
+
+def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int | bool]) -> LabelProbe:
+    """The accuracy with which a linear classifier reads labels, one per sample, out of x (sample, dim).
+
+    scikit-learn's RidgeClassifierCV, least squares onto +1 for the class and -1 for the others, which unlike logistic
+    regression needs no iterations and no care with separable classes; its penalty is chosen within the training
+    samples. 5 folds with the same mix of labels in each (StratifiedKFold, shuffled, seed 0); accuracy is the share of
+    all samples that were right when held out. Compare it with chance: 0.9 says nothing where 9 labels of 10 agree.
+
+    >>> label_probe(features.values[-1], [stimulus.label for stimulus in stimuli])  # doctest: +SKIP
+    LabelProbe(score=0.93, chance=0.25, folds=5, samples=200)
+
+    Raises:
+        ValueError: x is not (sample, dim) or holds NaN or infinity; labels are not one per sample; all labels are the
+            same; a label with fewer samples than folds.
+        TypeError: x is not an array of real numbers; labels that are not strings, integers or booleans.
+    """
+    values, classes = numbers(x, "x"), _classes(labels)
+    if values.ndim != 2:
+        raise ValueError(f"x must be (sample, dim), got shape {tuple(values.shape)}: pick one layer")
+    check_finite([values], ["x"])
+    if len(values) != len(classes):
+        raise ValueError(f"x has {len(values)} samples, but there are {len(classes)} labels: give one label per sample")
+    names, counts = np.unique(classes, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"labels must hold at least two classes, got {names.tolist()}: there is nothing to tell apart")
+    if counts.min() < FOLDS:
+        raise ValueError(
+            f"every label needs at least {FOLDS} samples, one per fold, but {names[counts.argmin()]!r} has "
+            f"{counts.min()}: leave its samples out, or merge it with another label"
+        )
+    features, right = centred(values.double()).cpu().numpy(), 0
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, classes):
+        probe = RidgeClassifierCV(penalties(features[train])).fit(features[train], classes[train])
+        right += int((probe.predict(features[test]) == classes[test]).sum())
+    return LabelProbe(right / len(classes), float(counts.max() / len(classes)), FOLDS, len(classes))
+
+
+def _classes(labels: Tensor | Array | Sequence[str | int | bool]) -> Array:
+    classes = np.asarray(labels.cpu() if isinstance(labels, Tensor) else list(labels))
+    if classes.ndim != 1:
+        raise ValueError(f"labels must be one per sample, got shape {classes.shape}")
+    if classes.dtype.kind not in "USbiu":
+        raise TypeError(
+            f"labels must be strings, integers or booleans, got {classes.dtype}: for a target of real numbers there is "
+            'similarity with metric="linear_probe"'
+        )
+    return classes

@@ -1,0 +1,287 @@
+"""Is a score more than chance, and how far would other samples have moved it: permutation nulls and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import pearson3
+from scipy.stats import t as student
+from torch import Tensor
+
+from ..metrics import METRICS, Array, Metric
+from ..metrics.moments import permutation_moments
+from .inputs import (
+    Layers,
+    Stack,
+    alike,
+    check_dims,
+    check_same_stimuli,
+    check_samples,
+    full_precision,
+    open_pair,
+    open_stack,
+)
+
+Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
+SPLITS = 100
+Z95 = 1.959964
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """Scores under permutation of the samples: `scores` (permutation, ...) beside the `observed` (...).
+
+    The trailing axes are (layer,) for a curve and (x layer, y layer) for a map. One permutation serves all of them, so
+    `peaks`, the maximum of each permutation, is the null of the observed maximum, however many layers were looked at.
+    """
+
+    observed: Array
+    scores: Array
+
+    @property
+    def mean(self) -> Array:
+        """The null's mean, per layer or pair."""
+        return self.scores.mean(0)
+
+    @property
+    def top95(self) -> Array:
+        """The null's 95 % quantile, per layer or pair: what to draw as a null band."""
+        return np.quantile(self.scores, 0.95, axis=0)
+
+    @property
+    def p(self) -> Array:
+        """(1 + permutations that reach the score) / (1 + permutations), per layer or pair; NaN without a score."""
+        return _p(self.scores, self.observed)
+
+    @property
+    def peaks(self) -> Array:
+        """The largest score of each permutation, (permutation,)."""
+        return np.fmax.reduce(self.scores.reshape(len(self.scores), -1), axis=1)
+
+    @property
+    def peak95(self) -> float:
+        """The 95 % quantile of the largest score: what the maximum of unrelated features stays below."""
+        return float(np.quantile(self.peaks, 0.95))
+
+    @property
+    def peak_p(self) -> float:
+        """The p of the observed maximum among the permutations' maxima."""
+        return float(_p(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
+
+    @property
+    def scaled(self) -> Array:
+        """(score - t) / (1 - t), 0 below the threshold t: the 95 % order statistic of null and observed score together.
+
+        What is left of a score after calibration (Algorithm 1 of arXiv 2602.14486); NaN where the threshold is 1.
+        """
+        return _scaled(self.scores, self.observed)
+
+    @property
+    def peak_scaled(self) -> float:
+        """The same for the observed maximum among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
+        return float(_scaled(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
+
+    @property
+    def adjusted_p(self) -> Array:
+        """The p of every score among the permutations' maxima: holds for whichever pair one picks from all of them."""
+        return _p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The exact mean (0), standard deviation and skewness of a layer map of debiased CKA under permutation.
+
+    observed, skewness (x layer, y layer); deviation, the same for all pairs. Quantiles and p are those of the Pearson
+    type III distribution with these moments, good in the upper tail. One pair at a time: for the maximum of a map, and
+    what rests on it, take `map_null`.
+    """
+
+    observed: Array
+    deviation: float
+    skewness: Array
+
+    @property
+    def top95(self) -> Array:
+        """The null's 95 % quantile, per pair."""
+        return pearson3.ppf(0.95, self.skewness, scale=self.deviation)
+
+    @property
+    def p(self) -> Array:
+        """The probability of the score or more among permutations, per pair; NaN without a score."""
+        return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
+
+
+def map_moments(x: Stack, y: Stack) -> Moments:
+    """The null of a layer map of debiased CKA without permuting, in about twice the time of the map itself.
+
+    x and y as in `similarity_map`. The moments are exact (`metrics.moments`), whatever the features: the deviation is
+    sqrt(2 / (n (n - 3))) for n samples.
+
+    Raises:
+        ValueError, TypeError: as `similarity_map`.
+    """
+    xs, ys = _open_map(x, y, "cka", 1)
+    with full_precision():
+        return Moments(*permutation_moments(xs, ys))
+
+
+def curve_null(
+    pairs: Sequence[Pair], metric: str, k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+) -> Null:
+    """The null of a curve of (x, y) pairs: y's samples are permuted, the same way in every pair.
+
+    `block` samples in a row are moved as one: the patches of an image (`tokens.match_patches`) are not exchangeable one
+    by one, only images are.
+
+    Raises:
+        ValueError: as `similarity`; no permutations; samples that are not whole blocks.
+    """
+    opened, how = _open(pairs, metric, k)
+    _check_null(metric)
+    orders = _orders(len(opened[0][0]), permutations, seed, block)
+    observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
+    for at, (x, y) in enumerate(opened):
+        with full_precision():
+            a, b = [how.relate(x, k)], [how.relate(y, k)]
+            observed[at] = how.compare(a, b, k)[0, 0]
+            scores[:, at] = how.permuted(a, b, k, orders)[:, 0, 0]
+    return Null(observed, scores)
+
+
+def map_null(
+    x: Stack, y: Stack, metric: str = "cka", k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+) -> Null:
+    """The null of a layer map, (permutation, x layer, y layer); x, y as in `similarity_map`, block as in `curve_null`.
+
+    Holds what comparing needs of all layers at once: for the metrics of tables (cka and its kin, rsa) 4 bytes a number
+    of (sample, sample), 8 for float64 features, twice that for y.
+
+    Raises:
+        ValueError, TypeError: as `similarity_map`; no permutations; samples that are not whole blocks.
+    """
+    xs, ys = _open_map(x, y, metric, k)
+    _check_null(metric)
+    how, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    with full_precision():
+        a, b = [how.relate(one, k) for one in xs], [how.relate(one, k) for one in ys]
+        return Null(how.compare(a, b, k), how.permuted(a, b, k, orders))
+
+
+def curve_draws(
+    pairs: Sequence[Pair], metric: str, k: int = 10, seed: int = 0, splits: int = SPLITS
+) -> tuple[Array, Array]:
+    """The scores of a curve of (x, y) pairs, (pair,), and draws around them as wide as its error, (2 splits, pair).
+
+    The samples are split at random into halves S and S' of m = N // 2, without replacement (duplicated samples would
+    be each other's neighbours), and both are scored, k scaled to k m / N. One seed gives the same splits for every pair
+    and every call with as many samples, so differences of draws across layers and curves are draws of the difference.
+
+    A draw is score + s D or score - s D, with D = (score_S - score_S') / 2, A = (score_S + score_S') / 2 and s the
+    correction for the half size. For a U-statistic with linear variance a / N and quadratic variance b / N^2, which CKA
+    and mutual-kNN at a fixed k / N are close to, the variances over the splits are (Hoeffding's decomposition, N = 2 m)
+        var(D) = a / N + 2 b / N^2    and    var(A) = b / N^2,
+    so the variance wanted, a / N + b / N^2, is var(D) - var(A) = -cov(score_S, score_S'), between var(D) / 2 (no
+    signal) and var(D) (strong signal). Neither is good enough alone: on correlated Gaussians with N = 64 to 256 the
+    95 % interval of var(D), the half-sample jackknife sqrt(m / (N - m)) sd(score_S), covers the truth up to .995 of the
+    time, that of the difference, itself an estimate, as little as .905. Their mean is taken,
+        s^2 = 1 - var(A) / (2 var(D)), at least 1/2,
+    which covers .915 to .975 (200 to 400 repetitions each, lowest at N = 64). An odd N adds the factor 2 m / N.
+    Where halves are too small to score (cka: fewer than 4 samples, mutual_knn: fewer than 2), draws are NaN.
+
+    Raises:
+        ValueError: as `similarity`.
+    """
+    opened, how = _open(pairs, metric, k)
+    samples = len(opened[0][0])
+    half = samples // 2
+    near = min(max(1, round(k * half / samples)), half - 1)
+    rng = np.random.default_rng([seed, 1])
+    orders = [rng.permutation(samples) for _ in range(splits)]
+    halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
+    scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
+    for at, (x, y) in enumerate(opened):
+        with full_precision():
+            a, b = how.relate(x, k), how.relate(y, k)
+            scores[at] = how.compare([a], [b], k)[0, 0]
+            if half < how.least:
+                continue
+            split = np.array(
+                [
+                    [how.compare([how.subset(a, one, near)], [how.subset(b, one, near)], near)[0, 0] for one in both]
+                    for both in halves
+                ]
+            )
+        gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2
+        wide = float((gap**2).mean())
+        share = max(1 - middle.var() / (2 * wide), 0.5) if wide > 0 else 1
+        step = gap * np.sqrt(share * 2 * half / samples)
+        draws[:, at] = scores[at] + np.concatenate([step, -step])
+    return scores, draws
+
+
+def interval(estimate: Array | float, draws: Array) -> tuple[Array, Array]:
+    """The 95 % interval, centred on the estimate (...): 1.96 standard deviations of draws (draw, ...) on each side."""
+    half = Z95 * np.asarray(draws).std(0)
+    return estimate - half, estimate + half
+
+
+def mean_interval(values: Array) -> tuple[Array, Array, Array]:
+    """Mean and 95 % interval (Student's t) over independent samples, (sample, ...); NaN bounds for one sample."""
+    values = np.asarray(values, float)
+    mean, count = values.mean(0), len(values)
+    if count < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    reach = student.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
+    return mean, mean - reach, mean + reach
+
+
+def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
+    xs, ys = open_stack(x, "x")[0], open_stack(y, "y")[0]
+    check_samples(metric, k, len(xs[0]), len(ys[0]))
+    check_dims(metric, xs, ys)
+    check_same_stimuli(x, y)
+    return alike(xs, ys)
+
+
+def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor, Tensor]], Metric]:
+    if not pairs:
+        raise ValueError("a curve needs at least one pair of layers")
+    opened = []
+    for at, (x, y) in enumerate(pairs):
+        if len(x) != len(pairs[0][0]):
+            raise ValueError(f"pair {at} has {len(x)} samples, pair 0 has {len(pairs[0][0])}: use the same ones")
+        opened.append(open_pair(x, y, metric, k))
+    return opened, METRICS[metric]
+
+
+def _check_null(metric: str) -> None:
+    if metric == "modality_gap":
+        raise ValueError(
+            "modality_gap does not see which samples belong together: a null that permutes them says nothing"
+        )
+
+
+def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array:
+    if permutations < 1:
+        raise ValueError(f"permutations must be at least 1, got {permutations}: 200 resolve p down to .005")
+    if block < 1 or samples % block:
+        raise ValueError(
+            f"{samples} samples are not whole blocks of {block}: block is the number of patches of an image"
+        )
+    rng = np.random.default_rng([seed, 0])
+    orders = np.stack([rng.permutation(samples // block) for _ in range(permutations)])
+    return (orders[..., None] * block + np.arange(block)).reshape(permutations, samples)
+
+
+def _scaled(scores: Array, observed: Array) -> Array:
+    together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
+    threshold = together[int(np.ceil(0.95 * len(together))) - 1]
+    return np.maximum(observed - threshold, 0) / np.where(threshold < 1, 1 - threshold, np.nan)
+
+
+def _p(scores: Array, observed: Array) -> Array:
+    # a permutation that gives the very same score may differ by rounding: it counts as reached
+    reached = (scores >= observed - 1e-6).sum(0)
+    return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(scores)))

@@ -1,0 +1,188 @@
+"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..features.features import LayerFeatures
+from ..metrics import MEMORY, METRICS, Array
+from ..metrics.batched_cka import batch_map
+from .inputs import (
+    Layers,
+    Stack,
+    alike,
+    check_dims,
+    check_metric,
+    check_same_stimuli,
+    check_samples,
+    full_precision,
+    open_pair,
+    open_stack,
+)
+
+Batches = Iterable[tuple[Stack, Stack]]
+
+
+def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int = 10) -> float:
+    """The similarity of two (sample, dim) arrays or tensors over the same samples; the dims may differ.
+
+    x is (sample, dim), y (sample, dim'). Computed where the tensors lie. k is the number of neighbours of mutual_knn
+    and cknna. NaN where a side says nothing: all samples equal, or as said below.
+
+    =============  =====================================================================================================
+    cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen
+                   et al. 2021, eq. 3). At most 1, 0 on average for unrelated features whatever their size, also
+                   slightly below. NaN also where all samples are equally far apart. 4 samples at least.
+    cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as
+                   dims outnumber samples: not to be shown without a null.
+    cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
+                   diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096
+                   evenly spaced ones). Biased too. NaN also where the median is 0.
+    mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
+                   uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
+                   k / (samples - 1) by chance. NaN where all samples point the same way.
+    cknna          CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula differs),
+                   on unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours,
+                   over the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric;
+                   can exceed 1.
+    svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et
+                   al. 2017), decided in float64; rho, not its square. High for unrelated features unless samples are
+                   many.
+    pwcca          The same correlations, weighted by how much of x's columns lies along x's canonical variates (Morcos
+                   et al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated features too.
+    procrustes     Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal Procrustes
+                   distance d (Williams et al. 2021). High for unrelated features too.
+    rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008),
+                   average ranks for ties. NaN also where a sample is constant over its dims.
+    linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (see `metrics.probe`).
+                   Not symmetric; negative where the mean predicts better. 10 samples at least.
+    cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
+    modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same
+                   dims.
+    =============  =====================================================================================================
+
+    Float32 features are multiplied in float32 and summed in float64; half precision is taken to float32 first, and
+    layers whose result would lose its digits are done again in float64: all scores are within 1e-5 of float64, and
+    neighbours, ties and cuts are those of float64.
+
+    Raises:
+        ValueError: an unknown metric, a wrong shape, different numbers of samples (or dims, for cosine and
+            modality_gap), too few samples (k must be less), or a value that is not finite.
+        TypeError: something that is not an array of numbers.
+    """
+    one, other = open_pair(x, y, metric, k)
+    with full_precision():
+        return float(METRICS[metric].scores([one], [other], k)[0, 0])
+
+
+def similarity_map(
+    x: Stack | Batches,
+    y: Stack | None = None,
+    metric: str = "cka",
+    k: int = 10,
+    *,
+    device: str | torch.device | None = None,
+    memory: float = MEMORY,
+    minibatch: bool = False,
+) -> pd.DataFrame:
+    """The similarity of every layer of x with every layer of y, over the same samples; metrics as in `similarity`.
+
+    x and y are LayerFeatures (layer, sample, dim), understanding first, or plain (layer, sample, dim) tensors or
+    arrays (mapped from disk, if they are large), or lists of (sample, dim) layers of any dims; plain layers are named 0
+    to L - 1 and taken for blocks. The index ("understanding layer") holds x's layers, the columns ("generation layer")
+    y's. `attrs`, plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
+    features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
+
+    >>> similarity_map(seen["text"], made["image"], "mutual_knn", k=10)      # (x layer, y layer)
+    >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")        # batches, xb (layer, sample, dim)
+
+    Without y, x gives batches of samples, pairs of stacks, and is read once: `cka` and `cka_biased` only, exact, from
+    accumulated products of dims. With `minibatch`, CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch by itself,
+    summed over batches; it takes batches of 4 samples at least, equal in size for equal weights, and little memory.
+
+    `device`: where to compute; None, where the features lie. `memory`: bytes that cka and cka_biased may hold beside
+    the features and a batch (one layer of x with all of y at least), by reading the features more often.
+
+    Raises:
+        ValueError, TypeError: as `similarity`; a value that is not finite is named with its layer. Also: a timestep
+            sweep (select one with `.at(t)`), features of different stimuli, batches for a metric that needs all
+            samples.
+    """
+    if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
+        raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
+    if y is None:
+        return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
+    if minibatch:
+        raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
+    xs, x_names, x_depths, x_told = open_stack(x, "x")  # type: ignore[arg-type]
+    ys, y_names, y_depths, y_told = open_stack(y, "y")
+    check_samples(metric, k, len(xs[0]), len(ys[0]))
+    check_dims(metric, xs, ys)
+    check_same_stimuli(x, y)
+    xs, ys = alike(xs, ys, device)
+    with full_precision():
+        scores = METRICS[metric].scores(xs, ys, k, memory)
+    heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
+    heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_told, "y": y_told}
+    return heat
+
+
+def _of_batches(
+    batches: Batches, metric: str, k: int, device: str | torch.device | None, memory: float, minibatch: bool
+) -> pd.DataFrame:
+    seen: dict[str, Any] = {"samples": 0}
+
+    def opened() -> Iterable[tuple[Layers, Layers]]:
+        for at, batch in enumerate(batches):
+            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+                raise ValueError(
+                    f"batch {at} must be a pair (x, y) of (layer, sample, dim), got {type(batch).__name__}"
+                )
+            (xs, x_names, x_depths, _), (ys, y_names, y_depths, _) = (
+                open_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
+            )
+            check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
+            dims = [layer.shape[1] for layer in xs], [layer.shape[1] for layer in ys]
+            if seen.setdefault("dims", dims) != dims:
+                raise ValueError(f"batch {at} has layers of dims {dims}, those before {seen['dims']}: they must agree")
+            seen["samples"] += len(xs[0])
+            seen.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
+            xs, ys = alike(xs, ys, device)
+            first = seen.setdefault("first", xs[0][:0])
+            yield [x.to(first) for x in xs], [y.to(first) for y in ys]
+
+    check_metric(metric)
+    with full_precision():
+        scores = batch_map(opened(), metric, memory, minibatch)
+    check_samples(metric, k, seen["samples"], seen["samples"])
+    x_names, y_names = seen["names"]
+    heat = labelled(scores, x_names, y_names, metric, k, seen["samples"])
+    heat.attrs |= {"x_depths": seen["x_depths"], "y_depths": seen["y_depths"], "x": {}, "y": {}}
+    return heat
+
+
+def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str, k: int, samples: int) -> pd.DataFrame:
+    """Scores (x layer, y layer) as a layer map."""
+    heat = pd.DataFrame(
+        scores,
+        index=pd.Index(x_names, name="understanding layer"),
+        columns=pd.Index(y_names, name="generation layer"),
+    )
+    heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
+    return heat
+
+
+def chance(metric: str, k: int, samples: int) -> float | None:
+    """The score expected of unrelated features where it is known: k / (samples - 1) for mutual_knn, 0 for cka, rsa."""
+    return METRICS[metric].chance(k, samples)
+
+
+def used_k(metric: str, k: int) -> int | None:
+    """k, or None where the metric has no neighbours."""
+    return k if METRICS[metric].neighbours else None

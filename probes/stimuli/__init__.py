@@ -1,0 +1,1 @@
+"""Paired images and texts to show to every subject."""

@@ -1,0 +1,1 @@
+"""Describe what can be probed: inputs, layers, and where tokens stand."""

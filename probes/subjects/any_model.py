@@ -1,0 +1,159 @@
+"""Any model as a subject: blocks found by structure, tokens found by changing the inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks.block_stacks import find_stacks
+from ..hooks.capturing import EMBEDDINGS, capture
+from ..hooks.model_state import device_of
+from ..stimuli.stimulus_set import Stimulus
+from .subject import Shown
+from .token_movement import Stream
+from .token_streams import find_streams
+
+ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Mapping[str, Any]]
+
+
+@dataclass
+class AnyModel:
+    """A model that nobody has described, and a function that turns stimuli into its keyword arguments.
+
+    >>> def inputs(stimuli, modalities, task, timestep):
+    ...     texts = [s.text if "text" in modalities else "" for s in stimuli]
+    ...     images = [s.image for s in stimuli] if "image" in modalities else None
+    ...     return processor(images=images, text=texts, padding=True, return_tensors="pt")
+    >>> features = extract(AnyModel(model, inputs, stack="model.language_model.layers"), stimuli)
+
+    For each batch some passes up to the first block find where the tokens are (probes/subjects/token_streams.py): use a subject that
+    knows its model (models/experts/opening.py) where there is one. A modality whose tokens cannot be found is left to
+    `extract(..., tokens={"text": slice(1, 8)})`, and asked for by an error.
+
+    Attributes
+    ----------
+    inputs : `inputs(stimuli, modalities, task, timestep)` gives what `model(**inputs)` takes, showing these modalities
+        and nothing of the other.
+    stack : the path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two); may be
+        left out where the model has one.
+    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
+    timed_tasks : the tasks that are probed at timesteps.
+    """
+
+    model: nn.Module
+    inputs: ToInputs
+    stack: str | Sequence[str] | None = None
+    modalities: tuple[str, ...] = ("image", "text")
+    tasks: tuple[str, ...] = ("understanding",)
+    timed_tasks: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    # Found while running, and so no settings that a store would compare.
+    _resized: bool | None = field(default=None, init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or type(self.model).__name__
+        there = find_stacks(self.model)
+        named = [self.stack] if isinstance(self.stack, str) else list(self.stack or there)
+        told = ", ".join(f"{path!r} ({len(blocks)} blocks)" for path, blocks in there.items())
+        if unknown := [path for path in named if path not in there]:
+            raise ValueError(f"{self.name} has no stack {unknown[0]!r}: it has {told}")
+        if self.stack is None and len(there) > 1:
+            raise ValueError(f"{self.name} has several stacks: say which, as stack=, of {told}")
+        self.stacks = {path: there[path] for path in named}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(block for blocks in self.stacks.values() for block in blocks)
+
+    def show(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> Shown:
+        device = device_of(self.model)
+        inputs = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.inputs(stimuli, modalities, task, timestep).items()
+        }
+        found = find_streams(self.model, inputs, stacks=self.stacks, kinds=self.kinds, samples=len(stimuli))
+        if missing := [path for path in self.stacks if path not in found]:
+            raise RuntimeError(f"the stack {missing[0]!r} of {self.name} never runs with these inputs: probe another")
+        first, *others = found.values()
+        if any(not _alike(first, other) for other in others):
+            raise ValueError(
+                f"the stacks {', '.join(found)} of {self.name} hold their tokens differently: probe one at a time"
+            )
+        tokens: dict[str, Tensor | None] = {}
+        streams: dict[str, str | None] = {}
+        special: dict[str, Tensor] = {}
+        for name, stream in first.items():
+            for modality in (m for m in modalities if m in stream.positions):
+                every = _all_of_a_row(stream) and self._resizes(inputs)
+                tokens[modality] = None if every else _as_mask(stream, stream.positions[modality])
+                streams[modality] = name
+                if len(modalities) == 1 and "special" in stream.positions:
+                    special[modality] = _as_mask(stream, stream.positions["special"])
+                if modality == "image" and not (stream.ordered or self._warned):
+                    self._warned = True
+                    warnings.warn(
+                        f"the order of the image tokens of {self.name} cannot be found, for patches overlap or are "
+                        "mixed before the first block: they are taken as they stand, which is the same to a mean, but "
+                        "not to a grid",
+                        stacklevel=2,
+                    )
+        stream = next(iter(first.values()))
+        axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
+        return Shown(lambda: self.model(**inputs), tokens, streams, special, axis)
+
+    def _resizes(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether blocks merge tokens (Swin) or change the size of maps (U-Nets); looked at once."""
+        if self._resized is None:
+            counts: list[int] = []
+
+            def count(path: str, stream: str | None, state: Tensor) -> None:
+                counts.append(state.numel() // state.shape[1 if state.ndim > 3 else -1])
+
+            with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
+                self.model(**inputs)
+            self._resized = len(set(counts)) > 1 and all(max(counts) % each == 0 for each in counts)
+        return self._resized
+
+
+def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
+    """Positions as a mask (batch, token) where that says the same: it fits a state of one size and no other."""
+    batch, tokens = stream.shape[0], stream.shape[1]
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    if len(stream.shape) != 3 or stream.dim_axis != 2 or len(positions) != batch:
+        return positions
+    for sample, row in enumerate(positions):
+        own = row[row >= 0] - sample * tokens
+        if not torch.equal(own, own.sort().values) or (len(own) and not 0 <= own[0] <= own[-1] < tokens):
+            return positions
+        mask[sample, own] = True
+    return mask
+
+
+def _alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:
+    """Whether blocks of both stacks can be read in the same way."""
+    if set(one) != set(other):
+        return False
+    return all(
+        (_all_of_a_row(s) and _all_of_a_row(other[name]) and list(s.positions) == list(other[name].positions))
+        or (s.shape == other[name].shape and _same(s.positions, other[name].positions))
+        for name, s in one.items()
+    )
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[kind], other[kind]) for kind in one)
+
+
+def _all_of_a_row(stream: Stream) -> bool:
+    """Whether all tokens of a (batch, ...) state are of one kind, in order."""
+    (positions, *others) = stream.positions.values()
+    return not others and torch.equal(positions, torch.arange(positions.numel()).view(positions.shape))

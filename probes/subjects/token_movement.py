@@ -1,0 +1,244 @@
+"""Which tokens entering a block move when an input changes: the tokens of each input, their samples and their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks.capturing import EMBEDDINGS, NeverRan, capture
+from .input_changes import Inputs, changed, noise_like, shares, special_ids
+
+MOVED = 1e-6  # of the largest value: less is rounding
+DRAWS = 64  # of other pixels: one of them may leave a discrete image token as it was
+MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+
+States = dict[str | None, Tensor]  # by stream
+
+
+class Stream(NamedTuple):
+    """Where tokens stand in one stream of a stack.
+
+    Attributes:
+        positions: by kind ("image", "text", "audio", "time", "padding", "special"), (sample, kept) positions in reading
+            order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
+            "special" moves with no input: class, register, query and frame tokens, and ids that the configuration
+            names, such as the begin of a sequence. "mixed" moves with several, and cannot be told apart.
+        shape: of the hidden state.
+        dim_axis: which of its axes is dim.
+        ordered: whether the order of the image's positions was found: patches that overlap, or are mixed on the way,
+            stay as they stand in the sequence.
+    """
+
+    positions: dict[str, Tensor]
+    shape: tuple[int, ...]
+    dim_axis: int
+    ordered: bool = False
+
+
+class Reader:
+    """Reads one stream of what enters a block, with one input changed or another."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        block: str,
+        stream: str | None,
+        axis: int,
+        inputs: Inputs,
+        data: Mapping[str, list[str]],
+        samples: int,
+    ) -> None:
+        self.model, self.block, self.stream, self.axis = model, block, stream, axis
+        self.inputs, self.data, self.samples = inputs, data, samples
+        self.ids = special_ids(model)
+
+    def read(self, state: Tensor) -> Stream:
+        self.flat = flat(state, self.axis)  # (position, dim)
+        shape = tuple(n for at, n in enumerate(state.shape) if at != self.axis % state.ndim)
+        if self.moved_by(self.inputs).any():
+            raise ValueError(
+                f"{type(self.model).__name__} gives {self.block!r} something else each time it sees the same inputs: "
+                "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
+            )
+        everyone = torch.ones(self.samples, dtype=torch.bool)
+        moves = {kind: self.moved(names, everyone) for kind, names in self.data.items()}
+        placeholders = self.ids_among(shape, self.ids["image"])
+        if "image" in moves:
+            last = moves["image"]
+            for seed in range(1, DRAWS):  # pixels that do not move the same tokens each time make discrete tokens
+                if (moves["image"] | ~placeholders).all():
+                    break
+                before, last = last, self.moved(self.data["image"], everyone, seed) & placeholders
+                moves["image"] = moves["image"] | last
+                if torch.equal(before & placeholders, last):
+                    break
+            if not (moves["image"] & placeholders).any():
+                moves["image"] |= placeholders  # a projector that starts at zero
+        time = moves.pop("time", torch.zeros(shape).bool().flatten())
+        several = sum((each.int() for each in moves.values()), torch.zeros(math.prod(shape), dtype=torch.int)) > 1
+        any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
+        # A token of time moves with time alone; what is added to others, or modulates them, is no token.
+        labels = {kind: each & ~several for kind, each in moves.items()} | {"mixed": several, "time": time & ~any_moves}
+        owner = self.owners(shape)
+        padding = self.padding(shape, owner)
+        labels = {kind: each & ~padding for kind, each in labels.items()}
+        labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
+        positions = {kind: listed(each, owner, self.samples) for kind, each in labels.items() if each.any()}
+        maps = len(shape) > 2  # rows and columns are axes of their own
+        ordered = "image" in positions and (maps or self.order(positions["image"]))
+        return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
+
+    def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
+        """Which positions move when these inputs of these samples change, (position,)."""
+        return self.moved_by(changed(self.inputs, names, samples, self.ids["special"], seed))
+
+    def moved_by(self, inputs: Inputs) -> Tensor:
+        states = entering_streams(self.model, self.block, inputs)
+        assert states is not None
+        after = flat(states[self.stream], self.axis)
+        return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
+
+    def owners(self, shape: tuple[int, ...]) -> Tensor:
+        """The sample that each position belongs to, (position,); -1 where it moves with none.
+
+        Where the batch is not plainly the first axis, the samples of each binary digit of their numbers are changed.
+        """
+        numbers = torch.arange(math.prod(shape))
+        if self.samples == 1:
+            return torch.zeros_like(numbers)
+        if shape[0] == self.samples and self.samples not in shape[1:]:
+            return numbers // (len(numbers) // self.samples)
+        names = [name for kind, each in self.data.items() if kind != "time" for name in each]
+        owner = decoded(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        for axis, size in enumerate(shape):
+            along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
+            batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
+            if size == self.samples and torch.equal(batch[owner >= 0], owner[owner >= 0]):
+                return batch  # so that tokens which never move are someone's too
+        return owner
+
+    def ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
+        """The positions of these ids, where the stream has a token for each of the ids, (position,)."""
+        given = self.inputs.get("input_ids")
+        if not isinstance(given, Tensor) or tuple(given.shape) != shape:
+            return torch.zeros(math.prod(shape), dtype=torch.bool)
+        return torch.isin(given, torch.tensor(sorted(ids), dtype=given.dtype, device=given.device)).flatten().cpu()
+
+    def padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
+        """The positions that an attention mask of the same tokens leaves out, (position,)."""
+        out = torch.zeros(math.prod(shape), dtype=torch.bool)
+        for name, mask in self.inputs.items():
+            keeps = name.endswith(("attention_mask", "hidden_states_mask"))
+            if not isinstance(mask, Tensor) or mask.ndim != 2 or not (keeps or name.endswith("key_padding_mask")):
+                continue
+            left_out = (~mask.bool() if keeps else mask.bool()).cpu()  # torch's own masks mark what to leave out
+            if tuple(mask.shape) == shape and torch.equal(owner, torch.arange(len(owner)) // shape[1]):
+                out |= left_out.flatten()
+            elif tuple(mask.T.shape) == shape and torch.equal(owner, torch.arange(len(owner)) % shape[1]):
+                out |= left_out.T.flatten()
+        return out
+
+    def order(self, positions: Tensor) -> bool:
+        """Put each sample's image positions (sample, kept) into the order of the patches that move them, in place.
+
+        Whether that was found. Patches that move more than one position are mixed already, or overlap.
+        """
+        names, counts = self.data["image"], (positions >= 0).sum(1)
+        value = self.inputs[names[0]]
+        if len(names) > 1 or not isinstance(value, Tensor):
+            return False
+        axis, rows = shares(value, self.inputs, self.samples)
+        units = _units(value, rows, counts) if axis == 0 else None
+        if units is None:
+            return False
+        noise = noise_like(value)
+
+        def move(chosen: Tensor) -> Tensor:
+            return self.moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
+
+        count = int(counts.max())
+        if int(move(torch.arange(count) == 0).sum()) != self.samples:
+            return False
+        patches = decoded(count, move, len(self.flat))
+        rows = [row[row >= 0] for row in positions]
+        if any(not torch.equal(patches[row].sort().values, torch.arange(len(row))) for row in rows):
+            return False
+        for sample, row in enumerate(rows):
+            place = _reading_order(self.model, self.inputs, sample, patches[row])
+            positions[sample, : len(row)] = row[place.argsort()]
+        return True
+
+
+def flat(state: Tensor, axis: int) -> Tensor:
+    """A hidden state as (position, dim), float32."""
+    return state.movedim(axis, -1).flatten(0, -2).float()
+
+
+def listed(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
+    """The positions where the mask holds, by the sample that owns them: (sample, kept), -1 where there are fewer."""
+    rows = [(mask & (owner == sample)).nonzero()[:, 0] for sample in range(samples)]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def decoded(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Tensor:
+    """Which of `count` things each position moves with, (position,), -1 for none, from log2(count) calls.
+
+    `moved(chosen)` changes the things where `chosen` (count,) holds: once for each binary digit of their numbers.
+    """
+    numbers = torch.arange(count) + 1  # 0 is a position that never moves
+    found = torch.zeros(positions, dtype=torch.long)
+    for digit in range(count.bit_length()):
+        found += moved((numbers >> digit & 1).bool()).long() << digit
+    return torch.where(found <= count, found - 1, -1)
+
+
+def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | None:
+    """The streams that enter a block, or None if this call does not run it."""
+    try:
+        with capture(model, [EMBEDDINGS, block]) as taps:
+            model(**inputs)
+    except NeverRan:
+        return None
+    state = taps[EMBEDDINGS]
+    return state if isinstance(state, dict) else {None: state}
+
+
+def dim_axis(block: nn.Module, state: Tensor) -> int:
+    """1 where a block starts with a layer for maps (batch, dim, row, column), else the last axis."""
+    layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
+    return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1
+
+
+def _units(value: Tensor, rows: Tensor, counts: Tensor) -> Tensor | None:
+    """Which patch of its sample each entry of an image input belongs to, in its shape; None where that is unclear."""
+    samples, count = len(counts), int(counts[0])
+    if value.ndim == 2 and torch.equal(rows, counts):  # rows of patches, samples packed
+        return torch.cat([torch.arange(int(n)) for n in rows])[:, None].expand(value.shape)
+    if not (counts == count).all() or len(value) != samples:
+        return None
+    if value.ndim == 3 and value.shape[1] == count:  # packed latents
+        return torch.arange(count)[None, :, None].expand(value.shape)
+    if value.ndim == 4:
+        height, width = value.shape[2:]
+        side = math.isqrt(height * width // count)
+        if side and side * side * count == height * width and height % side == width % side == 0:
+            down, right = torch.arange(height) // side, torch.arange(width) // side
+            return (down[:, None] * (width // side) + right).expand(value.shape)
+    return None
+
+
+def _reading_order(model: nn.Module, inputs: Inputs, sample: int, patch: Tensor) -> Tensor:
+    """The place in reading order of patches (kept,) that a processor lists by groups to be merged (Qwen-VL's)."""
+    grid = inputs.get("image_grid_thw")
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    side = getattr(vision, "spatial_merge_size", 1) or 1
+    if not isinstance(grid, Tensor) or side == 1:
+        return patch
+    width = int(grid[sample, 2])
+    group, inside = patch // (side * side), patch % (side * side)
+    row = group // (width // side) * side + inside // side
+    return row * width + group % (width // side) * side + inside % side

@@ -1,0 +1,114 @@
+"""Which tokens of a stack's hidden states are image, text, time, padding or none of these, and in which order.
+
+Names and shapes of inputs do not tell where their tokens stand: a model may put the text first or last, pack samples
+one after another, permute patches into windows or hold the batch second. So each input is changed in turn, and the
+tokens that move in what enters a stack's first block, before any attention has mixed them, are that input's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks.block_stacks import find_stacks
+from ..hooks.capturing import capture
+from .input_changes import Inputs, count_samples, data_inputs
+from .token_movement import Reader, States, Stream, dim_axis, entering_streams, flat, listed
+
+
+def find_streams(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    stacks: Mapping[str, Sequence[str]] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    samples: int | None = None,
+) -> dict[str, dict[str | None, Stream]]:
+    """For each stack that `model(**inputs)` runs, in depth order, its streams, by name (None where there is one).
+
+    >>> find_streams(llava, inputs)["model.language_model.layers"][None].positions["image"]
+    tensor([[ 3,  4, ..., 18], [27, 28, ..., 42]])          # two samples of 24 tokens
+
+    Parameters
+    ----------
+    stacks : those to look at, as `find_stacks` returns them; all by default.
+    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
+    samples : how many there are in the batch, where the inputs' first axis does not tell.
+
+    Raises ValueError for an input that is neither image nor text by its name or by `kinds`.
+    """
+    data = data_inputs(inputs, kinds or {})
+    samples = samples or count_samples(inputs)
+    found: dict[str, dict[str | None, Stream]] = {}
+    before: dict[str, Sequence[str]] = {}
+    with torch.no_grad():
+        for path, blocks in (stacks or find_stacks(model)).items():
+            states = entering_streams(model, blocks[0], inputs)
+            if states is not None:
+                block = model.get_submodule(blocks[0])
+                found[path] = {
+                    name: Reader(model, blocks[0], name, dim_axis(block, state), inputs, data, samples).read(state)
+                    for name, state in states.items()
+                }
+                if any("mixed" in stream.positions for stream in found[path].values()):
+                    carried = _carried(model, inputs, samples, before, found, states)
+                    found[path] = carried or found[path]
+                before[path] = blocks
+    return found
+
+
+def _carried(
+    model: nn.Module,
+    inputs: Inputs,
+    samples: int,
+    before: Mapping[str, Sequence[str]],
+    found: Mapping[str, Mapping[str | None, Stream]],
+    states: States,
+) -> dict[str | None, Stream] | None:
+    """The streams of a stack whose tokens earlier stacks have mixed, by the tokens of their output that it is given.
+
+    None where one of the tokens is not among them.
+    """
+    labels: dict[bytes, tuple[str, int]] = {}  # a token's values -> kind, sample
+    for path, blocks in before.items():
+        with capture(model, [blocks[-1]]) as taps:
+            model(**inputs)
+        tap: Any = taps[blocks[-1]]
+        for name, state in (tap if isinstance(tap, dict) else {None: tap}).items():
+            if name in found[path]:
+                rows = _rows(state, found[path][name].dim_axis)
+                labels |= dict(zip(rows, _labels(found[path][name], len(rows), samples), strict=False))
+    carried: dict[str | None, Stream] = {}
+    for name, state in states.items():
+        like = [s for streams in found.values() for s in streams.values() if len(s.shape) == state.ndim]
+        axis = like[0].dim_axis if like else state.ndim - 1
+        told = [labels.get(row) for row in _rows(state, axis)]
+        if None in told:
+            return None
+        kinds, owner = [label[0] for label in told if label], torch.tensor([label[1] for label in told if label])
+        masks = {kind: torch.tensor([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
+        positions = {kind: listed(mask, owner, samples) for kind, mask in masks.items()}
+        carried[name] = Stream(positions, tuple(state.shape), axis)
+    return carried
+
+
+def _rows(state: Tensor, axis: int) -> list[bytes]:
+    return [row.tobytes() for row in flat(state, axis).cpu().numpy()]
+
+
+def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:
+    """The kind and sample of each token that a stack returns, by those of its input; one kind outlives resizing."""
+    before = sum(int((positions >= 0).sum()) for positions in stream.positions.values())
+    if before != count:
+        kinds = list(stream.positions)
+        return [(kinds[0], at * samples // count) for at in range(count)] if len(kinds) == 1 else []
+    labels = [("", 0)] * count
+    for kind, positions in stream.positions.items():
+        for sample, row in enumerate(positions.tolist()):
+            for at in row:
+                if at >= 0:
+                    labels[at] = (kind, sample)
+    return labels

@@ -1,0 +1,1 @@
+"""The runs whose numbers are committed."""

@@ -1,0 +1,163 @@
+"""The causal evidence: what the shipped experts' tasks rest on, layer by layer, and which bridges carry the text.
+
+`python -m bridgework.studies.causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
+experts and, from the fused models that `python -m bridgework reproduce` left in runs/committed, links.csv and
+link_drift.csv. About half an hour on one core; what is there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..figures import causal_evidence
+from ..models.evaluation.link_ablation import ablate_links, link_drift
+from ..models.evaluation.objectives import answer_log_probability, minus_denoising_error
+from ..models.experts import shipped_architectures as small
+from ..models.experts.opening import DitExpert, LlavaExpert, open_expert
+from ..models.fusion.fused_model import FusedModel
+from ..models.scenes import scene as scenes
+from ..probes.evidence.attention import attention_mass
+from ..probes.evidence.attribution import OTHER, attribute
+from ..probes.evidence.conflict import gradient_conflict
+from ..probes.files import write_whole
+from ..probes.stimuli.images import to_pixels
+from ..probes.stimuli.stimulus_set import Stimuli, Stimulus
+from . import fused_models as study
+
+RESULTS = Path(__file__).parent / "results"
+PART = "validation"
+TIMESTEP = 0.8  # noisy: here the caption decides what is drawn
+STEPS = {"conductance": 32, "integrated_gradients": 16, "ablation": 2}  # of paths; ablation has none
+ASKED = 2  # questions of every skill, and as many scenes, that outputs are attributed on
+DENOISED = 128  # scenes that attention, drift and loss are measured on
+BATCHES = 12  # of 8 rows, of each task whose gradients are compared
+
+
+def questions(each: int, part: str = PART, seed: int = 0) -> tuple[Stimuli, dict[str, str]]:
+    """`each` questions of every skill as stimuli, the text being question and answer, and the answers by id."""
+    rng = np.random.default_rng((seed, scenes.PARTS.index(part), 4))
+    shown, answers = [], {}
+    for number, skill in enumerate(skill for skill in scenes.SKILLS for _ in range(each)):
+        asked = scenes.ask(rng, skill, part)
+        shown.append(Stimulus(scenes.draw(asked.scene, rng), f"{asked.question} {asked.answer}", f"{skill} {number}"))
+        answers[shown[-1].id] = asked.answer
+    return Stimuli(shown, f"questions-{part}"), answers
+
+
+def attributions(vlm: LlavaExpert, dit: DitExpert, each: int = ASKED) -> pd.DataFrame:
+    """Answers' log-probability and minus the denoising error, by all methods."""
+    asked, answers = questions(each)
+    drawn = scenes.scene_stimuli(PART, len(asked))
+    answering = answer_log_probability(vlm.tokenizer, answers)
+    tables = []
+    for method, steps in STEPS.items():
+        how: dict[str, Any] = {"method": method, "steps": steps}
+        tables.append(attribute(vlm, asked, answering, **how))
+        tables.append(attribute(dit, drawn, minus_denoising_error, timestep=TIMESTEP, **how))
+    return pd.concat(tables)
+
+
+def attention(vlm: LlavaExpert, dit: DitExpert, samples: int = DENOISED) -> pd.DataFrame:
+    """Cross-modal attention mass over scenes and their captions, the generation expert at all timesteps."""
+    shown = scenes.scene_stimuli(PART, samples)
+    swept = [attention_mass(dit, shown, timestep=time) for time in study.TIMESTEPS]
+    return pd.concat([attention_mass(vlm, shown), *swept])
+
+
+def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: int = 8) -> pd.DataFrame:
+    """Questions about images x about captions; denoising at .2 x at .8; denoising with captions x without.
+
+    No two batches share a scene, so that tasks are compared over as different data as halves are.
+    """
+    numbers = iter(range(10**6))
+
+    def losses(loss: Callable[[int], Tensor]) -> list[Callable[[], Tensor]]:
+        return [partial(loss, next(numbers)) for _ in range(batches)]
+
+    def asking(read: bool, number: int) -> Tensor:
+        rng = np.random.default_rng((number, 5))
+        asked = [scenes.ask(rng, str(rng.choice(scenes.SKILLS)), PART) for _ in range(size)]
+        prompts = [small.question_prompt(q.question, q.scene.caption if read else None) for q in asked]
+        rows = small.tokenize_rows(vlm.tokenizer, [[(p, q.answer)] for p, q in zip(prompts, asked, strict=True)])
+        labels = rows.pop("labels")
+        if not read:
+            rows["pixel_values"] = to_pixels([scenes.draw(q.scene, rng) for q in asked], scenes.SIZE)
+        return small.answer_loss(vlm.model(**rows).logits, labels)
+
+    def denoising(time: float, told: bool, number: int) -> Tensor:
+        rng = np.random.default_rng((number, 6))
+        composed = [scenes.compose(rng, "full", PART) for _ in range(size)]
+        image = to_pixels([scenes.draw(example.scene, rng) for example in composed], scenes.SIZE)
+        noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
+        text = dit.encode([example.caption if told else "" for example in composed])
+        at = torch.full((size,), time)
+        return small.velocity_loss(dit.predict(time * noise + (1 - time) * image, text, at), image, at)
+
+    pairs: list[tuple[LlavaExpert | DitExpert, dict[str, Any]]] = [
+        (vlm, {"asked of images": partial(asking, False), "asked of captions": partial(asking, True)}),
+        (dit, {"t = 0.2": partial(denoising, 0.2, True), "t = 0.8": partial(denoising, 0.8, True)}),
+        (dit, {"with caption": partial(denoising, 0.8, True), "without": partial(denoising, 0.8, False)}),
+    ]
+    tables = []
+    for expert, tasks in pairs:
+        both = {name: losses(loss) for name, loss in tasks.items()}
+        tables.append(gradient_conflict(expert.model, expert.blocks, both).assign(subject=expert.name))
+    return pd.concat(tables)
+
+
+def break_links(runs: Path, results: Path, budget: study.Budget = study.COMMITTED) -> None:
+    """Every bridge of the fused models with the alignment plan, one model for each seed: links.csv, link_drift.csv."""
+    stimuli = scenes.scene_stimuli(PART, DENOISED)
+    links, drifts = [], []
+    for seed in range(budget.seeds):
+        run = study.fused_folder(runs, "alignment", seed)
+        fused = FusedModel.load(run, *(open_expert(name) for name in study.EXPERTS))  # type: ignore[arg-type]
+        drifts.append(link_drift(fused, stimuli).assign(seed=seed))
+        if not (run / "links.csv").exists():
+            table = ablate_links(fused, stimuli, each=budget.each).assign(seed=seed)
+            write_whole(run / "links.csv", partial(table.to_csv, index=False))
+        links.append(pd.read_csv(run / "links.csv"))
+    _save(results / "links.csv", pd.concat(links))
+    _save(results / "link_drift.csv", pd.concat(drifts))
+
+
+def draw(results: Path) -> Figure:
+    """The figure of the three tables, the generation expert at the noisy timestep."""
+    attributed, looked, pulled = (pd.read_csv(results / f"{n}.csv") for n in ("attribution", "attention", "conflict"))
+    looked = looked[looked["timestep"].isna() | (looked["timestep"] == TIMESTEP)]
+    return causal_evidence(attributed[attributed["modality"] != OTHER], looked, pulled)
+
+
+def _save(path: Path, table: pd.DataFrame) -> None:
+    write_whole(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bridgework.studies.causal", description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/committed"), help="the folder of `reproduce`")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files are written")
+    options = parser.parse_args()
+    vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
+    for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
+        if not (options.results / f"{name}.csv").exists():
+            _save(options.results / f"{name}.csv", measure(vlm, dit))
+    figure = draw(options.results)
+    write_whole(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+    if (options.runs / "fused").is_dir():
+        break_links(options.runs, options.results)
+    else:
+        print(f"no fused models in {options.runs}: run `python -m bridgework reproduce`, and this again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Every layout trained from one recipe with one line of it changed: `python -m bridgework.studies.layout_training --help`.
+
+What drawing held-out scenes costs with their captions is compared with what it costs the same weights with the captions
+of other scenes, and with the same model trained on such captions. It shows that each layout learns to read the caption,
+and ranks none: their parameters and steps to convergence differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..figures.plan_drawing import architectures
+from ..models.costs.step_costs import costs
+from ..models.experts.opening import open_expert
+from ..models.training.batches import source
+from ..models.training.recipe import Recipe, run
+from ..models.training.train_model import reader_of
+from ..models.training.validation import validation_loss
+from ..probes.files import write_whole
+from ..probes.plans.bridge_plan import LAYOUTS, TRUNKS
+from ..probes.plans.layouts import lay_out
+from ..probes.similarity.nulls import mean_interval
+
+RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
+RESULTS = Path(__file__).parent / "results" / "layouts.csv"
+DRAWN = ("dense", "H", "double fusion", "last", *TRUNKS)
+ORDER = (*(layout for layout in LAYOUTS if layout not in TRUNKS), *TRUNKS)  # the quick ones first
+
+
+def compare(
+    recipe: Recipe,
+    out: Path,
+    results: Path,
+    layouts: Sequence[str] = ORDER,
+    batches: int = 16,
+) -> pd.DataFrame:
+    """Train every layout of a recipe, each with its own captions and with others', and write one row each to `results`.
+
+    Started again, it goes on where it was stopped; the table is written anew after every run.
+
+    Args:
+        recipe: all but its line `layout` (and `shuffled`).
+        out: a folder for the runs.
+        batches: of the validation part, of `recipe.batch_size` scenes each.
+
+    Returns:
+        layout; parameters, those trained; steps, batch_size; step_seconds, of a training step in float32, the median of
+        five once it is trained;
+        loss, of drawing held-out scenes with their captions, and shuffled, of the same weights with other scenes';
+        difference, shuffled - loss, with low and high (95 %, Student, paired by batch); batches;
+        floor, the loss of the same model trained with other scenes' captions, and above, above_low, above_high:
+        floor - loss, likewise. The last four are empty until that run is done.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for shuffled in (False, True):
+        for layout in layouts:
+            done = _trained(replace(recipe, layout=layout, shuffled=shuffled), out, batches)
+            if not shuffled:
+                rows[layout] = {"layout": layout} | done
+            else:
+                rows[layout]["floor"] = float(np.mean(done["losses"]))
+                rows[layout] |= _interval("above", np.subtract(done["losses"], rows[layout]["losses"]))
+            table = pd.DataFrame(rows.values()).drop(columns=["losses", "made"])
+            write_whole(results, lambda path, table=table: table.to_csv(path, index=False))
+            print(table.round(4).to_string(index=False), flush=True)
+    return table
+
+
+def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
+    """One run with what it cost and its losses, trained unless `out` has them."""
+    folder = out / f"{recipe.layout}{' shuffled' if recipe.shuffled else ''}".replace(" ", "-")
+    told = folder / f"losses-{batches}.json"
+    if told.exists() and (row := json.loads(told.read_text()))["made"] == asdict(recipe):
+        return row
+    print(f"{folder.name}: {recipe.steps} steps", flush=True)
+    model = run(recipe, folder)
+    held = {
+        shuffled: np.array(validation_loss(model, batches, shuffled=shuffled, batch_size=recipe.batch_size))
+        for shuffled in (False, True)
+    }
+    row = {"parameters": sum(p.numel() for p in model.trained().parameters() if p.requires_grad)}
+    row |= {"steps": recipe.steps, "batch_size": recipe.batch_size, "step_seconds": step_seconds(model, recipe)}
+    row |= {"loss": float(held[False].mean()), "shuffled": float(held[True].mean())}
+    row |= _interval("difference", held[True] - held[False]) | {"batches": batches}
+    row |= {"losses": held[False].tolist(), "made": asdict(recipe)}
+    write_whole(told, lambda path: path.write_text(json.dumps(row)))
+    return row
+
+
+def step_seconds(model: Any, recipe: Recipe) -> float:
+    """Of a training step on a batch of scenes, questions included where the model is asked some."""
+    draw = source(model.size, None, recipe.seed, recipe.batch_size, False, tokenizer=reader_of(model))
+    return round(costs(model, draw(0))["step_seconds"], 4)
+
+
+def _interval(name: str, values: np.ndarray) -> dict[str, float]:
+    mean, low, high = map(float, mean_interval(values))
+    prefix = "" if name == "difference" else f"{name}_"
+    return {name: mean, f"{prefix}low": low, f"{prefix}high": high}
+
+
+def draw(results: Path) -> None:
+    """Every layout for our experts, from its plan: layouts.png."""
+    depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
+    plans = [lay_out(name, depths[0], depths[0] if name in TRUNKS else depths[1]) for name in DRAWN]
+    write_whole(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m bridgework.studies.layout_training", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--steps", type=int, help="of every run (those of the recipe, studies/recipes/scenes.yaml)")
+    parser.add_argument("--out", type=Path, default=Path("runs/layouts"), help="the folder of the runs (runs/layouts)")
+    options = parser.parse_args()
+    draw(RESULTS.parent)
+    chosen = Recipe.load(RECIPE)
+    compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)

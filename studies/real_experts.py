@@ -1,0 +1,133 @@
+"""Real experts on real pictures: DINOv2-S against two text models on four sets, and what a first-token sink does.
+
+Nothing here was trained or chosen by us. `make setup` fetches the weights, `make stimuli` three of the four sets.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..models.experts.opening import open_expert
+from ..probes.curves.curve import alignment_curve
+from ..probes.features.features import LayerFeatures
+from ..probes.files import write_whole
+from ..probes.similarity.nulls import map_null
+from ..probes.similarity.scoring import used_k
+from ..probes.stimuli.stimulus_set import Stimuli, load_stimuli
+from .fused_models import METRICS, cached
+
+SEER = "dinov2-s"
+READERS = ("minilm-l6", "smollm2-135m")
+SETS = ("noto", "fluent", "tuxpaint", "openclipart")
+SAMPLES = 480  # of every set: mutual-kNN falls with N, and the smallest set has 498
+ANCHOR = 9  # DINOv2's block 8, three quarters up: where its curves on the emoji peak
+FILES = ("real_curves.parquet", "real_sink.parquet", "real_maps.csv")
+
+
+def measure_real(folder: Path, samples: int) -> None:
+    """DINOv2-S against the last layer of MiniLM-L6 and of SmolLM2-135M, on the emoji: real.parquet."""
+    if not (folder / "real.parquet").exists():
+        curves = image_curves(folder, load_stimuli("noto", limit=samples), metrics=METRICS[:1])
+        write_whole(folder / "real.parquet", curves.drop(columns="set").to_parquet)
+
+
+def measure_sets(folder: Path) -> None:
+    """Everything below on all four sets, `SAMPLES` of each, and the curves on all of Noto.
+
+    Writes real_curves.parquet (`image_curves` and `style_curves`), real_sink.parquet and real_maps.csv.
+    """
+    if all((folder / name).exists() for name in FILES):
+        return
+    shown = {name: load_stimuli(name, limit=SAMPLES) for name in SETS}
+    curves = [image_curves(folder, stimuli) for stimuli in (*shown.values(), load_stimuli("noto"))]
+    curves.append(style_curves(folder, shown["noto"], shown["fluent"]))
+    maps = pd.concat([map_peaks(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
+    sink = pd.concat([sink_curves(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
+    write_whole(folder / FILES[0], pd.concat(curves, ignore_index=True).to_parquet)
+    write_whole(folder / FILES[1], sink.to_parquet)
+    write_whole(folder / FILES[2], partial(maps.round(4).to_csv, index=False))
+
+
+def image_curves(folder: Path, stimuli: Stimuli, metrics: tuple[str, ...] = METRICS) -> pd.DataFrame:
+    """Every layer of DINOv2-S and of its random-weight twin against the last layer of each reader.
+
+    The columns of `alignment_curve`, control ("none", "random weights") and set.
+    """
+    curves = []
+    for twin, reader in product((False, True), READERS):
+        image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader).values[-1]
+        for metric in metrics:
+            curve = alignment_curve(image, text, metric)
+            curves.append(curve.assign(subject=f"{SEER} x {reader}", control=control(twin), set=stimuli.name))
+    return pd.concat(curves, ignore_index=True)
+
+
+def style_curves(folder: Path, ours: Stimuli, theirs: Stimuli) -> pd.DataFrame:
+    """Every layer of DINOv2-S and of its twin, on one set against the same things drawn in another style."""
+    curves = []
+    for twin, metric in product((False, True), METRICS):
+        curve = alignment_curve(images(folder, ours, twin), images(folder, theirs, twin), metric)
+        curves.append(curve.assign(subject=SEER, control=control(twin), set=f"{ours.name} x {theirs.name}"))
+    return pd.concat(curves, ignore_index=True)
+
+
+def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
+    """Every layer of SmolLM2-135M against block 8 of DINOv2-S and the last layer of MiniLM-L6, pooled four ways.
+
+    Over the words only (pooling "mean") and over the first token as well ("mean + special"), each raw and cleaned; by
+    CKA also its weight in that mean alone, 1 / (1 + words), which is one number a caption ("weight", without a layer).
+    Columns: set, against, pooling, layer, depth, metric, k, samples, score, null95, p.
+    """
+    curves: list[dict[str, Any]] = []
+    anchors = {SEER: images(folder, stimuli).values[ANCHOR], READERS[0]: texts(folder, stimuli, READERS[0]).values[-1]}
+    reader = open_expert(READERS[1])
+    words: Any = reader.show(stimuli, ("text",), "understanding", None).tokens["text"]
+    weight = 1 / (1 + words.sum(1).double())
+    shown: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
+    for special in (False, True):
+        raw = cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
+        shown += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
+    for (pooling, layers, depths, text), (name, anchor), metric in product(shown, anchors.items(), METRICS):
+        if pooling == "weight" and metric != "cka":
+            continue  # neighbours by the cosine of one number are halves of the samples
+        null = map_null(text, anchor[None], metric)
+        curve = {"set": stimuli.name, "against": name, "pooling": pooling, "layer": layers, "depth": depths}
+        curve |= {"metric": metric, "k": used_k(metric, 10), "samples": len(stimuli)}
+        curves.append(curve | {"score": null.observed[:, 0], "null95": null.top95[:, 0], "p": null.p[:, 0]})
+    return pd.concat([pd.DataFrame(curve) for curve in curves], ignore_index=True)
+
+
+def map_peaks(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
+    """The largest score of every layer map, and how large the largest of a map is where images and texts are permuted.
+
+    Columns: set, control, reader, metric, k, samples, image and text (the layers of the pair), score, peak95, p.
+    """
+    rows = []
+    for twin, reader, metric in product((False, True), READERS, METRICS):
+        image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader)
+        null = map_null(image, text, metric)
+        at, to = divmod(int(null.observed.argmax()), null.observed.shape[1])
+        row = {"set": stimuli.name, "control": control(twin), "reader": reader, "metric": metric}
+        row |= {"k": used_k(metric, 10), "samples": len(stimuli), "image": image.layers[at], "text": text.layers[to]}
+        rows.append(row | {"score": null.observed.max(), "peak95": null.peak95, "p": null.peak_p})
+    return pd.DataFrame(rows)
+
+
+def images(folder: Path, stimuli: Stimuli, twin: bool = False) -> LayerFeatures:
+    """What DINOv2-S, or its random-weight twin, makes of the images: the mean over patches, every layer."""
+    return cached(folder, open_expert(SEER, random_weights=twin), stimuli)["image"]
+
+
+def texts(folder: Path, stimuli: Stimuli, reader: str) -> LayerFeatures:
+    """What a reader makes of the texts: the mean over words, every layer."""
+    return cached(folder, open_expert(reader), stimuli)["text"]
+
+
+def control(twin: bool) -> str:
+    """The name of the control in tables of curves."""
+    return "random weights" if twin else "none"

@@ -1,0 +1,145 @@
+"""A real language model and a small generator: SmolLM2-135M fused with emoji-dit, at the aligned blocks or the middle.
+
+`python -m bridgework.studies.smollm2_emoji` measures the layer map, trains both plans by studies/recipes/smollm2-emoji.yaml and writes map.csv,
+alignment.json, middle.json, learning.csv, losses.csv, likeness.csv and samples.png. Half an hour on one core; what is
+there already is not measured again, and training goes on where it was stopped. docs/smollm2_emoji.md tells the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from scipy.stats import t as student
+
+from ..models.evaluation.image_distance import image_features
+from ..models.experts.opening import open_expert
+from ..models.experts.shipped_architectures import emoji_part, velocity_loss
+from ..models.generation.sampling import generate
+from ..models.training.batches import NOISIER, stimuli_batch, to_draw
+from ..models.training.recipe import Recipe, run
+from ..models.training.validation import SEED
+from ..probes.files import write_whole
+from ..probes.plans.choosing import choose_bridges
+from ..probes.similarity.scoring import similarity_map
+from ..probes.stimuli.images import to_image, to_pixels
+from ..probes.stimuli.stimulus_set import Stimuli
+from .fused_models import cached
+
+ROOT = Path(__file__).parent
+RESULTS, RECIPE = ROOT / "results" / "smollm2_emoji", ROOT / "recipes" / "smollm2-emoji.yaml"
+RUNS = Path("runs/smollm2_emoji")
+PLANS = ("alignment", "middle")
+PARTS = ("train", "validation")
+BRIDGES, RANK = 4, 32
+BATCHES = 12  # of 32 emoji of each part, that losses are measured on
+NAMES = 32  # of each part, that are drawn
+SHOWN = 8  # of them, in samples.png
+SIDE = 64  # pixels an emoji in samples.png
+
+
+def plan_both(results: Path, runs: Path) -> None:
+    """The layer map of both experts on the emoji that they are joined on, and the two plans."""
+    if all((results / f"{name}.json").exists() for name in PLANS):
+        return
+    emoji, recipe = emoji_part("train"), Recipe.load(RECIPE)
+    reader, drawer = (open_expert(name) for name in (recipe.understanding, recipe.generation))
+    seen, made = cached(runs, reader, emoji), cached(runs, drawer, emoji, timesteps=(0.5,))
+    heat = similarity_map(seen["text"], made["image"].at(0.5), metric="mutual_knn")
+    results.mkdir(parents=True, exist_ok=True)
+    write_whole(results / "map.csv", heat.round(4).to_csv)
+    for name in PLANS:
+        replace(choose_bridges(heat, rule=name, bridges=BRIDGES), rank=RANK).save(results / f"{name}.json")
+
+
+def losses(model: Any, part: str) -> pd.DataFrame:
+    """The velocity loss on emoji of a part with their own names, with the names of others, and with none.
+
+    Rows: names, loss (mean over batches) and, of the last two, what they cost beyond their own names: more, low, high
+    (95 %, Student's t over batches, which share images, noise and times).
+    """
+    emoji, found = emoji_part(part), []
+    for number in range(BATCHES):
+        batch = stimuli_batch(number, SEED, emoji, noisier=NOISIER, dropped=0.0)
+        image, time, noise = to_draw(model, batch)
+        mix, captions = time[:, None, None, None], batch["caption"]
+        row = []
+        for names in (captions, captions[1:] + captions[:1], [""] * len(captions)):
+            with torch.inference_mode():
+                predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(names), time)
+            row.append(float(velocity_loss(predicted, image, time)))
+        found.append(row)
+    values = np.array(found)  # (batch, names)
+    more = values - values[:, :1]
+    half = student.ppf(0.975, BATCHES - 1) * more.std(0, ddof=1) / BATCHES**0.5
+    rows = {"names": ["own", "others'", "none"], "loss": values.mean(0), "more": more.mean(0)}
+    rows |= {"low": more.mean(0) - half, "high": more.mean(0) + half}
+    return pd.DataFrame(rows).assign(batches=BATCHES)
+
+
+def likeness(images: Sequence[Image.Image], emoji: Stimuli, expert: Any) -> dict[str, float]:
+    """How much nearer an image drawn of a name is to its emoji than to those of other names, by an image expert.
+
+    `nearer` is the mean difference of cosines of centred features, with `low` and `high` (95 %, over names); `first` is
+    the share of names whose own emoji is the nearest of all.
+    """
+    layer = str(len(expert.blocks) - 1)
+    drawn, real = (image_features(each, expert, layer) for each in (images, [s.image for s in emoji]))
+    drawn, real = (each - each.mean(0) for each in (drawn, real))
+    drawn, real = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (drawn, real))
+    cosines = drawn @ real.T
+    own, count = np.diag(cosines), len(cosines)
+    nearer = own - (cosines.sum(1) - own) / (count - 1)
+    half = student.ppf(0.975, count - 1) * nearer.std(ddof=1) / count**0.5
+    first = float((cosines.argmax(1) == np.arange(count)).mean())
+    return {"nearer": nearer.mean(), "low": nearer.mean() - half, "high": nearer.mean() + half, "first": first}
+
+
+def some(part: str) -> Stimuli:
+    """`NAMES` emoji of a part, spread over it."""
+    emoji = emoji_part(part)
+    return Stimuli([emoji[number * len(emoji) // NAMES] for number in range(NAMES)], part)
+
+
+def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of images as one."""
+    squares = [np.concatenate([np.asarray(each.resize((SIDE, SIDE), 0)) for each in row], 1) for row in rows]
+    return Image.fromarray(np.concatenate(squares))
+
+
+def main(results: Path = RESULTS, runs: Path = RUNS) -> None:
+    plan_both(results, runs)
+    recipe = Recipe.load(RECIPE)
+    models = {"emoji-dit, its own text": open_expert(recipe.generation)}
+    logs = []
+    for name in PLANS:
+        model = models[name] = run(replace(recipe, plan=str(results / f"{name}.json")), runs / name)
+        logs.append(pd.read_json(runs / name / "state" / "log.jsonl", lines=True).assign(plan=name))
+    write_whole(results / "learning.csv", partial(pd.concat(logs).round(5).to_csv, index=False))
+    seer = open_expert("dinov2-s")
+    tables: dict[str, list[pd.DataFrame]] = {"losses": [], "likeness": []}
+    rows = [[to_image(to_pixels([s.image], 32)[0]) for part in PARTS for s in some(part)[:: NAMES // SHOWN]]]
+    for name, model in models.items():
+        row: list[Image.Image] = []
+        for part in PARTS:
+            emoji = some(part)
+            images = generate(model, emoji.texts, emoji.ids)
+            row += images[:: NAMES // SHOWN]
+            tables["losses"].append(losses(model, part).assign(model=name, part=part))
+            tables["likeness"].append(pd.DataFrame([likeness(images, emoji, seer)]).assign(model=name, part=part))
+        rows.append(row)
+    for name, parts in tables.items():
+        table = pd.concat(parts).round(4)
+        write_whole(results / f"{name}.csv", partial(table[["model", "part", *table.columns[:-2]]].to_csv, index=False))
+    write_whole(results / "samples.png", partial(grid(rows).save, format="PNG"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Each bridge against its formula written out, its start, and what it may not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bridgework.models.bridges.bridge import BRIDGES, Handed, Seen
+from bridgework.models.towers.tower import Attended, Shape
+
+# Understanding: 4 heads of 8, in two groups; generation: 2 heads of 6.
+UNDERSTANDING, GENERATION = Shape(32, 4, 8), Shape(12, 2, 6)
+ALL = Seen()
+KINDS = list(BRIDGES)
+TWO_WAYS = [kind for kind in KINDS if kind != "last"]
+
+
+def build(kind: str, gated: bool = True, rank: int | None = None, both_ways: bool = False, random: bool = True) -> Any:
+    torch.manual_seed(0)
+    bridge = BRIDGES[kind](UNDERSTANDING, GENERATION, gated, rank, both_ways).double()
+    if random:
+        for parameter in bridge.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return bridge
+
+
+def attended(side: int, tokens: int, seed: int = 0, key_heads: int | None = None, **changes) -> Attended:
+    heads, dim = (UNDERSTANDING, GENERATION)[side][1:3]
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        return torch.randn(2, count, tokens, dim, generator=generator, dtype=torch.float64)
+
+    query, key, value = draw(heads), draw(key_heads or heads), draw(key_heads or heads)
+    mask = changes.get("mask")
+    own = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=changes.get("scale"))
+    return Attended(query, key, value, own, mask, changes.get("scale"), changes.get("reads", slice(None)))
+
+
+def state(side: int, tokens: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, tokens, (UNDERSTANDING, GENERATION)[side].width, generator=generator, dtype=torch.float64)
+
+
+def sides(kind: str, tokens: tuple[int, int] = (3, 5)) -> tuple[Any, Any]:
+    """What either tower has at the bridge: attention, or states."""
+    if BRIDGES[kind].inside:
+        return attended(0, tokens[0], 1, key_heads=2), attended(1, tokens[1], 2)
+    return state(0, tokens[0], 1), state(1, tokens[1], 2)
+
+
+def own_of(own: Attended | Tensor) -> Tensor:
+    return own.own if isinstance(own, Attended) else own
+
+
+def joined(bridge, side: int, both, seen: Seen = ALL) -> Tensor:
+    handed = [bridge.hand(each, both[each]) for each in (0, 1)]
+    return bridge.join(side, both[side], handed[side], handed[1 - side], seen)
+
+
+def softmax(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return (query @ key.T * scale).softmax(-1) @ value
+
+
+def test_shared_attention_by_its_formula():
+    """One softmax over the tokens of both in the understanding head space, written out (HBridge)."""
+    bridge = build("H")
+    text, image = sides("H")
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    out = joined(bridge, 1, (text, image), Seen(other=mask[:, None]))
+    q, k, v, o = (x.transpose(1, 2).flatten(2) for x in (image.query, image.key, image.value, image.own))
+    tk, tv = (x.repeat_interleave(2, 1).transpose(1, 2).flatten(2) for x in (text.key, text.value))
+    for sample in range(2):
+        count = int(mask[sample].sum())
+        keys = torch.cat([k[sample] @ bridge.key.weight.T, (tk[sample] @ bridge.text_key.weight.T)[:count]])
+        values = torch.cat([v[sample] @ bridge.value.weight.T, (tv[sample] @ bridge.text_value.weight.T)[:count]])
+        queries = q[sample] @ bridge.query.weight.T
+        parts = [slice(8 * head, 8 * head + 8) for head in range(4)]
+        joint = torch.cat([softmax(queries[:, p], keys[:, p], values[:, p], 8**-0.5) for p in parts], 1)
+        joint = joint @ bridge.back.weight.T
+        expected = o[sample] + bridge.gate * (joint - o[sample])
+        torch.testing.assert_close(out[sample].transpose(0, 1).flatten(1), expected)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_joint_attention_by_its_formula(side):
+    """Each tower's queries over both towers' keys, in its own head space; ungated, nothing of its own is kept."""
+    bridge = build("dense", gated=False, both_ways=True)
+    both = sides("dense")
+    mine, other = both[side], both[1 - side]
+    out = joined(bridge, side, both)
+    maps = [linear.weight for linear in bridge.maps[1 - side]]
+    heads = mine.query.shape[1]
+    for sample in range(2):
+        rows = [x.repeat_interleave(other.query.shape[1] // x.shape[1], 1)[sample] for x in (other.key, other.value)]
+        key, value = (
+            (x.transpose(0, 1).flatten(1) @ weight.T).unflatten(1, (heads, -1)).transpose(0, 1)
+            for x, weight in zip(rows, maps, strict=True)
+        )
+        for head in range(heads):
+            group = head // (heads // mine.key.shape[1])
+            keys = torch.cat([mine.key[sample, group], key[head]])
+            values = torch.cat([mine.value[sample, group], value[head]])
+            expected = softmax(mine.query[sample, head], keys, values, mine.query.shape[-1] ** -0.5)
+            torch.testing.assert_close(out[sample, head], expected)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_fusion_block_by_its_formula(side):
+    """Self-attention over the normed tokens of both, added by an output projection (LightFusion)."""
+    bridge = build("double fusion", gated=False, both_ways=True)
+    both = sides("double fusion")
+    out = joined(bridge, side, both)
+    normed = [F.layer_norm(x, x.shape[2:], norm.weight, norm.bias) for x, norm in zip(both, bridge.norms, strict=True)]
+    query = normed[side] @ bridge.queries[side].weight.T
+    order = (side, 1 - side)
+    key, value = (torch.cat([normed[s] @ maps[s].weight.T for s in order], 1) for maps in (bridge.keys, bridge.values))
+    for sample in range(2):
+        joint = softmax(query[sample], key[sample], value[sample], 12**-0.5)  # one head: 12 is below 64
+        torch.testing.assert_close(out[sample], both[side][sample] + joint @ bridge.outs[side].weight.T)
+
+
+def test_cross_attention_by_its_formula():
+    bridge = build("last")
+    both = sides("last")
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    out = joined(bridge, 1, both, Seen(other=mask[:, None]))
+    text, image = (F.layer_norm(x, x.shape[2:], n.weight, n.bias) for x, n in zip(both, bridge.norms, strict=True))
+    for sample in range(2):
+        seen = text[sample][: int(mask[sample].sum())]
+        key, value = seen @ bridge.key.weight.T, seen @ bridge.value.weight.T
+        joint = softmax(image[sample] @ bridge.query.weight.T, key, value, 12**-0.5) @ bridge.out.weight.T
+        torch.testing.assert_close(out[sample], both[1][sample] + bridge.gate * joint)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(
+    ("kind", "gated"), [*((kind, True) for kind in KINDS), ("double fusion", False), ("last", False)]
+)
+def test_at_first_the_towers_are_untouched_bit_for_bit(kind, gated, rank):
+    bridge = build(kind, gated, rank, both_ways=kind != "last", random=False)
+    both = sides(kind)
+    for side in (1,) if kind == "last" else (0, 1):
+        assert torch.equal(joined(bridge, side, both), own_of(both[side]))
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_ungated_joint_attention_is_never_the_identity(kind):
+    both = sides(kind)
+    out = joined(build(kind, gated=False, random=False), 1, both)
+    assert (out - both[1].own).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_a_new_bridge_that_sees_no_text_is_the_blocks_own_attention(kind):
+    """The start is an embedding of heads: exact here, where the understanding heads are more and wider."""
+    both = sides(kind)
+    unseen = Seen(other=torch.zeros(2, 1, 3, dtype=torch.bool))
+    out = joined(build(kind, gated=False, random=False), 1, both, unseen)
+    torch.testing.assert_close(out, both[1].own)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_masked_does_not_matter(kind):
+    bridge = build(kind)
+    text, image = sides(kind)
+    other = sides(kind)[0]
+    if isinstance(other, Attended):
+        other.key[:, :, 2], other.value[:, :, 2] = 5.0, -7.0
+    else:
+        other[:, 2] = 5.0
+        other[:, 2, ::2] = -9.0
+    seen = Seen(other=torch.tensor([[[True, True, False]]]).expand(2, -1, -1))
+    assert torch.equal(joined(bridge, 1, (text, image), seen), joined(bridge, 1, (other, image), seen))
+    assert not torch.equal(joined(bridge, 1, (text, image)), joined(bridge, 1, (other, image)))
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_a_blocks_own_mask_still_holds(kind):
+    bridge = build(kind, both_ways=True)
+    causal = torch.ones(3, 3, dtype=torch.bool).tril()
+    text = attended(0, 3, 1, mask=causal)
+    later = text._replace(key=text.key.clone(), value=text.value.clone())
+    later.key[:, :, 2] = 4.0
+    image = attended(1, 5, 2)
+    one, other = (joined(bridge, 0, (each, image)) for each in (text, later))
+    assert torch.equal(one[:, :, :2], other[:, :, :2])
+    assert not torch.equal(one[:, :, 2], other[:, :, 2])
+
+
+def test_a_mask_of_other_heads_holds_in_the_understanding_head_space():
+    """diffusers hands a padding mask to every head; H attends in other heads."""
+    bridge, text = build("H"), attended(0, 3, 1)
+    padding = torch.tensor([True, True, True, True, False])
+    outs = []
+    for mask in (padding.view(1, 1, 1, 5), padding.expand(2, 2, 1, 5)):
+        outs.append(joined(bridge, 1, (text, attended(1, 5, 2, mask=mask))))
+    torch.testing.assert_close(*outs)
+    relative = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(ValueError, match="masks each of its 2 heads otherwise, and attention is in the 4"):
+        joined(bridge, 1, (text, attended(1, 5, 2, mask=relative)))
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_only_the_tokens_of_the_stream_read(kind):
+    bridge = build(kind)
+    text, _ = sides(kind)
+    image = attended(1, 5, 2, reads=slice(0, 3))
+    out = joined(bridge, 1, (text, image))
+    assert torch.equal(out[:, :, 3:], image.own[:, :, 3:])
+    assert not torch.equal(out[:, :, :3], image.own[:, :, :3])
+    whole = joined(bridge, 1, (text, image._replace(reads=slice(None))))
+    torch.testing.assert_close(out[:, :, :3], whole[:, :, :3])
+
+
+@pytest.mark.parametrize("kind", ["H", "dense"])
+def test_tokens_read_in_another_order_are_put_back_in_their_places(kind):
+    bridge = build(kind)
+    text, image = sides(kind)
+    order = torch.tensor([3, 4, 0, 1, 2])
+    out = joined(bridge, 1, (text, image._replace(reads=order)))
+    torch.testing.assert_close(out, joined(bridge, 1, (text, image)))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_a_scale_of_the_towers_own_is_kept(scale):
+    """Without text, a new bridge at an open gate is the block's attention, whatever the block divides by."""
+    image = attended(1, 5, 2, scale=scale)
+    unseen = Seen(other=torch.zeros(2, 1, 3, dtype=torch.bool))
+    for kind in ("H", "dense"):
+        out = joined(build(kind, gated=False, random=False), 1, (attended(0, 3, 1), image), unseen)
+        torch.testing.assert_close(out, image.own)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rank_sets_the_number_of_parameters(kind):
+    counts = [sum(p.numel() for p in build(kind, rank=rank).parameters()) for rank in (1, 2, 3)]
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+    assert counts[2] < sum(p.numel() for p in build(kind).parameters())
+
+
+@pytest.mark.parametrize(("kind", "both_ways"), [*((k, False) for k in KINDS), *((k, True) for k in TWO_WAYS)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_every_parameter_learns(kind, both_ways, gated):
+    bridge = build(kind, gated, 2, both_ways)
+    both = sides(kind)
+    outs = [joined(bridge, side, both).square().sum() for side in ((0, 1) if both_ways else (1,))]
+    torch.stack(outs).sum().backward()
+    for name, parameter in bridge.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("kind", TWO_WAYS)
+def test_one_way_has_no_parameters_for_the_other(kind):
+    one, two = (sum(p.numel() for p in build(kind, both_ways=ways).parameters()) for ways in (False, True))
+    assert one < two
+
+
+def test_handed_is_keys_and_values_by_head():
+    for kind in KINDS:
+        bridge = build(kind)
+        handed = bridge.hand(0, sides(kind)[0])
+        assert isinstance(handed, Handed) and handed.key.shape == handed.value.shape
+        assert handed.key.shape[:1] + handed.key.shape[2:3] == (2, 3)

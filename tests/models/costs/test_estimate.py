@@ -1,0 +1,154 @@
+"""The planner: within 15 % of what our own experts were seen to need, and the documented table is what it prints."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bridgework.__main__ import main
+from bridgework.benchmarks import memory
+from bridgework.models.costs.estimate import cost, table
+from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layouts import lay_out
+
+OURS = ("scenes-vlm", "scenes-dit")
+FEW = {"batch": 2, "tokens": 6}
+REAL = Path(__file__).parents[3] / "docs" / "real.md"
+HEADS, DIM, WIDTH, TEXT = 2, 8, 16, 32  # of the small generation expert, and the width of the small understanding one
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of two small experts, of four and of three blocks, with nothing in them but a config."""
+    understanding, generation = (tmp_path_factory.mktemp(name) for name in ("understanding", "generation"))
+    text = {"model_type": "llama", "vocab_size": 64, "hidden_size": TEXT, "intermediate_size": 48,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}  # fmt: skip
+    image = {"_class_name": "SD3Transformer2DModel", "sample_size": 16, "patch_size": 4, "in_channels": 3,
+        "out_channels": 3, "num_layers": 3, "attention_head_dim": DIM, "num_attention_heads": HEADS,
+        "joint_attention_dim": 16, "caption_projection_dim": WIDTH, "pooled_projection_dim": 8,
+        "pos_embed_max_size": 4, "qk_norm": "rms_norm"}  # fmt: skip
+    (understanding / "config.json").write_text(json.dumps(text))
+    (generation / "config.json").write_text(json.dumps(image))
+    return understanding, generation
+
+
+@pytest.fixture(scope="module")
+def planned(small):
+    return cost(small[0], small[1], "H", **FEW)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layout": "H", "batch": 8, "precision": "float32"},
+        {"layout": "dense", "batch": 16, "precision": "mixed", "trained": "all", "checkpointing": True},
+    ],
+    ids=lambda options: options["layout"],
+)
+def test_memory_of_our_experts(options):
+    seen, tokens = memory.measure(*OURS, **options)
+    assert cost(*OURS, **options, tokens=tokens).peak == pytest.approx(seen, rel=0.15)
+
+
+def test_the_committed_measurement_holds_the_promise():
+    measured = pd.read_csv(memory.RESULTS / "memory.csv")
+    assert set(measured.generation) == {"scenes-dit", "emoji-dit"}
+    assert measured.quotient.between(0.85, 1.15).all()
+
+
+def test_what_is_trained(planned):
+    plan = lay_out("H", 4, 3)
+    assert planned.plan == plan
+    # Of each bridge four maps between the heads of both, two within the first, and a gate (models/bridges/bridge.py).
+    assert planned.trained == len(plan.pairs) * (4 * TEXT * WIDTH + 2 * TEXT * TEXT + WIDTH)
+    assert planned.step.held["trained"] == 4 * planned.trained
+    assert planned.step.held["weights"] >= 4 * (planned.parameters - planned.trained)  # and buffers
+
+
+def test_more_is_trained_with_lora_and_all(small, planned):
+    lora, everything = (cost(small[0], small[1], "H", trained=trained, **FEW) for trained in ("lora", "all"))
+    assert planned.trained < lora.trained
+    assert everything.trained == everything.parameters == planned.parameters
+    assert lora.parameters - planned.parameters == lora.trained - planned.trained
+
+
+def test_frozen_weights_in_half_precision(small, planned):
+    half = cost(small[0], small[1], "H", precision="bf16", **FEW)
+    assert half.step.held["trained"] == planned.step.held["trained"]
+    frozen = planned.parameters - planned.trained
+    assert planned.step.held["weights"] - half.step.held["weights"] >= 2 * frozen
+
+
+def test_a_sharded_model_is_split_and_what_runs_is_gathered(small, planned):
+    shared, copied = (cost(small[0], small[1], "H", gpus=4, replicated=copied, **FEW) for copied in (False, True))
+    assert shared.step.held["trained"] == pytest.approx(shared.trained * 4 / 4, rel=0.01)
+    assert shared.step.held["weights"] == pytest.approx(planned.step.held["weights"] / 4, rel=0.01)
+    assert 0 < shared.gathered < 2 * shared.parameters + 2 * shared.trained  # of bfloat16, with gradients
+    assert (copied.peak, copied.gathered) == (planned.peak, 0)
+    assert copied.hours(10) == pytest.approx(4 * planned.hours(10))
+
+
+def test_checkpointing_trades_memory_for_operations(small):
+    kept, again = (cost(small[0], small[1], "H", batch=64, tokens=16, checkpointing=given) for given in (False, True))
+    assert again.step.held["activations"] < 0.6 * kept.step.held["activations"]
+    assert again.step.forward == kept.step.forward and again.step.backward > kept.step.backward
+
+
+def test_hours_are_operations_over_rate(planned):
+    seconds = planned.operations * 1000 / (989.4e12 * 0.5)
+    assert planned.hours(1000, "H100", utilisation=0.5) == pytest.approx(seconds / 3600)
+    assert planned.hours(1000, "A100") > planned.hours(1000, "H100")
+
+
+def test_kinds_add_up_to_the_peak(planned):
+    row = table(planned, 100).iloc[0]
+    kinds = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "gathered")
+    assert sum(row[f"{kind} GB"] for kind in kinds) == pytest.approx(row["peak GB"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"layout": "H", "batch": 0}, "batch must be 1 or more, got 0"),
+        ({"layout": "H", "precision": "int8"}, "unknown precision 'int8': expected one of float32, mixed, bf16"),
+        ({"layout": "Y"}, "one trunk fuses no two experts"),
+        ({"layout": "zigzag"}, "unknown layout 'zigzag'"),
+        ({"layout": BridgePlan(((0, 0),), "image", "middle", {}, 5, 3)}, "the plan is for towers of 5 and 3 blocks"),
+        ({"layout": lay_out("H", 4, 3, semantic_tokens=4)}, "semantic tokens cannot be planned"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_cannot_be_planned(options, told, small):
+    with pytest.raises(ValueError, match=told):
+        cost(small[0], small[1], **options)
+
+
+@pytest.mark.parametrize(("given", "told"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")])
+def test_hours_of_what_is_no_gpu_or_share(planned, given, told):
+    with pytest.raises(ValueError, match=told):
+        planned.hours(1, *given)
+
+
+def test_command(small, tmp_path, capsys):
+    out = tmp_path / "plan.csv"
+    main(["plan", *map(str, small), "--layout", "H", "last", "--batch", "2", "--tokens", "6", "--out", str(out)])
+    rows = pd.read_csv(out)
+    assert list(rows.layout) == ["H", "last"]
+    printed = capsys.readouterr().out
+    assert f"{rows['peak GB'][0]:.4g}" in printed and "GPU hours" in printed
+
+
+def test_the_documented_table_is_what_the_planner_says():
+    """One row of docs/real.md, made again from the options that stand above its table."""
+    lines = REAL.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").replace(" | ", "|") for line in lines if line.startswith(("| layout |", "| H | bridges"))]
+    documented = pd.read_csv(StringIO("\n".join(rows)), sep="|").iloc[0]
+    made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8)
+    row = table(made, steps=20_000).iloc[0]
+    for column in ("bridges", "peak GB", "activations GB", "gathered GB", "GPU hours"):
+        assert documented[column] == pytest.approx(row[column], rel=0.02), column
+    assert documented["trained M"] == round(made.trained / 1e6)

@@ -1,0 +1,199 @@
+"""Link ablation: a broken link is the untouched block, effects are those computed by hand, and nothing stays broken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bridgework.models.evaluation import link_ablation as ablation
+from bridgework.models.evaluation.link_ablation import ablate_links, broken, link_drift
+from bridgework.models.experts.shipped_architectures import velocity_loss
+from bridgework.models.fusion.fused_model import FusedModel
+from bridgework.models.scenes.scene import scene_stimuli
+from bridgework.probes.hooks.capturing import capture
+from bridgework.probes.plans.choosing import choose_bridges
+from bridgework.probes.stimuli.images import noisy_images, to_pixels
+
+CAPTIONS = ["a red circle", "three blue crosses", "a ring"]
+TIMES = (0.4, 0.9)
+
+
+def open_gates(fused: FusedModel, *values: float) -> FusedModel:
+    with torch.no_grad():
+        for bridge, value in zip(fused.bridges, values, strict=True):
+            bridge.get_parameter("gate").fill_(value)
+    return fused
+
+
+@pytest.fixture
+def fused(fuse, plan) -> FusedModel:
+    return open_gates(fuse(plan), 0.8, 0.8, 0.8)
+
+
+def predict(fused: FusedModel) -> torch.Tensor:
+    noisy = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return fused.predict(noisy, fused.condition(CAPTIONS), torch.tensor([0.3, 0.6, 0.9]))
+
+
+def hooks(fused: FusedModel) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in fused.modules())
+
+
+def test_without_any_link_the_generator_is_the_untouched_expert(fused):
+    expert = fused.experts[1]
+    noisy = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        untouched = expert.predict(noisy, expert.encode([""] * 3), torch.tensor([0.3, 0.6, 0.9]))
+    whole = predict(fused)
+    with broken(fused, range(3)):
+        assert torch.equal(predict(fused), untouched)
+    assert (whole - untouched).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("link", [0, 1, 2])
+def test_a_broken_link_is_a_gate_at_0(fused, link):
+    with broken(fused, [link]):
+        without = predict(fused)
+    values = [0.8, 0.8, 0.8]
+    values[link] = 0
+    assert torch.equal(predict(open_gates(fused, *values)), without)
+
+
+def test_nothing_is_left_behind(fused):
+    before, weights = predict(fused), {name: p.clone() for name, p in fused.named_parameters()}
+    with broken(fused, [1]):
+        assert not torch.equal(predict(fused), before)
+    with pytest.raises(KeyboardInterrupt), broken(fused, [0, 2]):
+        raise KeyboardInterrupt
+    assert hooks(fused) == 0
+    assert torch.equal(predict(fused), before)
+    assert all(torch.equal(p, weights[name]) for name, p in fused.named_parameters())
+
+
+def test_training_flags_come_back(fused, stimuli, monkeypatch):
+    """In evaluation mode throughout, drawing too."""
+    fused.train()
+    fused.bridges[1].eval()
+    flags = [module.training for module in fused.modules()]
+    grads = [(p.requires_grad, p.grad) for p in fused.parameters()]
+    drawing, drawn = ablation.draw_scenes, []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        drawn.append(any(module.training for module in fused.modules()))
+        return drawing(*args, **options)
+
+    monkeypatch.setattr(ablation, "draw_scenes", watched)
+    ablate_links(fused, stimuli[:2], times=(0.5,), each=1, steps=1)
+    assert drawn == [False] * 5
+    assert [module.training for module in fused.modules()] == flags
+    fused.bridges[0].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        link_drift(fused, stimuli[:2], times=(0.5,))
+    assert [module.training for module in fused.modules()] == flags
+    assert [(p.requires_grad, p.grad) for p in fused.parameters()] == grads
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_bridge_that_is_not_there_is_named(fused):
+    with pytest.raises(ValueError, match="no bridge 3: the plan has bridges 0 to 2"), broken(fused, [1, 3]):
+        pass
+    assert hooks(fused) == 0
+
+
+def test_closed_gates_drift_by_exactly_nothing(fuse, plan, stimuli):
+    table = link_drift(fuse(plan), stimuli, times=TIMES)
+    assert len(table) == 4 * 3
+    assert (table[["drift", "low", "high"]] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize("layout", ["H", "dense", "double fusion"])
+def test_drift_begins_at_the_broken_bridge(fuse, plan, stimuli, layout):
+    """At its own block: a bridge behind a block belongs to it."""
+    fused = fuse(replace(plan, layout=layout))
+    with torch.no_grad():
+        for name, parameter in fused.bridges.named_parameters():
+            if "gate" in name:
+                parameter.fill_(0.8)
+    drift = link_drift(fused, stimuli, times=TIMES).pivot(index="link", columns="layer", values="drift")
+    for link, first in (("0-0", 0), ("2-1", 1), ("3-2", 2), ("all", 0)):
+        assert (drift.loc[link].iloc[:first] == 0).all()
+        assert (drift.loc[link].iloc[first:] > 1e-4).all()
+
+
+def test_wider_gates_drift_further(fuse, plan, stimuli):
+    def last(*values: float) -> dict[str, float]:
+        table = link_drift(open_gates(fuse(plan), *values), stimuli, times=TIMES)
+        return table[table.layer == "2"].set_index("link").drift.to_dict()
+
+    assert last(0.9, 0.05, 0.0)["3-2"] == 0
+    assert last(0.9, 0.05, 0.0)["0-0"] > last(0.9, 0.05, 0.0)["2-1"] > 0
+    assert last(0.05, 0.9, 0.0)["2-1"] > last(0.05, 0.9, 0.0)["0-0"] > 0
+
+
+def test_effects_are_those_computed_by_hand(fused, stimuli):
+    """Batches of two, so that the last is smaller; by hand all five at once."""
+    table = ablate_links(fused, stimuli, times=TIMES, each=1, batch_size=2, steps=1).set_index("link")
+    image = to_pixels([s.image for s in stimuli], 32)
+    losses, drifts = [], []
+    for time in TIMES:
+        noisy, at = noisy_images(stimuli, True, time, 32)
+        with torch.no_grad():
+            text = fused.condition([s.text for s in stimuli])
+            with capture(fused.generation, ["transformer_blocks.2"], stop=False) as whole:
+                first = velocity_loss(fused.predict(noisy, text, at), image, at)
+            kept = fused.bridges[1].gate.clone()
+            fused.bridges[1].gate.zero_()
+            with capture(fused.generation, ["transformer_blocks.2"], stop=False) as without:
+                second = velocity_loss(fused.predict(noisy, text, at), image, at)
+            fused.bridges[1].gate.copy_(kept)
+        losses.append((second - first).item())
+        h, other = (taps["transformer_blocks.2"]["image"].flatten(1) for taps in (whole, without))
+        drifts.append(((other - h).norm(dim=1) / h.norm(dim=1)).mean().item())
+    row = table.loc["2-1"]
+    assert row.loss_increase == pytest.approx(np.mean(losses), rel=1e-3, abs=1e-6)
+    assert row.drift == pytest.approx(np.mean(drifts), rel=1e-4)
+    assert abs(row.loss_increase) > 1e-5
+    assert row.loss_increase_low < row.loss_increase < row.loss_increase_high
+
+
+def test_one_row_a_link(fused, stimuli):
+    fused.steps = 7
+    table = ablate_links(fused, stimuli, times=(0.5,), each=2, steps=1)
+    assert table.attrs["layers"] == [4, 3]
+    assert table.attrs["cost"]["steps"] == 7 and table.attrs["cost"]["seconds"] > 0
+    chosen = choose_bridges(table, "causal", 1)
+    assert chosen.evidence["cost"] == table.attrs["cost"]
+    assert chosen.pairs[0] in fused.plan.pairs
+    assert table.link.tolist() == ["0-0", "2-1", "3-2", "all"]
+    assert table.understanding.tolist()[:3] == [0, 2, 3]
+    assert table.generation.tolist()[:3] == [0, 1, 2]
+    assert table.understanding.isna().tolist() == [False, False, False, True]
+    assert (table.samples == 5).all()
+    assert (table.images == 12).all()
+
+
+def test_score_lost_is_paired(fused, stimuli, monkeypatch):
+    """Of four images the whole model gets three right, and two of these without a link."""
+    answers = iter([[1, 1, 1, 0], *[[1, 1, 0, 0]] * 4])
+    monkeypatch.setattr(
+        "bridgework.models.evaluation.link_ablation._correct", lambda *given: np.array(next(answers), float)
+    )
+    table = ablate_links(fused, stimuli, times=(0.5,))
+    assert (table.score == 0.75).all()
+    assert (table.score_lost == 0.25).all()
+    reach = 3.182446 * 0.5 / 2  # Student's t with 3 degrees of freedom; deviation .5 of (0, 0, 1, 0)
+    assert table.score_lost_high.tolist() == pytest.approx([0.25 + reach] * 4)
+
+
+@pytest.mark.parametrize("times", [(), (0.0,), (0.5, 1.2)])
+def test_times_are_checked(fused, times):
+    with pytest.raises(ValueError, match="must lie in 0"):
+        link_drift(fused, scene_stimuli("train", 2), times=times)

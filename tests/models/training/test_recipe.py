@@ -1,0 +1,102 @@
+"""A recipe is a small file; what is wrong in it is told with the file and the key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridgework.models.fusion.fused_model import FusedModel
+from bridgework.models.training.recipe import Recipe, build, data
+from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
+
+RECIPES = Path(__file__).parents[3] / "studies" / "recipes"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_recipes_of_the_repository_are_read():
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {"scenes", "smollm2-emoji"}
+    for path in RECIPES.glob("*.yaml"):
+        recipe = Recipe.load(path)
+        assert (recipe.layout is None) != (recipe.plan is None)
+
+
+def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
+    read = Recipe.load(written(tmp_path, "layout: dense\nlearning_rate: 1e-3\naverage: 0.99\nsteps: 7\n"))
+    assert read == Recipe(layout="dense", learning_rate=0.001, average=0.99, steps=7)
+    assert Recipe.load(written(tmp_path, '{"layout": "Y", "objective": "tokens"}')).objective == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last"),
+        ("layout: H\nlayers: 3", "layers"),
+        ("layout: H\nsteps: many", "steps is 'many': expected int"),
+        ("layout: H\nsteps: true", "steps is True: expected int"),
+        ("layout: H\nsteps: 0", "steps must be 1 or more, got 0"),
+        ("layout: H\naverage: 2", "average is a decay between 0 and 1"),
+        ("layout: H\ntrained: some", "unknown trained 'some'"),
+        ("layout: H\nplan: a.json", "layout or plan must be given, one of the two"),
+        ("steps: 3", "layout or plan must be given, one of the two"),
+        ("plan: a.json\nrank: 3", "rank is said by the plan a.json: leave it out"),
+        ("layout: Y\nrank: 3", "rank is of bridges, and the layout 'Y' has none"),
+        ("layout: H\nobjective: tokens", "objective 'tokens' is of one trunk"),
+        ("layout: H\nrank: 3\nparameters: 9", "give rank or parameters, not both"),
+        ("H", "expected lines such as 'layout: H'"),
+        ("layout: [", "is not YAML"),
+    ],
+)
+def test_wrong_recipes_are_told_with_file_and_key(tmp_path, text, told):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError) as raised:
+        Recipe.load(path)
+    assert str(path) in str(raised.value)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent.yaml: see studies/recipes/scenes.yaml"):
+        Recipe.load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("layout", ["Y", "last"])
+def test_one_line_makes_another_model(layout):
+    recipe = replace(Recipe.load(RECIPES / "scenes.yaml"), layout=layout)
+    model, again = build(recipe), build(recipe)
+    assert layout in LAYOUTS
+    assert isinstance(model, UnifiedModel if layout in TRUNKS else FusedModel)
+    assert model.plan.layout == layout
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_budget_of_parameters_is_met_through_the_rank():
+    model = build(Recipe(layout="H", parameters=100_000))
+    count = sum(p.numel() for p in model.bridges.parameters())
+    more = build(Recipe(layout="H", rank=model.plan.rank + 1))
+    assert count <= 100_000 < sum(p.numel() for p in more.bridges.parameters())
+
+
+def test_a_plan_says_what_a_layout_would(tmp_path):
+    plan = BridgePlan(((1, 2), (3, 4)), "image", "alignment", {}, 16, 13, rank=2)
+    plan.save(tmp_path / "plan.json")
+    model = build(Recipe(plan=str(tmp_path / "plan.json"), checkpointing=True))
+    assert model.plan == plan
+    flags = [getattr(m, "gradient_checkpointing", False) for t in model.towers for m in t.model.modules()]
+    assert sum(flags) >= 2
+
+
+def test_data_without_captions_are_refused_by_line(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')
+    with pytest.raises(ValueError, match=r"line 1 of .*metadata.jsonl lacks text: expected"):
+        data(Recipe(layout="H", data=str(tmp_path)))
+    assert data(Recipe(layout="H")) is None

@@ -1,0 +1,173 @@
+"""A run killed at any moment, a checkpoint half written included, ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch import nn
+
+from bridgework.models.training import resuming
+from bridgework.models.training import train_model as training
+from bridgework.models.training.train_model import fit, train
+from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.probes.plans.layouts import lay_out
+
+STEPS = 6
+
+
+def killed(work: Callable[[], Any]) -> None:
+    """Let a child process do the work, which must end by SIGKILL."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(number: int, original: Callable[..., Any], before: bool = True) -> Callable[..., Any]:
+    """The function, which kills its process at that call, before it or after it."""
+    calls = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        calls.append(None)
+        if before and len(calls) == number:
+            die()
+        result = original(*args, **options)
+        if len(calls) == number:
+            die()
+        return result
+
+    return call
+
+
+class Owner(nn.Module):
+    """The least that is trained: a matrix for Muon, the rest for AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def fit(self, folder: Path) -> list[dict[str, Any]]:
+        def loss(step: int) -> torch.Tensor:
+            x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+            return (self.layers(x) - x.sum(1, keepdim=True) + 0.1 * torch.randn(16, 1)).square().mean()
+
+        torch.manual_seed(1)
+        return fit(self, loss, folder, STEPS, learning_rate=0.05, muon=0.02, average=0.8, checkpoint_every=2)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+MOMENTS = {
+    "a batch": (training, "_check_finite", 7, True),
+    "the weights are written": (Accelerator, "save_state", 2, True),
+    "all but the step is written": (Accelerator, "save_state", 2, False),
+    "the step is written": (resuming.json, "dumps", 4, False),
+    "the old one is moved away": (resuming.os, "replace", 2, False),
+    "the new one is in its place": (resuming.os, "replace", 3, False),
+}
+
+
+@pytest.mark.parametrize(("owner", "name", "call", "before"), MOMENTS.values(), ids=MOMENTS)
+def test_killed_and_resumed(tmp_path, monkeypatch, owner, name, call, before):
+    whole, log = Owner(), Owner().fit(tmp_path / "whole")
+    whole.fit(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at_call(call, getattr(owner, name), before))
+        killed(lambda: Owner().fit(tmp_path / "killed"))
+    resumed = Owner()
+    assert resumed.fit(tmp_path / "killed") == log
+    assert same(resumed, whole)
+    assert not same(resumed, Owner())
+
+
+def test_killed_again_and_again(tmp_path, monkeypatch):
+    whole = Owner()
+    whole.fit(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_check_finite", at_call(5, training._check_finite))
+        for _ in range(2):  # steps 0 to 2 with a checkpoint behind 1, then 2 to 4 with one behind 3
+            killed(lambda: Owner().fit(tmp_path / "killed"))
+    resumed = Owner()
+    resumed.fit(tmp_path / "killed")
+    assert same(resumed, whole)
+
+
+LAYOUTS = ("dense", "H", "double fusion", "last", "shared", "Y", "X")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_loses_nothing_when_killed(layout, fuse, tiny_vlm, tiny_dit, tmp_path, monkeypatch):
+    def build() -> Any:
+        if layout in ("shared", "Y", "X"):
+            torch.manual_seed(2)
+            return UnifiedModel.from_experts(lay_out(layout, 4, 4), tiny_vlm, tiny_dit)
+        plan = lay_out(layout, 4, 3, semantic_tokens=2 if layout == "H" else 0, both_ways=layout == "dense")
+        return fuse(replace(plan, rank=3) if layout == "dense" else plan).adapt(
+            "lora" if layout == "last" else "bridges"
+        )
+
+    options = {"batch_size": 4, "average": 0.5, "validate": 1}
+    monkeypatch.setattr(training, "CHECKPOINTS", 3)
+    monkeypatch.setattr(training, "EVERY", 1)
+    whole = build()
+    log = train(whole, tmp_path / "whole", 3, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.os, "replace", at_call(3, os.replace))
+        killed(lambda: train(build(), tmp_path / "killed", 3, **options))
+    resumed = build()
+    assert train(resumed, tmp_path / "killed", 3, **options) == log
+    assert same(resumed.trained(), whole.trained())
+    assert not same(resumed.trained(), build().trained())
+
+
+def test_frozen_weights_are_not_in_the_checkpoints(fuse, plan, tmp_path):
+    fused = fuse(plan).adapt("lora")
+    train(fused, tmp_path, 1, batch_size=2)
+    with safe_open(tmp_path / "state" / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+    trained = {name for name, p in fused.trained().named_parameters() if p.requires_grad}
+    assert any("lora" in name for name in trained)
+    assert trained <= set(names)
+    assert set(names) - trained <= {name for name, _ in fused.trained().named_buffers()}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"seed": 1}, "run.json is of another run, with seed 0 instead of 1"),
+     ({"steps": 2}, "run.json .* steps 1 instead of 2"), ({"shuffled": True}, "shuffled False instead of True")],
+)  # fmt: skip
+def test_a_run_made_otherwise_is_refused(fuse, plan, tmp_path, options, told):
+    train(fuse(plan), tmp_path, steps=1, batch_size=2)
+    with pytest.raises(ValueError, match=told):
+        train(fuse(plan), tmp_path, **({"steps": 1, "batch_size": 2} | options))
+
+
+def test_another_field_of_the_plan_is_refused(fuse, plan, tmp_path):
+    train(fuse(plan), tmp_path, steps=1, batch_size=2)
+    with pytest.raises(ValueError, match=r"plan.json is of another run, with stream image instead of both"):
+        train(fuse(replace(plan, stream="both")), tmp_path, steps=1, batch_size=2)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json cannot be read: choose another folder"):
+        train(fuse(plan), tmp_path, steps=1, batch_size=2)
+    assert json.loads((tmp_path / "plan.json").read_text())["stream"] == "image"

@@ -1,0 +1,97 @@
+"""Provenance: what tells two subjects apart, and what does not."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from bridgework.probes.extraction.provenance import describe_model, fingerprint, made_of, modules_of
+from bridgework.tests.probes.toys import letters, open_toy
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(300, 300)  # more values than a fingerprint looks at
+        self.register_buffer("saved", torch.arange(3.0))
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+
+
+def nudge(tensor: torch.Tensor, place: int) -> None:
+    with torch.no_grad():
+        tensor.view(-1)[place] += 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: nudge(model.linear.weight, 0),
+        lambda model: nudge(model.linear.weight, -1),
+        lambda model: nudge(model.linear.bias, 150),
+        lambda model: nudge(model.saved, 1),
+        lambda model: model.double(),
+        lambda model: setattr(model.linear, "bias", None),
+        lambda model: setattr(model, "linear", nn.Sequential(model.linear)),
+        lambda model: setattr(model.linear, "weight", nn.Parameter(model.linear.weight.detach().view(150, 600))),
+    ],
+    ids=["first value", "last value", "bias", "buffer", "dtype", "no bias", "name", "shape"],
+)
+def test_a_fingerprint_sees_what_changed(change):
+    model, before = Small(), fingerprint(Small())
+    assert fingerprint(model) == before
+    change(model)
+    assert fingerprint(model) != before
+
+
+def test_what_a_model_changes_while_it_runs_is_left_out():
+    model, before = Small(), fingerprint(Small())
+    nudge(model.scratch, 0)
+    model.eval().requires_grad_(False)
+    assert fingerprint(model) == before
+
+
+def tiny_bert(**settings) -> BertModel:
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertModel(BertConfig(vocab_size=9, **size, **settings))
+
+
+def test_class_config_and_revision_of_a_model():
+    told = describe_model(tiny_bert())
+    assert told["class"] == "transformers.models.bert.modeling_bert.BertModel"
+    assert told["revision"] is None
+    model = tiny_bert()
+    model.config._name_or_path = f"hub/models--a--b/snapshots/{'ab' * 20}"
+    assert describe_model(model)["revision"] == "ab" * 20
+    assert describe_model(model)["config"] == told["config"]  # where it lies is not what it is
+    assert describe_model(tiny_bert(layer_norm_eps=1e-3))["config"] != told["config"]
+    assert describe_model(Small())["config"] is None
+
+
+def test_every_module_that_a_subject_holds_counts():
+    toy = open_toy()
+    toy.encoder, toy.again = Small(), toy.model  # type: ignore[attr-defined]
+    toy.pipe = SimpleNamespace(components={"vae": Small(), "model": toy.model, "scheduler": None})  # type: ignore[attr-defined]
+    assert list(modules_of(toy)) == ["model", "encoder", "pipe.vae"]
+    stimuli = letters("a", "b")
+    before = made_of(toy, stimuli, {})
+    nudge(toy.encoder.linear.weight, 0)  # type: ignore[attr-defined]
+    after = made_of(toy, stimuli, {})
+    changed = {name for name, told in before["subject"]["models"].items() if after["subject"]["models"][name] != told}
+    assert changed == {"encoder"}
+
+
+def test_plain_attributes_of_a_subject_count_and_others_do_not():
+    toy, stimuli = open_toy(), letters("a", "b")
+    toy.text_tokens, toy._calls, toy.helper = 20, 7, object()  # type: ignore[attr-defined]
+    made = made_of(toy, stimuli, {"pooling": "mean"})
+    assert made["subject"]["settings"]["text_tokens"] == 20
+    assert made["subject"]["settings"]["blocks"] == ["layers.0", "layers.1", "layers.2"]
+    assert not {"_calls", "helper", "model"} & made["subject"]["settings"].keys()
+    assert (made["pooling"], made["stimuli"], made["stimuli_digest"]) == ("mean", "letters", stimuli.digest)
+    assert json.loads(json.dumps(made)) == made

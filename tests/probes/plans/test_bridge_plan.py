@@ -1,0 +1,91 @@
+"""A plan holds together, whatever its layout, and survives its file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bridgework.probes.plans.bridge_plan import BridgePlan
+
+
+def plan_of(**changes) -> BridgePlan:
+    given = {
+        "pairs": ((0, 1), (2, 3)),
+        "stream": "image",
+        "rule": "alignment",
+        "evidence": {"metric": "cka", "k": None, "depths": [0.5, 1.0]},
+        "understanding_layers": 3,
+        "generation_layers": 4,
+        "score": 1.25,
+    }
+    return BridgePlan(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pairs": ()}, "at least one pair"),
+        ({"pairs": ((0, 2), (1, 1))}, r"\(0, 2\) and \(1, 1\) cross or repeat"),
+        ({"pairs": ((0, 1), (0, 1))}, "cross or repeat"),
+        ({"pairs": ((0, 4),)}, r"\(0, 4\) is out of range: the towers have 3 and 4 blocks"),
+        ({"pairs": ((-1, 0),)}, "out of range"),
+        ({"pairs": ((0.5, 1),)}, "whole numbers"),
+        ({"pairs": (3,)}, "whole numbers"),
+        ({"pairs": 3}, "whole numbers"),
+        ({"stream": "sound"}, "unknown stream 'sound': expected one of image, text, both"),
+    ],
+)
+def test_invalid_plans_are_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        plan_of(**changes)
+
+
+def test_plan_file(tmp_path):
+    plan_of().save(tmp_path / "plan.json")
+    assert BridgePlan.load(tmp_path / "plan.json") == plan_of()
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert told["pairs"] == [[0, 1], [2, 3]]
+    with pytest.raises(FileNotFoundError, match="no bridge plan"):
+        BridgePlan.load(tmp_path / "none.json")
+    for broken in ("", "[]", "{}", "7", json.dumps(told | {"more": 1}), json.dumps(told | {"pairs": [[0, 9]]})):
+        (tmp_path / "broken.json").write_text(broken)
+        with pytest.raises(ValueError, match="is not a bridge plan"):
+            BridgePlan.load(tmp_path / "broken.json")
+
+
+def one_trunk(layout: str, shared: range, **changes) -> BridgePlan:
+    return plan_of(pairs=tuple((i, i) for i in shared), layout=layout, generation_layers=3, **changes)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (
+            lambda: plan_of(layout="Z"),
+            "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last",
+        ),
+        (lambda: plan_of(rank=0), "rank 0 of the bridges must be 1 or more"),
+        (lambda: plan_of(semantic_tokens=-1), "semantic_tokens must be 0 or more, got -1"),
+        (lambda: plan_of(layout="last"), r"bridge \(0, 1\) of the layout 'last' must read the last .* block, 2"),
+        (lambda: plan_of(layout="last", pairs=((2, 0),), both_ways=True), "runs one way"),
+        (lambda: plan_of(layout="Y", pairs=((0, 0),)), "one trunk has one depth, got 3 and 4 blocks"),
+        (lambda: one_trunk("Y", range(2), rank=2), "the layout 'Y' has no bridges"),
+        (lambda: one_trunk("shared", range(2)), "'shared' shares all 3 blocks, got 2"),
+        (lambda: one_trunk("Y", range(3)), "'Y' shares the first blocks, fewer than 3"),
+        (lambda: one_trunk("Y", range(1, 2)), "'Y' shares the first blocks"),
+        (lambda: one_trunk("X", range(2)), "'X' leaves blocks at both ends of 3 apart"),
+        (lambda: plan_of(layout="X", generation_layers=3, pairs=((0, 0), (2, 2))), "without a gap"),
+    ],
+)
+def test_a_layout_allows_its_own_pairs_alone(made, told):
+    with pytest.raises(ValueError, match=told):
+        made()
+
+
+def test_layouts_that_hold():
+    for plan in (one_trunk("shared", range(3)), one_trunk("Y", range(1)), one_trunk("X", range(1, 2))):
+        assert plan.layout
+    assert plan_of(layout="last", pairs=((2, 0), (2, 3))).pairs == ((2, 0), (2, 3))
+    assert plan_of(layout="double fusion", pairs=((0, 0), (1, 1), (2, 2), (2, 3))).both_ways is False

@@ -1,0 +1,84 @@
+"""Evidence of the wrong kind is refused with the remedy, and evidence survives its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bridgework.probes.curves.curve import Divergence
+from bridgework.probes.plans.choosing import choose_bridges, score
+from bridgework.probes.plans.rules import RULES, read_evidence
+from bridgework.probes.similarity.scoring import similarity_map
+
+HEAT = similarity_map(*np.random.default_rng(0).standard_normal((2, 3, 20, 5)))
+LINKS = pd.DataFrame({"understanding": [0], "generation": [1], "score_lost": [0.1], "loss_increase": [0.2]})
+CONFLICT = pd.DataFrame({"layer": ["0", "1"], "depth": [0.5, 1], "conflict": [0.3, 0.1]})
+APART = Divergence("split", 0.5, 0.25, 0.75, "from layer 1 on")
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_evidence_of_another_kind_is_refused(rule):
+    right = {"alignment": HEAT, "causal": LINKS, "gradient_conflict": CONFLICT, "divergence": APART}.get(rule)
+    for wrong in (HEAT, LINKS, CONFLICT, APART, None):
+        if wrong is not right:
+            with pytest.raises(ValueError, match=f"the rule '{rule}' needs .*, as .* makes? "):
+                choose_bridges(wrong, rule, 1, layers=(3, 3))
+    if right is not None:
+        fitting = (2, 2) if rule == "gradient_conflict" else (3, 3)
+        assert choose_bridges(right, rule, 1, layers=fitting).rule == rule
+
+
+def test_a_complementarity_map_is_no_alignment():
+    heat = HEAT.copy()
+    heat.attrs = {"metric": "complementarity"}
+    assert choose_bridges(heat, "complementarity", 1).score == HEAT.to_numpy().max()
+    with pytest.raises(ValueError, match="the rule 'alignment' needs a layer map of a similarity"):
+        choose_bridges(heat, bridges=1)
+    with pytest.raises(ValueError, match=r"needs a complementarity map, .* got a layer map of cka"):
+        choose_bridges(HEAT, "complementarity", 1)
+
+
+def test_towers_of_another_depth():
+    plan = choose_bridges(None, "all", layers=(3, 4))
+    for evidence, rule, told in [
+        (HEAT, "alignment", "towers of 3 and 4 blocks, the map of 3 and 3"),
+        (CONFLICT, "gradient_conflict", "towers of 3 and 4 blocks, the gradient conflict of 2 and 2"),
+        (LINKS.assign(generation=4), "causal", "link 0-4 is of other towers than those of 3 and 4 blocks"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            score(plan, evidence, rule)
+    with pytest.raises(ValueError, match=r"pass layers=\(understanding, generation\)"):
+        choose_bridges(LINKS, "causal", 1)
+    with pytest.raises(ValueError, match="a divergence depth is relative: pass layers"):
+        choose_bridges(APART, "divergence", 1)
+    with pytest.raises(ValueError, match="the towers' depths are not told"):
+        choose_bridges(None, "middle")
+    with pytest.raises(ValueError, match="one trunk or two towers, got the subjects a, b, c"):
+        choose_bridges(pd.concat(CONFLICT.assign(subject=name) for name in "abc"), "gradient_conflict", 1)
+
+
+def test_evidence_from_a_file(tmp_path):
+    HEAT.to_csv(tmp_path / "map.csv")
+    (tmp_path / "map.json").write_text(json.dumps(HEAT.attrs))
+    read = read_evidence(tmp_path / "map.csv")
+    assert isinstance(read, pd.DataFrame)
+    assert read.attrs == HEAT.attrs
+    assert choose_bridges(read, bridges=2).pairs == choose_bridges(HEAT, bridges=2).pairs
+    links = LINKS.copy()
+    links.attrs = {"cost": {"steps": 600}}
+    links.to_parquet(tmp_path / "links.parquet")
+    told = choose_bridges(read_evidence(tmp_path / "links.parquet"), "causal", 1, layers=(2, 2)).evidence
+    assert told == {"cost": {"steps": 600}}
+    every = pd.DataFrame({"understanding": [pd.NA], "generation": [pd.NA], "score_lost": [0.3], "loss_increase": [0.4]})
+    pd.concat([links, every]).to_csv(tmp_path / "links.csv")
+    assert choose_bridges(read_evidence(tmp_path / "links.csv"), "causal", 1, layers=(2, 2)).score == 0.1
+    (tmp_path / "apart.json").write_text(json.dumps(asdict(APART)))
+    assert read_evidence(tmp_path / "apart.json") == APART
+    with pytest.raises(FileNotFoundError, match=r"no evidence .*none\.csv"):
+        read_evidence(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"map\.json holds no evidence"):
+        read_evidence(tmp_path / "map.json")

@@ -1,0 +1,456 @@
+"""Stimuli: the three sources, what a set guarantees, and one clear error for every kind of bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridgework.probes.stimuli import stimulus_set as module
+from bridgework.probes.stimuli.noto import build
+from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus, load_stimuli
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (12, 8)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def write_folder(folder: Path, count: int = 3) -> Path:
+    lines = []
+    for i in range(count):
+        picture(i).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"caption {i}"}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return folder
+
+
+def change_line(folder: Path, number: int, line: str) -> None:
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    lines[number - 1] = line
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+class Rows:
+    """What a datasets.Dataset shows of itself: column names, a length, rows as dicts."""
+
+    def __init__(self, **columns: list):
+        self.columns, self.reads = columns, 0
+
+    @property
+    def column_names(self):
+        return list(self.columns)
+
+    @property
+    def features(self):
+        return dict.fromkeys(self.columns)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, row):
+        self.reads += 1
+        return {name: values[row] for name, values in self.columns.items()}
+
+
+@pytest.fixture(scope="module")
+def noto() -> Stimuli:
+    return load_stimuli("noto")
+
+
+# The bundled emoji
+
+
+def test_noto_is_complete_and_distinct(noto):
+    samples = list(noto)
+    assert len(samples) == 1392
+    assert len({s.id for s in samples}) == len({s.text for s in samples}) == 1392
+    assert len({s.image.tobytes() for s in samples}) == 1392
+    assert {(s.image.mode, s.image.size) for s in samples} == {("RGB", (136, 128))}
+
+
+def test_noto_names_are_plain_words(noto):
+    texts = {s.id: s.text for s in noto}
+    assert texts["1f600.png"] == "grinning face"
+    assert texts["1f34e.png"] == "red apple"
+    assert texts["0034-20e3.png"] == "keycap 4"
+    assert not any(set(":_") & set(text) for text in texts.values())
+
+
+def test_noto_leaves_out_country_flags_joined_sequences_and_skin_tones(noto):
+    for sample in noto:
+        codes = [int(code, 16) for code in sample.id.removesuffix(".png").split("-")]
+        assert 0x200D not in codes
+        assert not any(0x1F1E6 <= code <= 0x1F1FF or 0x1F3FB <= code <= 0x1F3FF for code in codes)
+
+
+def test_noto_is_seen_over_white(noto):
+    for sample in noto:
+        values = np.asarray(sample.image)
+        assert (values[:, 0] == 255).all(), sample.text  # the font leaves a margin
+        assert values.std() > 5, sample.text  # white on white would be an empty picture
+
+
+def test_noto_shows_what_it_names(noto):
+    colours = {s.text: np.asarray(s.image)[64, 68] for s in noto}
+    assert colours["red circle"].argmax() == 0 and colours["red circle"][1] < 100
+    assert colours["blue circle"].argmax() == 2
+    assert colours["green square"].argmax() == 1
+
+
+def test_noto_prefix_is_not_one_kind_of_emoji():
+    blocks = {s.id[:3] for s in load_stimuli("noto", limit=60)}
+    assert {"1f3", "1f4", "1f6", "1f9"} <= blocks
+
+
+def test_noto_archive_is_what_the_script_builds():
+    data = build.ARCHIVE.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == build.ARCHIVE_SHA256
+    assert len(data) < 5_000_000
+    # Packed again from its own contents it must come out the same: no dates, no machine, no compressor inside.
+    with zipfile.ZipFile(build.ARCHIVE) as archive:
+        rows = [json.loads(line) for line in archive.read("metadata.jsonl").splitlines()]
+        pairs = [(row["file_name"], row["text"], archive.read(row["file_name"])) for row in rows]
+    assert build.pack(pairs) == data
+
+
+def test_noto_script_turns_names_into_captions():
+    assert build.caption(":grinning_face:") == "grinning face"
+    assert build.caption(":ON!_arrow:") == "ON! arrow"
+
+
+def test_noto_script_refuses_other_packages(tmp_path, monkeypatch):
+    font = tmp_path / "NotoColorEmoji.ttf"
+    font.write_bytes(b"another font")
+    monkeypatch.setattr("sys.argv", ["build.py", str(font)])
+    monkeypatch.setattr(build, "ARCHIVE", tmp_path / "noto.zip")
+    with pytest.raises(SystemExit, match=r"the font has sha256 .*, expected .*README\.md"):
+        build.main()
+    assert list(tmp_path.iterdir()) == [font]
+
+
+def test_noto_licence_and_provenance_come_along():
+    folder = build.ARCHIVE.parent
+    licence = (folder / "OFL.txt").read_text()
+    assert "SIL OPEN FONT LICENSE Version 1.1" in licence and "Copyright" in licence
+    note = (folder / "README.md").read_text()
+    assert "fonts-noto-color-emoji" in note and build.EMOJI_VERSION in note and build.EMOJI_VERSION == "2.16.0"
+
+
+def test_missing_or_damaged_archive(tmp_path, monkeypatch):
+    archive = tmp_path / "noto.zip"
+    monkeypatch.setattr(module, "_NOTO", archive)
+    with pytest.raises(FileNotFoundError, match=r"noto\.zip are missing: install bridgework again"):
+        load_stimuli("noto")
+    archive.write_bytes(build.ARCHIVE.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"noto\.zip are damaged: install bridgework again"):
+        load_stimuli("noto")
+
+
+# The set
+
+
+def test_set_is_a_sequence_and_slices_are_sets(noto):
+    few = noto[:20]
+    assert isinstance(few, Stimuli) and len(few) == 20 and few.name == "noto"
+    assert isinstance(few[3], Stimulus) and few[3] == noto[3] and few[-1] == noto[19]
+    image, text, id = few[0]
+    assert (image, text, id) == (few[0].image, few[0].text, few[0].id)
+    assert [s.id for s in few[::-2]] == [few[i].id for i in range(19, -1, -2)]
+    with pytest.raises(IndexError):
+        few[20]
+
+
+def test_limit_is_the_same_as_a_slice(noto):
+    assert load_stimuli("noto", limit=7).digest == noto[:7].digest
+    assert len(load_stimuli("noto", limit=5000)) == 1392
+
+
+def test_digest_follows_ids_texts_pixels_and_order():
+    base = [Stimulus(picture(0), "a", "0"), Stimulus(picture(1), "b", "1")]
+    digest = Stimuli(base).digest
+    assert len(bytes.fromhex(digest)) == 32
+    assert Stimuli(base, name="another").digest == digest == Stimuli([*base, (picture(2), "c", "2")])[:2].digest
+    one_pixel = picture(0)
+    one_pixel.putpixel((11, 7), (1, 2, 3))
+    reshaped = Image.frombytes("RGB", (8, 12), picture(0).tobytes())
+    others = [
+        [base[0]._replace(image=one_pixel), base[1]],
+        [base[0]._replace(image=reshaped), base[1]],
+        [base[0]._replace(text="A"), base[1]],
+        [base[0]._replace(id="00"), base[1]],
+        [base[0]._replace(text="b"), base[1]._replace(text="a")],
+        base[::-1],
+        base[:1],
+    ]
+    assert len({digest, *(Stimuli(other).digest for other in others)}) == len(others) + 1
+
+
+def test_one_sample_is_a_set():
+    assert len(Stimuli([Stimulus(picture(), "a", "0")])) == 1
+
+
+def test_sets_can_be_sent_to_workers(tmp_path):
+    for stimuli in (load_stimuli("noto", limit=3), load_stimuli(write_folder(tmp_path))):
+        copy = ForkingPickler.loads(ForkingPickler.dumps(stimuli))
+        assert copy.digest == stimuli.digest and copy[2].image.tobytes() == stimuli[2].image.tobytes()
+
+
+def test_transparent_images_are_laid_over_white():
+    half = Image.new("RGBA", (1, 1), (255, 0, 0, 128))
+    clear = Image.new("LA", (1, 1), (0, 0))
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([10, 20, 30])
+    palette.info["transparency"] = 0
+    samples = Stimuli([(half, "half", "0"), (clear, "clear", "1"), (palette, "palette", "2")])
+    assert [s.image.getpixel((0, 0)) for s in samples] == [(255, 127, 127), (255, 255, 255), (255, 255, 255)]
+    assert {s.image.mode for s in samples} == {"RGB"}
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_that_pil_would_clip_are_refused(mode):
+    with pytest.raises(ValueError, match=f"sample 0 has mode '{mode}': expected 8 bits"):
+        Stimuli([(Image.new(mode, (2, 2), 1000), "deep", "0")])
+
+
+@pytest.mark.parametrize(
+    ("sample", "kind", "message"),
+    [
+        ((picture(), 7, "1"), TypeError, "caption of sample 1 is a int: expected one string"),
+        ((picture(), ["a", "b"], "1"), TypeError, "caption of sample 1 is a list"),
+        ((picture(), " ", "1"), ValueError, "caption of sample 1 is blank"),
+        ((np.zeros((2, 2, 3)), "a", "1"), TypeError, r"image of sample 1 is a ndarray: expected a PIL\.Image"),
+        ((picture(), "a", 1), TypeError, "id of sample 1 is a int: expected a string"),
+        ((picture(), "a"), TypeError, r"sample 1 is a tuple: expected a Stimulus\(image, text, id\)"),
+        ((picture(1), "b", "0"), ValueError, "hold the id '0' twice"),
+    ],
+)
+def test_bad_samples(sample, kind, message):
+    with pytest.raises(kind, match=message):
+        Stimuli([(picture(), "a", "0"), sample])
+
+
+def test_empty_set():
+    with pytest.raises(ValueError, match="stimuli 'mine' are empty: expected at least one image"):
+        Stimuli([], name="mine")
+    with pytest.raises(ValueError, match="are empty"):
+        Stimuli([(picture(), "a", "0")])[1:]
+
+
+# An image folder
+
+
+def test_folder(tmp_path):
+    folder = write_folder(tmp_path)
+    for source in (folder, str(folder)):
+        stimuli = load_stimuli(source)
+        assert stimuli.name == tmp_path.name
+        assert [(s.id, s.text) for s in stimuli] == [(f"{i}.png", f"caption {i}") for i in range(3)]
+        assert all(s.image.tobytes() == picture(i).tobytes() for i, s in enumerate(stimuli))
+    assert load_stimuli(folder, limit=2).digest == stimuli[:2].digest != stimuli.digest
+
+
+def test_folder_reads_other_formats_subfolders_unicode_and_blank_lines(tmp_path):
+    (tmp_path / "more").mkdir()
+    picture().save(tmp_path / "more" / "a.bmp")
+    turned = picture()
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "b.png", exif=exif)
+    rows = [{"file_name": "more/a.bmp", "text": "piñata", "other": 1}, {"file_name": "b.png", "text": "turned"}]
+    text = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode())
+    first, second = load_stimuli(tmp_path)
+    assert (first.id, first.text, first.image.size) == ("more/a.bmp", "piñata", (12, 8))
+    assert second.image.tobytes() == picture().transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+def test_folder_images_are_read_on_demand(tmp_path):
+    stimuli = load_stimuli(write_folder(tmp_path))
+    (tmp_path / "1.png").unlink()
+    assert stimuli[0].text == "caption 0"
+    with pytest.raises(FileNotFoundError, match=r"line 2 of .*1\.png: add the file, or remove its line"):
+        stimuli[1]
+
+
+def test_folder_limit_reads_no_further(tmp_path):
+    folder = write_folder(tmp_path)
+    change_line(folder, 3, "{broken")
+    assert len(load_stimuli(folder, limit=2)) == 2
+
+
+def test_folder_is_missing(tmp_path):
+    for source in (tmp_path / "gone", str(tmp_path / "gone"), "./gone", Path("gone")):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"there is no folder .*gone: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with",
+        ):
+            load_stimuli(source)
+
+
+def test_folder_is_a_file(tmp_path):
+    folder = write_folder(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"metadata\.jsonl is not a folder: pass the folder that holds"):
+        load_stimuli(folder / "metadata.jsonl")
+
+
+def test_folder_without_metadata(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl in .*: write one line per image"):
+        load_stimuli(tmp_path)
+
+
+def test_folder_with_empty_metadata(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=f"{tmp_path.name}' are empty"):
+        load_stimuli(tmp_path)
+
+
+def test_folder_with_missing_image(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"line 2 of .*metadata\.jsonl: there is no image .*1\.png"):
+        load_stimuli(folder)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+def test_folder_with_truncated_image(tmp_path, format):
+    folder = write_folder(tmp_path)
+    whole = io.BytesIO()
+    picture(size=(64, 64)).save(whole, format)
+    (folder / "1.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with pytest.raises(
+        ValueError, match=r"line 2 of .*1\.png cannot be read or is truncated: replace the file"
+    ) as info:
+        load_stimuli(folder)
+    assert info.value.__suppress_context__  # PIL's traceback is not shown
+
+
+def test_folder_with_file_that_is_no_image(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "2.png").write_text("not an image")
+    with pytest.raises(ValueError, match=r"line 3 of .*2\.png cannot be read"):
+        load_stimuli(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ('{"file_name": "1.png", "text": 5}', TypeError, "caption of line 2 of .* is a int: expected one string"),
+        ('{"file_name": "1.png", "text": null}', TypeError, "caption of line 2 of .* is a NoneType"),
+        ('{"file_name": "1.png", "text": ["a", "b"]}', TypeError, "caption of line 2 of .* is a list"),
+        ('{"file_name": "1.png", "text": ""}', ValueError, "caption of line 2 of .* is blank"),
+        ('{"file_name": "1.png", "te', ValueError, "line 2 of .* is not valid JSON in UTF-8: correct or remove"),
+        ('{"file_name": "1.png"}', ValueError, "line 2 of .* lacks text: expected"),
+        ("{}", ValueError, "line 2 of .* lacks file_name and text"),
+        ('["1.png", "text"]', ValueError, "line 2 of .* lacks file_name and text"),
+        ('{"file_name": 1, "text": "one"}', TypeError, "file_name of line 2 of .* is a int"),
+        ('{"file_name": "0.png", "text": "again"}', ValueError, "hold the id '0.png' twice: give every image one text"),
+    ],
+)
+def test_folder_with_bad_line(tmp_path, line, kind, message):
+    folder = write_folder(tmp_path)
+    change_line(folder, 2, line)
+    with pytest.raises(kind, match=message):
+        load_stimuli(folder)
+
+
+def test_folder_with_metadata_in_another_encoding(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "metadata.jsonl").write_bytes('{"file_name": "0.png", "text": "piñata"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"line 1 of .* is not valid JSON in UTF-8"):
+        load_stimuli(folder)
+
+
+# A datasets.Dataset
+
+
+@pytest.mark.parametrize("caption", ["text", "caption"])
+def test_dataset(caption):
+    images = [picture(i) for i in range(3)]
+    rows = Rows(image=images, label=[0, 1, 2], **{caption: ["a", "b", "c"]})
+    stimuli = load_stimuli(rows)
+    assert rows.reads == 3
+    assert stimuli.digest == Stimuli(zip(images, "abc", "012", strict=True)).digest
+    assert stimuli[1].image.tobytes() == images[1].tobytes() and rows.reads == 4
+    assert [s.id for s in load_stimuli(rows, limit=2)] == ["0", "1"]
+
+
+def test_real_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    write_folder(tmp_path)
+    columns = {"image": [str(tmp_path / f"{i}.png") for i in range(3)], "text": ["a", "b", "c"]}
+    dataset = datasets.Dataset.from_dict(columns)
+    with pytest.raises(TypeError, match=r"image of row 0 of the dataset is a str.*cast_column"):
+        load_stimuli(dataset)
+    dataset = dataset.cast_column("image", datasets.Image())
+    stimuli = load_stimuli(dataset)
+    assert [(s.id, s.text) for s in stimuli] == [("0", "a"), ("1", "b"), ("2", "c")]
+    assert stimuli[2].image.tobytes() == picture(2).tobytes()
+    with pytest.raises(TypeError, match=r'pass one, as in dataset\["train"\]'):
+        load_stimuli(datasets.DatasetDict(train=dataset))
+    with pytest.raises(TypeError, match="streaming dataset has no length"):
+        load_stimuli(dataset.to_iterable_dataset())
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="row 1 of the dataset cannot be read"):
+        load_stimuli(dataset)
+
+
+def test_dataset_of_several_splits():
+    rows = Rows(image=[picture()], text=["a"])
+    splits = type("Splits", (dict,), {"column_names": {"test": rows.column_names}})(test=rows)
+    with pytest.raises(TypeError, match=r'several splits .* dataset\["test"\]'):
+        load_stimuli(splits)
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "message"),
+    [
+        ({"image": [picture()], "label": [0]}, ValueError, r"columns \['image', 'label'\]: expected image and text"),
+        ({"text": ["a"]}, ValueError, r"columns \['text'\]: expected image and text \(or caption\)"),
+        ({"image": [picture()], "text": [["a", "b"]]}, TypeError, "caption of row 0 of the dataset is a list"),
+        ({"image": [b"png"], "text": ["a"]}, TypeError, r"image of row 0 of the dataset is a bytes: .*cast_column"),
+        ({"image": [], "text": []}, ValueError, "stimuli 'dataset' are empty"),
+    ],
+)
+def test_bad_datasets(columns, kind, message):
+    with pytest.raises(kind, match=message):
+        load_stimuli(Rows(**columns))
+
+
+# The door
+
+
+@pytest.mark.parametrize("name", ["notto", "Noto", ""])
+def test_unknown_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name:
+        with pytest.raises(
+            ValueError,
+            match=f"unknown stimuli '{name}'.*: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder with",
+        ):
+            load_stimuli(name)
+    else:
+        with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl"):
+            load_stimuli(name)
+
+
+@pytest.mark.parametrize("source", [None, 5, ["a.png"]])
+def test_unknown_kind_of_source(source):
+    with pytest.raises(
+        TypeError,
+        match=f"from a {type(source).__name__}: expected 'noto', 'fluent', 'tuxpaint', 'openclipart', a folder",
+    ):
+        load_stimuli(source)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, "3", True])
+def test_bad_limit(limit):
+    with pytest.raises(ValueError, match=r"limit is .*: expected a whole number of at least 1, or None"):
+        load_stimuli("noto", limit=limit)

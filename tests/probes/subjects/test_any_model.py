@@ -1,0 +1,186 @@
+"""Any model: from a bare module and a function to its features, with no word about blocks or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import SwinConfig, SwinModel
+
+from bridgework.benchmarks.support.tiny_models import ZOO
+from bridgework.probes.extraction.extracting import extract
+from bridgework.probes.hooks.capturing import capture
+from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
+from bridgework.probes.subjects.any_model import AnyModel
+
+
+@pytest.fixture
+def stimuli() -> Stimuli:
+    rng = np.random.default_rng(0)
+    pairs = [(Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)), text) for text in ("a", "bcd", "ef")]
+    return Stimuli([Stimulus(image, text, text) for image, text in pairs], "letters")
+
+
+class Odd(nn.Module):
+    """The batch is second; a register stands first, then the letters, then four patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letters, self.patches = nn.Embedding(128, 8), nn.Conv2d(3, 8, 4, 4)
+        self.register = nn.Parameter(torch.randn(1, 1, 8))
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3)])
+
+    def forward(self, letters: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        parts = [self.register.expand(len(letters if letters is not None else pixels), -1, -1)]  # type: ignore[arg-type]
+        if letters is not None:
+            parts.append(self.letters(letters))
+        if pixels is not None:
+            parts.append(self.patches(pixels).flatten(2).transpose(1, 2))
+        return self.blocks(torch.cat(parts, 1).transpose(0, 1))
+
+
+def inputs(
+    stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if "text" in modalities:
+        given["letters"] = torch.tensor([[ord(s.text[0]), ord(s.text[-1])] for s in stimuli])
+    if "image" in modalities:
+        given["pixels"] = torch.stack([torch.tensor(np.asarray(s.image)).permute(2, 0, 1) / 255 for s in stimuli])
+    return given
+
+
+KINDS = {"letters": "text", "pixels": "image"}
+
+
+def test_features_of_a_model_that_nobody_described(stimuli):
+    torch.manual_seed(0)
+    model = Odd().eval()
+    features = extract(AnyModel(model, inputs, kinds=KINDS), stimuli)
+    assert features["image"].subject == "Odd"
+    with torch.no_grad():
+        states = model.letters(inputs(stimuli, ("text",), "understanding", None)["letters"])
+        for layer in range(4):
+            torch.testing.assert_close(features["text"].values[layer], states.mean(1))
+            states = model.blocks[layer](states) if layer < 3 else states
+        patches = model.patches(inputs(stimuli, ("image",), "understanding", None)["pixels"])
+        torch.testing.assert_close(features["image"].values[0], patches.mean((2, 3)))
+    sink = extract(AnyModel(model, inputs, kinds=KINDS), stimuli, special=True)["image"].values[0]
+    torch.testing.assert_close(sink, (patches.sum((2, 3)) + model.register[0]) / 5)
+
+
+def test_several_stacks_have_to_be_chosen_from(stimuli):
+    torch.manual_seed(0)
+    tiny = ZOO["UNet2DConditionModel"][1]()
+    with pytest.raises(ValueError, match=r"UNet2DConditionModel has several stacks: say which, as stack=, of 'down_bl"):
+        AnyModel(tiny.model, lambda *_: tiny.inputs)
+    with pytest.raises(
+        ValueError, match=r"has no stack 'blocks': it has 'down_blocks' \(2 blocks\), 'mid_block' \(1 b"
+    ):
+        AnyModel(tiny.model, lambda *_: tiny.inputs, stack="blocks")
+
+
+def test_a_unet_from_end_to_end(stimuli):
+    torch.manual_seed(0)
+    tiny = ZOO["UNet2DConditionModel"][1]()
+    stacks = ("down_blocks", "mid_block", "up_blocks")
+    subject = AnyModel(tiny.model.eval(), lambda *_: tiny.inputs, stacks, modalities=("image",))
+    part = extract(subject, stimuli[:2])["image"]
+    paths = ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
+    with torch.no_grad(), capture(tiny.model, paths) as taps:
+        tiny.model(**tiny.inputs)
+    for number, path in enumerate(paths, start=1):
+        means = taps[path].mean((2, 3))
+        torch.testing.assert_close(part.layer(part.layers[number]), means)
+
+
+def test_blocks_that_merge_tokens(stimuli):
+    """Swin: 256 patches, then 64, then 16, each time twice as wide."""
+    torch.manual_seed(0)
+    config = SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1], num_heads=[2, 2, 2], window_size=4)
+    model = SwinModel(config).eval()
+    pixels = torch.randn(3, 3, 64, 64)
+    subject = AnyModel(model, lambda s, *_: {"pixel_values": pixels[: len(s)]}, modalities=("image",))
+    part = extract(subject, stimuli)["image"]
+    with torch.no_grad():
+        native = model(pixels, output_hidden_states=True).hidden_states
+    for number, theirs in enumerate(native):
+        torch.testing.assert_close(part.layer(part.layers[number]), theirs.mean(1))
+
+
+def test_a_token_that_comes_later_is_not_pooled_over(stimuli):
+    class Late(Odd):
+        def forward(self, letters: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+            assert pixels is not None
+            states = self.patches(pixels).flatten(2).transpose(1, 2)
+            states = self.blocks[0](states)
+            return self.blocks[1](torch.cat([self.register.expand(len(states), -1, -1), states], 1))
+
+    torch.manual_seed(0)
+    model = Late().eval()
+    del model.blocks[2]
+    subject = AnyModel(model, inputs, modalities=("image",), kinds=KINDS)
+    with pytest.raises(
+        ValueError, match=r"layer 'blocks.1' has hidden states of shape \(3, 5, 8\), but the image mask"
+    ):
+        extract(subject, stimuli)
+
+
+def test_an_order_that_cannot_be_found_is_said(stimuli, recwarn):
+    class Overlapping(Odd):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 6, 2, 2)
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="the order of the image tokens of Overlapping cannot be found"):
+        extract(AnyModel(Overlapping().eval(), inputs, modalities=("image",), kinds=KINDS), stimuli)
+    recwarn.clear()
+    extract(AnyModel(Odd().eval(), inputs, modalities=("image",), kinds=KINDS), stimuli)
+    assert not recwarn.list
+
+
+def test_stacks_that_differ_are_refused(stimuli):
+    torch.manual_seed(0)
+    tiny = ZOO["Lumina2Transformer2DModel"][1]()
+    subject = AnyModel(tiny.model.eval(), lambda *_: tiny.inputs, ("noise_refiner", "layers"))
+    with pytest.raises(ValueError, match=r"noise_refiner, layers of Lumina2.* hold their tokens differently"):
+        extract(subject, stimuli[:2])
+
+
+def test_a_stack_that_never_runs(stimuli):
+    torch.manual_seed(0)
+    tiny = ZOO["JanusForConditionalGeneration"][1]()
+    subject = AnyModel(tiny.model.eval(), lambda *_: tiny.inputs, "model.vqmodel.decoder.up")
+    with pytest.raises(RuntimeError, match=r"'model.vqmodel.decoder.up' of Janus.* never runs with these inputs"):
+        extract(subject, stimuli[:2])
+
+
+def test_what_cannot_be_told_is_asked_for(stimuli):
+    class Mixer(Odd):
+        def forward(self, letters: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+            states = torch.cat([self.letters(letters), self.patches(pixels).flatten(2).transpose(1, 2)], 1)
+            return self.blocks(states + states.mean(1, keepdim=True))
+
+    torch.manual_seed(0)
+    subject = AnyModel(Mixer().eval(), lambda s, m, *_: inputs(s, ("image", "text"), *_), kinds=KINDS)
+    with pytest.raises(ValueError, match=r"Mixer does not say which tokens are image: choose them, such as tokens="):
+        extract(subject, stimuli, joint=True)
+    told = {"text": slice(0, 2), "image": slice(2, None)}
+    features = extract(subject, stimuli, joint=True, tokens=told)
+    with torch.no_grad(), capture(subject.model, ["blocks.2"]) as taps:
+        subject.model(**inputs(stimuli, ("image", "text"), "", None))
+    torch.testing.assert_close(features["text"].values[-1], taps["blocks.2"][:, :2].mean(1))
+    torch.testing.assert_close(features["image"].values[-1], taps["blocks.2"][:, 2:].mean(1))
+
+
+def test_the_same_subject_goes_on_with_its_store(stimuli, tmp_path):
+    torch.manual_seed(0)
+    subject = AnyModel(Odd().eval(), inputs, kinds=KINDS)
+    first = extract(subject, stimuli, store=tmp_path / "store")["text"].values
+    assert torch.equal(extract(subject, stimuli, store=tmp_path / "store")["text"].values, first)

@@ -1,0 +1,127 @@
+"""What is measured on the real experts, on features with a planted signal; and that the committed results are whole."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from bridgework.probes import load_stimuli
+from bridgework.probes.features.features import LayerFeatures
+from bridgework.studies import real_experts as real
+from bridgework.studies.runs import RESULTS
+
+LAYERS = 9
+NOTO = load_stimuli("noto", limit=40)
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch):
+    """Every sample has a latent; block 8 of the images and block 3 of the texts show it, all else is noise."""
+
+    def extracted(folder, subject, stimuli, special=False, cleaned=False):
+        told = torch.Generator().manual_seed(len(subject.name) + 100 * special)
+        values = torch.randn(LAYERS + 1, len(stimuli), 16, generator=told)
+        latent = torch.randn(len(stimuli), 16, generator=torch.Generator().manual_seed(0))
+        if "random" not in subject.name:
+            image = subject.name == real.SEER
+            values[real.ANCHOR if image else 4] = latent + 0.1 * values[0]
+            if not image:
+                values[-1] = latent + 0.1 * values[1]
+
+        def part(modality, pooling, cleaned=None):
+            return LayerFeatures(
+                values,
+                layers=("embeddings", *map(str, range(LAYERS))),
+                depths=tuple(i / LAYERS for i in range(LAYERS + 1)),
+                modality=modality,
+                subject=subject.name,
+                task="understanding",
+                pass_="separate",
+                pooling=pooling,
+                timesteps=(),
+                samples=tuple(s.id for s in stimuli),
+                cleaned=cleaned,
+            )
+
+        pooling = "mean + special" if special else "mean"
+        return {m: part(m, pooling, part(m, f"{pooling} + cleaned") if cleaned else None) for m in ("image", "text")}
+
+    def opened(name, random_weights=False):
+        def show(stimuli, *_):
+            words = torch.arange(8) < torch.tensor([[len(s.text.split())] for s in stimuli])
+            return SimpleNamespace(tokens={"text": words})
+
+        return SimpleNamespace(name=name + " (random weights)" * random_weights, show=show)
+
+    monkeypatch.setattr(real, "cached", extracted)
+    monkeypatch.setattr(real, "open_expert", opened)
+
+
+def test_image_curves_peak_where_the_signal_is_and_the_twin_does_not(tmp_path):
+    curves = real.image_curves(tmp_path, NOTO)
+    assert set(curves["set"]) == {"noto"} and set(curves["metric"]) == {"mutual_knn", "cka"}
+    assert set(curves["subject"]) == {f"dinov2-s x {reader}" for reader in real.READERS}
+    for (_, _, control), curve in curves.groupby(["subject", "metric", "control"]):
+        assert len(curve) == LAYERS + 1
+        best = curve.loc[curve["score"].idxmax()]
+        assert (best["layer"] == "8" and best["score"] > 0.5) == (control == "none")
+
+
+def test_real_parquet_is_written_once(tmp_path):
+    real.measure_real(tmp_path, samples=24)
+    first = (tmp_path / "real.parquet").stat()
+    curves = pd.read_parquet(tmp_path / "real.parquet")
+    assert (curves["samples"] == 24).all() and set(curves["metric"]) == {"mutual_knn"} and "set" not in curves
+    real.measure_real(tmp_path, samples=24)
+    assert (tmp_path / "real.parquet").stat() == first
+
+
+def test_sink_curves_pool_four_ways_against_block_8_and_the_other_reader(tmp_path):
+    curves = real.sink_curves(tmp_path, NOTO)
+    weights = curves[curves["pooling"] == "weight"]
+    assert len(weights) == 2 and (weights["metric"] == "cka").all() and (weights["p"] > 0.01).all()
+    curves = curves.dropna(subset="layer")
+    poolings = {"mean", "mean + cleaned", "mean + special", "mean + special + cleaned"}
+    assert set(curves["pooling"]) == poolings and set(curves["against"]) == {"dinov2-s", "minilm-l6"}
+    best = curves.loc[curves.groupby(["pooling", "against", "metric"])["score"].idxmax()]
+    assert len(best) == 16 and set(best["layer"]) <= {"3", "8"} and (best["p"] < 0.01).all()
+
+
+def test_map_peaks_find_the_planted_pair(tmp_path):
+    table = real.map_peaks(tmp_path, NOTO).set_index(["control", "reader", "metric"])
+    found = table.loc["none"]
+    assert (found["image"] == "8").all() and found["text"].isin(["3", "8"]).all()
+    assert (found["p"] < 0.01).all() and (found["score"] > found["peak95"]).all()
+    assert (table.loc["random weights"]["p"] > 0.01).all()
+    assert list(found.xs("cka", level="metric")["k"].isna()) == [True, True]
+
+
+def test_style_curves_compare_a_layer_with_itself(tmp_path):
+    curves = real.style_curves(tmp_path, NOTO, NOTO)
+    assert (curves["score"] > 0.999).all() and set(curves["control"]) == {"none", "random weights"}
+
+
+# ---- the committed results
+
+
+@pytest.fixture(scope="module")
+def committed() -> pd.DataFrame:
+    return pd.read_parquet(RESULTS / "real_curves.parquet")
+
+
+def test_committed_curves_are_whole(committed):
+    alike = committed[committed["samples"] == real.SAMPLES]
+    assert set(alike["set"]) == {*real.SETS, "noto x fluent"}
+    assert set(committed["samples"]) == {real.SAMPLES, 1392}
+    lines = alike.groupby(["set", "subject", "metric", "control"])
+    assert len(lines) == 4 * 2 * 2 * 2 + 2 * 2 and (lines.size() == 13).all()
+
+
+def test_committed_files_carry_no_unlabelled_number():
+    sink, maps = pd.read_parquet(RESULTS / "real_sink.parquet"), pd.read_csv(RESULTS / "real_maps.csv")
+    assert set(sink["set"]) == set(maps["set"]) == set(real.SETS)
+    assert (sink["samples"] == real.SAMPLES).all() and (maps["samples"] == real.SAMPLES).all()
+    assert len(maps) == 4 * 2 * 2 * 2 and len(sink) == 4 * (4 * 2 * 2 * 31 + 2)
