@@ -134,9 +134,9 @@ def _extract(
     import torch
 
     from .models.experts.opening import open_expert
-    from .models.scenes.scene import scene_stimuli
+    from .models.scenes.composing import scene_stimuli
     from .probes.extraction.extracting import extract
-    from .probes.stimuli.stimulus_set import load_stimuli
+    from .probes.stimuli.sources import load_stimuli
 
     part = stimuli.removeprefix("scenes-")
     shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
@@ -207,7 +207,8 @@ def _choose(
 
 def _evidence(seen: Any, made: Any, metric: str, rule: str) -> Any:
     """What two feature stores say to a rule."""
-    from .probes.curves.curve import alignment_curve, divergence
+    from .probes.curves.curve import alignment_curve
+    from .probes.curves.divergence_depth import divergence
     from .probes.evidence.complementarity import complementarity_map
     from .probes.plans.rules import RULES
     from .probes.similarity.scoring import similarity_map

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from ..models.experts.opening import open_expert
 from ..probes.extraction.extracting import extract
-from ..probes.stimuli.stimulus_set import Stimuli, load_stimuli
+from ..probes.stimuli.sources import load_stimuli
+from ..probes.stimuli.stimulus_set import Stimuli
 from ..probes.subjects.subject import Shown
 from .growth import forget_peak, peak
 from .support.inputs import machine

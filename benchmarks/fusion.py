@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from ..models.bridges.bridge import Bridge, Handed, Seen
 from ..models.costs.step_costs import costs, count_flops
-from ..models.experts import shipped_architectures as small
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
 from ..models.generation.sampling import generate
-from ..models.scenes.scene import scene_stimuli
+from ..models.scenes.composing import scene_stimuli
 from ..models.towers.attention_masks import one_image, text_after
 from ..models.towers.tower import Attended
 from ..models.towers.visiting import visiting
+from ..models.training.scene_batches import dit_batch
 from ..probes.plans.layouts import lay_out
 from .support.inputs import machine
 
@@ -175,7 +175,7 @@ def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
     """
     experts = open_expert("scenes-vlm"), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
-    batch = small.dit_batch(0, 0, size=samples, noisier=1.1)
+    batch = dit_batch(0, 0, size=samples, noisier=1.1)
     plans = {("published", layout): lay_out(layout, *depths) for layout in LAYOUTS}
     like = plans["published", "H"]
     plans |= {("those of H", layout): replace(like, layout=layout) for layout in LAYOUTS[1:]}

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from ..models.costs.estimate import cost
 from ..models.costs.step_costs import held_bytes, peak_bytes
-from ..models.experts import shipped_architectures as small
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
-from ..models.training.train_model import _optimizers
+from ..models.training.optimizers import _optimizers
+from ..models.training.scene_batches import dit_batch
 from ..probes.plans.layouts import lay_out
 from .support.inputs import machine
 
@@ -62,7 +62,7 @@ def measure(
         experts[0].model.gradient_checkpointing_enable()
         experts[1].model.enable_gradient_checkpointing()
     fused.train()
-    drawn = small.dit_batch(0, 0, size=batch)
+    drawn = dit_batch(0, 0, size=batch)
     named = [(name, p) for name, p in fused.trained().named_parameters() if p.requires_grad]
     optimizers = _optimizers(named, 1e-4, 1e-4, lambda name: 1.0, together=False)
 

@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from ..probes.hooks.block_stacks import find_stacks
 from ..probes.hooks.capturing import EMBEDDINGS, capture
-from ..probes.subjects.token_streams import Stream, find_streams
-from .support.tiny_models import ZOO, Built
+from ..probes.subjects.token_movement import Stream
+from ..probes.subjects.token_streams import find_streams
+from .support.tiny_built import Built
+from .support.tiny_models import ZOO
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -12,9 +11,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from .style import NO, QUIET, TASK_COLOUR, heading, measured, need, styled
+from .style import QUIET, TASK_COLOUR, heading, measured, need, styled
 
 MEASURED = ("subject", "task", "pass", "timestep", "pooling", "layer", "depth", "metric", "k", "samples")
 COLUMNS = (*MEASURED, "score", "low", "high", "chance", "null_mean", "null95", "p")
@@ -116,72 +115,6 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     grid[1, 0].set_ylabel("after − before")
     _legend(figure)
     return figure
-
-
-@styled
-def learning_curves(log: pd.DataFrame) -> Figure:
-    """Loss against step, one line per name, on a logarithmic scale where the losses span more than a decade.
-
-    ``log`` has columns step, loss, name. A line of more than 40 steps is drawn faint, with its running mean (over a
-    twentieth of its steps) on top. Raises TypeError or ValueError for another table.
-    """
-    log = need(log, ("step", "loss", "name"), "learning_curves", "the training log")
-    figure, ax = plt.subplots(figsize=(6.4, 3.4))
-    for name, rows in log.groupby("name", sort=False):
-        colour = _losses(ax, rows.sort_values("step"))
-        ax.plot([], [], color=colour, label=str(name))
-    _logarithmic(ax, log.loss)
-    ax.set(xlabel="step", ylabel="loss")
-    figure.legend(loc="outside right upper")
-    return figure
-
-
-@styled
-def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
-    """The loss of a run so far, and the validation loss at its checkpoints, to be shown again while it trains.
-
-    ``log`` is what ``train`` returns and gives to ``on_log``: lines with step and loss, and now and then with
-    validation_loss; before the first line it is empty. pyplot does not know the figure, so a notebook shows it once,
-    where it is told to:
-
-    >>> display(live_curve([]), display_id="loss")
-    >>> train(fused, "runs/mine", on_log=lambda log: update_display(live_curve(log), display_id="loss"))
-
-    Raises ValueError for lines without a step or a loss.
-    """
-    figure = Figure(figsize=(6.4, 2.9))
-    ax = figure.subplots()
-    ax.set(xlabel="step", ylabel="loss", title="no steps yet")
-    if not len(log):
-        return figure
-    table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
-    told = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
-    ax.plot([], [], color=_losses(ax, table), label="training")
-    if "validation_loss" in table and (checked := table.dropna(subset="validation_loss")).size:
-        ax.plot(checked.step, checked.validation_loss, color=NO, marker="o", label="validation")
-        told += f", validation {checked.validation_loss.iloc[-1]:.3g}"
-    _logarithmic(ax, table.loss)
-    ax.set_title(told)
-    figure.legend(loc="outside right upper")
-    return figure
-
-
-def _losses(ax: Axes, rows: pd.DataFrame) -> object:
-    """One line of losses, faint under its running mean where it is long; returns its colour."""
-    noisy = len(rows) > 40
-    (line,) = ax.plot(rows.step, rows.loss, lw=0.8 if noisy else 1.8, alpha=0.35 if noisy else 1.0)
-    if noisy:
-        mean = rows.loss.rolling(max(len(rows) // 20, 2), center=True, min_periods=1).mean()
-        ax.plot(rows.step, mean, color=line.get_color())
-    return line.get_color()
-
-
-def _logarithmic(ax: Axes, losses: pd.Series) -> None:
-    if losses.min() > 0 and losses.max() > 10 * losses.min():
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tidy(curves: object, name: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from .style import heading, measured, styled
 
 if TYPE_CHECKING:
-    from ..probes.plans.choosing import BridgePlan
+    from ..probes.plans.bridge_plan import BridgePlan
 
 RING = "#ffb000"
 

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
-from matplotlib.path import Path
+from matplotlib.patches import Polygon
 
-from .style import QUIET, TASK_COLOUR, TRAINED, heading, styled
+from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, _along, _arrow, _block, _box
+from .style import QUIET, TRAINED, heading, styled
 
 if TYPE_CHECKING:
-    from ..probes.plans.choosing import BridgePlan
+    from ..probes.plans.bridge_plan import BridgePlan
 
-# Left edges of the two towers and of what lies between them, and their widths, in units of the drawing's width.
-PLACES, WIDTH = (0.08, 0.66), 0.26
-BETWEEN, BLOCK = 0.45, 0.1
-TRUNK = 0.37
 TASKS = ("understanding", "generation")
 STREAMS = {
     "image": "each bridge enters the image stream",
@@ -147,11 +143,6 @@ def _bridge(ax: Axes, plan: BridgePlan, understanding: int, generation: int, lif
         ax.plot(*gate, "o", ms=size / 1.8, mfc="white", mec=TRAINED, mew=1.2, zorder=4, gid=f"gate {name}")
 
 
-def _along(line: list[tuple[float, float]], share: float) -> tuple[float, float]:
-    (x, y), (right, end) = line
-    return x + share * (right - x), y + share * (end - y)
-
-
 def _trunk(ax: Axes, plan: BridgePlan, size: float) -> None:
     """Shared blocks in the middle; blocks of one task to its side, a row apart where they meet and where they fork."""
     blocks, shared = plan.generation_layers, [i for i, _ in plan.pairs]
@@ -195,52 +186,6 @@ def _ends(
         texts += [(top[1] + 1.65, "its features", "bottom", TRAINED)]
     for height, text, align, colour in texts:
         ax.text(middle, height, text, ha="center", va=align, color=colour, fontsize=size)
-
-
-def _block(ax: Axes, left: float, row: int, number: str, task: str | None, size: float) -> None:
-    """One block: of a task's colour where it is bridged or its own, green where it is shared, else grey."""
-    colour = {**TASK_COLOUR, "both": TRAINED, None: "#f1f1f1"}[task]
-    ax.add_patch(_box((left + 0.005, row + 0.12), WIDTH - 0.01, 0.76, colour, colour if task else "#bbbbbb", number))
-    ax.text(
-        left + WIDTH / 2,
-        row + 0.5,
-        number,
-        ha="center",
-        va="center_baseline",
-        fontsize=size - 1.5,
-        color=QUIET if task is None else "black" if task == "generation" else "white",
-        fontweight="bold" if task else "normal",
-    )
-
-
-def _box(corner: tuple[float, float], width: float, height: float, face: str, edge: str, name: str) -> FancyBboxPatch:
-    return FancyBboxPatch(
-        corner,
-        width,
-        height,
-        boxstyle="round,pad=0,rounding_size=0.012",
-        mutation_aspect=20,
-        facecolor=face,
-        edgecolor=edge,
-        linewidth=0.9,
-        gid=name,
-    )
-
-
-def _arrow(
-    ax: Axes,
-    points: list[tuple[float, float]],
-    size: float,
-    colour: str = TRAINED,
-    heads: str = "-|>",
-    name: str | None = None,
-) -> None:
-    """Along the points; grey arrows are thin."""
-    width = size / 9 if colour == QUIET else size / 5
-    path = Path(points)
-    ax.add_patch(
-        FancyArrowPatch(path=path, arrowstyle=heads, mutation_scale=1.2 * size, color=colour, lw=width, gid=name)
-    )
 
 
 def _depths(plan: BridgePlan) -> tuple[int, int]:

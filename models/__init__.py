@@ -3,11 +3,12 @@
 from .evaluation.link_ablation import ablate_links
 from .evaluation.scores import evaluate
 from .experts.opening import open_expert
-from .fusion.fused_model import FusedModel, Fusion
-from .scenes.scene import scene_stimuli
+from .fusion.fused_model import FusedModel
+from .fusion.two_towers import Fusion
+from .scenes.composing import scene_stimuli
 from .towers.finding import find_tower
 from .training.train_model import train
-from .unified.one_trunk import UnifiedModel
+from .unified.flow_model import UnifiedModel
 
 __all__ = [
     "FusedModel",

@@ -22,17 +22,24 @@ from torch import Tensor
 from ..figures import causal_evidence
 from ..models.evaluation.link_ablation import ablate_links, link_drift
 from ..models.evaluation.objectives import answer_log_probability, minus_denoising_error
-from ..models.experts import shipped_architectures as small
-from ..models.experts.opening import DitExpert, LlavaExpert, open_expert
+from ..models.experts.opening import open_expert
+from ..models.experts.pixel_dit import DitExpert
+from ..models.experts.vision_language import LlavaExpert
 from ..models.fusion.fused_model import FusedModel
-from ..models.scenes import scene as scenes
+from ..models.generation.flow import velocity_loss
+from ..models.scenes.composing import compose, scene_stimuli
+from ..models.scenes.dialogues import answer_loss, question_prompt, tokenize_rows
+from ..models.scenes.questions import compose_question
+from ..models.scenes.rendering import render_scene
+from ..models.scenes.scene import PARTS, SIZE, SKILLS
 from ..probes.evidence.attention import attention_mass
 from ..probes.evidence.attribution import OTHER, attribute
 from ..probes.evidence.conflict import gradient_conflict
 from ..probes.files import write_whole
 from ..probes.stimuli.images import to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli, Stimulus
-from . import fused_models as study
+from .fused_models import fused_folder
+from .settings import COMMITTED, EXPERTS, TIMESTEPS, Budget
 
 RESULTS = Path(__file__).parent / "results"
 PART = "validation"
@@ -45,11 +52,11 @@ BATCHES = 12  # of 8 rows, of each task whose gradients are compared
 
 def questions(each: int, part: str = PART, seed: int = 0) -> tuple[Stimuli, dict[str, str]]:
     """`each` questions of every skill as stimuli, the text being question and answer, and the answers by id."""
-    rng = np.random.default_rng((seed, scenes.PARTS.index(part), 4))
+    rng = np.random.default_rng((seed, PARTS.index(part), 4))
     shown, answers = [], {}
-    for number, skill in enumerate(skill for skill in scenes.SKILLS for _ in range(each)):
-        asked = scenes.ask(rng, skill, part)
-        shown.append(Stimulus(scenes.draw(asked.scene, rng), f"{asked.question} {asked.answer}", f"{skill} {number}"))
+    for number, skill in enumerate(skill for skill in SKILLS for _ in range(each)):
+        asked = compose_question(rng, skill, part)
+        shown.append(Stimulus(render_scene(asked.scene, rng), f"{asked.question} {asked.answer}", f"{skill} {number}"))
         answers[shown[-1].id] = asked.answer
     return Stimuli(shown, f"questions-{part}"), answers
 
@@ -57,7 +64,7 @@ def questions(each: int, part: str = PART, seed: int = 0) -> tuple[Stimuli, dict
 def attributions(vlm: LlavaExpert, dit: DitExpert, each: int = ASKED) -> pd.DataFrame:
     """Answers' log-probability and minus the denoising error, by all methods."""
     asked, answers = questions(each)
-    drawn = scenes.scene_stimuli(PART, len(asked))
+    drawn = scene_stimuli(PART, len(asked))
     answering = answer_log_probability(vlm.tokenizer, answers)
     tables = []
     for method, steps in STEPS.items():
@@ -69,8 +76,8 @@ def attributions(vlm: LlavaExpert, dit: DitExpert, each: int = ASKED) -> pd.Data
 
 def attention(vlm: LlavaExpert, dit: DitExpert, samples: int = DENOISED) -> pd.DataFrame:
     """Cross-modal attention mass over scenes and their captions, the generation expert at all timesteps."""
-    shown = scenes.scene_stimuli(PART, samples)
-    swept = [attention_mass(dit, shown, timestep=time) for time in study.TIMESTEPS]
+    shown = scene_stimuli(PART, samples)
+    swept = [attention_mass(dit, shown, timestep=time) for time in TIMESTEPS]
     return pd.concat([attention_mass(vlm, shown), *swept])
 
 
@@ -86,22 +93,22 @@ def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: in
 
     def asking(read: bool, number: int) -> Tensor:
         rng = np.random.default_rng((number, 5))
-        asked = [scenes.ask(rng, str(rng.choice(scenes.SKILLS)), PART) for _ in range(size)]
-        prompts = [small.question_prompt(q.question, q.scene.caption if read else None) for q in asked]
-        rows = small.tokenize_rows(vlm.tokenizer, [[(p, q.answer)] for p, q in zip(prompts, asked, strict=True)])
+        asked = [compose_question(rng, str(rng.choice(SKILLS)), PART) for _ in range(size)]
+        prompts = [question_prompt(q.question, q.scene.caption if read else None) for q in asked]
+        rows = tokenize_rows(vlm.tokenizer, [[(p, q.answer)] for p, q in zip(prompts, asked, strict=True)])
         labels = rows.pop("labels")
         if not read:
-            rows["pixel_values"] = to_pixels([scenes.draw(q.scene, rng) for q in asked], scenes.SIZE)
-        return small.answer_loss(vlm.model(**rows).logits, labels)
+            rows["pixel_values"] = to_pixels([render_scene(q.scene, rng) for q in asked], SIZE)
+        return answer_loss(vlm.model(**rows).logits, labels)
 
     def denoising(time: float, told: bool, number: int) -> Tensor:
         rng = np.random.default_rng((number, 6))
-        composed = [scenes.compose(rng, "full", PART) for _ in range(size)]
-        image = to_pixels([scenes.draw(example.scene, rng) for example in composed], scenes.SIZE)
+        composed = [compose(rng, "full", PART) for _ in range(size)]
+        image = to_pixels([render_scene(example.scene, rng) for example in composed], SIZE)
         noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
         text = dit.encode([example.caption if told else "" for example in composed])
         at = torch.full((size,), time)
-        return small.velocity_loss(dit.predict(time * noise + (1 - time) * image, text, at), image, at)
+        return velocity_loss(dit.predict(time * noise + (1 - time) * image, text, at), image, at)
 
     pairs: list[tuple[LlavaExpert | DitExpert, dict[str, Any]]] = [
         (vlm, {"asked of images": partial(asking, False), "asked of captions": partial(asking, True)}),
@@ -115,13 +122,13 @@ def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: in
     return pd.concat(tables)
 
 
-def break_links(runs: Path, results: Path, budget: study.Budget = study.COMMITTED) -> None:
+def break_links(runs: Path, results: Path, budget: Budget = COMMITTED) -> None:
     """Every bridge of the fused models with the alignment plan, one model for each seed: links.csv, link_drift.csv."""
-    stimuli = scenes.scene_stimuli(PART, DENOISED)
+    stimuli = scene_stimuli(PART, DENOISED)
     links, drifts = [], []
     for seed in range(budget.seeds):
-        run = study.fused_folder(runs, "alignment", seed)
-        fused = FusedModel.load(run, *(open_expert(name) for name in study.EXPERTS))  # type: ignore[arg-type]
+        run = fused_folder(runs, "alignment", seed)
+        fused = FusedModel.load(run, *(open_expert(name) for name in EXPERTS))  # type: ignore[arg-type]
         drifts.append(link_drift(fused, stimuli).assign(seed=seed))
         if not (run / "links.csv").exists():
             table = ablate_links(fused, stimuli, each=budget.each).assign(seed=seed)
@@ -151,7 +158,7 @@ def main() -> None:
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
         if not (options.results / f"{name}.csv").exists():
             _save(options.results / f"{name}.csv", measure(vlm, dit))
-    figure = draw(options.results)
+    figure = render_scene(options.results)
     write_whole(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
     if (options.runs / "fused").is_dir():
         break_links(options.runs, options.results)

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from ..figures.plan_drawing import architectures
 from ..models.costs.step_costs import costs
 from ..models.experts.opening import open_expert
 from ..models.training.batches import source
-from ..models.training.recipe import Recipe, run
+from ..models.training.recipe import Recipe, build, run
+from ..models.training.scene_batches import dit_batch
 from ..models.training.train_model import reader_of
 from ..models.training.validation import validation_loss
 from ..probes.files import write_whole
 from ..probes.plans.bridge_plan import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
-from ..probes.similarity.nulls import mean_interval
+from ..probes.similarity.intervals import mean_interval
+from .settings import DEMO_LAYOUTS, Budget
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
@@ -124,3 +127,27 @@ if __name__ == "__main__":
     draw(RESULTS.parent)
     chosen = Recipe.load(RECIPE)
     compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)
+
+
+def compare_layouts(folder: Path, budget: Budget) -> None:
+    """H, dense and double fusion as published, with one recipe and as many trained parameters.
+
+    Writes layouts.csv (see `layouts.compare`), layout_costs.csv (see `costs`), layout_learning.csv (step, loss, name)
+    and the plans, layouts/LAYOUT/plan.json.
+    """
+    recipe = budget.layouts
+    compare(recipe, folder / "layouts", folder / "layouts.csv", DEMO_LAYOUTS, batches=4)
+    if (folder / "layout_costs.csv").exists():
+        return
+    batch = dit_batch(0, 0, size=recipe.batch_size)
+    rows = [costs(build(replace(recipe, layout=layout)), batch, rounds=1) for layout in DEMO_LAYOUTS]
+    logs = []
+    for layout in DEMO_LAYOUTS:
+        lines = (layout_folder(folder, layout) / "state" / "log.jsonl").read_text().splitlines()
+        logs.append(pd.DataFrame([json.loads(line) for line in lines]).assign(name=layout))
+    write_whole(folder / "layout_learning.csv", partial(pd.concat(logs).to_csv, index=False))
+    write_whole(folder / "layout_costs.csv", partial(pd.DataFrame(rows).to_csv, index=False))
+
+
+def layout_folder(folder: Path, layout: str) -> Path:
+    return folder / "layouts" / layout.replace(" ", "-")

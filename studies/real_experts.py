@@ -14,12 +14,14 @@ import pandas as pd
 
 from ..models.experts.opening import open_expert
 from ..probes.curves.curve import alignment_curve
-from ..probes.features.features import LayerFeatures
+from ..probes.extraction.extracting import cached
+from ..probes.features.layer_features import LayerFeatures
 from ..probes.files import write_whole
 from ..probes.similarity.nulls import map_null
 from ..probes.similarity.scoring import used_k
-from ..probes.stimuli.stimulus_set import Stimuli, load_stimuli
-from .fused_models import METRICS, cached
+from ..probes.stimuli.sources import load_stimuli
+from ..probes.stimuli.stimulus_set import Stimuli
+from .settings import METRICS
 
 SEER = "dinov2-s"
 READERS = ("minilm-l6", "smollm2-135m")

@@ -5,29 +5,23 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from PIL import Image
 
-from .. import figures
 from ..models.evaluation.scores import evaluate
 from ..models.experts.downloads import weights
 from ..models.experts.opening import open_expert
 from ..probes.files import write_whole
-from ..probes.plans.bridge_plan import TRUNKS
-from ..probes.plans.choosing import BridgePlan
-from ..probes.plans.layouts import lay_out
-from . import causal
-from . import fused_models as study
-from . import real_experts as real
+from .alignment_curves import measure
+from .demo_page import write_page
+from .fused_models import fuse, fused_folder, gap, probe_again
+from .layout_training import compare_layouts
+from .real_experts import FILES, measure_real, measure_sets
+from .settings import COMMITTED, DEMO, RESULTS, RUNS
 
-RUNS = Path("runs")
-RESULTS = Path(__file__).parent / "results"
 COMMITTED_FILES = (
     "curves.parquet", "map.csv", "map.json", "plan.json", "shapes.json", "gap.csv", "fused.parquet", "real.parquet",
-    "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv", *real.FILES,
+    "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv", *FILES,
 )  # fmt: skip
 
 
@@ -37,13 +31,13 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
     Stopped and started again, it goes on where it was. The numbers of the committed longer run stand beside.
     """
     began = time.monotonic()
-    study.measure(folder, study.DEMO)
-    study.fuse(folder, study.DEMO)
-    study.gap(folder, study.DEMO)
-    study.probe_again(folder, study.DEMO)
-    study.compare_layouts(folder, study.DEMO)
+    measure(folder, DEMO)
+    fuse(folder, DEMO)
+    gap(folder, DEMO)
+    probe_again(folder, DEMO)
+    compare_layouts(folder, DEMO)
     if all(_fetched(name) for name in weights.WEIGHTS):
-        real.measure_real(folder, samples=128)
+        measure_real(folder, samples=128)
     collect(folder)
     page = write_page(folder, gallery)
     print(f"done in {time.monotonic() - began:.0f} s: open {page}")
@@ -52,14 +46,14 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
 
 def reproduce(folder: Path = RUNS / "committed", results: Path = RESULTS) -> None:
     """The committed run, in full: an hour or two. Leaves its small result files in `results`."""
-    budget = study.COMMITTED
-    study.measure(folder, budget)
-    real.measure_real(folder, samples=512)
-    real.measure_sets(folder)
+    budget = COMMITTED
+    measure(folder, budget)
+    measure_real(folder, samples=512)
+    measure_sets(folder)
     score_experts(folder)
-    study.fuse(folder, budget)
-    study.gap(folder, budget)
-    study.probe_again(folder, budget)
+    fuse(folder, budget)
+    gap(folder, budget)
+    probe_again(folder, budget)
     collect(folder)
     results.mkdir(exist_ok=True)
     for name in COMMITTED_FILES:
@@ -87,138 +81,9 @@ def collect(folder: Path) -> None:
     write_whole(folder / "scores.csv", lambda path: scores.to_csv(path, index=False))
     logs = pd.concat([pd.read_csv(run / "log.csv", index_col=0) for run in runs if (run / "log.csv").exists()])
     write_whole(folder / "learning.csv", lambda path: logs.to_csv(path, index=False))
-    shown = study.fused_folder(folder, "alignment", 0)
+    shown = fused_folder(folder, "alignment", 0)
     shutil.copy(shown / "samples.csv", folder / "samples.csv")
     shutil.copytree(shown / "samples", folder / "samples", dirs_exist_ok=True)
-
-
-def write_page(folder: Path, gallery: Path) -> Path:
-    """Every figure of a run, and those of the committed run beside them, as one page."""
-    entries = list(entries_of(folder, "this run"))
-    committed = (RESULTS / "gap.csv").exists()
-    if committed:
-        entries += entries_of(RESULTS, "committed long run")
-    page = figures.write_gallery(
-        gallery,
-        entries,
-        tables={
-            "scores of this run": pd.read_csv(folder / "scores.csv"),
-            "costs of each layout": pd.read_csv(folder / "layout_costs.csv"),
-        },
-        title="Bridgework: where should two experts be bridged?",
-        notes=[
-            "This run has a small step budget: it shows that every part works, not what bridges can do. "
-            "The figures labelled 'committed long run' are read from result files in the repository.",
-            "The share of the gap is 0 for fused models trained with shuffled captions "
-            "and 1 for the generation expert that reads captions by its own text route.",
-        ],
-        headline=headline(RESULTS if committed else folder),
-    )
-    plt.close("all")
-    return page
-
-
-def headline(folder: Path) -> dict[str, Any]:
-    """The few numbers that answer the question."""
-    table = pd.read_csv(folder / "gap.csv")
-    plan = BridgePlan.load(folder / "plan.json")
-    numbers: dict[str, Any] = {}
-    for name, row in study.summarise(table).drop(study.PLANS[-1]).iterrows():
-        spread = f" [{row.low:.2f}, {row.high:.2f}]" if row.seeds > 1 else ""
-        numbers[f"gap closed, {name}"] = f"{row.share:.2f}{spread}"
-    numbers["floor and ceiling (scene score)"] = f"{table['floor'].iloc[0]:.2f} and {table['ceiling'].iloc[0]:.2f}"
-    numbers["bridges of the alignment plan"] = ", ".join(f"{u}-{g}" for u, g in plan.pairs)
-    numbers["run"] = (
-        f"{table['seed'].nunique()} seeds, {table['steps'].iloc[0]} steps, {table['each'].iloc[0]} images a skill"
-    )
-    return numbers
-
-
-def entries_of(folder: Path, label: str) -> list[figures.Entry]:
-    """The gallery entries of one run's folder."""
-    short = "" if label == "this run" else "committed "
-    curves = pd.read_parquet(folder / "curves.parquet")
-    plan = BridgePlan.load(folder / "plan.json")
-    heat = study.read_map(folder)
-    made: list[figures.Entry] = []
-
-    def add(name: str, figure: Any, caption: str, numbers: pd.DataFrame) -> None:
-        made.append(figures.Entry(short + name, figure, caption, numbers, label))
-
-    for metric in study.METRICS:
-        of = curves[(curves["metric"] == metric) & (curves["pass"] == "separate")]
-        add(f"alignment curves {metric}", figures.alignment_curves(of), CAPTIONS["curves"], _short(of))
-    joint = curves[curves["pass"] == "joint"]
-    add("joint passes", figures.alignment_curves(joint), CAPTIONS["joint"], _short(joint))
-    add("layer map", figures.layer_map(heat, plan), CAPTIONS["map"], heat.reset_index())
-    pairs = pd.DataFrame(plan.pairs, columns=["understanding block", "generation block"])
-    add("fused model", figures.architecture(plan, study.EXPERTS), CAPTIONS["architecture"], pairs)
-    table = pd.read_csv(folder / "gap.csv")
-    of_plans = table[table["plan"] != study.PLANS[-1]]
-    add("gap closed", figures.gap_closed(of_plans), CAPTIONS["gap"], table)
-    again = pd.read_parquet(folder / "fused.parquet")
-    before, after = (again[again["when"] == when] for when in ("before", "after"))
-    add("before and after", figures.before_after(before, after), CAPTIONS["again"], _short(again))
-    samples = pd.read_csv(folder / "samples.csv")
-    images = [Image.open(folder / "samples" / f"{number:02d}.png").convert("RGB") for number in samples.index]
-    grid = figures.sample_grid(images, samples["caption"].tolist(), samples["correct"].tolist())
-    add("samples", grid, CAPTIONS["samples"], samples)
-    learning = pd.read_csv(folder / "learning.csv")
-    means = learning.groupby(["name", "step"], as_index=False)["loss"].mean()
-    add("learning curves", figures.learning_curves(means), CAPTIONS["learning"], learning)
-    if (folder / "real.parquet").exists():
-        real = pd.read_parquet(folder / "real.parquet")
-        add("real experts on emoji", figures.alignment_curves(real), CAPTIONS["real"], _short(real))
-    if (folder / "layouts.csv").exists():
-        table = pd.read_csv(folder / "layouts.csv")
-        plans = [plan_of(folder, layout) for layout in table["layout"]]
-        drawn = pd.DataFrame([{"layout": p.layout, "rank": p.rank, "pairs": str(p.pairs)} for p in plans])
-        add("layouts", figures.architectures(plans), CAPTIONS["layouts"], drawn)
-        add("layouts compared", figures.layouts_compared(table), CAPTIONS["compared"], table)
-    if (folder / "layout_learning.csv").exists():
-        learning = pd.read_csv(folder / "layout_learning.csv")
-        add("layouts learning", figures.learning_curves(learning), CAPTIONS["layout learning"], learning)
-    if (folder / "attribution.csv").exists():
-        add("causal evidence", causal.draw(folder), CAPTIONS["causal"], pd.read_csv(folder / "conflict.csv"))
-    return made
-
-
-def plan_of(folder: Path, layout: str) -> BridgePlan:
-    """The plan that a layout was trained with in a run's folder; of the committed run, the published one."""
-    trained = study.layout_folder(folder, layout) / "plan.json"
-    if trained.exists():
-        return BridgePlan.load(trained)
-    depths = [len(open_expert(name).blocks) for name in study.EXPERTS]
-    return lay_out(layout, depths[0], depths[0] if layout in TRUNKS else depths[1])
-
-
-CAPTIONS = {
-    "curves": "Image and text of the same layer of the same expert, separate passes, with the permutation null, "
-    "a random-weight twin, mismatched captions, and pixel mean x bag of words.",
-    "joint": "Image and text in one pass, beside the same pass with mismatched captions: what the two share is token "
-    "mixing, not understanding.",
-    "map": "Understanding text x generation image on the evidence split; rings are the bridges of the alignment plan.",
-    "architecture": "The fused model, drawn from its plan. Text reaches the generator through the bridges alone.",
-    "gap": "Scene score on new scenes as the share of the gap between models trained with shuffled captions (0) "
-    "and the expert's own text route (1).",
-    "again": "The fused model probed like any subject. In generation, the image stream stands in for text: the caption "
-    "is on the bridges and the image is pure noise.",
-    "samples": "New scenes drawn by the fused model (alignment plan, first seed), with the checker's verdicts.",
-    "learning": "Velocity loss of the bridges, mean over seeds.",
-    "layouts": "Each layout as published, drawn from its plan: what the two tasks have in common is green.",
-    "compared": "What drawing held-out scenes costs with their captions and with others', and the same model trained "
-    "with others'. A layout has learnt to read where blue lies left of the bars. Each has its own number of steps to "
-    "convergence, and in the committed run its own number of parameters: this ranks none.",
-    "layout learning": "Velocity loss of H, dense and double fusion, of one recipe and as many trained parameters. In "
-    "so few steps they need not leave the floor: the committed run is longer.",
-    "causal": "What the experts' outputs lose without each layer's tokens, who looks at whom, and where tasks pull the "
-    "weights apart.",
-    "real": "DINOv2-S (patch tokens, each layer) against a text model's last layer, on Noto emoji and their names.",
-}
-
-
-def _short(curves: pd.DataFrame) -> pd.DataFrame:
-    return curves.drop(columns=["draws", "pairing"])
 
 
 def _fetched(name: str) -> bool:

@@ -21,17 +21,18 @@ from scipy.stats import t as student
 
 from ..models.evaluation.image_distance import image_features
 from ..models.experts.opening import open_expert
-from ..models.experts.shipped_architectures import emoji_part, velocity_loss
+from ..models.generation.flow import to_draw, velocity_loss
 from ..models.generation.sampling import generate
-from ..models.training.batches import NOISIER, stimuli_batch, to_draw
+from ..models.training.batches import NOISIER, stimuli_batch
 from ..models.training.recipe import Recipe, run
+from ..models.training.scene_batches import emoji_part
 from ..models.training.validation import SEED
+from ..probes.extraction.extracting import cached
 from ..probes.files import write_whole
 from ..probes.plans.choosing import choose_bridges
 from ..probes.similarity.scoring import similarity_map
 from ..probes.stimuli.images import to_image, to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli
-from .fused_models import cached
 
 ROOT = Path(__file__).parent
 RESULTS, RECIPE = ROOT / "results" / "smollm2_emoji", ROOT / "recipes" / "smollm2-emoji.yaml"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.features.features import Features, LayerFeatures
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.features.features import Features
+from bridgework.probes.features.layer_features import LayerFeatures
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 STIMULI = tuple(f"stimulus {number}" for number in range(48))
 

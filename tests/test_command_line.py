@@ -17,7 +17,7 @@ from bridgework.__main__ import main
 from bridgework.models.experts.opening import open_expert
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features.features import Features
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 
 COMMANDS = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "plan")

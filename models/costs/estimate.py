@@ -18,7 +18,7 @@ from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
 from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
 from ..fusion.two_towers import Fusion
-from ..training.train_model import _optimizers
+from ..training.optimizers import _optimizers
 from .published import Drawer, Reader, build_drawer, build_reader
 from .simulation import KINDS, Step, simulate
 

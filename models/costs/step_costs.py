@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ...probes.plans.choosing import BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
 
 _ATEN = torch.ops.aten
 # torch counts the attention kernels of GPUs; without these, attention on a CPU would cost nothing.

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...probes.extraction.extracting import extract
 from ...probes.hooks.capturing import EMBEDDINGS
-from ...probes.metrics import Array
+from ...probes.metrics.metric import Array
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ...probes.hooks.capturing import capture
 from ...probes.hooks.model_state import evaluating
-from ...probes.similarity.nulls import mean_interval
-from ...probes.stimuli.images import noisy_images, to_pixels
+from ...probes.similarity.intervals import mean_interval
+from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..experts.shipped_architectures import velocity_loss
-from ..fusion.fused_model import FusedModel, States
+from ..fusion.fused_model import FusedModel
+from ..fusion.two_towers import States
+from ..generation.flow import noisy_images, velocity_loss
 from .scores import draw_scenes
 
 TIMES = (0.5, 0.75, 0.9)  # about the quartiles of the times that bridges are trained at

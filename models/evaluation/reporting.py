@@ -11,13 +11,14 @@ import pandas as pd
 
 from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
 from ..costs.step_costs import costs
-from ..experts import opening as experts
-from ..experts import shipped_architectures as small
+from ..experts.opening import OWN, open_expert
 from ..fusion.fused_model import FusedModel
-from ..generation.sampling import draws
-from ..scenes import scene as scenes
-from ..scenes.dense_captions import evaluate_dense
-from ..unified.one_trunk import UnifiedModel
+from ..generation.sampling import draws, generate
+from ..scenes.composing import examples
+from ..scenes.dense_captions import dense_captions, dense_score
+from ..scenes.rendering import render_scene
+from ..training.scene_batches import dit_batch
+from ..unified.flow_model import UnifiedModel
 from ..unified.token_model import UnifiedTokens
 from .image_distance import image_distance
 from .scores import answers, draw_scenes, question_accuracy, scene_score, skills_of
@@ -33,13 +34,13 @@ def open_model(name: str | Path) -> Any:
     """
     folder = Path(name)
     if not (folder / "plan.json").is_file():
-        return experts.open_expert(name)
+        return open_expert(name)
     if BridgePlan.load(folder / "plan.json").layout in TRUNKS:
         told = _read(folder / "unified.json")
         return (UnifiedTokens if told.get("objective") == UnifiedTokens.objective else UnifiedModel).load(folder)
     told = _read(folder / "recipe.json")
-    sides = zip(("understanding", "generation"), experts.OWN[:2], strict=True)
-    return FusedModel.load(folder, *(experts.open_expert(told.get(side, own)) for side, own in sides))
+    sides = zip(("understanding", "generation"), OWN[:2], strict=True)
+    return FusedModel.load(folder, *(open_expert(told.get(side, own)) for side, own in sides))
 
 
 def report(
@@ -71,17 +72,17 @@ def report(
         raise TypeError(f"expected a model that draws or answers, got {type(model).__name__}")
     if not draws(model) and (dense or distance):
         raise ValueError(f"{model.name} draws nothing: dense captions and image distance are of generators")
-    expert = experts.open_expert(distance) if distance else None
+    expert = open_expert(distance) if distance else None
     tables = {}
     if cost:
-        tables["costs"] = pd.DataFrame([costs(model, small.dit_batch(0, seed))])
+        tables["costs"] = pd.DataFrame([costs(model, dit_batch(0, seed))])
     if draws(model):
         drawn = draw_scenes(model, part, each, seed, **sampling)
         tables["scene score"] = scene_score(drawn)
         if expert:
             rng = np.random.default_rng((seed, 6))
-            others = [e for offset in (1, 2) for e in scenes.examples(part, skills, each, seed + offset)]
-            real = [scenes.draw(e.scene, rng) for e in others]
+            others = [e for offset in (1, 2) for e in examples(part, skills, each, seed + offset)]
+            real = [render_scene(e.scene, rng) for e in others]
             tables["image distance"] = image_distance([d.image for d in drawn], real, expert)
     if dense:
         tables["dense captions"] = evaluate_dense(model, part, each, seed, **sampling)
@@ -97,3 +98,10 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError):
         raise ValueError(f"{path} is not a JSON object: put back the one that was written in training") from None
+
+
+def evaluate_dense(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
+    """Let a generator draw dense captions and score it by `dense_score`. `sampling` goes to `generate`."""
+    wanted = dense_captions(part, each, seed)
+    ids = [f"dense {part} {seed} {number}" for number in range(len(wanted))]
+    return dense_score(wanted, generate(model, [w.caption for w in wanted], ids, **sampling), seed)

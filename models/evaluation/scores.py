@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from ..experts import shipped_architectures as small
-from ..experts.opening import LlavaExpert
+from ..experts.vision_language import LlavaExpert
 from ..generation.sampling import draws, generate
 from ..scenes import checker
-from ..scenes import scene as scenes
+from ..scenes.composing import examples
+from ..scenes.dialogues import question_prompt, tokenize_rows
+from ..scenes.questions import compose_question
+from ..scenes.rendering import render_scene
+from ..scenes.scene import PARTS, SKILLS
 
 
 class Drawn(NamedTuple):
@@ -60,11 +63,11 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
 
 def skills_of(part: str, each: int) -> tuple[str, ...]:
     """The skills that a part has captions of. Raises ValueError for an unknown part or nothing to score."""
-    if part not in scenes.PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(scenes.PARTS)}")
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
     if each < 1:
         raise ValueError(f"{each} captions or questions of every skill leave nothing to score: ask for at least one")
-    return tuple(s for s in scenes.SKILLS if part != "new" or s != "one object")
+    return tuple(s for s in SKILLS if part != "new" or s != "one object")
 
 
 def answers(model: object) -> bool:
@@ -74,7 +77,7 @@ def answers(model: object) -> bool:
 
 def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> list[Drawn]:
     """Draw and check `each` captions of every skill; the same captions and noise for the same seed."""
-    wanted = list(scenes.examples(part, skills_of(part, each), each, seed))
+    wanted = list(examples(part, skills_of(part, each), each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
     images = generate(model, [e.caption for e in wanted], ids, **sampling)
     return [
@@ -92,12 +95,12 @@ def scene_score(drawn: Sequence[Drawn]) -> pd.DataFrame:
 def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int = 0) -> pd.DataFrame:
     """The share of questions answered right, beside two baselines that see no image."""
     reply = getattr(model, "answer", None) or partial(answer, model)
-    rng = np.random.default_rng((seed, scenes.PARTS.index(part), 1))
-    asked = [scenes.ask(rng, skill, part) for skill in scenes.SKILLS for _ in range(each)]
+    rng = np.random.default_rng((seed, PARTS.index(part), 1))
+    asked = [compose_question(rng, skill, part) for skill in SKILLS for _ in range(each)]
     correct = []
     for start in range(0, len(asked), 64):
         batch = asked[start : start + 64]
-        images = [scenes.draw(question.scene, rng) for question in batch]
+        images = [render_scene(question.scene, rng) for question in batch]
         replies = reply(images, [question.question for question in batch])
         correct += [a == question.answer for a, question in zip(replies, batch, strict=True)]
     majority, question_only = _blind(each, seed)
@@ -115,7 +118,7 @@ def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int
 
 def answer(expert: LlavaExpert, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
     """The one-word answer to a question about each image: the likeliest next token."""
-    rows = small.tokenize_rows(expert.tokenizer, [[(small.question_prompt(q), "")] for q in questions])
+    rows = tokenize_rows(expert.tokenizer, [[(question_prompt(q), "")] for q in questions])
     last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
     pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(expert.model.device)
     inputs = {name: rows[name].to(expert.model.device) for name in ("input_ids", "attention_mask")}
@@ -128,9 +131,9 @@ def _blind(each: int, seed: int) -> tuple[dict[str, str], dict[str, str]]:
     rng = np.random.default_rng((seed, 2))
     by_skill: dict[str, Counter[str]] = defaultdict(Counter)
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for skill in scenes.SKILLS:
+    for skill in SKILLS:
         for _ in range(5 * each):
-            question = scenes.ask(rng, skill, "train")
+            question = compose_question(rng, skill, "train")
             by_skill[skill][question.answer] += 1
             by_question[question.question][question.answer] += 1
     return tuple({key: c.most_common(1)[0][0] for key, c in counts.items()} for counts in (by_skill, by_question))  # type: ignore[return-value]

@@ -12,9 +12,9 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from transformers import AutoConfig, T5EncoderModel
 
-from ...probes.stimuli.images import noisy_images
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import Shown
+from ..generation.flow import noisy_images
 from . import loading
 
 

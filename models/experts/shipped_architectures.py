@@ -14,25 +14,13 @@ stream alone.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import torch
 from diffusers import SD3Transformer2DModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from ...probes.stimuli.images import to_pixels
-from ...probes.stimuli.stimulus_set import Stimuli, load_stimuli
-from ..scenes import scene as scenes
-from ..scenes.questions import ask_about
-
-IMAGE = "<image>"
-IMAGE_TOKENS = 16  # (32 / 8)^2 vision patches
-IGNORE = -100  # the label that transformers' losses skip
-MIN_TIME = 0.05  # velocity is an error divided by time: below this time the division is held
-
+from ...probes.stimuli.sources import load_stimuli
+from ..scenes.dialogues import IMAGE, IMAGE_TOKENS
+from ..scenes.scene import COLOURS, COUNTS, PLURAL, QUARTERS, RELATIONS, SHAPES, SIZE
 
 # ---------------------------------------------------------------------------------------------------- text
 
@@ -40,12 +28,12 @@ MIN_TIME = 0.05  # velocity is an error divided by time: below this time the div
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A word-piece tokenizer in which every scene word is one token; emoji names fall into pieces."""
     words = [
-        *scenes.SHAPES,
-        *scenes.PLURAL.values(),
-        *scenes.COLOURS,
-        *scenes.COUNTS,
-        *scenes.RELATIONS,
-        *scenes.QUARTERS,
+        *SHAPES,
+        *PLURAL.values(),
+        *COLOURS,
+        *COUNTS,
+        *RELATIONS,
+        *QUARTERS,
     ]
     words += [
         "a",
@@ -80,7 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     vision = {
         "model_type": "siglip_vision_model", "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4,
-        "num_attention_heads": 5, "image_size": scenes.SIZE, "patch_size": 8, "vision_use_head": False,
+        "num_attention_heads": 5, "image_size": SIZE, "patch_size": 8, "vision_use_head": False,
     }  # fmt: skip
     text = {
         "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 352,
@@ -97,7 +85,7 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
 
 def build_dit() -> SD3Transformer2DModel:
     return SD3Transformer2DModel(
-        sample_size=scenes.SIZE, patch_size=4, in_channels=3, out_channels=3, num_layers=13, attention_head_dim=24,
+        sample_size=SIZE, patch_size=4, in_channels=3, out_channels=3, num_layers=13, attention_head_dim=24,
         num_attention_heads=4, joint_attention_dim=96, caption_projection_dim=96, pooled_projection_dim=32,
         pos_embed_max_size=8, qk_norm="rms_norm",
     )  # fmt: skip
@@ -112,111 +100,3 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
 
 
 # ---------------------------------------------------------------------------------------------------- batches
-
-
-def emoji_part(part: str) -> Stimuli:
-    """The bundled emoji whose name falls into `part`, by the same hash of the text as the scenes."""
-    held = {" ".join(words) for _, *words in scenes.HELD_OUT}  # "yellow square" is an emoji too
-    chosen = [s for s in load_stimuli("noto") if scenes.part_of(s.text) == part and s.text.lower() not in held]
-    return Stimuli(chosen, name=f"noto-{part}")
-
-
-# Of emoji, full captions and the six skills: two things take longest to learn, and emoji make most of the gradient.
-_DRAWN = ([0, 0.22, *[0.13] * 6], [0.04, 0.22, 0.08, 0.15, 0.1, 0.08, 0.18, 0.15])
-
-
-def dit_batch(
-    step: int,
-    seed: int,
-    emoji: Stimuli | None = None,
-    size: int = 32,
-    noisier: float = 0.4,
-    part: str = "train",
-    dropped: float = 0.15,
-) -> dict[str, Any]:
-    """Images, their captions (15 % dropped), times and noise: a function of seed and step alone.
-
-    Times are the sigmoid of a normal around `noisier`. Bridges train at noisier times than the expert did: there the
-    caption decides what is drawn.
-    """
-    rng = np.random.default_rng((seed, step))
-    images, captions = [], []
-    for kind in rng.choice(["emoji", "full", *scenes.SKILLS], size, p=_DRAWN[emoji is not None]):
-        if emoji and kind == "emoji":
-            image, caption, _ = emoji[int(rng.integers(len(emoji)))]
-        else:
-            scene, _, caption = scenes.compose(rng, str(kind), part)
-            image = scenes.draw(scene, rng)
-        images.append(image)
-        captions.append("" if rng.random() < dropped else caption)
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
-    noise = torch.from_numpy(rng.standard_normal((size, 3, scenes.SIZE, scenes.SIZE), dtype=np.float32))
-    return {"image": to_pixels(images, scenes.SIZE), "caption": captions, "time": time, "noise": noise}
-
-
-def velocity_loss(predicted: Tensor, image: Tensor, time: Tensor) -> Tensor:
-    """Mean squared error of the velocity, from that of the predicted clean image."""
-    return ((predicted - image) / time.clamp(min=MIN_TIME)[:, None, None, None]).square().mean()
-
-
-# Of questions, full captions, captions read, emoji named. Looking a shape up is learnt from captions read, in text
-# alone, and then moves over to images; seeing is learnt from full captions.
-_SHARES = (0.45, 0.22, 0.3, 0.03)
-TURNS = 6  # questions asked of one image in a row of training
-
-
-def vlm_batch(
-    step: int, seed: int, emoji: Stimuli, tokenizer: PreTrainedTokenizerFast, size: int = 32
-) -> dict[str, Tensor]:
-    """Rows of image and questions, image and caption, image and name, or caption and questions (no image)."""
-    rng = np.random.default_rng((seed, step))
-    images, rows = [], []
-    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=_SHARES):
-        if kind == "name":
-            image, answer, _ = emoji[int(rng.integers(len(emoji)))]
-            rows.append([(IMAGE * IMAGE_TOKENS + "name :", answer)])
-        elif kind == "describe":
-            scene, _, caption = scenes.compose(rng, "full", "train")
-            image = scenes.draw(scene, rng)
-            rows.append([(IMAGE * IMAGE_TOKENS + "describe :", caption)])
-        else:
-            scene, _, question, answer = scenes.ask(rng, str(rng.choice(scenes.SKILLS)), "train")
-            image = scenes.draw(scene, rng)
-            first = question_prompt(question, scene.caption if kind == "read" else None)
-            rows.append([(first, answer), *ask_about(rng, scene, TURNS - 1, (question, answer))])
-        if kind != "read":
-            images.append(image)
-    pixels = {"pixel_values": to_pixels(images, scenes.SIZE)} if images else {}
-    return {**tokenize_rows(tokenizer, rows), **pixels}
-
-
-def question_prompt(question: str, caption: str | None = None) -> str:
-    """A question about an image, or about a caption that stands in the image's place."""
-    return f"{IMAGE * IMAGE_TOKENS}{question}" if caption is None else f"{caption} : {question}"
-
-
-def tokenize_rows(tokenizer: PreTrainedTokenizerFast, rows: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels (row, token) of dialogues, each a list of (prompt, answer) turns.
-
-    Right padded, one end token after the last answer; labels only on the answers and the end.
-    """
-    sides = [[text for turn in row for text in turn] for row in rows]  # prompt, answer, prompt, answer, ...
-    pieces = iter(tokenizer([text for side in sides for text in side], add_special_tokens=False).input_ids)
-    tokens, targets = [], []
-    for side in sides:
-        ids, labels = [tokenizer.bos_token_id], [IGNORE]
-        for number in range(len(side)):
-            piece = next(pieces)
-            ids += piece
-            labels += piece if number % 2 else [IGNORE] * len(piece)
-        tokens.append(torch.tensor([*ids, tokenizer.eos_token_id]))
-        targets.append(torch.tensor([*labels, tokenizer.eos_token_id]))
-    pad = torch.nn.utils.rnn.pad_sequence
-    mask = pad([torch.ones_like(row) for row in tokens], batch_first=True)
-    ids = pad(tokens, batch_first=True, padding_value=tokenizer.pad_token_id)
-    return {"input_ids": ids, "attention_mask": mask, "labels": pad(targets, batch_first=True, padding_value=IGNORE)}
-
-
-def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the answers' tokens: full captions, which teach the vision tower, weigh most."""
-    return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE)

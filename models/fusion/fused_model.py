@@ -25,14 +25,13 @@ from torch.nn import functional as F
 from ...probes.files import write_whole
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_stacks
-from ...probes.plans.choosing import BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.stimulus_set import Stimulus
-from ..experts.shipped_architectures import velocity_loss
+from ..generation.flow import to_draw, velocity_loss
 from ..towers.attention_masks import one_image, text_after
 from ..towers.finding import find_tower
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
-from ..training.batches import to_draw
 from .semantic_tokens import SemanticTokens, vision_features
 from .trained_parts import adapt
 from .two_towers import Fusion, States

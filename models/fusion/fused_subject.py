@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...probes.stimuli.images import noisy_images
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import Shown, Subject
-from ..experts.opening import LlavaExpert
+from ..experts.vision_language import LlavaExpert
+from ..generation.flow import noisy_images
 from .fused_model import FusedModel
 
 

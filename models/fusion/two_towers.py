@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...probes.plans.choosing import BridgePlan
-from ..bridges.bridge import BRIDGES, Handed, Seen
+from ...probes.plans.bridge_plan import BridgePlan
+from ..bridges.bridge import Handed, Seen
+from ..bridges.registry import BRIDGES
 from ..towers.attention_masks import Places, sees, text_after
 from ..towers.tower import Attended, Tower
 from ..towers.visiting import measure, visiting

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...probes.extraction.extracting import noise_for
+from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_image
 
 

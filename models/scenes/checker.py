@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .scene import COLOURS, COUNTS, PLURAL, QUARTERS, SHAPES, SIZE, mask_of
+from .rendering import shape_mask
+from .scene import COLOURS, COUNTS, PLURAL, QUARTERS, SHAPES, SIZE
 
 
 class Seen(NamedTuple):
@@ -65,7 +66,7 @@ def _overlaps(cover: np.ndarray, box: tuple, shape: str) -> Iterator[float]:
     for size in range(9, 14):
         if any(abs(edge.stop - edge.start - size) > 3 for edge in box):
             continue
-        mask = mask_of(shape, size)
+        mask = shape_mask(shape, size)
         starts = [
             [s for s in range(int(m - size / 2) - 1, int(m - size / 2) + 3) if 0 <= s <= SIZE - size] for m in middle
         ]

@@ -9,17 +9,17 @@ here the exact checker reads the things from the pixels. As there, things that n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.stats import t as student
 
-from ..generation.sampling import generate
-from . import scene as scenes
 from .checker import Seen, quarter_of, read, stands
-from .scene import QUARTERS, Scene, Thing
+from .composing import compose
+from .rendering import render_scene
+from .scene import PARTS, QUARTERS, SIZE, Scene, Thing
 
 CATEGORIES = ("entity", "attribute", "relation")
 THINGS = (2, 3, 4)
@@ -52,19 +52,12 @@ def dense_captions(part: str = "test", each: int = 40, seed: int = 0) -> list[De
 
     Raises ValueError for an unknown part or no captions.
     """
-    if part not in scenes.PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(scenes.PARTS)}")
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
     if each < 1:
         raise ValueError(f"{each} captions of every number of things leave nothing to score: ask for at least one")
-    rng = np.random.default_rng((seed, scenes.PARTS.index(part), 4))
+    rng = np.random.default_rng((seed, PARTS.index(part), 4))
     return [_draw(rng, part, count) for count in THINGS for _ in range(each)]
-
-
-def evaluate_dense(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
-    """Let a generator draw dense captions and score it by `dense_score`. `sampling` goes to `generate`."""
-    wanted = dense_captions(part, each, seed)
-    ids = [f"dense {part} {seed} {number}" for number in range(len(wanted))]
-    return dense_score(wanted, generate(model, [w.caption for w in wanted], ids, **sampling), seed)
 
 
 def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed: int = 0) -> pd.DataFrame:
@@ -81,8 +74,8 @@ def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed
         raise ValueError(f"expected one image for each of at least two captions, got {len(images)} for {len(wanted)}")
     rng = np.random.default_rng((seed, 5))
     drawn = [read(image) for image in images]
-    true = [read(scenes.draw(w.scene, rng)) for w in wanted]
-    blank = read(Image.new("RGB", (scenes.SIZE, scenes.SIZE), "white"))
+    true = [read(render_scene(w.scene, rng)) for w in wanted]
+    blank = read(Image.new("RGB", (SIZE, SIZE), "white"))
     shares = _shares(wanted, drawn)  # (caption, image, category)
     own = np.diagonal(shares).T  # (caption, category)
     others = ~np.eye(len(wanted), dtype=bool)
@@ -144,7 +137,7 @@ def _shares(wanted: Sequence[Described], images: Sequence[Sequence[Seen]]) -> np
 
 def _draw(rng: np.random.Generator, part: str, count: int) -> Described:
     while True:
-        scene = scenes.compose(rng, "full", part).scene
+        scene = compose(rng, "full", part).scene
         if len(scene.things) == len({thing.shape for thing in scene.things}) == count:
             order = [scene.things[i] for i in rng.permutation(count)]
             if described := _describe(rng, scene, order):

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Subset
 
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
-from ..experts import shipped_architectures as small
-from ..scenes import scene as scenes
+from ..scenes.dialogues import IMAGE
+from ..scenes.scene import SIZE, part_of
+from .scene_batches import dit_batch, emoji_part, vlm_batch
 
 DROPPED = 0.15  # share of captions left out, for classifier-free guidance
 NOISIER = 1.1  # bridges train at noisier times than experts do: there the caption decides what is drawn
@@ -46,23 +46,23 @@ def source(
     if data is not None and not isinstance(data, Stimuli):
         raise TypeError(f"data are a {type(data).__name__}: open images with their captions by load_stimuli")
     channels, side, columns = size
-    if channels != 3 or side != columns or (data is None and side != scenes.SIZE):
-        wanted = f"(3, {scenes.SIZE}, {scenes.SIZE}), as scenes have" if data is None else "(3, side, side)"
+    if channels != 3 or side != columns or (data is None and side != SIZE):
+        wanted = f"(3, {SIZE}, {SIZE}), as scenes have" if data is None else "(3, side, side)"
         raise ValueError(f"the generator makes images of {tuple(size)}, expected {wanted}: take other data or experts")
     if shuffled and rows < 2:
         raise ValueError(f"{rows} caption cannot be another image's: batches of 2 or more are shuffled")
     dropped = DROPPED if part == "train" else 0.0
     subset = of_part(data, part) if data is not None else None
-    emoji = small.emoji_part("train") if tokenizer and data is None else None
+    emoji = emoji_part("train") if tokenizer and data is None else None
 
     def draw(number: int) -> dict[str, Any]:
         if subset is None:
-            batch = small.dit_batch(number, seed, size=rows, noisier=NOISIER, part=part, dropped=dropped)
+            batch = dit_batch(number, seed, size=rows, noisier=NOISIER, part=part, dropped=dropped)
         else:
             batch = stimuli_batch(number, seed, subset, rows, side, NOISIER, dropped)
         if emoji:
-            batch["questions"] = small.vlm_batch(number, seed, emoji, tokenizer, max(1, rows // 4))
-            batch["image_token"] = tokenizer.convert_tokens_to_ids(small.IMAGE)
+            batch["questions"] = vlm_batch(number, seed, emoji, tokenizer, max(1, rows // 4))
+            batch["image_token"] = tokenizer.convert_tokens_to_ids(IMAGE)
         captions = batch["caption"]
         return batch | {"caption": captions[1:] + captions[:1]} if shuffled else batch
 
@@ -74,7 +74,7 @@ def of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
 
     Raises ValueError where there are none.
     """
-    chosen = [number for number, text in enumerate(stimuli.texts) if scenes.part_of(text) == part]
+    chosen = [number for number, text in enumerate(stimuli.texts) if part_of(text) == part]
     if not chosen:
         raise ValueError(
             f"none of the {len(stimuli)} captions of {stimuli.name!r} falls into the part {part!r}: give more pairs"
@@ -133,15 +133,6 @@ def stimuli_batch(
     time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, side, side), dtype=np.float32))
     return {"image": to_pixels([s.image for s in chosen], side), "caption": captions, "time": time, "noise": noise}
-
-
-def to_draw(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model draws of a batch, times and noise: the images, or their latents with as much of the noise."""
-    image, time, noise = (batch[name].to(model.device) for name in ("image", "time", "noise"))
-    if not hasattr(model, "latents"):
-        return image, time, noise
-    image = model.latents(image)
-    return image, time, noise.flatten(1)[:, : image[0].numel()].view_as(image)
 
 
 def _at(number: int, count: int, seed: int) -> int:

@@ -12,11 +12,14 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
-from ..experts import shipped_architectures as small
-from ..experts.opening import DitExpert
-from ..scenes import scene as scenes
+from ..experts.pixel_dit import DitExpert
+from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
+from ..generation.flow import velocity_loss
+from ..scenes.dialogues import answer_loss
+from ..scenes.scene import SIZE
 from .batches import stimuli_batch
-from .train_model import fit
+from .loop import fit
+from .scene_batches import dit_batch, emoji_part, vlm_batch
 
 STEPS = {"scenes-vlm": 4000, "scenes-dit": 12000, "emoji-dit": 4000}
 SEED = 0
@@ -44,25 +47,25 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The run's own, built once: tokenizers' trainer numbers the pieces of emoji names differently every time."""
     if not (folder / "tokenizer").exists():
-        small.build_tokenizer().save_pretrained(folder / "tokenizer.new")
+        build_tokenizer().save_pretrained(folder / "tokenizer.new")
         os.replace(folder / "tokenizer.new", folder / "tokenizer")
     return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
 
 
 def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     tokenizer = _tokenizer(folder)
-    model = small.build_vlm(tokenizer)
-    emoji = small.emoji_part("train")
+    model = build_vlm(tokenizer)
+    emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        batch = {key: value.to(model.device) for key, value in small.vlm_batch(step, SEED, emoji, tokenizer).items()}
+        batch = {key: value.to(model.device) for key, value in vlm_batch(step, SEED, emoji, tokenizer).items()}
         labels = batch.pop("labels")
-        return small.answer_loss(model(**batch).logits, labels)
+        return answer_loss(model(**batch).logits, labels)
 
     log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress="scenes-vlm")
     model.half().save_pretrained(final)
     tokenizer.save_pretrained(final)
-    side = {"height": scenes.SIZE, "width": scenes.SIZE}
+    side = {"height": SIZE, "width": SIZE}
     SiglipImageProcessorPil(size=side, resample=1, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(final)
     return log
 
@@ -70,17 +73,17 @@ def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
 def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     """scenes-dit draws scenes and a few emoji, emoji-dit emoji alone."""
     tokenizer = _tokenizer(folder)
-    expert = DitExpert(name, small.build_dit(), small.build_text_encoder(tokenizer), tokenizer, ())
+    expert = DitExpert(name, build_dit(), build_text_encoder(tokenizer), tokenizer, ())
     both = nn.ModuleList([expert.model, expert.text_encoder]).to(PartialState().device)
-    emoji = small.emoji_part("train")
+    emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        draw = small.dit_batch if name == "scenes-dit" else stimuli_batch
+        draw = dit_batch if name == "scenes-dit" else stimuli_batch
         batch = draw(step, SEED, emoji)
         image, time, noise = (batch[key].to(expert.model.device) for key in ("image", "time", "noise"))
         mix = time[:, None, None, None]
         predicted = expert.predict(mix * noise + (1 - mix) * image, expert.encode(batch["caption"]), time)
-        return small.velocity_loss(predicted, image, time)
+        return velocity_loss(predicted, image, time)
 
     log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress=name)
     expert.model.half()

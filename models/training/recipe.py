@@ -18,13 +18,15 @@ from ...probes.files import write_whole
 from ...probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
 from ...probes.plans.choosing import rank_for
 from ...probes.plans.layouts import lay_out
-from ...probes.stimuli.stimulus_set import Stimuli, load_stimuli
+from ...probes.stimuli.sources import load_stimuli
+from ...probes.stimuli.stimulus_set import Stimuli
 from ..experts.opening import open_expert
 from ..fusion.fused_model import FusedModel
 from ..fusion.trained_parts import TRAINED
-from ..unified.one_trunk import UnifiedModel
+from ..unified.flow_model import UnifiedModel
 from ..unified.token_model import UnifiedTokens
-from .train_model import Log, train
+from .loop import Log
+from .train_model import train
 
 _OF_PLAN = ("layout", "stream", "both_ways", "gated", "rank", "semantic_tokens")
 

@@ -2,222 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from accelerate import Accelerator
+from torch import Tensor
 
-from ...probes.hooks.attention_calls import Attention, Intercept
 from ...probes.plans.bridge_plan import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..experts.shipped_architectures import IMAGE
+from ..scenes.dialogues import IMAGE
 from .batches import share, source
-from .resuming import claim, resume, save
+from .loop import Log, fit
+from .resuming import claim
 from .validation import validation_loss
 
-# Matrices of blocks and bridges: Muon is made for these, and for neither norms, modulations nor embeddings.
-_HIDDEN = re.compile(r"(block|blocks|layers|bridges)\.\d+\.(?!.*(norm|relative|modulation|tokens))")
 _EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")
 
 EVERY, CHECKPOINTS = 25, 10  # checkpoints of `train`: so many a run, and so many steps apart at least
-
-Log = list[dict[str, Any]]
-
-
-def _attend_in_float(
-    original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
-) -> Tensor:
-    """For bfloat16 autocast on CPUs, where the backward pass of attention is five times slower than in float32."""
-    with torch.autocast("cpu", enabled=False):
-        return original(query.float(), key.float(), value.float(), *args, **options)
-
-
-class _Forward(nn.Module):
-    """Whatever is run with the model as one forward pass: processes share gradients and gather weights around those."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, run: Callable[[int], Any], step: int) -> Any:
-        return run(step)
-
-
-def fit(
-    model: nn.Module,
-    loss: Callable[[int], Tensor],
-    folder: str | Path,
-    steps: int,
-    *,
-    learning_rate: float,
-    muon: float | None = None,
-    average: float | None = None,
-    slower: Callable[[str], float] = lambda name: 1.0,
-    checkpoint_every: int = 250,
-    validate: Callable[[int], dict[str, float]] | None = None,
-    on_log: Callable[[Log], object] | None = None,
-    tensorboard: bool = False,
-    whole: nn.Module | None = None,
-    progress: str = "training",
-) -> Log:
-    """Train the parameters of `model` that require gradients, and leave them in `model`.
-
-    Parameters
-    ----------
-    loss : `loss(step)` makes batch number `step` and returns its loss. A function of the step alone, so that a resumed
-        run sees what an uninterrupted one would have seen. Of several processes each makes its own share: the mean over
-        processes is the loss.
-    folder : its `state/` holds the newest checkpoint and `log.jsonl`, one line every 10 steps; a finished run in it is
-        loaded, not repeated.
-    learning_rate : of AdamW; warmed up over 5 % of the steps, then cosine to zero.
-    muon : learning rate of Muon (Jordan et al. 2024) for the matrices of blocks and bridges, on the same schedule, with
-        updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982); None leaves them to AdamW as well. Of a
-        low-rank map it takes both factors: each is a map of its own.
-    average : decay of an exponential moving average of the weights, which then replaces them at the end.
-    slower : what a parameter's learning rate is multiplied with, by its name.
-    validate : called at every checkpoint and at the end, with the averaged weights in place; its numbers are logged.
-    on_log : called with the log after each new line, on the first process: a live curve.
-    tensorboard : also write the log for TensorBoard, into `folder/tensorboard`.
-    whole : what FSDP shards, if `model` is but a part of it: frozen experts and all.
-
-    Accelerate's own settings hold: `ACCELERATE_MIXED_PRECISION=bf16` takes a quarter to a half off a step on CPUs
-    that compute in it; `torchrun` and `accelerate launch` start several processes (docs/training.md). Under FSDP2
-    AdamW takes the matrices too, at Muon's rate: accelerate keeps one optimizer for a sharded model.
-
-    Returns the log. Raises FloatingPointError at the first loss or gradient that is not finite, with the newest
-    checkpoint left as it was; ModuleNotFoundError for TensorBoard where it is not installed.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if tensorboard and not is_tensorboard_available():
-        raise RuntimeError("TensorBoard is not installed: pip install 'bridgework[tensorboard]', or train without it")
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        dataloader_config=DataLoaderConfiguration(split_batches=True),  # else schedules step once for each process
-        log_with="tensorboard" if tensorboard else None,
-        project_dir=folder,
-    )
-    alone = accelerator.distributed_type == DistributedType.NO
-    trained: nn.Module = model if alone else _Forward(whole if whole and accelerator.is_fsdp2 else model)
-    named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
-    optimizers = _optimizers(named, learning_rate, muon, slower, together=accelerator.is_fsdp2)
-    warm = max(1, steps // 20)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps))
-        )
-        for optimizer in optimizers
-    ]
-    trained, *stepped = accelerator.prepare(trained, *optimizers, *schedules)
-    parameters = [p for p in trained.parameters() if p.requires_grad]
-    ema = EMAModel(parameters, decay=average) if average else None
-    in_float = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu"
-    if tensorboard:
-        accelerator.init_trackers("tensorboard")
-
-    start, log = resume(accelerator, folder, ema)
-    with tqdm(total=steps, initial=start, desc=progress, mininterval=1, disable=not accelerator.is_main_process) as bar:
-        for step in range(start, steps):
-            with accelerator.autocast(), Intercept(_attend_in_float) if in_float else nullcontext():
-                value = loss(step) if alone else trained(loss, step)
-            mean = accelerator.reduce(value.detach(), "mean")
-            _check_finite("loss", mean, step, folder)
-            accelerator.backward(value)
-            norm = accelerator.clip_grad_norm_(parameters, 1.0)
-            if accelerator.scaler is None:  # which looks for such gradients itself, and skips their step
-                _check_finite("gradient", norm, step, folder)
-            for each in stepped:
-                each.step()
-            for p in parameters:
-                p.grad = None
-            if ema:
-                ema.step(parameters)
-            kept = (step + 1) % checkpoint_every == 0 or step + 1 == steps
-            if step % 10 == 0 or step + 1 == steps or (kept and validate):
-                line = {"step": step, "loss": mean.item()}
-                if kept and validate:
-                    with _averaged(ema, parameters):
-                        line |= validate(step) if alone else trained(validate, step)
-                log.append(line)
-                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-                accelerator.log({name: number for name, number in line.items() if name != "step"}, step)
-                if on_log and accelerator.is_main_process:
-                    on_log(log)
-            bar.update()
-            if kept:
-                save(accelerator, folder, step + 1, log, ema)
-    if ema:
-        ema.copy_to(parameters)
-    if accelerator.is_fsdp2:
-        _gather(trained)
-    accelerator.end_training() if tensorboard else None
-    return log
-
-
-def _optimizers(
-    named: list[tuple[str, nn.Parameter]],
-    learning_rate: float,
-    muon: float | None,
-    slower: Callable[[str], float],
-    together: bool,
-) -> list[torch.optim.Optimizer]:
-    def groups(names: list[str], rate: float) -> list[dict[str, Any]]:
-        scales = {name: slower(name) for name in names}
-        return [
-            {"params": [parameters[name] for name in names if scales[name] == scale], "lr": rate * scale}
-            for scale in sorted(set(scales.values()))
-        ]
-
-    parameters = dict(named)
-    hidden = [name for name, p in named if muon and p.ndim == 2 and _HIDDEN.search(name)]
-    rest = groups([name for name in parameters if name not in set(hidden)], learning_rate)
-    matrices = groups(hidden, muon or 0.0)
-    if together:
-        rest, matrices = rest + matrices, []
-    made: list[torch.optim.Optimizer] = []
-    if rest:
-        made.append(torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True))
-    if matrices:
-        made.append(torch.optim.Muon(matrices, lr=muon or 0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    return made
-
-
-def _check_finite(what: str, value: Any, step: int, folder: Path) -> None:
-    if not math.isfinite(number := float(value.full_tensor() if hasattr(value, "full_tensor") else value)):
-        raise FloatingPointError(
-            f"{what} {number} at step {step} of {folder}: lower the learning rate and start it again"
-        )
-
-
-@contextmanager
-def _averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """While the context lasts, the averaged weights stand in the place of the last ones."""
-    if ema is None:
-        yield
-        return
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
-
-
-def _gather(model: nn.Module) -> None:
-    """Whole tensors in the place of the trained shards, on every process: the model can be saved, and not run."""
-    for name, p in list(model.named_parameters()):
-        if p.requires_grad and hasattr(p, "full_tensor"):
-            owner, _, leaf = name.rpartition(".")
-            model.get_submodule(owner)._parameters[leaf] = nn.Parameter(p.detach().full_tensor())  # type: ignore[attr-defined]
 
 
 def train(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..experts.shipped_architectures import velocity_loss
-from .batches import source, to_draw
+from ..generation.flow import to_draw, velocity_loss
+from .batches import source
 
 SEED = 2**31  # no training run has it
 

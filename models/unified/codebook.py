@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ...probes.stimuli.images import to_image, to_pixels
 from ..scenes import checker
-from ..scenes import scene as scenes
+from ..scenes.composing import compose, examples
+from ..scenes.rendering import render_scene
+from ..scenes.scene import SIZE, SKILLS
 
 CODES = 256
 PATCH = 4  # pixels
@@ -59,8 +61,8 @@ def fit_codebook(codes: int = CODES, images: int = 1000, seed: int = 0) -> Codeb
     Each once, for most patches of a scene are white, and one code is enough for those. A function of its arguments.
     """
     rng = np.random.default_rng((seed, codes))
-    drawn = [scenes.draw(scenes.compose(rng, "full", "train").scene, rng) for _ in range(images)]
-    patches = nn.functional.unfold(to_pixels(drawn, scenes.SIZE), PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
+    drawn = [render_scene(compose(rng, "full", "train").scene, rng) for _ in range(images)]
+    patches = nn.functional.unfold(to_pixels(drawn, SIZE), PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
     distinct = np.unique(patches.numpy(), axis=0)
     fitted = MiniBatchKMeans(codes, batch_size=4096, n_init=3, random_state=seed).fit(distinct)
     book = Codebook(codes)
@@ -71,13 +73,13 @@ def fit_codebook(codes: int = CODES, images: int = 1000, seed: int = 0) -> Codeb
 @torch.no_grad()
 def reconstruction_score(book: Codebook, part: str = "validation", each: int = 40, seed: int = 0) -> Reconstruction:
     """Take `each` scenes of every skill to their codes and back, and let the scene checker read them."""
-    examples = list(scenes.examples(part, scenes.SKILLS, each, seed))
+    composed = list(examples(part, SKILLS, each, seed))
     rng = np.random.default_rng(seed)
-    images = [scenes.draw(example.scene, rng) for example in examples]
-    pixels = to_pixels(images, scenes.SIZE)
+    images = [render_scene(example.scene, rng) for example in composed]
+    pixels = to_pixels(images, SIZE)
     back = book.decode(book.encode(pixels))
     score, original = (
-        float(np.mean([checker.check(i, e.skill, e.caption) for i, e in zip(shown, examples, strict=True)]))
+        float(np.mean([checker.check(i, e.skill, e.caption) for i, e in zip(shown, composed, strict=True)]))
         for shown in ([to_image(each) for each in back], images)
     )
     return Reconstruction(score, original, (back - pixels).square().mean().item())

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from diffusers.models.embeddings import PatchEmbed, TimestepEmbedding, Timesteps
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -28,16 +27,15 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from ...probes.files import write_whole
-from ...probes.plans.choosing import BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ..experts import loading
-from ..experts import shipped_architectures as small
-from ..experts.opening import DitExpert, LlavaExpert
+from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
+from ..experts.vision_language import LlavaExpert
+from ..scenes.dialogues import IMAGE, answer_loss, question_prompt, tokenize_rows
 from ..towers.attention_masks import Places
 from .trunk import Tokens, Trunk, places_of
-
-PATCH = 4  # pixels, as scenes-dit has it
 
 
 class Words(NamedTuple):
@@ -152,7 +150,7 @@ class OneTrunk(nn.Module):
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         """The one-word answer to a question about each image: the likeliest next token."""
-        rows = small.tokenize_rows(self.tokenizer, [[(small.question_prompt(q), "")] for q in questions])
+        rows = tokenize_rows(self.tokenizer, [[(question_prompt(q), "")] for q in questions])
         last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
         ids, mask = (rows[name].to(self.device) for name in ("input_ids", "attention_mask"))
         logits = self.read(ids, mask, to_pixels(images, self.size[1]).to(self.device))[..., : len(self.tokenizer)]
@@ -174,8 +172,8 @@ class OneTrunk(nn.Module):
         terms = {}
         if shown:
             # words before the caption: behind an image, its last token would have to say the first one
-            prompt = small.IMAGE * self.reader.config.image_seq_length + "describe :"
-            rows = small.tokenize_rows(self.tokenizer, [[(prompt, batch["caption"][number])] for number in shown])
+            prompt = IMAGE * self.reader.config.image_seq_length + "describe :"
+            rows = tokenize_rows(self.tokenizer, [[(prompt, batch["caption"][number])] for number in shown])
             terms["words"] = self._answered({**rows, "pixel_values": image[shown]})
         if questions := batch.get("questions"):
             terms["answers"] = self._answered(questions)
@@ -184,7 +182,7 @@ class OneTrunk(nn.Module):
     def _answered(self, rows: dict[str, Tensor]) -> Tensor:
         rows = {name: value.to(self.device) for name, value in rows.items()}
         labels = rows.pop("labels")
-        return small.answer_loss(self.read(**rows), labels)
+        return answer_loss(self.read(**rows), labels)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
         """What drawing the batch's images from their captions costs."""
@@ -235,67 +233,21 @@ class OneTrunk(nn.Module):
         return model.eval()
 
 
-class UnifiedModel(OneTrunk):
-    """A unified model that denoises patches of pixels, 4 x 4 each, in the trunk that reads and writes text.
-
-    A generator as sampling, evaluation and training know it: `condition`, `predict`, `loss`. Patches enter with fixed
-    two-dimensional positions and the time added (diffusers' `PatchEmbed`, `Timesteps`), beside their rotary positions.
-    """
-
-    objective = "flow"
-    FLOW_WEIGHT = 5.0  # Transfusion's weight of its diffusion loss beside language modelling
-
-    def __init__(self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False) -> None:
-        super().__init__(plan, config, tokenizer, causal_images)
-        (channels, side, _), width = self.size, config.text_config.hidden_size
-        self.patches = PatchEmbed(side, side, PATCH, channels, width, pos_embed_max_size=side // PATCH)
-        self.times = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.clock = TimestepEmbedding(256, width)
-        self.out = nn.Linear(width, channels * PATCH**2)
-
-    def _take(self, generation: DitExpert) -> list[str]:
-        roles = {"patches.proj": "pos_embed.proj", "clock": "time_text_embed.timestep_embedder", "out": "proj_out"}
-        taken = []
-        for own, theirs in roles.items():
-            target, source = self.get_submodule(own), generation.model.get_submodule(theirs)
-            state = source.state_dict()
-            if {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in target.state_dict().items()}:
-                target.load_state_dict(state)
-                taken += [f"{own}.{name}" for name in state]
-        return taken
-
-    def predict(self, noisy: Tensor, text: Words, time: Tensor) -> Tensor:
-        """The clean image (batch, channel, row, column) in -1..1 that the model sees in `noisy` at `time` (batch,)."""
-        clock = self.clock(self.times(time * 1000).to(noisy.dtype))
-        tokens = self.before(text, self.patches(noisy) + clock[:, None], noise=True)
-        patches = self.out(self.trunk(tokens, generation=True)[:, text.ids.shape[1] :])
-        channels, rows, columns = self.size
-        grid = patches.unflatten(2, (PATCH, PATCH, channels)).unflatten(1, (rows // PATCH, columns // PATCH))
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(noisy), *self.size)
-
-    def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The velocity loss of the batch's images at its times (`small.velocity_loss`), by `FLOW_WEIGHT`."""
-        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
-        mix = time[:, None, None, None]
-        predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
-        return self.FLOW_WEIGHT * small.velocity_loss(predicted, image, time)
-
-
 def _check(config: LlavaConfig, tokenizer: Any) -> None:
     kind = config.get_text_config().model_type
     if kind != "llama":
         raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")
-    image = tokenizer.get_vocab().get(small.IMAGE)
+    image = tokenizer.get_vocab().get(IMAGE)
     known = {
         "begin token": tokenizer.bos_token_id,
         "end token": tokenizer.eos_token_id,
         "padding token": tokenizer.pad_token_id,
-        f"{small.IMAGE!r}": image,
+        f"{IMAGE!r}": image,
     }
     if missing := [name for name, token in known.items() if token is None]:
         raise ValueError(f"the tokenizer has no {missing[0]}: give it that of scenes-vlm")
     if image != config.image_token_id:
         raise ValueError(
-            f"{small.IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
+            f"{IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
             "give the two of one expert"
         )

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Cache, DynamicCache, LlavaConfig
 
-from ...probes.extraction.extracting import noise_for
-from ...probes.plans.choosing import BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_image
-from ..experts.opening import DitExpert, LlavaExpert
+from ..experts.pixel_dit import DitExpert
+from ..experts.vision_language import LlavaExpert
 from .codebook import CODES, PATCH, Codebook, fit_codebook
 from .one_trunk import OneTrunk, Words
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from ...probes.plans.choosing import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
 from ..towers.attention_masks import Places, sees
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 from torch import Tensor
 
-from ..features.features import LayerFeatures
-from ..metrics import Array
+from ..features.layer_features import LayerFeatures
+from ..metrics.metric import Array
 from ..similarity.inputs import (
     Layers,
     alike,
@@ -25,41 +21,9 @@ from ..similarity.inputs import (
     numbers,
     open_layers,
 )
-from ..similarity.nulls import curve_draws, curve_null, interval
+from ..similarity.intervals import curve_draws, interval
+from ..similarity.nulls import curve_null
 from ..similarity.scoring import chance, used_k
-
-
-class Interval(NamedTuple):
-    """An estimate with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Shape(NamedTuple):
-    """The answer of a shape test: whether it holds, and the intervals it rests on, by name."""
-
-    holds: bool
-    intervals: dict[str, Interval]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where an understanding and a generation curve part.
-
-    Attributes:
-        kind: "split" (one trunk, two tasks) or "peak" (two experts).
-        depth: the divergence depth, relative; None where the curves do not part.
-        low, high: its 95 % interval; None where depth is None.
-        reason: what was found, in words.
-    """
-
-    kind: str
-    depth: float | None
-    low: float | None
-    high: float | None
-    reason: str
 
 
 def alignment_curve(
@@ -127,108 +91,6 @@ def alignment_curve(
     return curve
 
 
-def rises(curve: pd.DataFrame) -> Shape:
-    """Whether the curve rises: Spearman(depth, score) with an interval above 0. One subject, task and timestep.
-
-    Raises:
-        ValueError: several curves in one frame, a score that is NaN, or no draws.
-    """
-    depths, scores, draws = _open(curve)
-    if len(scores) < 3:
-        return Shape(False, {"spearman": Interval(np.nan, np.nan, np.nan)})
-    found = _spread(lambda line: _spearman(depths, line), scores, draws, bound=1)
-    return Shape(found.low > 0, {"spearman": found})
-
-
-def rises_then_falls(curve: pd.DataFrame) -> Shape:
-    """Whether the curve rises, then falls: peak minus first and peak minus last both with intervals above 0.
-
-    Raises:
-        ValueError: as `rises`.
-    """
-    _, scores, draws = _open(curve)
-    peak = int(np.argmax(scores))
-    rise = _spread(lambda line: line[..., peak] - line[..., 0], scores, draws)
-    fall = _spread(lambda line: line[..., peak] - line[..., -1], scores, draws)
-    return Shape(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
-
-
-def divergence(
-    understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame, kind: str | None = None
-) -> Divergence:
-    """The depth at which two curves part, with its 95 % interval (UniFork, arXiv 2506.17202, made testable).
-
-    "split", for one trunk on two tasks (the default where both curves are of one subject; say so for two fine-tunings
-    of one trunk): the first depth from which on the paired interval of the difference excludes 0, on one side, to the
-    end. Its interval is that of the same depth over the draws; a draw that never parts counts as the last depth.
-    "peak", for two experts (the default otherwise), which may start apart: the depth of the generation curve's peak,
-    if the understanding curve still rises from there on, by the test of `rises`. Its interval is that of the draws'
-    peaks.
-
-    Raises:
-        ValueError: as `rises`; an unknown kind; curves of a split without paired draws or a common layer.
-    """
-    if kind is None:
-        one_subject = set(understanding_curve["subject"]) == set(generation_curve["subject"])
-        kind = "split" if one_subject else "peak"
-    if kind == "split":
-        return _split(understanding_curve, generation_curve)
-    if kind == "peak":
-        return _peak(understanding_curve, generation_curve)
-    raise ValueError(f"unknown kind {kind!r}: expected split (one trunk, two tasks) or peak (two experts)")
-
-
-def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
-    for name in ("metric", "k", "samples", "pairing"):
-        ours, theirs = (
-            curve[name].iloc[0] if len(curve) else None for curve in (understanding_curve, generation_curve)
-        )
-        if str(ours) != str(theirs):
-            raise ValueError(
-                f"the curves differ in {name} ({ours} and {theirs}), so their draws are not paired: measure both on "
-                "the same stimuli with the same metric, k and seed"
-            )
-    common = [layer for layer in understanding_curve["layer"] if layer in set(generation_curve["layer"])]
-    if not common:
-        raise ValueError("the two curves have no layer in common")
-    sides = [curve[curve["layer"].isin(common)] for curve in (understanding_curve, generation_curve)]
-    (depths, ours, our_draws), (_, theirs, their_draws) = (_open(side) for side in sides)
-    gap, gap_draws = ours - theirs, our_draws - their_draws
-    reach = interval(gap, gap_draws)[1] - gap
-
-    def parting(line: Array) -> int | None:
-        apart = (np.abs(line) > reach) & (np.sign(line) == np.sign(line[-1]))
-        together = np.flatnonzero(~apart)
-        first = int(together[-1]) + 1 if len(together) else 0
-        return first if first < len(line) else None
-
-    at = parting(gap)
-    if at is None:
-        return Divergence("split", None, None, None, "the curves are not apart at the last layer")
-    parted = [parting(line) for line in gap_draws]
-    low, high = np.quantile([depths[-1] if i is None else depths[i] for i in parted], (0.025, 0.975))
-    above = "understanding" if gap[-1] > 0 else "generation"
-    reason = f"from layer {sides[0]['layer'].iloc[at]} on {above} aligns more"
-    return Divergence(
-        "split", float(depths[at]), min(float(low), float(depths[at])), max(float(high), float(depths[at])), reason
-    )
-
-
-def _peak(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
-    depths, scores, draws = _open(generation_curve)
-    at = int(np.argmax(scores))
-    depth = float(depths[at])
-    _open(understanding_curve)
-    after = rises(understanding_curve[understanding_curve["depth"] >= depth - 1e-9])
-    found = after.intervals["spearman"]
-    told = f"generation peaks at depth {depth:.2f}, from where on understanding's Spearman is {found.value:.2f}"
-    told += f" [{found.low:.2f}, {found.high:.2f}]"
-    if not after.holds:
-        return Divergence("peak", None, None, None, told + ": it does not rise")
-    low, high = np.quantile(depths[np.argmax(draws, 1)], (0.025, 0.975))
-    return Divergence("peak", depth, min(float(low), depth), max(float(high), depth), told)
-
-
 def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[float | None, int, Tensor, Tensor]]:
     """(timestep, place of the layer in x, x's samples, y's samples) for every row of the curve."""
     values = _finite(x)
@@ -273,34 +135,3 @@ def _finite(features: LayerFeatures) -> list[Layers]:
             [f"layer {name!r} of {features.modality} features of {features.subject!r}" for name in features.layers],
         )
     return stacks
-
-
-def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
-    """Depths, scores and draws (draw, layer) of one curve in depth order."""
-    missing = [name for name in ("layer", "depth", "score", "draws") if name not in curve]
-    if missing or curve.empty:
-        raise ValueError(f"not an alignment curve ({', '.join(missing) or 'no rows'}): make one with alignment_curve")
-    if curve["depth"].duplicated().any():
-        raise ValueError(
-            "more than one curve in the frame: pick one subject, task and timestep, curve[curve.timestep == .5]"
-        )
-    if curve["score"].isna().any():
-        layer = curve["layer"][curve["score"].isna()].iloc[0]
-        raise ValueError(f"layer {layer!r} has no score, its features are constant: leave its row out")
-    curve = curve.sort_values("depth")
-    draws: list[Any] = [json.loads(d.replace("nan", "NaN")) if isinstance(d, str) else d for d in curve["draws"]]
-    return curve["depth"].to_numpy(float), curve["score"].to_numpy(float), np.array(draws, float).T
-
-
-def _spread(statistic: Callable[[Array], Array], scores: Array, draws: Array, bound: float = np.inf) -> Interval:
-    """The interval of a statistic that takes (..., layer) to (...)."""
-    value = statistic(scores)
-    low, high = interval(value, statistic(draws))
-    return Interval(float(value), max(float(low), -bound), min(float(high), bound))
-
-
-def _spearman(depths: Array, scores: Array) -> Array:
-    """Spearman's correlation of (..., layer) scores with depth; 0 where all scores are the same."""
-    first, second = (rank - rank.mean(-1, keepdims=True) for rank in (rankdata(depths), rankdata(scores, axis=-1)))
-    norms = np.sqrt((first**2).sum() * (second**2).sum(-1))
-    return np.divide(second @ first, norms, out=np.zeros_like(norms), where=norms != 0)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..extraction.passes import check_task
+from ..extraction.options import check_task
+from ..extraction.token_selection import token_indices
 from ..hooks.attention_calls import Attention, intercepted
-from ..hooks.model_state import prepared
-from ..similarity.nulls import mean_interval
+from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Shown, Subject
-from .attribution import OTHER, token_indices
+from ..subjects.subject import Shown, Subject, prepared
+from .attribution import OTHER
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states"}  # as diffusers' dual-stream blocks take them
 

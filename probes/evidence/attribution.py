@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..extraction.passes import check_task
+from ..extraction.options import check_task
+from ..extraction.token_selection import token_indices
 from ..hooks.capturing import EMBEDDINGS, capture
-from ..hooks.model_state import prepared
-from ..similarity.nulls import mean_interval
+from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Shown, Subject
+from ..subjects.subject import Shown, Subject, prepared
 from .replay import Output, Replay
 
 METHODS = ("conductance", "integrated_gradients", "ablation")
@@ -219,15 +219,3 @@ def _at_mean(state: Tensor, stream: str | None, shown: Shown, means: dict[str, T
 
 def _read_from(shown: Shown, stream: str | None) -> Iterator[str]:
     return (modality for modality in shown.tokens if shown.streams.get(modality) == stream)
-
-
-def token_indices(tokens: Tensor | None, count: int) -> Tensor:
-    """Where a modality's tokens stand among the `count` tokens of one sample's state, whatever form `tokens` has."""
-    if tokens is None:
-        return torch.arange(count)
-    flat = tokens.detach().cpu().flatten()
-    if flat.dtype == torch.bool:
-        if len(flat) != count:
-            raise ValueError(f"the mask has {len(flat)} tokens, the hidden state {count}")
-        return flat.nonzero()[:, 0]
-    return flat[flat >= 0]

@@ -12,8 +12,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..metrics import Array
-from ..metrics.metric import centred
+from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, NOTHING, PENALTIES
 from ..similarity.inputs import Stack, check_finite, check_same_stimuli, numbers, open_stack
 

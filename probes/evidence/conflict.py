@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..hooks.block_stacks import find_block
 from ..hooks.model_state import evaluating
-from ..similarity.nulls import Z95
+from ..similarity.intervals import Z95
 
 Losses = Sequence[Callable[[], Tensor]]
 HALVES = 50  # random halves that the baseline is averaged over

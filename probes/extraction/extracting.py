@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from ...models.experts.opening import Expert
 from ..features.features import Features
 from ..features.store import finish, load
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
 from .jobs import plan
-from .pooling import Chosen
 from .processes import Ranks
+from .token_selection import Chosen
 
 
 def extract(
@@ -103,24 +104,8 @@ def extract(
     return load(folder)
 
 
-def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
-    """The same images and texts, no image with its own text: the control that every joint pass needs.
-
-    Each text goes to the next image around one random circle, so that none stays.
-    """
-    if len(stimuli) < 2:
-        raise ValueError("one stimulus cannot be mismatched: give at least two")
-    samples = list(stimuli)
-    circle = np.random.default_rng(seed).permutation(len(samples))
-    texts = dict(zip(circle, np.roll(circle, 1), strict=True))
-    return Stimuli(
-        [s._replace(text=samples[texts[i]].text) for i, s in enumerate(samples)], f"{stimuli.name} mismatched"
-    )
-
-
-def noise_for(ids: Sequence[str], shape: tuple[int, ...]) -> Tensor:
-    """Gaussian noise (sample, *shape), each sample's a function of its id alone."""
-    seeds = [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") for i in ids]
-    return torch.from_numpy(
-        np.stack([np.random.default_rng(s).standard_normal(shape, dtype=np.float32) for s in seeds])
-    )
+def cached(folder: Path, subject: Expert | Subject, stimuli: Stimuli, **options: Any) -> Features:
+    """`extract` into a store of its own for the same weights, stimuli, options and versions; goes on with one begun."""
+    made = json.dumps(plan(subject, stimuli, **options).made, sort_keys=True)
+    store = folder / "features" / hashlib.sha256(made.encode()).hexdigest()[:16]
+    return extract(subject, stimuli, store=store, **options)

@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..features.features import DTYPES, Features
+from ..features.features import Features
+from ..features.layer_features import DTYPES
 from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, shapes_of
 from ..features.store import add, index_of, standing
 from ..hooks.capturing import EMBEDDINGS
-from ..hooks.model_state import dispatched, prepared
+from ..hooks.model_state import dispatched
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Subject
-from .passes import PRECISIONS, Memory, Passes, check_task, joined
-from .pooling import Chosen, check_pooling, pooling_of
+from ..subjects.subject import Subject, prepared
+from .options import PRECISIONS, _named_layers, _told, check_pooling, check_task
+from .passes import Memory, Passes, joined
+from .pooling import pooling_of
 from .processes import local_device
 from .provenance import made_of
+from .token_selection import Chosen
 
 BATCHES = 8  # in a shard; 1 where all tokens are kept
 
@@ -191,25 +194,3 @@ def plan(
         },
     )
     return Work(passes, stimuli, batches, local_device() if device == "auto" else device, made)
-
-
-def _named_layers(subject: Subject, asked: Sequence[str] | None) -> dict[str, str]:
-    """Names and paths of the layers asked for, in depth order."""
-    known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
-    if asked is None:
-        return known
-    if isinstance(asked, str) or not asked:
-        raise ValueError(f"layers is {asked!r}: expected a list of names such as ['embeddings', '7']")
-    wanted = {str(name) for name in asked}
-    if unknown := wanted - known.keys() - set(known.values()):
-        raise ValueError(
-            f"{subject.name} has no layer {sorted(unknown)[0]!r}: it has embeddings, 0 to {len(subject.blocks) - 1} "
-            f"or their paths, {subject.blocks[0]} to {subject.blocks[-1]}"
-        )
-    return {name: path for name, path in known.items() if name in wanted or path in wanted}
-
-
-def _told(chosen: Chosen) -> Any:
-    if isinstance(chosen, slice):
-        return str(chosen)
-    return torch.as_tensor(chosen).tolist()  # a mask stays one: true and false, not 1 and 0

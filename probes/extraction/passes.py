@@ -17,9 +17,9 @@ from ..hooks.capturing import EMBEDDINGS, RanAgain, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import Shown, Subject
-from .pooling import Chosen, Pooled, Tokens, find_tokens, pool, pooling_of
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from .options import PRECISIONS
+from .pooling import Pooled, pool, pooling_of
+from .token_selection import Chosen, Tokens, find_tokens
 
 
 @dataclass(frozen=True)
@@ -227,23 +227,6 @@ def _joined(parts: list[Tensor]) -> Tensor:
         widest = max(part.shape[2] for part in parts)
         parts = [nn.functional.pad(part, (0, 0, 0, widest - part.shape[2])) for part in parts]
     return torch.cat(parts, 1)
-
-
-def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = (), joint: bool = False) -> str:
-    """The task, its only one where none is named. ValueError for what the subject does not have."""
-    if task is None and len(subject.tasks) == 1:
-        task = subject.tasks[0]
-    if task not in subject.tasks:
-        raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
-    timed = task in subject.timed_tasks
-    if timed != bool(timesteps):
-        need = "needs timesteps, such as .5" if timed else "takes no timesteps"
-        raise ValueError(f"{subject.name} {need}")
-    if not all(0 < t <= 1 for t in timesteps):
-        raise ValueError(f"timesteps {tuple(timesteps)} must lie in 0 (clean image, excluded) to 1 (noise)")
-    if joint and len(subject.modalities) < 2:
-        raise ValueError(f"{subject.name} sees {subject.modalities[0]} alone: it has no joint pass")
-    return task
 
 
 def _run_to_the_end(shown: Shown, paths: Sequence[str], taps: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Subject
+from ..subjects.subject import Subject, modules_of
 from .preprocessing_hash import preprocessing_of
 
 PACKAGES = ("bridgework", "torch", "transformers", "diffusers")
@@ -44,18 +44,6 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
         **options,
         "versions": {name: _version(name) for name in PACKAGES},
     }
-
-
-def modules_of(subject: Subject) -> dict[str, nn.Module]:
-    """The subject's model and every other module that it holds, alone or in a pipeline."""
-    found: dict[str, nn.Module] = {"model": subject.model}
-    for name, value in sorted(getattr(subject, "__dict__", {}).items()):
-        parts = getattr(value, "components", None)
-        inside = {f"{name}.{part}": each for part, each in parts.items()} if isinstance(parts, dict) else {name: value}
-        for path, each in inside.items():
-            if isinstance(each, nn.Module) and not any(each is other for other in found.values()):
-                found[path] = each
-    return found
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .features import Features, LayerFeatures
+from .features import Features
+from .layer_features import LayerFeatures
 from .shards import NAMES, open_shard
 
 DTYPES = {name: dtype for dtype, name in NAMES.items()}

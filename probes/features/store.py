@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..files import clear, write_whole
-from .features import Features, LayerFeatures
+from .features import Features
+from .layer_features import LayerFeatures
 from .lazy_values import features_of
 from .shards import FORMAT, Shard, check_format, open_shard, read_told, write_shard
 

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..extraction.provenance import modules_of
-from ..subjects.subject import Subject
-
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
@@ -23,15 +20,6 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-@contextmanager
-def prepared(subject: Subject, device: str) -> Iterator[None]:
-    """The subject in evaluation mode, on a device unless accelerate has dispatched it; its training flags come back."""
-    if not dispatched(subject.model):
-        subject.model.to(device)
-    with evaluating(*modules_of(subject).values()):
-        yield
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..features.features import LayerFeatures
-from ..metrics import Array
+from ..features.layer_features import LayerFeatures
+from ..metrics.metric import Array
 from .bridge_plan import Pairs
 
 MATCHINGS = ("prelude", "repeat", "proportional", "optimal")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..curves.curve import Divergence
+from ..curves.divergence_depth import Divergence
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
-from ..metrics import Array
+from ..metrics.metric import Array
 from .matching import block_values, check_depths, count_blocks
 
 Evidence = pd.DataFrame | Divergence

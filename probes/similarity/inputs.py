@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.features import LayerFeatures
-from ..metrics import METRICS, Array
+from ..features.layer_features import LayerFeatures
+from ..metrics import METRICS
+from ..metrics.metric import Array
 
 Layers = list[Tensor]  # (sample, dim) each
 Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]

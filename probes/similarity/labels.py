@@ -10,8 +10,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
-from ..metrics import Array
-from ..metrics.metric import centred
+from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, penalties
 from .inputs import check_finite, numbers
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from ..metrics import Array
+from ..features.patch_grids import regrid
+from ..metrics.metric import Array
 from .inputs import numbers
 
 
@@ -42,14 +42,6 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
     return regrid(x, height, width).flatten(-4, -2), regrid(y, height, width).flatten(-4, -2)
 
 
-def regrid(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Patches (..., height', width', dim) averaged onto (..., height, width, dim), by the area of their overlap."""
-    if x.shape[-3:-1] == (height, width):
-        return x
-    rows, columns = _overlap(x.shape[-3], height).to(x), _overlap(x.shape[-2], width).to(x)
-    return torch.einsum("...hwd,rh,cw->...rcd", x, rows, columns)
-
-
 def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
     values = numbers(values, name)
     if values.ndim < 4 or not values.numel():
@@ -58,10 +50,3 @@ def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
             "into their grid, without class or register tokens"
         )
     return values
-
-
-def _overlap(fine: int, coarse: int) -> torch.Tensor:
-    """(coarse, fine): the share of each coarse interval of 0 to 1 that each fine one covers, in exact integers."""
-    starts, others = np.arange(coarse)[:, None] * fine, np.arange(fine) * coarse
-    lengths = np.minimum(starts + fine, others + coarse) - np.maximum(starts, others)
-    return torch.from_numpy(np.maximum(lengths, 0) / fine)

@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..features.features import LayerFeatures
-from ..metrics import MEMORY, METRICS, Array
+from ..features.layer_features import LayerFeatures
+from ..metrics import METRICS
 from ..metrics.batched_cka import batch_map
+from ..metrics.metric import MEMORY, Array
 from .inputs import (
     Layers,
     Stack,

@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from ..home import home
 from .picture_sets import PICTURE_SETS
-from .stimulus_set import Stimuli, load_stimuli
+from .sources import load_stimuli
+from .stimulus_set import Stimuli
 
 SIDE = 256  # pixels of the longer side of a rendered drawing
 NAMESAKES = 4  # a title that more drawings bear is the name of their collection

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from ..hooks.model_state import dispatched, evaluating
 from ..stimuli.stimulus_set import Stimulus
 
 TASKS = ("understanding", "generation")
@@ -57,3 +59,24 @@ class Subject(Protocol):
     ) -> Shown:
         """Prepare one pass that shows these modalities of the stimuli and nothing of the other, for a task."""
         ...
+
+
+@contextmanager
+def prepared(subject: Subject, device: str) -> Iterator[None]:
+    """The subject in evaluation mode, on a device unless accelerate has dispatched it; its training flags come back."""
+    if not dispatched(subject.model):
+        subject.model.to(device)
+    with evaluating(*modules_of(subject).values()):
+        yield
+
+
+def modules_of(subject: Subject) -> dict[str, nn.Module]:
+    """The subject's model and every other module that it holds, alone or in a pipeline."""
+    found: dict[str, nn.Module] = {"model": subject.model}
+    for name, value in sorted(getattr(subject, "__dict__", {}).items()):
+        parts = getattr(value, "components", None)
+        inside = {f"{name}.{part}": each for part, each in parts.items()} if isinstance(parts, dict) else {name: value}
+        for path, each in inside.items():
+            if isinstance(each, nn.Module) and not any(each is other for other in found.values()):
+                found[path] = each
+    return found

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from bridgework.figures import architecture, architectures
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 BRIDGED = ((4, 5), (6, 9), (8, 9))
 

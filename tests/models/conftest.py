@@ -17,10 +17,12 @@ from transformers import (
     T5EncoderModel,
 )
 
-from bridgework.models.experts.opening import CHECKPOINTS, DitExpert, LlavaExpert
+from bridgework.models.experts.opening import CHECKPOINTS
+from bridgework.models.experts.pixel_dit import DitExpert
+from bridgework.models.experts.vision_language import LlavaExpert
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.scenes.scene import scene_stimuli
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.models.scenes.composing import scene_stimuli
+from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.stimuli.stimulus_set import Stimuli
 
 

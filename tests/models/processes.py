@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 
 from bridgework.models.experts.opening import CHECKPOINTS
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.training.train_model import fit, train
+from bridgework.models.training.loop import fit
+from bridgework.models.training.train_model import train
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
 SHARDED = {

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bridgework.probes import files
-from bridgework.probes.extraction.extracting import extract, noise_for
+from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features import shards
+from bridgework.probes.stimuli.controls import noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.subject import Shown
 

@@ -13,10 +13,15 @@ import torch
 from bridgework.models import open_expert, scene_stimuli
 from bridgework.models.training.recipe import Recipe
 from bridgework.probes import BridgePlan
-from bridgework.studies import fused_models as study
-from bridgework.studies import runs as demo
+from bridgework.probes.extraction.extracting import cached
+from bridgework.studies import demo_page
+from bridgework.studies.alignment_curves import measure, read_map
+from bridgework.studies.demo_page import write_page
+from bridgework.studies.fused_models import fuse, gap, probe_again, summarise
+from bridgework.studies.layout_training import compare_layouts
+from bridgework.studies.settings import DEMO_LAYOUTS, EXPERTS, METRICS, PLANS, Budget
 
-TINY = study.Budget(
+TINY = Budget(
     samples=32, bridges=2, steps=2, seeds=1, each=1,
     layouts=Recipe(layout="H", parameters=60_000, steps=2, batch_size=2, validate=0),
 )  # fmt: skip
@@ -30,33 +35,33 @@ def ran(tmp_path_factory) -> Path:
 
 
 def run(folder: Path) -> None:
-    study.measure(folder, TINY)
-    study.fuse(folder, TINY)
-    study.gap(folder, TINY)
-    study.probe_again(folder, TINY)
-    study.compare_layouts(folder, TINY)
-    demo.collect(folder)
+    measure(folder, TINY)
+    fuse(folder, TINY)
+    gap(folder, TINY)
+    probe_again(folder, TINY)
+    compare_layouts(folder, TINY)
+    runs.collect(folder)
 
 
 def test_curves_hold_every_control(ran):
     curves = pd.read_parquet(ran / "curves.parquet")
     assert set(curves["control"]) == {"none", "random weights", "mismatched captions", "pixel mean x bag of words"}
-    assert set(curves["subject"]) == set(study.EXPERTS)
-    assert set(curves["metric"]) == set(study.METRICS)
+    assert set(curves["subject"]) == set(EXPERTS)
+    assert set(curves["metric"]) == set(METRICS)
     joint = curves[curves["pass"] == "joint"]
     assert set(joint["control"]) == {"none", "mismatched captions"}
     assert (curves["samples"] == TINY.samples).all()
 
 
 def test_plan_is_the_best_of_the_map(ran):
-    plan, heat = BridgePlan.load(ran / "plan.json"), study.read_map(ran)
+    plan, heat = BridgePlan.load(ran / "plan.json"), read_map(ran)
     assert len(plan.pairs) == TINY.bridges
     assert plan.score == pytest.approx(sum(heat.loc[str(u), str(g)] for u, g in plan.pairs), abs=1e-6)
 
 
 def test_gap_is_measured_from_floor_to_ceiling(ran):
     table = pd.read_csv(ran / "gap.csv")
-    assert list(table["plan"]) == list(study.PLANS)
+    assert list(table["plan"]) == list(PLANS)
     floor = table[table["plan"] == "shuffled captions"]["score"].mean()
     assert (table["floor"] == floor).all()
     assert all(len(json.loads(pairs)) == TINY.bridges for pairs in table["pairs"])
@@ -64,7 +69,7 @@ def test_gap_is_measured_from_floor_to_ceiling(ran):
 
 def test_summary_is_mean_and_student_interval():
     table = pd.DataFrame({"plan": ["middle"] * 3, "seed": [0, 1, 2], "share": [0.1, 0.2, 0.3]})
-    row = study.summarise(table).loc["middle"]
+    row = summarise(table).loc["middle"]
     assert row["share"] == pytest.approx(0.2)
     assert row["high"] - row["share"] == pytest.approx(4.302653 * 0.1 / 3**0.5, abs=1e-5)
 
@@ -93,7 +98,7 @@ def test_second_run_repeats_nothing(ran):
 
 def test_layouts_stand_beside_each_other_with_as_many_parameters(ran):
     table, costs = pd.read_csv(ran / "layouts.csv"), pd.read_csv(ran / "layout_costs.csv")
-    assert list(table["layout"]) == list(costs["layout"]) == list(study.LAYOUTS)
+    assert list(table["layout"]) == list(costs["layout"]) == list(DEMO_LAYOUTS)
     assert list(table["parameters"]) == list(costs["trainable_parameters"])
     assert table["parameters"].between(40_000, 60_000).all()
     assert (costs["step_flops"] > costs["forward_flops"]).all()
@@ -102,8 +107,8 @@ def test_layouts_stand_beside_each_other_with_as_many_parameters(ran):
 
 
 def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "RESULTS", tmp_path / "none")
-    page = demo.write_page(ran, tmp_path / "gallery")
+    monkeypatch.setattr(demo_page, "RESULTS", tmp_path / "none")
+    page = write_page(ran, tmp_path / "gallery")
     html = page.read_text()
     images = re.findall(r'<img[^>]*src="([^"]+)"', html)
     assert len(images) >= 11
@@ -113,13 +118,13 @@ def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
 
 def test_features_are_kept_apart_by_what_they_were_made_of(tmp_path):
     stimuli, expert = scene_stimuli("test", 6), open_expert("scenes-vlm", random_weights=True)
-    first = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    first = cached(tmp_path, expert, stimuli, layers=["0"])
     assert "values" not in vars(first["text"])
-    again = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    again = cached(tmp_path, expert, stimuli, layers=["0"])
     assert torch.equal(first["text"].values, again["text"].values)
     assert len(list((tmp_path / "features").iterdir())) == 1
     with torch.no_grad():
         next(expert.model.parameters()).add_(1)
-    other = study.cached(tmp_path, expert, stimuli, layers=["0"])
+    other = cached(tmp_path, expert, stimuli, layers=["0"])
     assert not torch.equal(first["image"].values, other["image"].values)
     assert len(list((tmp_path / "features").iterdir())) == 2

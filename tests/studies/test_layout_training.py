@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bridgework.models.training.recipe import Recipe
+from bridgework.models.training.recipe import Recipe, run
 from bridgework.probes.plans.bridge_plan import LAYOUTS
-from bridgework.studies import layout_training as layouts
+from bridgework.studies import layout_training
 from bridgework.studies.layout_training import ORDER, RECIPE, compare
 
 FEW = {"steps": 2, "batch_size": 4, "validate": 0}
@@ -27,7 +27,6 @@ def test_the_recipe_is_of_all_layouts():
 def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     recipe, out, results = Recipe(layout="H", **FEW), tmp_path / "runs", tmp_path / "layouts.csv"
     trained = []
-    run = layouts.run
 
     def watched(each, folder, **options):
         if len(trained) == 3:
@@ -36,13 +35,13 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
         return run(each, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(layouts, "run", watched)
+        patch.setattr(layout_training, "run", watched)
         compare(recipe, out, results, ("dense", "last"), batches=3)
     assert trained == [("dense", False), ("last", False), ("dense", True)]
     before = pd.read_csv(results)
     assert before["floor"].notna().tolist() == [True, False]
 
-    monkeypatch.setattr(layouts, "run", lambda each, *args, **options: run(each, *args, **options))
+    monkeypatch.setattr(layout_training, "run", lambda each, *args, **options: run(each, *args, **options))
     table = compare(recipe, out, results, ("dense", "last"), batches=3)
     pd.testing.assert_frame_equal(pd.read_csv(results), table, check_exact=False)
     assert table["layout"].tolist() == ["dense", "last"]
@@ -57,7 +56,7 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
 
 
 def test_every_layout_is_drawn(tmp_path):
-    layouts.draw(tmp_path)
+    layout_training.draw(tmp_path)
     with Image.open(tmp_path / "layouts.png") as image:
         assert min(image.size) > 500
-    assert set(layouts.DRAWN) == set(LAYOUTS)
+    assert set(layout_training.DRAWN) == set(LAYOUTS)

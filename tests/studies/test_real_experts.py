@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bridgework.probes import load_stimuli
-from bridgework.probes.features.features import LayerFeatures
-from bridgework.studies import real_experts as real
-from bridgework.studies.runs import RESULTS
+from bridgework.probes.features.layer_features import LayerFeatures
+from bridgework.studies import real_experts
+from bridgework.studies.settings import RESULTS
 
 LAYERS = 9
 NOTO = load_stimuli("noto", limit=40)
@@ -26,8 +26,8 @@ def planted(monkeypatch):
         values = torch.randn(LAYERS + 1, len(stimuli), 16, generator=told)
         latent = torch.randn(len(stimuli), 16, generator=torch.Generator().manual_seed(0))
         if "random" not in subject.name:
-            image = subject.name == real.SEER
-            values[real.ANCHOR if image else 4] = latent + 0.1 * values[0]
+            image = subject.name == real_experts.SEER
+            values[real_experts.ANCHOR if image else 4] = latent + 0.1 * values[0]
             if not image:
                 values[-1] = latent + 0.1 * values[1]
 
@@ -56,14 +56,14 @@ def planted(monkeypatch):
 
         return SimpleNamespace(name=name + " (random weights)" * random_weights, show=show)
 
-    monkeypatch.setattr(real, "cached", extracted)
-    monkeypatch.setattr(real, "open_expert", opened)
+    monkeypatch.setattr(real_experts, "cached", extracted)
+    monkeypatch.setattr(real_experts, "open_expert", opened)
 
 
 def test_image_curves_peak_where_the_signal_is_and_the_twin_does_not(tmp_path):
-    curves = real.image_curves(tmp_path, NOTO)
+    curves = real_experts.image_curves(tmp_path, NOTO)
     assert set(curves["set"]) == {"noto"} and set(curves["metric"]) == {"mutual_knn", "cka"}
-    assert set(curves["subject"]) == {f"dinov2-s x {reader}" for reader in real.READERS}
+    assert set(curves["subject"]) == {f"dinov2-s x {reader}" for reader in real_experts.READERS}
     for (_, _, control), curve in curves.groupby(["subject", "metric", "control"]):
         assert len(curve) == LAYERS + 1
         best = curve.loc[curve["score"].idxmax()]
@@ -71,16 +71,16 @@ def test_image_curves_peak_where_the_signal_is_and_the_twin_does_not(tmp_path):
 
 
 def test_real_parquet_is_written_once(tmp_path):
-    real.measure_real(tmp_path, samples=24)
+    real_experts.measure_real(tmp_path, samples=24)
     first = (tmp_path / "real.parquet").stat()
     curves = pd.read_parquet(tmp_path / "real.parquet")
     assert (curves["samples"] == 24).all() and set(curves["metric"]) == {"mutual_knn"} and "set" not in curves
-    real.measure_real(tmp_path, samples=24)
+    real_experts.measure_real(tmp_path, samples=24)
     assert (tmp_path / "real.parquet").stat() == first
 
 
 def test_sink_curves_pool_four_ways_against_block_8_and_the_other_reader(tmp_path):
-    curves = real.sink_curves(tmp_path, NOTO)
+    curves = real_experts.sink_curves(tmp_path, NOTO)
     weights = curves[curves["pooling"] == "weight"]
     assert len(weights) == 2 and (weights["metric"] == "cka").all() and (weights["p"] > 0.01).all()
     curves = curves.dropna(subset="layer")
@@ -91,7 +91,7 @@ def test_sink_curves_pool_four_ways_against_block_8_and_the_other_reader(tmp_pat
 
 
 def test_map_peaks_find_the_planted_pair(tmp_path):
-    table = real.map_peaks(tmp_path, NOTO).set_index(["control", "reader", "metric"])
+    table = real_experts.map_peaks(tmp_path, NOTO).set_index(["control", "reader", "metric"])
     found = table.loc["none"]
     assert (found["image"] == "8").all() and found["text"].isin(["3", "8"]).all()
     assert (found["p"] < 0.01).all() and (found["score"] > found["peak95"]).all()
@@ -100,7 +100,7 @@ def test_map_peaks_find_the_planted_pair(tmp_path):
 
 
 def test_style_curves_compare_a_layer_with_itself(tmp_path):
-    curves = real.style_curves(tmp_path, NOTO, NOTO)
+    curves = real_experts.style_curves(tmp_path, NOTO, NOTO)
     assert (curves["score"] > 0.999).all() and set(curves["control"]) == {"none", "random weights"}
 
 
@@ -113,15 +113,15 @@ def committed() -> pd.DataFrame:
 
 
 def test_committed_curves_are_whole(committed):
-    alike = committed[committed["samples"] == real.SAMPLES]
-    assert set(alike["set"]) == {*real.SETS, "noto x fluent"}
-    assert set(committed["samples"]) == {real.SAMPLES, 1392}
+    alike = committed[committed["samples"] == real_experts.SAMPLES]
+    assert set(alike["set"]) == {*real_experts.SETS, "noto x fluent"}
+    assert set(committed["samples"]) == {real_experts.SAMPLES, 1392}
     lines = alike.groupby(["set", "subject", "metric", "control"])
     assert len(lines) == 4 * 2 * 2 * 2 + 2 * 2 and (lines.size() == 13).all()
 
 
 def test_committed_files_carry_no_unlabelled_number():
     sink, maps = pd.read_parquet(RESULTS / "real_sink.parquet"), pd.read_csv(RESULTS / "real_maps.csv")
-    assert set(sink["set"]) == set(maps["set"]) == set(real.SETS)
-    assert (sink["samples"] == real.SAMPLES).all() and (maps["samples"] == real.SAMPLES).all()
+    assert set(sink["set"]) == set(maps["set"]) == set(real_experts.SETS)
+    assert (sink["samples"] == real_experts.SAMPLES).all() and (maps["samples"] == real_experts.SAMPLES).all()
     assert len(maps) == 4 * 2 * 2 * 2 and len(sink) == 4 * (4 * 2 * 2 * 31 + 2)

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgework.models.experts.shipped_architectures import emoji_part
 from bridgework.models.training.recipe import Recipe
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.models.training.scene_batches import emoji_part
+from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.stimuli.images import to_pixels
 from bridgework.probes.stimuli.stimulus_set import Stimuli
-from bridgework.studies import smollm2_emoji as emoji
+from bridgework.studies import smollm2_emoji
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(emoji, "BATCHES", 2)
-    monkeypatch.setattr(emoji, "NAMES", 8)
+    monkeypatch.setattr(smollm2_emoji, "BATCHES", 2)
+    monkeypatch.setattr(smollm2_emoji, "NAMES", 8)
 
 
 def knowing(part: str, answers: bool) -> SimpleNamespace:
@@ -36,11 +36,11 @@ def knowing(part: str, answers: bool) -> SimpleNamespace:
 
 
 def test_losses_tell_whether_names_are_read():
-    table = emoji.losses(knowing("validation", True), "validation").set_index("names")
+    table = smollm2_emoji.losses(knowing("validation", True), "validation").set_index("names")
     assert table.loss["own"] == 0
     assert (table.low[["others'", "none"]] > 0).all()
     assert (table.low <= table.more).all()
-    blind = emoji.losses(knowing("validation", False), "validation").set_index("names")
+    blind = smollm2_emoji.losses(knowing("validation", False), "validation").set_index("names")
     assert blind.loss["own"] > 0
     assert (blind.more == 0).all()
 
@@ -50,19 +50,19 @@ def test_likeness_tells_whether_images_are_of_their_names(monkeypatch):
         assert layer == "11"
         return to_pixels(images, 8).flatten(1).double().numpy()
 
-    monkeypatch.setattr(emoji, "image_features", features)
-    seer, shown = SimpleNamespace(blocks=("block",) * 12), emoji.some("validation")
+    monkeypatch.setattr(smollm2_emoji, "image_features", features)
+    seer, shown = SimpleNamespace(blocks=("block",) * 12), smollm2_emoji.some("validation")
     images = [s.image for s in shown]
-    found = emoji.likeness(images, shown, seer)
+    found = smollm2_emoji.likeness(images, shown, seer)
     assert found["first"] == 1
     assert found["low"] > 0.5
-    others = emoji.likeness(images[1:] + images[:1], shown, seer)
+    others = smollm2_emoji.likeness(images[1:] + images[:1], shown, seer)
     assert others["first"] == 0
     assert others["nearer"] < 0
 
 
 def test_some_are_spread_over_the_part():
-    shown, whole = emoji.some("validation"), emoji_part("validation")
+    shown, whole = smollm2_emoji.some("validation"), emoji_part("validation")
     assert isinstance(shown, Stimuli)
     assert len(set(shown.ids)) == 8
     places = [whole.ids.index(each) for each in shown.ids]
@@ -71,32 +71,34 @@ def test_some_are_spread_over_the_part():
 
 def test_grid_keeps_rows_and_columns():
     rows = [[Image.new("RGB", (2, 2), (row, column, 0)) for column in range(3)] for row in range(2)]
-    drawn = emoji.grid(rows)
-    assert drawn.size == (3 * emoji.SIDE, 2 * emoji.SIDE)
-    assert drawn.getpixel((2 * emoji.SIDE + 5, emoji.SIDE + 5)) == (1, 2, 0)
+    drawn = smollm2_emoji.grid(rows)
+    assert drawn.size == (3 * smollm2_emoji.SIDE, 2 * smollm2_emoji.SIDE)
+    assert drawn.getpixel((2 * smollm2_emoji.SIDE + 5, smollm2_emoji.SIDE + 5)) == (1, 2, 0)
 
 
 def test_the_recipe_is_one_of_the_two_plans(monkeypatch):
-    monkeypatch.chdir(emoji.ROOT)
-    recipe = Recipe.load(emoji.RECIPE)
+    monkeypatch.chdir(smollm2_emoji.ROOT)
+    recipe = Recipe.load(smollm2_emoji.RECIPE)
     assert recipe.plan is not None
-    plans = {name: BridgePlan.load(emoji.RESULTS / f"{name}.json") for name in emoji.PLANS}
+    plans = {name: BridgePlan.load(smollm2_emoji.RESULTS / f"{name}.json") for name in smollm2_emoji.PLANS}
     assert BridgePlan.load(recipe.plan) == plans["alignment"]
     for name, plan in plans.items():
-        assert (plan.rule, len(plan.pairs), plan.rank) == (name, emoji.BRIDGES, emoji.RANK)
+        assert (plan.rule, len(plan.pairs), plan.rank) == (name, smollm2_emoji.BRIDGES, smollm2_emoji.RANK)
         assert (plan.understanding_layers, plan.generation_layers) == (30, 13)
 
 
 def test_committed_results_are_whole():
-    learning = pd.read_csv(emoji.RESULTS / "learning.csv")
-    assert set(learning.plan) == set(emoji.PLANS)
-    assert learning.groupby("plan").step.max().tolist() == [Recipe.load(emoji.RECIPE).steps - 1] * 2
-    models = ["emoji-dit, its own text", *emoji.PLANS]
-    losses, likeness = (pd.read_csv(emoji.RESULTS / f"{name}.csv") for name in ("losses", "likeness"))
+    learning = pd.read_csv(smollm2_emoji.RESULTS / "learning.csv")
+    assert set(learning.plan) == set(smollm2_emoji.PLANS)
+    assert learning.groupby("plan").step.max().tolist() == [Recipe.load(smollm2_emoji.RECIPE).steps - 1] * 2
+    models = ["emoji-dit, its own text", *smollm2_emoji.PLANS]
+    losses, likeness = (pd.read_csv(smollm2_emoji.RESULTS / f"{name}.csv") for name in ("losses", "likeness"))
     assert losses.groupby(["model", "part"], sort=False).size().to_dict() == {
-        (model, part): 3 for model in models for part in emoji.PARTS
+        (model, part): 3 for model in models for part in smollm2_emoji.PARTS
     }
-    assert list(zip(likeness.model, likeness.part, strict=True)) == [(m, p) for m in models for p in emoji.PARTS]
-    with Image.open(emoji.RESULTS / "samples.png") as samples:
-        assert samples.size == (2 * emoji.SHOWN * emoji.SIDE, (1 + len(models)) * emoji.SIDE)
-    assert (emoji.RESULTS / "samples.png").stat().st_size <= 200_000
+    assert list(zip(likeness.model, likeness.part, strict=True)) == [
+        (m, p) for m in models for p in smollm2_emoji.PARTS
+    ]
+    with Image.open(smollm2_emoji.RESULTS / "samples.png") as samples:
+        assert samples.size == (2 * smollm2_emoji.SHOWN * smollm2_emoji.SIDE, (1 + len(models)) * smollm2_emoji.SIDE)
+    assert (smollm2_emoji.RESULTS / "samples.png").stat().st_size <= 200_000

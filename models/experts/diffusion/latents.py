@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....probes.extraction.extracting import noise_for
+from ....probes.stimuli.controls import noise_for
 from ....probes.stimuli.images import to_pixels
 from ....probes.stimuli.stimulus_set import Stimulus
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bridgework.models.bridges.bridge import BRIDGES, Handed, Seen
+from bridgework.models.bridges.bridge import Handed, Seen
+from bridgework.models.bridges.registry import BRIDGES
 from bridgework.models.towers.tower import Attended, Shape
 
 # Understanding: 4 heads of 8, in two groups; generation: 2 heads of 6.

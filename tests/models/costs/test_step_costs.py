@@ -18,9 +18,9 @@ from bridgework.models.costs.step_costs import (
     peak_bytes,
     step_seconds,
 )
-from bridgework.models.experts import shipped_architectures as small
-from bridgework.models.unified.one_trunk import UnifiedModel
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.models.training.scene_batches import dit_batch
+from bridgework.models.unified.flow_model import UnifiedModel
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 CPU = torch.device("cpu")
 SIZE = 4
@@ -32,7 +32,7 @@ def paired(layout: str, start: int, stop: int, blocks: int) -> BridgePlan:
 
 @pytest.fixture(scope="module")
 def batch():
-    return small.dit_batch(0, 0, size=SIZE)
+    return dit_batch(0, 0, size=SIZE)
 
 
 # ---- FLOPs

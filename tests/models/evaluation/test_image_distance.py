@@ -16,7 +16,7 @@ from bridgework.models.evaluation.image_distance import (
     kernel_distance,
 )
 from bridgework.models.experts.vision import VisionExpert
-from bridgework.models.scenes.scene import scene_stimuli
+from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.extraction.extracting import extract
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from bridgework.models.evaluation import link_ablation as ablation
+from bridgework.models.evaluation import link_ablation
 from bridgework.models.evaluation.link_ablation import ablate_links, broken, link_drift
-from bridgework.models.experts.shipped_architectures import velocity_loss
+from bridgework.models.evaluation.scores import draw_scenes
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.scenes.scene import scene_stimuli
+from bridgework.models.generation.flow import noisy_images, velocity_loss
+from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.plans.choosing import choose_bridges
-from bridgework.probes.stimuli.images import noisy_images, to_pixels
+from bridgework.probes.stimuli.images import to_pixels
 
 CAPTIONS = ["a red circle", "three blue crosses", "a ring"]
 TIMES = (0.4, 0.9)
@@ -81,13 +82,13 @@ def test_training_flags_come_back(fused, stimuli, monkeypatch):
     fused.bridges[1].eval()
     flags = [module.training for module in fused.modules()]
     grads = [(p.requires_grad, p.grad) for p in fused.parameters()]
-    drawing, drawn = ablation.draw_scenes, []
+    drawing, drawn = draw_scenes, []
 
     def watched(*args: Any, **options: Any) -> Any:
         drawn.append(any(module.training for module in fused.modules()))
         return drawing(*args, **options)
 
-    monkeypatch.setattr(ablation, "draw_scenes", watched)
+    monkeypatch.setattr(link_ablation, "draw_scenes", watched)
     ablate_links(fused, stimuli[:2], times=(0.5,), each=1, steps=1)
     assert drawn == [False] * 5
     assert [module.training for module in fused.modules()] == flags

@@ -6,14 +6,15 @@ import json
 
 import pytest
 
-from bridgework.models.evaluation import reporting as report
+from bridgework.models.evaluation import reporting
 from bridgework.models.evaluation.reporting import open_model
-from bridgework.models.experts import opening as experts
-from bridgework.models.experts import shipped_architectures as small
+from bridgework.models.evaluation.scores import draw_scenes
+from bridgework.models.experts import opening
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.models.training.scene_batches import dit_batch
+from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.models.unified.token_model import UnifiedTokens
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 TRUNK = BridgePlan(((0, 0), (1, 1)), "image", "Y", {}, 4, 4, layout="Y")
 
@@ -27,12 +28,12 @@ def opened(monkeypatch, tiny_vlm, tiny_dit):
         names.append(name)
         return tiny_dit if "dit" in name else tiny_vlm
 
-    monkeypatch.setattr(experts, "open_expert", open_expert)
+    monkeypatch.setattr(opening, "open_expert", open_expert)
     return names
 
 
 def test_every_table_of_a_fused_model(fuse, plan, opened):
-    tables = report.report(fuse(plan), each=2, dense=True, distance="scenes-vlm", cost=True, steps=1)
+    tables = reporting.report(fuse(plan), each=2, dense=True, distance="scenes-vlm", cost=True, steps=1)
     assert list(tables) == ["costs", "scene score", "image distance", "dense captions"]
     assert opened == ["scenes-vlm"]
     assert tables["costs"].iloc[0].layout == "H"
@@ -43,21 +44,21 @@ def test_every_table_of_a_fused_model(fuse, plan, opened):
 
 
 def test_an_expert_has_the_table_of_what_it_does(tiny_dit, tiny_vlm):
-    assert list(report.report(tiny_dit, each=1, steps=1)) == ["scene score"]
-    assert list(report.report(tiny_vlm, "train", each=1)) == ["question accuracy"]
+    assert list(reporting.report(tiny_dit, each=1, steps=1)) == ["scene score"]
+    assert list(reporting.report(tiny_vlm, "train", each=1)) == ["question accuracy"]
 
 
 def test_a_unified_model_draws_and_answers(tiny_vlm, tiny_dit):
     model = UnifiedModel.from_experts(TRUNK, tiny_vlm, tiny_dit)
-    assert list(report.report(model, "train", each=1, steps=1)) == ["scene score", "question accuracy"]
+    assert list(reporting.report(model, "train", each=1, steps=1)) == ["scene score", "question accuracy"]
 
 
 def test_real_images_are_other_scenes_of_the_same_part_and_skills(monkeypatch, tiny_dit, opened):
     seen = {}
-    monkeypatch.setattr(report, "image_distance", lambda drawn, real, expert: seen.update(drawn=drawn, real=real))
-    drawn = report.draw_scenes
-    monkeypatch.setattr(report, "draw_scenes", lambda *args, **how: seen.setdefault("asked", drawn(*args, **how)))
-    report.report(tiny_dit, "new", 2, distance="scenes-vlm", steps=1)
+    monkeypatch.setattr(reporting, "image_distance", lambda drawn, real, expert: seen.update(drawn=drawn, real=real))
+    drawn = draw_scenes
+    monkeypatch.setattr(reporting, "draw_scenes", lambda *args, **how: seen.setdefault("asked", drawn(*args, **how)))
+    reporting.report(tiny_dit, "new", 2, distance="scenes-vlm", steps=1)
     assert seen["drawn"] == [d.image for d in seen["asked"]]
     assert len(seen["real"]) == 2 * len(seen["drawn"]) == 20
     assert len({image.tobytes() for image in seen["real"]}) == 20
@@ -65,14 +66,14 @@ def test_real_images_are_other_scenes_of_the_same_part_and_skills(monkeypatch, t
 
 def test_what_cannot_be_reported(tiny_vlm, tiny_dit, opened):
     with pytest.raises(TypeError, match="expected a model that draws or answers, got str"):
-        report.report("scenes-dit")
+        reporting.report("scenes-dit")
     for options in ({"dense": True}, {"distance": "scenes-vlm"}):
         with pytest.raises(ValueError, match="tiny-vlm draws nothing: dense captions and image distance"):
-            report.report(tiny_vlm, **options)
+            reporting.report(tiny_vlm, **options)
     with pytest.raises(TypeError, match="expected a fused or unified model, with a loss and a plan, got DitExpert"):
-        report.report(tiny_dit, cost=True)
+        reporting.report(tiny_dit, cost=True)
     with pytest.raises(ValueError, match="unknown part 'dev'"):
-        report.report(tiny_dit, "dev")
+        reporting.report(tiny_dit, "dev")
 
 
 # ---- opening
@@ -102,7 +103,7 @@ def test_a_unified_folder_is_opened_by_its_objective(kind, tiny_vlm, tiny_dit, o
     assert type(model) is kind
     assert model.plan == TRUNK
     assert not opened
-    batch = small.dit_batch(0, 0, size=2)
+    batch = dit_batch(0, 0, size=2)
     assert model.loss(batch).item() == pytest.approx(made.loss(batch).item())
 
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgework.models.evaluation import scores as evaluation
+from bridgework.models.evaluation import scores
 from bridgework.models.evaluation.scores import Drawn, answer, draw_scenes, evaluate, question_accuracy, scene_score
-from bridgework.models.scenes import scene as scenes
+from bridgework.models.scenes.composing import compose, examples
+from bridgework.models.scenes.questions import compose_question
+from bridgework.models.scenes.rendering import render_scene
+from bridgework.models.scenes.scene import COUNTS, SKILLS
 
 BLANK = Image.new("RGB", (32, 32))
 COLUMNS = ["skill", "score", "low", "high", "samples"]
@@ -40,24 +43,24 @@ def test_truth_scores_one_and_another_scene_does_not(monkeypatch, tiny_dit, rng)
 
     def draw_truth(model, captions, ids, **sampling):
         asked.append((captions, ids, sampling))
-        return [scenes.draw(e.scene, rng) for e in scenes.examples("test", scenes.SKILLS, 3, 0)]
+        return [render_scene(e.scene, rng) for e in examples("test", SKILLS, 3, 0)]
 
-    monkeypatch.setattr(evaluation, "generate", draw_truth)
+    monkeypatch.setattr(scores, "generate", draw_truth)
     table = evaluate(tiny_dit, "test", each=3, steps=7)
-    assert list(table.skill) == [*scenes.SKILLS, "all"]
+    assert list(table.skill) == [*SKILLS, "all"]
     assert (table.score == 1).all()
     captions, ids, sampling = asked[0]
-    assert captions == [e.caption for e in scenes.examples("test", scenes.SKILLS, 3, 0)]
+    assert captions == [e.caption for e in examples("test", SKILLS, 3, 0)]
     assert len(set(ids)) == len(ids) == 18
     assert sampling == {"steps": 7}
-    monkeypatch.setattr(evaluation, "generate", lambda model, captions, ids: [BLANK] * len(captions))
+    monkeypatch.setattr(scores, "generate", lambda model, captions, ids: [BLANK] * len(captions))
     assert (evaluate(tiny_dit, "test", each=2).score == 0).all()
 
 
 def test_new_combinations_have_no_single_object(monkeypatch, tiny_dit):
-    monkeypatch.setattr(evaluation, "generate", lambda model, captions, ids: [BLANK] * len(captions))
+    monkeypatch.setattr(scores, "generate", lambda model, captions, ids: [BLANK] * len(captions))
     found = draw_scenes(tiny_dit, "new", each=2)
-    assert {d.skill for d in found} == set(scenes.SKILLS) - {"one object"}
+    assert {d.skill for d in found} == set(SKILLS) - {"one object"}
     assert len(found) == 10
 
 
@@ -71,32 +74,29 @@ def test_a_tiny_generator_is_scored(tiny_dit, fuse, plan):
 
 @pytest.fixture(scope="module")
 def counted():
-    return evaluation._blind(40, 0)
+    return scores._blind(40, 0)
 
 
 @pytest.fixture
 def blind(monkeypatch, counted):
     """The baselines of 200 questions of every skill, counted once."""
-    monkeypatch.setattr(evaluation, "_blind", lambda each, seed: counted)
+    monkeypatch.setattr(scores, "_blind", lambda each, seed: counted)
     return counted
 
 
 def test_questions_and_their_baselines(monkeypatch, tiny_vlm, blind):
     truth = {}
-    ask = scenes.ask
 
     def remember(rng, skill, part):
-        question = ask(rng, skill, part)
+        question = compose_question(rng, skill, part)
         truth.setdefault(question.question, []).append(question.answer)
         return question
 
-    monkeypatch.setattr(scenes, "ask", remember)
-    monkeypatch.setattr(
-        evaluation, "answer", lambda expert, images, questions: [truth[text].pop(0) for text in questions]
-    )
+    monkeypatch.setattr(scores, "compose_question", remember)
+    monkeypatch.setattr(scores, "answer", lambda expert, images, questions: [truth[text].pop(0) for text in questions])
     table = question_accuracy(tiny_vlm, "train", each=40)
     assert list(table) == ["skill", "score", "low", "high", "majority", "question_only", "samples"]
-    assert list(table.skill) == [*scenes.SKILLS, "all"]
+    assert list(table.skill) == [*SKILLS, "all"]
     assert (table.score == 1).all()
     chances = {"counting": 1 / 4, "colours": 1 / 6, "position": 1 / 4}
     for row in table.itertuples():
@@ -108,8 +108,8 @@ def test_questions_and_their_baselines(monkeypatch, tiny_vlm, blind):
 
 def test_baselines_are_the_commonest_answers(blind):
     majority, question_only = blind
-    assert set(majority) == set(scenes.SKILLS)
-    assert majority["counting"] in scenes.COUNTS
+    assert set(majority) == set(SKILLS)
+    assert majority["counting"] in COUNTS
     assert all(question.endswith("?") for question in question_only)
     assert question_only.keys() >= {"how many rings ?", "is there a circle ?"}
 
@@ -125,7 +125,7 @@ def test_a_tiny_expert_is_scored(tiny_vlm, blind):
 @torch.no_grad()
 def test_an_answer_is_the_token_after_the_question(tiny_vlm, rng):
     questions = ["is there a ring ?", "what colour is the circle ?", "is there a black circle and a very small cross ?"]
-    images = [scenes.draw(scenes.compose(rng, "full", "train").scene, rng) for _ in questions]
+    images = [render_scene(compose(rng, "full", "train").scene, rng) for _ in questions]
     answers = answer(tiny_vlm, images, questions)
     for image, question, found in zip(images, questions, answers, strict=True):
         ids = tiny_vlm.tokenizer("<image>" * 16 + question, add_special_tokens=False).input_ids
@@ -161,7 +161,7 @@ def test_a_model_that_draws_and_answers_is_scored_on_both(blind):
     table = evaluate(Both(), "test", each=4)
     assert list(table)[:2] == ["task", "skill"]
     drew, told = (table[table.task == task].set_index("skill") for task in ("generation", "understanding"))
-    assert list(drew.index) == list(told.index) == [*scenes.SKILLS, "all"]
+    assert list(drew.index) == list(told.index) == [*SKILLS, "all"]
     assert (drew.score == 0).all()
     assert drew.majority.isna().all()
     assert (told.loc[["counting", "colours", "position"], "score"] == 0).all()

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bridgework.models.scenes.scene import scene_stimuli
-from bridgework.probes.extraction.extracting import extract, mismatched, noise_for
+from bridgework.models.scenes.composing import scene_stimuli
+from bridgework.probes.extraction.extracting import extract
+from bridgework.probes.stimuli.controls import mismatched, noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli
 from bridgework.tests.models import stand_ins
 

@@ -17,7 +17,8 @@ from bridgework.models.experts.language import TextExpert
 from bridgework.models.experts.opening import open_expert
 from bridgework.models.experts.vision import DualExpert
 from bridgework.probes.extraction.extracting import extract
-from bridgework.probes.features.features import Features, LayerFeatures
+from bridgework.probes.features.features import Features
+from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.subject import Shown, Subject
 from bridgework.tests.models.tiny_folders import FOLDERS, write

@@ -24,7 +24,10 @@ from transformers import (
     Wav2Vec2Config,
 )
 
-from bridgework.models.experts.opening import CHECKPOINTS, OWN, DitExpert, TextExpert, VisionExpert, open_expert
+from bridgework.models.experts.language import TextExpert
+from bridgework.models.experts.opening import CHECKPOINTS, OWN, open_expert
+from bridgework.models.experts.pixel_dit import DitExpert
+from bridgework.models.experts.vision import VisionExpert
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus

@@ -7,7 +7,8 @@ import pytest
 
 from bridgework.models.evaluation.scores import answer, evaluate
 from bridgework.models.experts.opening import open_expert
-from bridgework.models.scenes import scene as scenes
+from bridgework.models.scenes.questions import compose_question
+from bridgework.models.scenes.rendering import render_scene
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def test_the_understanding_expert_beats_what_sees_no_image(answers):
 def test_the_understanding_expert_looks_at_the_image():
     """The same questions about a blank image are answered no better than blind."""
     expert, rng = open_expert("scenes-vlm"), np.random.default_rng(0)
-    asked = [scenes.ask(rng, skill, "train") for skill in ("colours", "counting", "position") for _ in range(12)]
-    images = [scenes.draw(question.scene, rng) for question in asked]
+    asked = [compose_question(rng, skill, "train") for skill in ("colours", "counting", "position") for _ in range(12)]
+    images = [render_scene(question.scene, rng) for question in asked]
     blank = [image.point(lambda _: 255) for image in images]
     right = [
         np.mean([a == q.answer for a, q in zip(answer(expert, shown, [q.question for q in asked]), asked, strict=True)])

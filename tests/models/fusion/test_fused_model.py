@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 CAPTIONS = ["a red circle", "three blue crosses and a very long black square top left", "a ring"]
 

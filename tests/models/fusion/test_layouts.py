@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridgework.models.experts import shipped_architectures as small
 from bridgework.models.fusion.fused_model import FusedModel, _text_pass
 from bridgework.models.towers.attention_masks import one_image, text_after
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.models.training.scene_batches import dit_batch, emoji_part, vlm_batch
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 LAYOUTS = ["H", "dense", "double fusion", "last"]
 TWO_WAYS = LAYOUTS[:3]
@@ -35,7 +35,7 @@ def opened(fused: FusedModel, seed: int = 3) -> FusedModel:
 
 @pytest.fixture
 def batch() -> dict:
-    return small.dit_batch(0, 0, size=4) | {"caption": CAPTIONS}
+    return dit_batch(0, 0, size=4) | {"caption": CAPTIONS}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -180,8 +180,8 @@ def test_what_is_trained_is_said_once_and_by_name(fuse):
 
 
 def test_questions_are_answered_while_the_understanding_expert_is_trained(fuse, batch, tokenizer):
-    emoji = small.emoji_part("train")
-    asked = {"questions": small.vlm_batch(0, 0, emoji, tokenizer, 4)}
+    emoji = emoji_part("train")
+    asked = {"questions": vlm_batch(0, 0, emoji, tokenizer, 4)}
     fused = fuse(plan_for("H"))
     assert torch.equal(fused.loss(batch), fused.loss(batch | asked))
     fused.adapt("lora")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import DeepseekV3Config, DeepseekV3Model
 
-from bridgework.models.bridges.bridge import BRIDGES
+from bridgework.models.bridges.registry import BRIDGES
 from bridgework.models.fusion.two_towers import Fusion
 from bridgework.models.towers.attention_masks import Places, text_after
 from bridgework.models.towers.finding import find_tower
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 
 from ..pairs import LLAVA, LM, OUTSIDE, PAIRS, SD3, Named, Runnable, opened, tensors, traces
 

@@ -11,18 +11,9 @@ import pytest
 from PIL import Image
 
 from bridgework.models.scenes.checker import check, read
-from bridgework.models.scenes.scene import (
-    COLOURS,
-    PLURAL,
-    QUARTERS,
-    RELATIONS,
-    SHAPES,
-    SKILLS,
-    Scene,
-    Thing,
-    compose,
-    draw,
-)
+from bridgework.models.scenes.composing import compose
+from bridgework.models.scenes.rendering import render_scene
+from bridgework.models.scenes.scene import COLOURS, PLURAL, QUARTERS, RELATIONS, SHAPES, SKILLS, Scene, Thing
 
 
 def scene(*things: str) -> Scene:
@@ -34,14 +25,14 @@ def scene(*things: str) -> Scene:
 @pytest.mark.parametrize("skill", [*SKILLS, "full"])
 def test_rendered_truth_passes(skill, rng):
     drawn = [compose(rng, skill, "train") for _ in range(100)]
-    assert sum(check(draw(e.scene, rng), skill, e.caption) for e in drawn) >= 99
+    assert sum(check(render_scene(e.scene, rng), skill, e.caption) for e in drawn) >= 99
 
 
 def test_every_coloured_shape_is_read(rng):
     for colour in COLOURS:
         for shape in SHAPES:
             for quarter, place in enumerate(QUARTERS):
-                (seen,) = read(draw(scene(f"{colour} {shape} {place}"), rng))
+                (seen,) = read(render_scene(scene(f"{colour} {shape} {place}"), rng))
                 assert (seen.colour, seen.shape) == (colour, shape)
                 assert ((seen.row > 15.5), (seen.column > 15.5)) == divmod(quarter, 2)
 
@@ -59,7 +50,7 @@ def test_noise_and_blank_images_never_pass(rng):
 
 
 def test_noise_over_the_truth_is_not_the_truth(rng):
-    image = np.asarray(draw(scene("red circle top left"), rng), float)
+    image = np.asarray(render_scene(scene("red circle top left"), rng), float)
     assert check(np.clip(image + 4 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle")
     assert not check(np.clip(image + 120 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle")
 
@@ -85,7 +76,7 @@ def test_wrong_captions_are_refused(skill, caption, truth, rng):
         "colours": ["red circle top right"],
         "counting": ["red ring top left", "blue ring bottom left", "blue ring bottom right"],
     }.get(skill, ["red circle bottom left", "blue ring bottom right"])
-    image = draw(scene(*things), rng)
+    image = render_scene(scene(*things), rng)
     assert check(image, skill, caption)
     coloured = [f"a {c} {s}" for c in COLOURS for s in SHAPES]
     others = {
@@ -102,7 +93,7 @@ def test_wrong_captions_are_refused(skill, caption, truth, rng):
 
 
 def test_full_captions_are_held_to_every_word(rng):
-    image = draw(scene("red circle top left", "blue ring bottom right"), rng)
+    image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
     assert check(image, "full", "red circle top left , blue ring bottom right")
     for wrong in (
         "red circle top left",
@@ -115,8 +106,8 @@ def test_full_captions_are_held_to_every_word(rng):
 
 
 def test_things_not_named_are_not_overlooked(rng):
-    assert not check(draw(scene("red circle top left", "red ring top right"), rng), "colours", "a red circle")
-    pixels = np.asarray(draw(scene("red circle top left"), rng)).copy()
+    assert not check(render_scene(scene("red circle top left", "red ring top right"), rng), "colours", "a red circle")
+    pixels = np.asarray(render_scene(scene("red circle top left"), rng)).copy()
     pixels[20:26, 20:30] = (120, 200, 200)  # neither a shape nor a colour that it knows
     assert [s for s in read(pixels) if s.colour is None]
     assert not check(pixels, "colours", "a red circle")
@@ -124,7 +115,7 @@ def test_things_not_named_are_not_overlooked(rng):
 
 
 def test_touching_things_are_no_thing(rng):
-    pixels = np.asarray(draw(scene("red circle top left"), rng)).copy()
+    pixels = np.asarray(render_scene(scene("red circle top left"), rng)).copy()
     pixels[4:8] = (225, 35, 35)
     assert not check(pixels, "one object", "a circle")
 
@@ -138,7 +129,7 @@ def test_it_cannot_see_the_caption(monkeypatch, rng):
         return read(image)
 
     monkeypatch.setattr("bridgework.models.scenes.checker.read", spy)
-    image = draw(scene("red circle top left", "blue ring bottom right"), rng)
+    image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
     for caption in ("a red circle and a blue ring", "a black cross and a blue ring"):
         check(image, "colour attribution", caption)
     check(image, "position", "a circle above a ring")

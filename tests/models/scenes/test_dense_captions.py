@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from bridgework.models.evaluation.reporting import evaluate_dense
 from bridgework.models.experts.pixel_dit import DitExpert
-from bridgework.models.scenes import dense_captions as dense
-from bridgework.models.scenes import scene as scenes
+from bridgework.models.scenes import dense_captions
 from bridgework.models.scenes.checker import read
-from bridgework.models.scenes.dense_captions import Described, Fact, dense_score, evaluate_dense, holds
-from bridgework.models.scenes.scene import HELD_OUT, QUARTERS, Scene, Thing
+from bridgework.models.scenes.dense_captions import Described, Fact, dense_score, holds
+from bridgework.models.scenes.rendering import render_scene
+from bridgework.models.scenes.scene import COLOURS, HELD_OUT, QUARTERS, Scene, Thing
 
 EACH = 8
 BLANK = Image.new("RGB", (32, 32), "white")
@@ -18,7 +19,7 @@ BLANK = Image.new("RGB", (32, 32), "white")
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, list[Described]]:
-    return {part: dense.dense_captions(part, EACH) for part in ("train", "test", "new")}
+    return {part: dense_captions.dense_captions(part, EACH) for part in ("train", "test", "new")}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_every_thing_is_there_with_its_colour_and_a_place(everything):
         named = [f.shape for f in facts if f.category == "entity"]
         assert sorted(shapes) == sorted(named)
         assert len(set(shapes)) == len(shapes)
-        colours = {f.shape: f.value for f in facts if f.value in scenes.COLOURS}
+        colours = {f.shape: f.value for f in facts if f.value in COLOURS}
         assert colours == {t.shape: t.colour for t in of.things}
         assert sum(f.category == "relation" for f in facts) == len(shapes) - 1
         assert sum(f.value in QUARTERS for f in facts) == (len(shapes) < 4)
@@ -83,12 +84,12 @@ def test_captions_are_of_their_part(described):
 
 
 def test_an_example():
-    rng = dense.np.random.default_rng(0)
+    rng = dense_captions.np.random.default_rng(0)
     of = scene("red circle top left", "blue square top right", "green cross bottom right")
-    described = dense._describe(rng, of, list(of.things))
+    described = dense_captions._describe(rng, of, list(of.things))
     assert described is not None
     assert described.caption == "red circle top left , blue square right of circle , green cross below square"
-    assert dense._describe(rng, of, [of.things[0], of.things[2], of.things[1]]) is None  # a diagonal
+    assert dense_captions._describe(rng, of, [of.things[0], of.things[2], of.things[1]]) is None  # a diagonal
 
 
 def test_our_experts_read_whole_captions_word_by_word(everything, tokenizer):
@@ -98,11 +99,11 @@ def test_our_experts_read_whole_captions_word_by_word(everything, tokenizer):
         assert tokenizer.unk_token_id not in ids
         assert len(ids) == len(d.caption.split()) + 1
         longest = max(longest, len(ids))
-    assert longest <= dense.WORDS + 1 == DitExpert.text_tokens
+    assert longest <= dense_captions.WORDS + 1 == DitExpert.text_tokens
 
 
 def test_same_seed_same_captions():
-    first, again, other = (dense.dense_captions("train", 2, seed) for seed in (3, 3, 4))
+    first, again, other = (dense_captions.dense_captions("train", 2, seed) for seed in (3, 3, 4))
     assert first == again != other
 
 
@@ -122,7 +123,7 @@ FACTS = (
 
 
 def held(of: Scene, rng) -> list[str]:
-    seen = read(scenes.draw(of, rng))
+    seen = read(render_scene(of, rng))
     return [" ".join(fact).strip() for fact in FACTS if holds(fact, seen, FACTS)]
 
 
@@ -171,8 +172,8 @@ def test_attributes_belong_to_one_thing(rng):
 
 def test_truth_scores_one_beside_what_needs_no_caption(described, rng):
     wanted = described["test"]
-    table = dense_score(wanted, [scenes.draw(d.scene, rng) for d in wanted])
-    assert list(table.category) == [*dense.CATEGORIES, "all"]
+    table = dense_score(wanted, [render_scene(d.scene, rng) for d in wanted])
+    assert list(table.category) == [*dense_captions.CATEGORIES, "all"]
     assert (table[["score", "low", "high"]] == 1).all(axis=None)
     assert (table.blank == 0).all()
     assert (table.images == 3 * EACH).all()
@@ -185,7 +186,7 @@ def test_truth_scores_one_beside_what_needs_no_caption(described, rng):
 
 def test_the_score_is_the_mean_over_images_of_the_share_that_holds(described, rng):
     wanted = described["train"]
-    images = [scenes.draw(d.scene, rng) if number % 2 else BLANK for number, d in enumerate(wanted)]
+    images = [render_scene(d.scene, rng) if number % 2 else BLANK for number, d in enumerate(wanted)]
     table = dense_score(wanted, images)
     n = len(wanted)
     assert table.score.to_numpy() == pytest.approx(0.5)
@@ -201,12 +202,12 @@ def test_a_generator_is_scored(monkeypatch, tiny_dit, rng):
 
     def draw_truth(model, captions, ids, **sampling):
         asked.append((captions, ids, sampling))
-        return [scenes.draw(d.scene, rng) for d in dense.dense_captions("train", 2)]
+        return [render_scene(d.scene, rng) for d in dense_captions.dense_captions("train", 2)]
 
-    monkeypatch.setattr(dense, "generate", draw_truth)
+    monkeypatch.setattr(dense_captions, "generate", draw_truth)
     assert (evaluate_dense(tiny_dit, "train", 2, steps=3).score == 1).all()
     captions, ids, sampling = asked[0]
-    assert captions == [d.caption for d in dense.dense_captions("train", 2)]
+    assert captions == [d.caption for d in dense_captions.dense_captions("train", 2)]
     assert len(set(ids)) == 6
     assert sampling == {"steps": 3}
     monkeypatch.undo()
@@ -215,9 +216,9 @@ def test_a_generator_is_scored(monkeypatch, tiny_dit, rng):
 
 def test_what_cannot_be_scored(described):
     with pytest.raises(ValueError, match="unknown part 'dev': expected one of train"):
-        dense.dense_captions("dev")
+        dense_captions.dense_captions("dev")
     with pytest.raises(ValueError, match="0 captions of every number of things"):
-        dense.dense_captions("test", 0)
+        dense_captions.dense_captions("test", 0)
     with pytest.raises(ValueError, match="got 1 for 24"):
         dense_score(described["test"], [BLANK])
     with pytest.raises(ValueError, match="at least two captions, got 1 for 1"):

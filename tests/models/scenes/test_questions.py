@@ -7,16 +7,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bridgework.models.scenes import scene as scenes
-from bridgework.models.scenes.questions import ask_about
+from bridgework.models.scenes.questions import ask_about, compose_question
+from bridgework.models.scenes.scene import COUNTS, HELD_OUT, PLURAL, SHAPES, SKILLS, Scene
 
 YES_NO = ("yes", "no")
 
 
 @pytest.fixture(scope="module")
-def dialogues() -> list[tuple[scenes.Scene, list[tuple[str, str]]]]:
+def dialogues() -> list[tuple[Scene, list[tuple[str, str]]]]:
     rng = np.random.default_rng(0)
-    drawn = [scenes.ask(rng, str(rng.choice(scenes.SKILLS)), "train").scene for _ in range(300)]
+    drawn = [compose_question(rng, str(rng.choice(SKILLS)), "train").scene for _ in range(300)]
     return [(scene, ask_about(rng, scene, 5)) for scene in drawn]
 
 
@@ -31,8 +31,8 @@ def test_answers_are_true_of_the_scene(dialogues):
         for question, answer in turns:
             words = question.removesuffix(" ?").split()
             if question.startswith("how many"):
-                shape = next(s for s in scenes.SHAPES if scenes.PLURAL[s] == words[-1])
-                assert answer == scenes.COUNTS[shapes.count(shape) - 1]
+                shape = next(s for s in SHAPES if PLURAL[s] == words[-1])
+                assert answer == COUNTS[shapes.count(shape) - 1]
             elif question.startswith("what colour"):
                 assert answer == by_shape[words[-1]].colour
             elif question.startswith("where"):
@@ -51,8 +51,8 @@ def test_no_question_names_a_held_out_combination(dialogues):
     for _, turns in dialogues:
         for question, _ in turns:
             words = set(question.split())
-            assert not any(held[0] == "colour" and set(held[1:]) <= words for held in scenes.HELD_OUT)
-            assert not any(held[0] == "pair" and set(held[1:]) <= words for held in scenes.HELD_OUT)
+            assert not any(held[0] == "colour" and set(held[1:]) <= words for held in HELD_OUT)
+            assert not any(held[0] == "pair" and set(held[1:]) <= words for held in HELD_OUT)
 
 
 def test_yes_and_no_are_about_as_common(dialogues):

@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import chisquare
 from transformers import AutoTokenizer
 
-from bridgework.models.experts import shipped_architectures as small
 from bridgework.models.experts.opening import CHECKPOINTS
-from bridgework.models.scenes.questions import ask_about
+from bridgework.models.scenes.composing import compose, examples, scene_stimuli
+from bridgework.models.scenes.questions import Question, ask_about, compose_question
+from bridgework.models.scenes.rendering import render_scene, shape_mask
 from bridgework.models.scenes.scene import (
     COLOURS,
     COUNTS,
@@ -22,16 +23,11 @@ from bridgework.models.scenes.scene import (
     RELATIONS,
     SHAPES,
     SKILLS,
-    Question,
     Scene,
-    ask,
-    compose,
-    draw,
-    examples,
-    mask_of,
     part_of,
-    scene_stimuli,
 )
+from bridgework.models.training.scene_batches import emoji_part, vlm_batch
+from bridgework.probes.stimuli.sources import load_stimuli
 
 USED = ("train", "evidence", "validation", "test")
 SHAPE_OF = {**{s: s for s in SHAPES}, **{PLURAL[s]: s for s in SHAPES}}
@@ -56,7 +52,9 @@ def captioned():
 def asked():
     rng = np.random.default_rng(1)
     counts = {"train": 240, "evidence": 12, "validation": 12, "test": 12}
-    return {part: [ask(rng, s, part) for s in SKILLS for _ in range(count)] for part, count in counts.items()}
+    return {
+        part: [compose_question(rng, s, part) for s in SKILLS for _ in range(count)] for part, count in counts.items()
+    }
 
 
 def held_out_in(things: list[tuple[str | None, str]]) -> set[tuple[str, ...]]:
@@ -109,7 +107,7 @@ def test_held_out_questions_never_occur(asked):
 
 
 def test_no_held_out_combination_among_the_training_emoji():
-    assert not {s.text for s in small.emoji_part("train") if named_in(s.text.lower())}
+    assert not {s.text for s in emoji_part("train") if named_in(s.text.lower())}
 
 
 def test_new_captions_name_what_is_held_out(captioned):
@@ -235,10 +233,10 @@ def test_dialogues_are_true_and_name_nothing_held_out(dialogues):
 def test_training_questions_are_balanced_and_name_nothing_held_out():
     """As the understanding expert meets them: questions and captions read back from its batches."""
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / "scenes-vlm")
-    emoji = small.load_stimuli("noto", limit=8)
+    emoji = load_stimuli("noto", limit=8)
     by_skill = defaultdict(Counter)
     for step in range(5000, 5012):
-        batch = small.vlm_batch(step, 0, emoji, tokenizer)
+        batch = vlm_batch(step, 0, emoji, tokenizer)
         for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True):
             for question, answer in re.findall(r"((?:is there|how many|what colour|where is) [^?]*\?) (\w+)", text):
                 assert not named_in(question), question
@@ -271,7 +269,7 @@ def test_stimuli_are_distinct_and_of_their_part():
 
 def test_things_stay_in_their_quarters(rng):
     for example in (compose(rng, "full", "train") for _ in range(30)):
-        pixels = np.asarray(draw(example.scene, rng))
+        pixels = np.asarray(render_scene(example.scene, rng))
         quarters = [pixels[r : r + 16, c : c + 16] for r in (0, 16) for c in (0, 16)]
         filled = {i for i, quarter in enumerate(quarters) if (quarter < 255).any()}
         assert filled == {t.quarter for t in example.scene.things}
@@ -281,7 +279,7 @@ def test_things_stay_in_their_quarters(rng):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_masks(shape):
-    mask = mask_of(shape, 11)
+    mask = shape_mask(shape, 11)
     assert mask.shape == (11, 11)
     assert mask.min() >= 0
     assert mask.max() <= 1
@@ -293,10 +291,10 @@ def test_unknown_words_are_refused(rng):
     with pytest.raises(ValueError, match=r"unknown skill 'chess': expected one of one object, .*, full"):
         compose(rng, "chess", "train")
     with pytest.raises(ValueError, match="unknown skill 'full'"):
-        ask(rng, "full", "train")
+        compose_question(rng, "full", "train")
     for refuse in (
         lambda: compose(rng, "colours", "dev"),
-        lambda: ask(rng, "colours", "dev"),
+        lambda: compose_question(rng, "colours", "dev"),
         lambda: list(examples("dev", SKILLS, 1)),
         lambda: scene_stimuli("dev", 2),
     ):
@@ -308,6 +306,6 @@ def test_unknown_words_are_refused(rng):
 
 def test_more_stimuli_than_there_are(monkeypatch):
     only = compose(np.random.default_rng(0), "full", "test")
-    monkeypatch.setattr("bridgework.models.scenes.scene.compose", lambda *_: only)
+    monkeypatch.setattr("bridgework.models.scenes.composing.compose", lambda *_: only)
     with pytest.raises(ValueError, match="part 'test' has fewer than 2 different scenes"):
         scene_stimuli("test", 2)

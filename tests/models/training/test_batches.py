@@ -2,7 +2,7 @@ import torch
 
 from bridgework.models.training.batches import stimuli_batch
 from bridgework.probes.stimuli.images import to_pixels
-from bridgework.probes.stimuli.stimulus_set import load_stimuli
+from bridgework.probes.stimuli.sources import load_stimuli
 
 
 def test_a_batch_is_a_function_of_seed_and_step():

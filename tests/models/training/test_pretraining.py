@@ -9,20 +9,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgework.models.experts import shipped_architectures as small
-from bridgework.models.experts.opening import CHECKPOINTS, DitExpert, LlavaExpert, open_expert
+from bridgework.models.experts import shipped_architectures
+from bridgework.models.experts.opening import CHECKPOINTS, open_expert
+from bridgework.models.experts.pixel_dit import DitExpert
+from bridgework.models.experts.vision_language import LlavaExpert
 from bridgework.models.training import pretraining
+from bridgework.models.training.batches import stimuli_batch
 from bridgework.models.training.pretraining import SEED, pretrain
-from bridgework.probes.stimuli.stimulus_set import load_stimuli
+from bridgework.probes.stimuli.sources import load_stimuli
 
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch, tokenizer):
-    monkeypatch.setattr(small, "emoji_part", lambda part: load_stimuli("noto", limit=8))
-    monkeypatch.setattr(small, "build_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(pretraining, "emoji_part", lambda part: load_stimuli("noto", limit=8))
+    monkeypatch.setattr(pretraining, "build_tokenizer", lambda: tokenizer)
     for name in ("dit_batch", "vlm_batch"):
-        monkeypatch.setattr(small, name, partial(getattr(small, name), size=6))
-    monkeypatch.setattr(pretraining, "stimuli_batch", partial(pretraining.stimuli_batch, size=6))
+        monkeypatch.setattr(pretraining, name, partial(getattr(pretraining, name), size=6))
+    monkeypatch.setattr(pretraining, "stimuli_batch", partial(stimuli_batch, size=6))
 
 
 @pytest.mark.parametrize(
@@ -49,10 +52,12 @@ def test_a_trained_expert_opens_and_is_not_trained_again(name, family, tmp_path,
         raise AssertionError("trained again")
 
     weights = {path: load_file(final / path) for path in files if path.suffix == ".safetensors"}
-    monkeypatch.setattr(small, "dit_batch", must_not_run)
-    monkeypatch.setattr(small, "vlm_batch", must_not_run)
+    monkeypatch.setattr(pretraining, "dit_batch", must_not_run)
+    monkeypatch.setattr(pretraining, "vlm_batch", must_not_run)
     monkeypatch.setattr(pretraining, "stimuli_batch", must_not_run)
-    monkeypatch.setattr(small, "build_tokenizer", must_not_run)  # a second one numbers its pieces differently
+    monkeypatch.setattr(
+        shipped_architectures, "build_tokenizer", must_not_run
+    )  # a second one numbers its pieces differently
     pretrain(name, tmp_path, steps=4)
     for path, tensors in weights.items():
         again = load_file(final / path)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgework.models.experts import shipped_architectures as small
 from bridgework.models.training.batches import share, source
+from bridgework.models.training.scene_batches import dit_batch
 
 SCRIPT = Path(__file__).parents[1] / "processes.py"
 
@@ -79,7 +79,7 @@ def test_dialogues_keep_their_images_when_dealt(tokenizer):
 
 
 def test_a_batch_that_cannot_be_dealt_out():
-    batch = small.dit_batch(0, 0, size=6)
+    batch = dit_batch(0, 0, size=6)
     assert share(batch, 0, 1) is batch
     with pytest.raises(ValueError, match="6 rows cannot be dealt evenly to 4 processes: choose a batch size"):
         share(batch, 0, 4)

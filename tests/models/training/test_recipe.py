@@ -10,7 +10,7 @@ import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.recipe import Recipe, build, data
-from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
 
 RECIPES = Path(__file__).parents[3] / "studies" / "recipes"

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from bridgework.models.training import resuming
-from bridgework.models.training import train_model as training
-from bridgework.models.training.train_model import fit, train
-from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.models.training import loop, resuming, train_model
+from bridgework.models.training.loop import _check_finite, fit
+from bridgework.models.training.train_model import train
+from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.layouts import lay_out
 
 STEPS = 6
@@ -79,7 +79,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 MOMENTS = {
-    "a batch": (training, "_check_finite", 7, True),
+    "a batch": (loop, "_check_finite", 7, True),
     "the weights are written": (Accelerator, "save_state", 2, True),
     "all but the step is written": (Accelerator, "save_state", 2, False),
     "the step is written": (resuming.json, "dumps", 4, False),
@@ -105,7 +105,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     whole = Owner()
     whole.fit(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_check_finite", at_call(5, training._check_finite))
+        patch.setattr(loop, "_check_finite", at_call(5, _check_finite))
         for _ in range(2):  # steps 0 to 2 with a checkpoint behind 1, then 2 to 4 with one behind 3
             killed(lambda: Owner().fit(tmp_path / "killed"))
     resumed = Owner()
@@ -128,8 +128,8 @@ def test_every_layout_loses_nothing_when_killed(layout, fuse, tiny_vlm, tiny_dit
         )
 
     options = {"batch_size": 4, "average": 0.5, "validate": 1}
-    monkeypatch.setattr(training, "CHECKPOINTS", 3)
-    monkeypatch.setattr(training, "EVERY", 1)
+    monkeypatch.setattr(train_model, "CHECKPOINTS", 3)
+    monkeypatch.setattr(train_model, "EVERY", 1)
     whole = build()
     log = train(whole, tmp_path / "whole", 3, **options)
     with monkeypatch.context() as patch:

@@ -15,10 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bridgework.models.experts import shipped_architectures as small
+from bridgework.models.experts.shipped_architectures import build_dit, build_text_encoder, build_vlm
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.scenes import scene as scenes
-from bridgework.models.training.train_model import _HIDDEN, fit, train
+from bridgework.models.generation.flow import MIN_TIME, velocity_loss
+from bridgework.models.scenes.dialogues import IGNORE, answer_loss, tokenize_rows
+from bridgework.models.scenes.scene import COLOURS, COUNTS, PLURAL, SHAPES
+from bridgework.models.training import batches
+from bridgework.models.training.loop import fit
+from bridgework.models.training.optimizers import _HIDDEN
+from bridgework.models.training.scene_batches import dit_batch, vlm_batch
+from bridgework.models.training.train_model import train
+from bridgework.probes.stimuli.sources import load_stimuli
 
 STEPS = 12
 
@@ -186,7 +193,13 @@ def test_muon_trains_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
 
 
 def test_muon_leaves_embeddings_modulations_and_both_ends_of_a_model_to_adamw(tokenizer):
-    experts = nn.ModuleList([small.build_dit(), small.build_text_encoder(tokenizer), small.build_vlm(tokenizer)])
+    experts = nn.ModuleList(
+        [
+            build_dit(),
+            build_text_encoder(tokenizer),
+            build_vlm(tokenizer),
+        ]
+    )
     names = {name for name, p in experts.named_parameters() if p.ndim == 2}
     hidden = {name for name in names if _HIDDEN.search(name)}
     ends = ("embed", "shared", "proj_out", "norm", "relative", "projector", "lm_head")
@@ -242,7 +255,7 @@ def test_bridges_are_trained_saved_and_loaded(fuse, plan, tmp_path, monkeypatch)
     def must_not_run(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(small, "dit_batch", must_not_run)
+    monkeypatch.setattr(batches, "dit_batch", must_not_run)
     again = fuse(plan)
     assert train(again, tmp_path, steps=3, batch_size=4) == log
     assert again.steps == 3
@@ -254,7 +267,7 @@ def test_shuffled_captions_are_another_images(fuse, plan, tmp_path, captions_giv
     train(fuse(plan), tmp_path / "shuffled", steps=1, batch_size=6, shuffled=True)
     plain, shuffled = captions_given
     assert shuffled == plain[1:] + plain[:1] != plain
-    assert plain == small.dit_batch(0, 0, size=6)["caption"]
+    assert plain == dit_batch(0, 0, size=6)["caption"]
 
 
 def test_seeds_draw_different_batches(fuse, plan, tmp_path, captions_given):
@@ -274,10 +287,10 @@ def test_another_plan_in_the_same_folder_is_refused(fuse, plan, tmp_path):
 
 
 def test_batches_are_a_function_of_seed_and_step(tokenizer):
-    emoji = small.load_stimuli("noto", limit=20)
+    emoji = load_stimuli("noto", limit=20)
     for make in (
-        lambda step, seed: small.dit_batch(step, seed, emoji, size=6),
-        lambda step, seed: small.vlm_batch(step, seed, emoji, tokenizer, size=6),
+        lambda step, seed: dit_batch(step, seed, emoji, size=6),
+        lambda step, seed: vlm_batch(step, seed, emoji, tokenizer, size=6),
     ):
         first, again, later, other = make(3, 0), make(3, 0), make(4, 0), make(3, 1)
         assert set(first) == set(again)
@@ -292,24 +305,24 @@ def test_batches_are_a_function_of_seed_and_step(tokenizer):
 
 
 def test_labels_are_on_the_answers_alone(tokenizer):
-    rows = small.tokenize_rows(
+    rows = tokenize_rows(
         tokenizer, [[("is there a ring ?", "no")], [("how many red crosses ?", "four"), ("is there a cross ?", "yes")]]
     )
     told = (["no", "</s>"], ["four", "yes", "</s>"])
     texts = ("<s> is there a ring ? no </s>", "<s> how many red crosses ? four is there a cross ? yes </s>")
     for row, (answers, text) in enumerate(zip(told, texts, strict=True)):
         ids, labels, mask = (rows[name][row] for name in ("input_ids", "labels", "attention_mask"))
-        assert tokenizer.convert_ids_to_tokens(labels[labels != small.IGNORE].tolist()) == answers
-        assert torch.equal(ids[labels != small.IGNORE], labels[labels != small.IGNORE])
+        assert tokenizer.convert_ids_to_tokens(labels[labels != IGNORE].tolist()) == answers
+        assert torch.equal(ids[labels != IGNORE], labels[labels != IGNORE])
         assert tokenizer.convert_ids_to_tokens(ids[mask == 1].tolist()) == text.split()
         assert (ids[mask == 0] == 0).all()
 
 
 def test_the_loss_of_answers_by_hand():
     logits = torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([[small.IGNORE, small.IGNORE, 3, 1]])
+    labels = torch.tensor([[IGNORE, IGNORE, 3, 1]])
     expected = -(logits[0, 1].log_softmax(-1)[3] + logits[0, 2].log_softmax(-1)[1]) / 2
-    torch.testing.assert_close(small.answer_loss(logits, labels), expected)
+    torch.testing.assert_close(answer_loss(logits, labels), expected)
 
 
 def test_the_velocity_loss_is_the_velocitys():
@@ -320,13 +333,13 @@ def test_the_velocity_loss_is_the_velocitys():
     noisy = t * noise + (1 - t) * image
     torch.testing.assert_close((noisy - image) / t, noise - image)
     expected = ((noisy - guess) / t - (noise - image)).square().mean()
-    torch.testing.assert_close(small.velocity_loss(guess, image, time), expected)
-    early = small.velocity_loss(guess, image, torch.tensor([1e-6, 1e-6]))
-    torch.testing.assert_close(early, small.velocity_loss(guess, image, torch.full((2,), small.MIN_TIME)))
+    torch.testing.assert_close(velocity_loss(guess, image, time), expected)
+    early = velocity_loss(guess, image, torch.tensor([1e-6, 1e-6]))
+    torch.testing.assert_close(early, velocity_loss(guess, image, torch.full((2,), MIN_TIME)))
 
 
 def test_every_scene_word_is_one_token(tokenizer):
-    words = [*scenes.SHAPES, *scenes.PLURAL.values(), *scenes.COLOURS, *scenes.COUNTS, "left", "above", "yes", "no"]
+    words = [*SHAPES, *PLURAL.values(), *COLOURS, *COUNTS, "left", "above", "yes", "no"]
     for word in words:
         ids = tokenizer(word, add_special_tokens=False).input_ids
         assert tokenizer.convert_ids_to_tokens(ids) == [word]
@@ -381,7 +394,7 @@ def test_a_gradient_that_is_not_finite(tmp_path):
 
 
 def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("bridgework.models.training.train_model.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("bridgework.models.training.loop.is_tensorboard_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"pip install 'bridgework\[tensorboard\]', or train without it"):
         run(tmp_path, tensorboard=True)
     monkeypatch.undo()

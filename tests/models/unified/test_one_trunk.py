@@ -14,11 +14,14 @@ from diffusers import SD3Transformer2DModel
 from torch import nn
 
 from bridgework.models.evaluation.scores import answer
-from bridgework.models.experts import shipped_architectures as small
 from bridgework.models.experts.opening import open_expert
-from bridgework.models.scenes import scene as scenes
-from bridgework.models.training.train_model import _HIDDEN
-from bridgework.models.unified.one_trunk import UnifiedModel
+from bridgework.models.scenes.dialogues import IMAGE, IMAGE_TOKENS, answer_loss, question_prompt, tokenize_rows
+from bridgework.models.scenes.questions import compose_question
+from bridgework.models.scenes.rendering import render_scene
+from bridgework.models.scenes.scene import SKILLS
+from bridgework.models.training.optimizers import _HIDDEN
+from bridgework.models.training.scene_batches import dit_batch
+from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.models.unified.token_model import UnifiedTokens
 from bridgework.probes.plans.layouts import lay_out
 
@@ -45,18 +48,18 @@ def make(tiny_vlm, tiny_dit):
 
 
 def batch(size: int = 6) -> dict:
-    drawn = small.dit_batch(0, 0, size=size)
+    drawn = dit_batch(0, 0, size=size)
     return drawn | {"caption": ["a ring", "", *drawn["caption"][2:]]}
 
 
 def dialogues(tokenizer) -> dict[str, torch.Tensor]:
     """Two rows about images and one about a caption."""
     rows = [
-        [(small.question_prompt("is there a ring ?"), "no"), ("how many circles ?", "two")],
-        [(small.question_prompt("is there a ring ?", "a ring"), "yes")],
-        [(small.question_prompt("what colour is the ring ?"), "red")],
+        [(question_prompt("is there a ring ?"), "no"), ("how many circles ?", "two")],
+        [(question_prompt("is there a ring ?", "a ring"), "yes")],
+        [(question_prompt("what colour is the ring ?"), "red")],
     ]
-    return {**small.tokenize_rows(tokenizer, rows), "pixel_values": small.dit_batch(1, 0, size=2)["image"]}
+    return {**tokenize_rows(tokenizer, rows), "pixel_values": dit_batch(1, 0, size=2)["image"]}
 
 
 def gradients(model: nn.Module, loss: torch.Tensor) -> set[str]:
@@ -85,8 +88,8 @@ def test_answers_start_as_those_of_scenes_vlm(layout):
     vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
     model = UnifiedModel.from_experts(lay_out(layout, 16, 16), vlm, dit)
     rng = np.random.default_rng(0)
-    asked = [scenes.ask(rng, skill, "test") for skill in scenes.SKILLS for _ in range(2)]
-    images, questions = [scenes.draw(q.scene, rng) for q in asked], [q.question for q in asked]
+    asked = [compose_question(rng, skill, "test") for skill in SKILLS for _ in range(2)]
+    images, questions = [render_scene(q.scene, rng) for q in asked], [q.question for q in asked]
     with torch.no_grad():
         assert model.answer(images, questions) == answer(vlm, images, questions)
     assert not [name for name in model.taken if not name.startswith("reader.")]  # scenes-dit is 96 wide, this 128
@@ -202,7 +205,7 @@ def test_the_loss_is_the_sum_of_its_terms(make, tokenizer):
         terms = model.losses(asked)
         assert set(terms) == {"words", "answers", "drawing"}
         torch.testing.assert_close(model.loss(asked), sum(terms.values()))
-        expected = small.answer_loss(
+        expected = answer_loss(
             model.read(**{n: v for n, v in asked["questions"].items() if n != "labels"}), asked["questions"]["labels"]
         )
         torch.testing.assert_close(terms["answers"], expected)
@@ -328,7 +331,7 @@ def test_a_tokenizer_without_the_tokens_is_refused(tiny_vlm, change, said):
 def test_images_see_each_other_unless_they_are_causal(tiny_vlm):
     torch.manual_seed(0)
     model = UnifiedModel(PLANS["shared"], tiny_vlm.model.config, tiny_vlm.tokenizer).eval()
-    rows = small.tokenize_rows(tiny_vlm.tokenizer, [[(small.IMAGE * small.IMAGE_TOKENS, "a ring")]])
+    rows = tokenize_rows(tiny_vlm.tokenizer, [[(IMAGE * IMAGE_TOKENS, "a ring")]])
     feed = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
     features = torch.randn(1, 16, 16)
     first = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridgework.models.experts import shipped_architectures as small
+from bridgework.models.training.scene_batches import dit_batch
 from bridgework.models.unified.codebook import fit_codebook
 from bridgework.models.unified.token_model import UnifiedTokens
 from bridgework.probes.plans.layouts import lay_out
@@ -56,7 +56,7 @@ def test_each_code_sees_the_caption_and_those_before_it(model):
 
 def test_tasks_keep_to_their_blocks(make):
     model = make(PLANS["Y"])
-    batch = small.dit_batch(0, 0, size=4)
+    batch = dit_batch(0, 0, size=4)
     for term, branch, other in (("words", ".layers.3.", ".own_layers."), ("drawing", ".own_layers.3.", ".layers.3.")):
         model.zero_grad()
         model.losses(batch)[term].backward()
@@ -67,7 +67,7 @@ def test_tasks_keep_to_their_blocks(make):
 
 @torch.no_grad()
 def test_the_drawing_loss_is_that_of_the_codes_in_one_vocabulary(model):
-    batch = small.dit_batch(0, 0, size=3)
+    batch = dit_batch(0, 0, size=3)
     wanted = model.book.encode(batch["image"])
     scores = model.following(model.condition(batch["caption"]), wanted[:, :-1]).log_softmax(2)
     words = len(model.tokenizer)

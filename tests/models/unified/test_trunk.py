@@ -8,7 +8,7 @@ from transformers import DynamicCache, LlamaConfig
 
 from bridgework.models.towers.attention_masks import Places
 from bridgework.models.unified.trunk import Tokens, Trunk, places_of
-from bridgework.probes.plans.choosing import BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layouts import lay_out
 
 DEPTH = 5

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from bridgework.probes.curves.curve import alignment_curve, divergence, rises, rises_then_falls
-from bridgework.probes.features.features import LayerFeatures
+from bridgework.probes.curves.curve import alignment_curve
+from bridgework.probes.curves.divergence_depth import divergence
+from bridgework.probes.curves.shapes import rises, rises_then_falls
+from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.similarity.scoring import similarity
 
 UNIFORK = pd.read_csv(Path(__file__).parents[2] / "data" / "unifork_curves.csv")

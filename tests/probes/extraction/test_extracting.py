@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertModel
 
-from bridgework.probes.extraction.extracting import extract, mismatched, noise_for
+from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.extraction.provenance import fingerprint
 from bridgework.probes.similarity.patches import match_patches
 from bridgework.probes.similarity.scoring import similarity, similarity_map
+from bridgework.probes.stimuli.controls import mismatched, noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.probes.subjects.subject import Shown

@@ -8,7 +8,9 @@ import weakref
 import pytest
 import torch
 
-from bridgework.probes.extraction.pooling import check_pooling, find_tokens, pool, pooling_of
+from bridgework.probes.extraction.options import check_pooling
+from bridgework.probes.extraction.pooling import pool, pooling_of
+from bridgework.probes.extraction.token_selection import find_tokens
 from bridgework.probes.similarity.patches import match_patches
 
 BATCH, TOKEN, DIM = 3, 6, 4

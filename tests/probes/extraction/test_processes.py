@@ -8,7 +8,7 @@ import sys
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.extraction import processes as ranks
+from bridgework.probes.extraction.processes import Ranks, local_device
 
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bridgework"]
 WHAT = ["extract", "scenes-vlm", "scenes-evidence"]
@@ -27,15 +27,15 @@ def test_two_processes_equal_one(tmp_path):
 def test_alone_nobody_waits(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with ranks.Ranks() as alone:
+    with Ranks() as alone:
         alone.wait()
     assert (alone.rank, alone.world) == (0, 1)
     assert not torch.distributed.is_initialized()
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
-    assert ranks.local_device() in ("cpu", "cuda:0")
+    assert local_device() in ("cpu", "cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "6")
-    assert ranks.local_device() == "cuda:2"
+    assert local_device() == "cuda:2"

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from bridgework.probes.extraction.provenance import describe_model, fingerprint, made_of, modules_of
+from bridgework.probes.extraction.provenance import describe_model, fingerprint, made_of
+from bridgework.probes.subjects.subject import modules_of
 from bridgework.tests.probes.toys import letters, open_toy
 
 

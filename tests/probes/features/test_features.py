@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bridgework.probes.features.features import Features, LayerFeatures
+from bridgework.probes.features.features import Features
+from bridgework.probes.features.layer_features import LayerFeatures
 
 
 def layer_features(modality: str = "image", **changes) -> LayerFeatures:

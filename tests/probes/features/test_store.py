@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from bridgework.probes import files
-from bridgework.probes.extraction import jobs as work
+from bridgework.probes.extraction import jobs
 from bridgework.probes.extraction.extracting import extract
-from bridgework.probes.features import lazy_values as stored
-from bridgework.probes.features import shards, store
+from bridgework.probes.features import lazy_values, shards, store
 from bridgework.probes.features.features import Features
+from bridgework.probes.features.shards import open_shard
+from bridgework.probes.features.store import add
 from bridgework.tests.probes.toys import MOMENTS, Toy, letters, many, open_toy
 
 TEXTS = ("a", "bc", "def", "ghij", "klmno", "p", "qr", "s", "tuv", "w")
@@ -87,7 +88,7 @@ def test_a_store_holds_what_memory_would(toy, tmp_path, options, timesteps):
 
 def test_opening_reads_no_tensor_and_a_layer_no_other(folder, monkeypatch):
     read: list[str] = []
-    real = stored.open_shard
+    real = open_shard
 
     class Recorded:
         def __init__(self, path: Path) -> None:
@@ -104,7 +105,7 @@ def test_opening_reads_no_tensor_and_a_layer_no_other(folder, monkeypatch):
             read.append(name)
             return self.file.get_slice(name)
 
-    monkeypatch.setattr(stored, "open_shard", Recorded)
+    monkeypatch.setattr(lazy_values, "open_shard", Recorded)
     seen = Features.load(folder)
     assert len(seen["image"].samples) == 10
     assert not read
@@ -146,7 +147,7 @@ def test_the_index_tells_how_it_was_made(folder):
 def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
     written: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    add, show = work.add, toy.show
+    show = toy.show
 
     def recorded(folder, number, count, shard):
         written.extend(weakref.ref(tensor) for tensor in shard.tensors.values())
@@ -156,7 +157,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
         alive.append(sum(each() is not None for each in written))
         return show(*asked)
 
-    monkeypatch.setattr(work, "add", recorded)
+    monkeypatch.setattr(jobs, "add", recorded)
     toy.show = watched
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert len(written) == 5 * 8  # five shards, four layers of two modalities

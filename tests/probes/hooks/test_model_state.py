@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from bridgework.probes.evidence import attention, attribution, conflict
-from bridgework.probes.hooks.model_state import evaluating, prepared
+from bridgework.probes.hooks.model_state import evaluating
+from bridgework.probes.subjects.subject import prepared
 from bridgework.tests.probes.evidence.test_attention import DualStream, Pair, vision_language_model
 from bridgework.tests.probes.toys import letters, open_toy
 

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridgework.probes.curves.curve import Divergence
-from bridgework.probes.plans.choosing import FIXED, RULES, BridgePlan, choose_bridges, count_blocks, rank_for, score
+from bridgework.probes.curves.divergence_depth import Divergence
+from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.choosing import FIXED, choose_bridges, rank_for, score
+from bridgework.probes.plans.matching import count_blocks
+from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scoring import similarity_map
 
 

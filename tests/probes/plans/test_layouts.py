@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridgework.probes.plans.choosing import LAYOUTS, TRUNKS
+from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS
 from bridgework.probes.plans.layouts import lay_out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridgework.probes.curves.curve import Divergence
+from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.choosing import choose_bridges, score
 from bridgework.probes.plans.rules import RULES, read_evidence
 from bridgework.probes.similarity.scoring import similarity_map

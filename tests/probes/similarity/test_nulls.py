@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bridgework.probes.metrics import METRICS
-from bridgework.probes.similarity.nulls import curve_draws, curve_null, interval, map_moments, map_null
+from bridgework.probes.similarity.intervals import curve_draws, interval
+from bridgework.probes.similarity.nulls import curve_null, map_moments, map_null
 from bridgework.probes.similarity.scoring import similarity, similarity_map
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridgework.probes.features.features import LayerFeatures
+from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.metrics import METRICS
 from bridgework.probes.similarity.nulls import map_null
 from bridgework.probes.similarity.scoring import similarity, similarity_map

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bridgework.probes import load_stimuli
 from bridgework.probes.home import home
-from bridgework.probes.stimuli import downloads as collecting
+from bridgework.probes.stimuli import downloads
 from bridgework.probes.stimuli.picture_sets import PICTURE_SETS, PictureSet
 
 RED = (255, 0, 0)
@@ -86,12 +86,12 @@ def test_fluent_takes_names_ids_and_order_of_noto(tmp_path):
     archive = tmp_path / "emoji.tgz"
     files: dict[str, bytes | str] = {f"package/assets/{name}.webp": picture(format="WEBP") for name in names}
     archive.write_bytes(tarball(files | {"package/package.json": b"{}"}, "w:gz"))
-    found = collecting.read_fluent(archive)
+    found = downloads.read_fluent(archive)
     assert [(p.file_name, p.text) for p in found] == [(s.id, s.text) for s in (noto[0], noto[2])]
 
 
 def test_tuxpaint_pairs_stamps_with_their_sentences(tmp_path):
-    found = {p.file_name: p.text for p in collecting.read_tuxpaint(stamps(tmp_path / "stamps.deb"))}
+    found = {p.file_name: p.text for p in downloads.read_tuxpaint(stamps(tmp_path / "stamps.deb"))}
     assert found == {"animals-cat.png": "A cat.", "animals-hat.png": "A hat — “old”."}
 
 
@@ -108,12 +108,12 @@ def test_openclipart_takes_titles_that_name_one_drawing(tmp_path):
         f"{there}/signs/q.svg": drawing("Q"),
         f"{there}/signs/none.svg": drawing(""),
     }
-    files |= {f"{there}/cards/{i}.svg": drawing("playing cards") for i in range(collecting.NAMESAKES + 1)}
-    found = collecting.read_openclipart(debian(tmp_path / "art.deb", files))
+    files |= {f"{there}/cards/{i}.svg": drawing("playing cards") for i in range(downloads.NAMESAKES + 1)}
+    found = downloads.read_openclipart(debian(tmp_path / "art.deb", files))
     assert {p.file_name: p.text for p in found} == {"food-big_apple.png": "Big Apple", "animals-bee.png": "bee"}
     for drawn in found:
         with Image.open(io.BytesIO(drawn.image)) as image:
-            assert image.size == (collecting.SIDE, collecting.SIDE // 4)
+            assert image.size == (downloads.SIDE, downloads.SIDE // 4)
             assert image.getpixel((9, 9)) == (*RED, 255) and image.getpixel((250, 9)) == (0, 0, 0, 0)
 
 
@@ -121,8 +121,8 @@ def test_order_is_shuffled_and_fixed(tmp_path):
     there = "./usr/share/openclipart/svg"
     titles = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
     files: dict[str, bytes | str] = {f"{there}/{title}.svg": drawing(title) for title in titles}
-    forth = collecting.read_openclipart(debian(tmp_path / "forth.deb", files))
-    back = collecting.read_openclipart(debian(tmp_path / "back.deb", dict(reversed(files.items()))))
+    forth = downloads.read_openclipart(debian(tmp_path / "forth.deb", files))
+    back = downloads.read_openclipart(debian(tmp_path / "back.deb", dict(reversed(files.items()))))
     assert forth == back
     assert [p.text for p in forth] != titles and sorted(p.text for p in forth) == titles
 
@@ -131,14 +131,14 @@ def test_svg_renderer_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     art = debian(tmp_path / "art.deb", {"./usr/share/openclipart/svg/a.svg": drawing("apple")})
     with pytest.raises(ModuleNotFoundError, match=r"resvg-py.*pip install 'bridgework\[stimuli\]'"):
-        collecting.read_openclipart(art)
+        downloads.read_openclipart(art)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"!<arch>\n"])
 def test_not_a_debian_package(tmp_path, content):
     (tmp_path / "odd.deb").write_bytes(content)
     with pytest.raises(ValueError, match=r"odd\.deb is not a Debian package"):
-        collecting.read_tuxpaint(tmp_path / "odd.deb")
+        downloads.read_tuxpaint(tmp_path / "odd.deb")
 
 
 # ---- downloading, checking, repairing: the stamps above behind a file URL
@@ -152,7 +152,7 @@ def source(tmp_path, monkeypatch) -> PictureSet:
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     folder = tmp_path / "expected"
     folder.mkdir()
-    collecting._prepare(collecting.read_tuxpaint(archive), folder)
+    downloads._prepare(downloads.read_tuxpaint(archive), folder)
     made = PictureSet(archive.as_uri(), sha256, load_stimuli(folder).digest)
     monkeypatch.setitem(PICTURE_SETS, "tuxpaint", made)
     return made
@@ -163,7 +163,7 @@ def left() -> list[str]:
 
 
 def test_fetch_once_then_without_network(source, monkeypatch):
-    shown = collecting.fetch("tuxpaint")
+    shown = downloads.fetch("tuxpaint")
     assert shown.digest == source.digest and shown.name == "tuxpaint" and left() == ["tuxpaint"]
     images = {s.id: s.image for s in shown}
     cat, hat = images["animals-cat.png"], images["animals-hat.png"]
@@ -171,43 +171,43 @@ def test_fetch_once_then_without_network(source, monkeypatch):
     assert cat.getpixel((3, 3)) == RED and cat.getpixel((3, 0)) == cat.getpixel((3, 5)) == (255, 255, 255)
     assert hat.getpixel((3, 3)) == (0, 0, 255) and hat.getpixel((0, 3)) == (255, 255, 255)
 
-    monkeypatch.setattr(collecting, "download_url_to_file", None)
-    assert collecting.fetch("tuxpaint").digest == load_stimuli("tuxpaint").digest == source.digest
+    monkeypatch.setattr(downloads, "download_url_to_file", None)
+    assert downloads.fetch("tuxpaint").digest == load_stimuli("tuxpaint").digest == source.digest
     assert len(load_stimuli("tuxpaint", limit=1)) == 1
 
 
 def test_archive_at_hand_needs_no_download(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "download_url_to_file", None)
-    assert collecting.fetch("tuxpaint", tmp_path / "stamps.deb").digest == source.digest
+    monkeypatch.setattr(downloads, "download_url_to_file", None)
+    assert downloads.fetch("tuxpaint", tmp_path / "stamps.deb").digest == source.digest
 
 
 def test_damage_is_named_and_repaired(source):
-    collecting.fetch("tuxpaint")
+    downloads.fetch("tuxpaint")
     (home() / "stimuli" / "tuxpaint" / "animals-cat.png").write_bytes(picture((6, 6)))
     (home() / "stimuli" / ".tuxpaint.making-killed").mkdir()
     with pytest.raises(ValueError, match="'tuxpaint' are damaged or of another version: run `make stimuli`"):
         load_stimuli("tuxpaint")
-    assert collecting.fetch("tuxpaint").digest == source.digest and left() == ["tuxpaint"]
+    assert downloads.fetch("tuxpaint").digest == source.digest and left() == ["tuxpaint"]
 
 
 def test_other_archive_than_pinned(source, monkeypatch):
     monkeypatch.setitem(PICTURE_SETS, "tuxpaint", source._replace(sha256="0" * 64))
     with pytest.raises(ValueError, match=r"stamps\.deb has the sha256 \w+ instead of 0000.*do not use it"):
-        collecting.fetch("tuxpaint")
+        downloads.fetch("tuxpaint")
     assert left() == []
 
 
 def test_other_result_than_pinned(source, monkeypatch):
     monkeypatch.setitem(PICTURE_SETS, "tuxpaint", source._replace(digest="0" * 64))
     with pytest.raises(ValueError, match=rf"digest {source.digest}, expected 0000.*constraints\.txt"):
-        collecting.fetch("tuxpaint")
+        downloads.fetch("tuxpaint")
     assert left() == []
 
 
 def test_download_fails(source, monkeypatch, tmp_path):
     monkeypatch.setitem(PICTURE_SETS, "tuxpaint", source._replace(url=(tmp_path / "gone.deb").as_uri()))
     with pytest.raises(ConnectionError, match=r"could not download file://.*gone\.deb.*make stimuli"):
-        collecting.fetch("tuxpaint")
+        downloads.fetch("tuxpaint")
     assert left() == []
 
 
@@ -220,7 +220,7 @@ def test_not_fetched(name, monkeypatch, tmp_path):
 
 def test_unknown_set():
     with pytest.raises(ValueError, match="unknown picture set 'imagenet': expected one of fluent, tuxpaint, openclip"):
-        collecting.fetch("imagenet")
+        downloads.fetch("imagenet")
 
 
 @pytest.mark.parametrize(("name", "count"), [("fluent", 1389), ("tuxpaint", 498), ("openclipart", 2492)])

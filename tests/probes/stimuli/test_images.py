@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgework.probes.extraction.extracting import noise_for
-from bridgework.probes.stimuli.images import noisy_images, to_image, to_pixels
+from bridgework.models.generation.flow import noisy_images
+from bridgework.probes.stimuli.controls import noise_for
+from bridgework.probes.stimuli.images import to_image, to_pixels
 from bridgework.probes.stimuli.stimulus_set import Stimulus
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgework.probes.stimuli import stimulus_set as module
+from bridgework.probes.stimuli import sources
 from bridgework.probes.stimuli.noto import build
-from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus, load_stimuli
+from bridgework.probes.stimuli.sources import load_stimuli
+from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (12, 8)) -> Image.Image:
@@ -146,7 +147,7 @@ def test_noto_licence_and_provenance_come_along():
 
 def test_missing_or_damaged_archive(tmp_path, monkeypatch):
     archive = tmp_path / "noto.zip"
-    monkeypatch.setattr(module, "_NOTO", archive)
+    monkeypatch.setattr(sources, "_NOTO", archive)
     with pytest.raises(FileNotFoundError, match=r"noto\.zip are missing: install bridgework again"):
         load_stimuli("noto")
     archive.write_bytes(build.ARCHIVE.read_bytes()[:100_000])

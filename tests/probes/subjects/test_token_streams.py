@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from bridgework.benchmarks.support.tiny_models import ZOO, Built
-from bridgework.probes.subjects.token_streams import Stream, find_streams
+from bridgework.benchmarks.support.tiny_built import Built
+from bridgework.benchmarks.support.tiny_models import ZOO
+from bridgework.probes.subjects.token_movement import Stream
+from bridgework.probes.subjects.token_streams import find_streams
 
 # A stack of one stream, and where its tokens stand in each of the two samples.
 LM = "model.language_model.layers"

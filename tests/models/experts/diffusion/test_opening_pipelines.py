@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bridgework.models.experts.diffusion.opening_pipelines import is_pipeline, open_pipeline, pipeline_expert
 from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
 from bridgework.models.experts.opening import open_expert
-from bridgework.models.scenes.scene import scene_stimuli
+from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.extraction.extracting import extract
 from bridgework.tests.models.tiny_pipelines import SIDES, TINY, save
 

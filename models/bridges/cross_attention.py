@@ -1,0 +1,44 @@
+"""Bridge by cross-attention to the last understanding state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..towers.tower import Shape
+from .bridge import Bridge, Handed, Seen, _head_dim, _out, _split
+from .low_rank import Map
+
+
+class CrossAttention(Bridge):
+    """Generation reads the last understanding state by cross-attention (MetaQuery, arXiv 2504.06256; BLIP3-o).
+
+    Those connect the last state to the generator's own text input; here every bridged block reads it, so that the
+    layouts differ in the understanding layer alone. The output projection (gated: the gate) is zero at first.
+    """
+
+    inside = False
+
+    def __init__(self, understanding: Shape, generation: Shape, gated: bool, rank: int | None, both_ways: bool) -> None:
+        super().__init__()
+        width = generation.width
+        self.heads = width // _head_dim(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(each.width) for each in (understanding, generation))
+        self.key, self.value = (Map(understanding.width, width, rank) for _ in range(2))
+        self.query = Map(width, width, rank)
+        self.out = _out(width, width, rank, None if gated else 0.0)
+        self.gate = nn.Parameter(torch.zeros(width)) if gated else None
+
+    def hand(self, side: int, own: Tensor) -> Handed:
+        if side == 1:  # nobody reads generation
+            return Handed(own, own)
+        states = self.norms[0](own)
+        return Handed(*(_split(linear(states), self.heads) for linear in (self.key, self.value)))
+
+    def join(self, side: int, own: Tensor, mine: Handed, other: Handed, seen: Seen) -> Tensor:
+        query = _split(self.query(self.norms[1](own)), self.heads)
+        mask = None if seen.other is None else seen.other[:, None]
+        joint = F.scaled_dot_product_attention(query, *other, attn_mask=mask)
+        added = self.out(joint.transpose(1, 2).flatten(2))
+        return own + (added if self.gate is None else self.gate * added)

@@ -1,0 +1,86 @@
+"""Test the published shapes of alignment curves: rises, and rises then falls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from ..metrics.metric import Array
+from ..similarity.intervals import interval
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Shape(NamedTuple):
+    """The answer of a shape test: whether it holds, and the intervals it rests on, by name."""
+
+    holds: bool
+    intervals: dict[str, Interval]
+
+
+def rises(curve: pd.DataFrame) -> Shape:
+    """Whether the curve rises: Spearman(depth, score) with an interval above 0. One subject, task and timestep.
+
+    Raises:
+        ValueError: several curves in one frame, a score that is NaN, or no draws.
+    """
+    depths, scores, draws = _open(curve)
+    if len(scores) < 3:
+        return Shape(False, {"spearman": Interval(np.nan, np.nan, np.nan)})
+    found = _spread(lambda line: _spearman(depths, line), scores, draws, bound=1)
+    return Shape(found.low > 0, {"spearman": found})
+
+
+def rises_then_falls(curve: pd.DataFrame) -> Shape:
+    """Whether the curve rises, then falls: peak minus first and peak minus last both with intervals above 0.
+
+    Raises:
+        ValueError: as `rises`.
+    """
+    _, scores, draws = _open(curve)
+    peak = int(np.argmax(scores))
+    rise = _spread(lambda line: line[..., peak] - line[..., 0], scores, draws)
+    fall = _spread(lambda line: line[..., peak] - line[..., -1], scores, draws)
+    return Shape(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
+
+
+def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """Depths, scores and draws (draw, layer) of one curve in depth order."""
+    missing = [name for name in ("layer", "depth", "score", "draws") if name not in curve]
+    if missing or curve.empty:
+        raise ValueError(f"not an alignment curve ({', '.join(missing) or 'no rows'}): make one with alignment_curve")
+    if curve["depth"].duplicated().any():
+        raise ValueError(
+            "more than one curve in the frame: pick one subject, task and timestep, curve[curve.timestep == .5]"
+        )
+    if curve["score"].isna().any():
+        layer = curve["layer"][curve["score"].isna()].iloc[0]
+        raise ValueError(f"layer {layer!r} has no score, its features are constant: leave its row out")
+    curve = curve.sort_values("depth")
+    draws: list[Any] = [json.loads(d.replace("nan", "NaN")) if isinstance(d, str) else d for d in curve["draws"]]
+    return curve["depth"].to_numpy(float), curve["score"].to_numpy(float), np.array(draws, float).T
+
+
+def _spread(statistic: Callable[[Array], Array], scores: Array, draws: Array, bound: float = np.inf) -> Interval:
+    """The interval of a statistic that takes (..., layer) to (...)."""
+    value = statistic(scores)
+    low, high = interval(value, statistic(draws))
+    return Interval(float(value), max(float(low), -bound), min(float(high), bound))
+
+
+def _spearman(depths: Array, scores: Array) -> Array:
+    """Spearman's correlation of (..., layer) scores with depth; 0 where all scores are the same."""
+    first, second = (rank - rank.mean(-1, keepdims=True) for rank in (rankdata(depths), rankdata(scores, axis=-1)))
+    norms = np.sqrt((first**2).sum() * (second**2).sum(-1))
+    return np.divide(second @ first, norms, out=np.zeros_like(norms), where=norms != 0)

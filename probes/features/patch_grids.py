@@ -1,0 +1,21 @@
+"""Resample patch grids to another number of rows and columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def regrid(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Patches (..., height', width', dim) averaged onto (..., height, width, dim), by the area of their overlap."""
+    if x.shape[-3:-1] == (height, width):
+        return x
+    rows, columns = _overlap(x.shape[-3], height).to(x), _overlap(x.shape[-2], width).to(x)
+    return torch.einsum("...hwd,rh,cw->...rcd", x, rows, columns)
+
+
+def _overlap(fine: int, coarse: int) -> torch.Tensor:
+    """(coarse, fine): the share of each coarse interval of 0 to 1 that each fine one covers, in exact integers."""
+    starts, others = np.arange(coarse)[:, None] * fine, np.arange(fine) * coarse
+    lengths = np.minimum(starts + fine, others + coarse) - np.maximum(starts, others)
+    return torch.from_numpy(np.maximum(lengths, 0) / fine)
