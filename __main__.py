@@ -146,11 +146,11 @@ def _extract(
 def _align(features: Path, out: Path, metric: str) -> None:
     from .probes.curves.curve import alignment_curve
     from .probes.features.features import Features
-    from .probes.files import write_whole
+    from .probes.files import write_csv
 
     seen = Features.load(features)
     curve = alignment_curve(seen["image"], seen["text"], metric=metric)
-    write_whole(out, lambda path: curve.to_csv(path, index=False))
+    write_csv(out, curve)
     print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
 
 
@@ -200,8 +200,10 @@ def _choose(
     plan.save(out)
     print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
     if rule in RULES:
-        cost = plan.evidence.get("cost") or spent
-        told = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) if cost else "not recorded"
+        estimate_cost = plan.evidence.get("cost") or spent
+        told = (
+            ", ".join(f"{amount} {unit}" for unit, amount in estimate_cost.items()) if estimate_cost else "not recorded"
+        )
         print(f"the evidence of {rule}, {RULES[rule].needs}, cost: {told}")
 
 
@@ -232,35 +234,35 @@ def _train(what: str, folder: Path, steps: int | None, **options: Any) -> None:
         return
     from dataclasses import replace
 
-    from .models.training.recipe import Recipe, run
+    from .models.training.recipe import Recipe, run_recipe
 
     if Path(what).suffix == ".json":
-        run(Recipe(plan=what, validate=0, **given), folder)
+        run_recipe(Recipe(plan=what, validate=0, **given), folder)
     else:
-        run(replace(Recipe.load(what), **given), folder)
+        run_recipe(replace(Recipe.load(what), **given), folder)
 
 
 def _evaluate(model: str, **options: Any) -> None:
     from .models.evaluation.reporting import open_model, report
 
     tables = report(open_model(model), **options)
-    for name, table in tables.items():
+    for name, cost_table in tables.items():
         wide = name == "costs"  # one row: read downwards
-        text = table.T.to_string(header=False) if wide else table.round(3).to_string(index=False)
+        text = cost_table.T.to_string(header=False) if wide else cost_table.round(3).to_string(index=False)
         print(f"{name}\n{text}\n" if len(tables) > 1 else text)
 
 
 def _plan(layout: list[str], out: Path | None, steps: int, gpu: str, utilisation: float, **options: Any) -> None:
     import pandas as pd
 
-    from .models.costs.estimate import cost, table
-    from .probes.files import write_whole
+    from .models.costs.estimate import cost_table, estimate_cost
+    from .probes.files import write_csv
     from .probes.plans.bridge_plan import BridgePlan
 
     plans = [BridgePlan.load(each) if each.endswith(".json") else each for each in layout]
-    rows = pd.concat([table(cost(layout=each, **options), steps, gpu, utilisation) for each in plans])
+    rows = pd.concat([cost_table(estimate_cost(layout=each, **options), steps, gpu, utilisation) for each in plans])
     if out:
-        write_whole(out, lambda path: rows.to_csv(path, index=False))
+        write_csv(out, rows)
     shown = rows.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value).set_index("layout")
     print(shown.T.to_string())
 

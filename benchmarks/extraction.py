@@ -26,7 +26,7 @@ from ..models.experts.opening import open_expert
 from ..probes.extraction.extracting import extract
 from ..probes.stimuli.sources import load_stimuli
 from ..probes.stimuli.stimulus_set import Stimuli
-from ..probes.subjects.subject import Shown
+from ..probes.subjects.subject import ForwardPass
 from .growth import forget_peak, peak
 from .support.inputs import machine
 
@@ -115,7 +115,7 @@ class _Called(Exception):
     """Carries what the model is called with."""
 
 
-def _inputs(expert: Any, shown: Shown) -> dict[str, Any]:
+def _inputs(expert: Any, shown: ForwardPass) -> dict[str, Any]:
     """What a pass gives to the model."""
 
     def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -131,12 +131,12 @@ def _inputs(expert: Any, shown: Shown) -> dict[str, Any]:
     raise RuntimeError("the pass did not call the model")
 
 
-def _passes(expert: Any, stimuli: Stimuli) -> list[Shown]:
+def _passes(expert: Any, stimuli: Stimuli) -> list[ForwardPass]:
     starts = range(0, len(stimuli), BATCH)
     return [expert.show(stimuli[at : at + BATCH], expert.modalities, expert.tasks[0], None) for at in starts]
 
 
-def _mean(state: Tensor, shown: Shown) -> Tensor:
+def _mean(state: Tensor, shown: ForwardPass) -> Tensor:
     (mask,) = shown.tokens.values()
     assert mask is not None
     weight = (mask / mask.sum(1, keepdim=True)).to(state)  # (batch, token)

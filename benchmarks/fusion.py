@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..models.bridges.bridge import Bridge, Handed, Seen
+from ..models.bridges.bridge import Bridge, KeysValues, Visibility
 from ..models.costs.step_costs import costs, count_flops
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
 from ..models.generation.sampling import generate
 from ..models.scenes.composing import scene_stimuli
 from ..models.towers.attention_masks import one_image, text_after
-from ..models.towers.tower import Attended
+from ..models.towers.tower import AttentionCall
 from ..models.towers.visiting import visiting
 from ..models.training.scene_batches import dit_batch
 from ..probes.plans.layouts import lay_out
@@ -53,11 +53,13 @@ class Nothing(Bridge):
     def forward(self, step: str, *given: Any) -> Any:
         return getattr(self, step)(*given)
 
-    def hand(self, side: int, own: Tensor | Attended) -> Handed:
-        return Handed(own.key, own.value) if isinstance(own, Attended) else Handed(own, own)
+    def keys_values(self, side: int, own: Tensor | AttentionCall) -> KeysValues:
+        return KeysValues(own.key, own.value) if isinstance(own, AttentionCall) else KeysValues(own, own)
 
-    def join(self, side: int, own: Tensor | Attended, mine: Handed, other: Handed, seen: Seen) -> Tensor:
-        return own.own if isinstance(own, Attended) else own
+    def join(
+        self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility
+    ) -> Tensor:
+        return own.own if isinstance(own, AttentionCall) else own
 
 
 class Again:
@@ -175,7 +177,7 @@ def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
     """
     experts = open_expert("scenes-vlm"), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
-    batch = dit_batch(0, 0, size=samples, noisier=1.1)
+    batch = dit_batch(0, 0, size=samples, time_shift=1.1)
     plans = {("published", layout): lay_out(layout, *depths) for layout in LAYOUTS}
     like = plans["published", "H"]
     plans |= {("those of H", layout): replace(like, layout=layout) for layout in LAYOUTS[1:]}

@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..models.costs.estimate import cost
+from ..models.costs.estimate import estimate_cost
 from ..models.costs.step_costs import held_bytes, peak_bytes
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
-from ..models.training.optimizers import _optimizers
+from ..models.training.optimizers import build_optimizers
 from ..models.training.scene_batches import dit_batch
 from ..probes.plans.layouts import lay_out
 from .support.inputs import machine
@@ -64,7 +64,7 @@ def measure(
     fused.train()
     drawn = dit_batch(0, 0, size=batch)
     named = [(name, p) for name, p in fused.trained().named_parameters() if p.requires_grad]
-    optimizers = _optimizers(named, 1e-4, 1e-4, lambda name: 1.0, together=False)
+    optimizers = build_optimizers(named, 1e-4, 1e-4, lambda name: 1.0, together=False)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
@@ -94,7 +94,7 @@ def main() -> None:
         seen, tokens = measure(*experts, **options)
         start = time.perf_counter()
         given: dict[str, Any] = {"precision": "float32", "tokens": tokens} | options
-        planned = cost(*experts, **given).peak
+        planned = estimate_cost(*experts, **given).peak
         row = {"understanding": experts[0], "generation": experts[1], "trained": "bridges", "precision": "float32"}
         row |= {"checkpointing": False} | options | {"tokens": tokens}
         row |= {"measured_mb": round(seen / 1e6, 1), "planned_mb": round(planned / 1e6, 1)}

@@ -1,1 +1,6 @@
-"""The runs whose numbers are committed."""
+"""Run the studies whose numbers are committed."""
+
+import lazy_loader
+
+# Each name is imported when it is first used; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,10 +17,10 @@ from ..models.scenes.composing import scene_stimuli
 from ..probes.curves.curve import alignment_curve
 from ..probes.curves.divergence_depth import divergence
 from ..probes.curves.shapes import rises, rises_then_falls
-from ..probes.extraction.extracting import cached
+from ..probes.extraction.extracting import extract_cached
 from ..probes.features.features import Features
 from ..probes.features.layer_features import LayerFeatures
-from ..probes.files import write_whole
+from ..probes.files import write_csv, write_json, write_parquet
 from ..probes.plans.choosing import choose_bridges
 from ..probes.similarity.scoring import chance, similarity, similarity_map
 from ..probes.stimuli.controls import mismatched
@@ -43,7 +43,7 @@ def measure(folder: Path, budget: Budget) -> None:
         for twin in (False, True):
             expert = open_expert(name, random_weights=twin)
             times = TIMESTEPS if expert.timed_tasks else ()
-            seen = features[expert.name] = cached(folder, expert, stimuli, timesteps=times)
+            seen = features[expert.name] = extract_cached(folder, expert, stimuli, timesteps=times)
             control = "random weights" if twin else "none"
             curves += [_curve(seen["image"], seen["text"], metric, control, name) for metric in METRICS]
         expert, seen = open_expert(name), features[name]
@@ -52,17 +52,17 @@ def measure(folder: Path, budget: Budget) -> None:
         curves += [_pixels_and_words(stimuli, seen["image"], metric) for metric in METRICS]
         times = (PLAN_TIMESTEP,) if expert.timed_tasks else ()
         for control, shown in (("none", stimuli), ("mismatched captions", mismatched(stimuli))):
-            both = cached(folder, expert, shown, timesteps=times, joint=True)
+            both = extract_cached(folder, expert, shown, timesteps=times, joint=True)
             curves.append(_curve(both["image"], both["text"], "mutual_knn", control, name))
     everything = pd.concat(curves, ignore_index=True)
-    write_whole(folder / "curves.parquet", everything.to_parquet)
-    write_whole(folder / "shapes.json", lambda path: path.write_text(json.dumps(shapes(everything), indent=2)))
+    write_parquet(folder / "curves.parquet", everything)
+    write_json(folder / "shapes.json", shapes(everything))
 
     heat = similarity_map(
         features[EXPERTS[0]]["text"], features[EXPERTS[1]]["image"].at(PLAN_TIMESTEP), metric=PLAN_METRIC
     )
-    write_whole(folder / "map.csv", heat.to_csv)
-    write_whole(folder / "map.json", lambda path: path.write_text(json.dumps(heat.attrs)))
+    write_csv(folder / "map.csv", heat, index=True)
+    write_json(folder / "map.json", heat.attrs)
     choose_bridges(heat, rule="alignment", bridges=budget.bridges).save(folder / "plan.json")
 
 

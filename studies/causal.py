@@ -35,7 +35,7 @@ from ..models.scenes.scene import PARTS, SIZE, SKILLS
 from ..probes.evidence.attention import attention_mass
 from ..probes.evidence.attribution import OTHER, attribute
 from ..probes.evidence.conflict import gradient_conflict
-from ..probes.files import write_whole
+from ..probes.files import write_atomically, write_csv
 from ..probes.stimuli.images import to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli, Stimulus
 from .fused_models import fused_folder
@@ -132,7 +132,7 @@ def break_links(runs: Path, results: Path, budget: Budget = COMMITTED) -> None:
         drifts.append(link_drift(fused, stimuli).assign(seed=seed))
         if not (run / "links.csv").exists():
             table = ablate_links(fused, stimuli, each=budget.each).assign(seed=seed)
-            write_whole(run / "links.csv", partial(table.to_csv, index=False))
+            write_csv(run / "links.csv", table)
         links.append(pd.read_csv(run / "links.csv"))
     _save(results / "links.csv", pd.concat(links))
     _save(results / "link_drift.csv", pd.concat(drifts))
@@ -146,7 +146,7 @@ def draw(results: Path) -> Figure:
 
 
 def _save(path: Path, table: pd.DataFrame) -> None:
-    write_whole(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
+    write_csv(path, table, float_format="%.6g")
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def main() -> None:
         if not (options.results / f"{name}.csv").exists():
             _save(options.results / f"{name}.csv", measure(vlm, dit))
     figure = render_scene(options.results)
-    write_whole(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+    write_atomically(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
     if (options.runs / "fused").is_dir():
         break_links(options.runs, options.results)
     else:

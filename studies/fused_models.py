@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from scipy.stats import t as student
 from ..models.evaluation.scores import draw_scenes, scene_score
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
-from ..models.fusion.fused_subject import fused_subject
+from ..models.fusion.probe_subject import fused_subject
 from ..models.scenes.composing import scene_stimuli
 from ..models.training.train_model import train
 from ..probes.curves.curve import alignment_curve
 from ..probes.extraction.extracting import extract
-from ..probes.files import write_whole
+from ..probes.files import write_csv, write_parquet
 from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.choosing import choose_bridges
 from .alignment_curves import read_map
@@ -55,7 +54,7 @@ def fuse(folder: Path, budget: Budget, plans: Sequence[str] = PLANS, seeds: Sequ
             torch.manual_seed(seed)
             fused = FusedModel(*(open_expert(e) for e in EXPERTS), plan_for(folder, name, seed))  # type: ignore[arg-type]
             log = train(fused, run, budget.steps, seed=seed, shuffled=name == "shuffled captions")
-            write_whole(run / "log.csv", pd.DataFrame(log).assign(name=name, seed=seed).to_csv)
+            write_csv(run / "log.csv", pd.DataFrame(log).assign(name=name, seed=seed), index=True)
             save_score(run, fused, budget)
 
 
@@ -75,8 +74,8 @@ def save_score(run: Path, model: Any, budget: Budget) -> None:
             for number, each in enumerate(shown):
                 each.image.save(run / "samples" / f"{number:02d}.png")
             rows = [{"skill": d.skill, "caption": d.caption, "correct": d.correct} for d in shown]
-            write_whole(run / "samples.csv", partial(pd.DataFrame(rows).to_csv, index=False))
-    write_whole(run / "scores.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
+            write_csv(run / "samples.csv", pd.DataFrame(rows))
+    write_csv(run / "scores.csv", pd.concat(tables))
 
 
 def gap(folder: Path, budget: Budget) -> pd.DataFrame:
@@ -104,7 +103,7 @@ def gap(folder: Path, budget: Budget) -> pd.DataFrame:
             rows.append({"plan": name, "seed": seed, "score": total(run), "pairs": pairs})
     table = pd.DataFrame(rows).assign(floor=floor, ceiling=top, steps=budget.steps, each=budget.each)
     table["share"] = (table["score"] - floor) / (top - floor)
-    write_whole(folder / "gap.csv", lambda path: table.to_csv(path, index=False))
+    write_csv(folder / "gap.csv", table)
     return table
 
 
@@ -133,7 +132,7 @@ def probe_again(folder: Path, budget: Budget) -> None:
         for task, times in (("understanding", ()), ("generation", (PLAN_TIMESTEP,))):
             seen = extract(fused_subject(fused, task), stimuli, task=task, timesteps=times)
             curves.append(alignment_curve(seen["image"], seen["text"]).assign(when=when))
-    write_whole(folder / "fused.parquet", pd.concat(curves, ignore_index=True).to_parquet)
+    write_parquet(folder / "fused.parquet", pd.concat(curves, ignore_index=True))
 
 
 # ---------------------------------------------------------------------------------------------------- layouts

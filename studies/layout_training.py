@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ import pandas as pd
 from ..figures.plan_drawing import architectures
 from ..models.costs.step_costs import costs
 from ..models.experts.opening import open_expert
-from ..models.training.batches import source
-from ..models.training.recipe import Recipe, build, run
+from ..models.training.batches import batch_source
+from ..models.training.recipe import Recipe, build, run_recipe
 from ..models.training.scene_batches import dit_batch
-from ..models.training.train_model import reader_of
+from ..models.training.train_model import question_tokenizer
 from ..models.training.validation import validation_loss
-from ..probes.files import write_whole
+from ..probes.files import write_atomically, write_csv, write_json
 from ..probes.plans.bridge_plan import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
 from ..probes.similarity.intervals import mean_interval
@@ -72,7 +71,7 @@ def compare(
                 rows[layout]["floor"] = float(np.mean(done["losses"]))
                 rows[layout] |= _interval("above", np.subtract(done["losses"], rows[layout]["losses"]))
             table = pd.DataFrame(rows.values()).drop(columns=["losses", "made"])
-            write_whole(results, lambda path, table=table: table.to_csv(path, index=False))
+            write_csv(results, table)
             print(table.round(4).to_string(index=False), flush=True)
     return table
 
@@ -84,7 +83,7 @@ def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
     if told.exists() and (row := json.loads(told.read_text()))["made"] == asdict(recipe):
         return row
     print(f"{folder.name}: {recipe.steps} steps", flush=True)
-    model = run(recipe, folder)
+    model = run_recipe(recipe, folder)
     held = {
         shuffled: np.array(validation_loss(model, batches, shuffled=shuffled, batch_size=recipe.batch_size))
         for shuffled in (False, True)
@@ -94,13 +93,13 @@ def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
     row |= {"loss": float(held[False].mean()), "shuffled": float(held[True].mean())}
     row |= _interval("difference", held[True] - held[False]) | {"batches": batches}
     row |= {"losses": held[False].tolist(), "made": asdict(recipe)}
-    write_whole(told, lambda path: path.write_text(json.dumps(row)))
+    write_json(told, row)
     return row
 
 
 def step_seconds(model: Any, recipe: Recipe) -> float:
     """Of a training step on a batch of scenes, questions included where the model is asked some."""
-    draw = source(model.size, None, recipe.seed, recipe.batch_size, False, tokenizer=reader_of(model))
+    draw = batch_source(model.size, None, recipe.seed, recipe.batch_size, False, tokenizer=question_tokenizer(model))
     return round(costs(model, draw(0))["step_seconds"], 4)
 
 
@@ -114,7 +113,7 @@ def draw(results: Path) -> None:
     """Every layout for our experts, from its plan: layouts.png."""
     depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
     plans = [lay_out(name, depths[0], depths[0] if name in TRUNKS else depths[1]) for name in DRAWN]
-    write_whole(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
+    write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
 
 
 if __name__ == "__main__":
@@ -145,8 +144,8 @@ def compare_layouts(folder: Path, budget: Budget) -> None:
     for layout in DEMO_LAYOUTS:
         lines = (layout_folder(folder, layout) / "state" / "log.jsonl").read_text().splitlines()
         logs.append(pd.DataFrame([json.loads(line) for line in lines]).assign(name=layout))
-    write_whole(folder / "layout_learning.csv", partial(pd.concat(logs).to_csv, index=False))
-    write_whole(folder / "layout_costs.csv", partial(pd.DataFrame(rows).to_csv, index=False))
+    write_csv(folder / "layout_learning.csv", pd.concat(logs))
+    write_csv(folder / "layout_costs.csv", pd.DataFrame(rows))
 
 
 def layout_folder(folder: Path, layout: str) -> Path:

@@ -5,7 +5,6 @@ Nothing here was trained or chosen by us. `make setup` fetches the weights, `mak
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import pandas as pd
 
 from ..models.experts.opening import open_expert
 from ..probes.curves.curve import alignment_curve
-from ..probes.extraction.extracting import cached
+from ..probes.extraction.extracting import extract_cached
 from ..probes.features.layer_features import LayerFeatures
-from ..probes.files import write_whole
+from ..probes.files import write_csv, write_parquet
 from ..probes.similarity.nulls import map_null
 from ..probes.similarity.scoring import used_k
 from ..probes.stimuli.sources import load_stimuli
@@ -35,7 +34,7 @@ def measure_real(folder: Path, samples: int) -> None:
     """DINOv2-S against the last layer of MiniLM-L6 and of SmolLM2-135M, on the emoji: real.parquet."""
     if not (folder / "real.parquet").exists():
         curves = image_curves(folder, load_stimuli("noto", limit=samples), metrics=METRICS[:1])
-        write_whole(folder / "real.parquet", curves.drop(columns="set").to_parquet)
+        write_parquet(folder / "real.parquet", curves.drop(columns="set"))
 
 
 def measure_sets(folder: Path) -> None:
@@ -50,9 +49,9 @@ def measure_sets(folder: Path) -> None:
     curves.append(style_curves(folder, shown["noto"], shown["fluent"]))
     maps = pd.concat([map_peaks(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
     sink = pd.concat([sink_curves(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
-    write_whole(folder / FILES[0], pd.concat(curves, ignore_index=True).to_parquet)
-    write_whole(folder / FILES[1], sink.to_parquet)
-    write_whole(folder / FILES[2], partial(maps.round(4).to_csv, index=False))
+    write_parquet(folder / FILES[0], pd.concat(curves, ignore_index=True))
+    write_parquet(folder / FILES[1], sink)
+    write_csv(folder / FILES[2], maps.round(4))
 
 
 def image_curves(folder: Path, stimuli: Stimuli, metrics: tuple[str, ...] = METRICS) -> pd.DataFrame:
@@ -92,7 +91,7 @@ def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
     weight = 1 / (1 + words.sum(1).double())
     shown: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
     for special in (False, True):
-        raw = cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
+        raw = extract_cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
         shown += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
     for (pooling, layers, depths, text), (name, anchor), metric in product(shown, anchors.items(), METRICS):
         if pooling == "weight" and metric != "cka":
@@ -122,12 +121,12 @@ def map_peaks(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
 
 def images(folder: Path, stimuli: Stimuli, twin: bool = False) -> LayerFeatures:
     """What DINOv2-S, or its random-weight twin, makes of the images: the mean over patches, every layer."""
-    return cached(folder, open_expert(SEER, random_weights=twin), stimuli)["image"]
+    return extract_cached(folder, open_expert(SEER, random_weights=twin), stimuli)["image"]
 
 
 def texts(folder: Path, stimuli: Stimuli, reader: str) -> LayerFeatures:
     """What a reader makes of the texts: the mean over words, every layer."""
-    return cached(folder, open_expert(reader), stimuli)["text"]
+    return extract_cached(folder, open_expert(reader), stimuli)["text"]
 
 
 def control(twin: bool) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from ..models.evaluation.scores import evaluate
 from ..models.experts.downloads import weights
 from ..models.experts.opening import open_expert
-from ..probes.files import write_whole
+from ..probes.files import write_csv
 from .alignment_curves import measure
 from .demo_page import write_page
 from .fused_models import fuse, fused_folder, gap, probe_again
@@ -71,16 +71,16 @@ def score_experts(folder: Path) -> None:
     for name, each in (("scenes-vlm", 300), ("scenes-dit", 40)):
         for part in ("test", "new"):
             tables.append(evaluate(open_expert(name), part, each).assign(expert=name, part=part))  # type: ignore[arg-type]
-    write_whole(folder / "experts.csv", lambda path: pd.concat(tables).to_csv(path, index=False))
+    write_csv(folder / "experts.csv", pd.concat(tables))
 
 
 def collect(folder: Path) -> None:
     """Gather what the fused models left in their folders: scores.csv, learning.csv, samples.csv and samples/."""
     runs = sorted(run for run in (folder / "fused").iterdir() if (run / "scores.csv").exists())
     scores = pd.concat([pd.read_csv(run / "scores.csv").assign(run=run.name) for run in runs])
-    write_whole(folder / "scores.csv", lambda path: scores.to_csv(path, index=False))
+    write_csv(folder / "scores.csv", scores)
     logs = pd.concat([pd.read_csv(run / "log.csv", index_col=0) for run in runs if (run / "log.csv").exists()])
-    write_whole(folder / "learning.csv", lambda path: logs.to_csv(path, index=False))
+    write_csv(folder / "learning.csv", logs)
     shown = fused_folder(folder, "alignment", 0)
     shutil.copy(shown / "samples.csv", folder / "samples.csv")
     shutil.copytree(shown / "samples", folder / "samples", dirs_exist_ok=True)

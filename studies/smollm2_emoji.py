@@ -21,14 +21,14 @@ from scipy.stats import t as student
 
 from ..models.evaluation.image_distance import image_features
 from ..models.experts.opening import open_expert
-from ..models.generation.flow import to_draw, velocity_loss
+from ..models.generation.flow import targets_and_noise, velocity_loss
 from ..models.generation.sampling import generate
-from ..models.training.batches import NOISIER, stimuli_batch
-from ..models.training.recipe import Recipe, run
+from ..models.training.batches import BRIDGE_TIME_SHIFT, stimuli_batch
+from ..models.training.recipe import Recipe, run_recipe
 from ..models.training.scene_batches import emoji_part
 from ..models.training.validation import SEED
-from ..probes.extraction.extracting import cached
-from ..probes.files import write_whole
+from ..probes.extraction.extracting import extract_cached
+from ..probes.files import write_atomically, write_csv
 from ..probes.plans.choosing import choose_bridges
 from ..probes.similarity.scoring import similarity_map
 from ..probes.stimuli.images import to_image, to_pixels
@@ -52,10 +52,10 @@ def plan_both(results: Path, runs: Path) -> None:
         return
     emoji, recipe = emoji_part("train"), Recipe.load(RECIPE)
     reader, drawer = (open_expert(name) for name in (recipe.understanding, recipe.generation))
-    seen, made = cached(runs, reader, emoji), cached(runs, drawer, emoji, timesteps=(0.5,))
+    seen, made = extract_cached(runs, reader, emoji), extract_cached(runs, drawer, emoji, timesteps=(0.5,))
     heat = similarity_map(seen["text"], made["image"].at(0.5), metric="mutual_knn")
     results.mkdir(parents=True, exist_ok=True)
-    write_whole(results / "map.csv", heat.round(4).to_csv)
+    write_csv(results / "map.csv", heat.round(4), index=True)
     for name in PLANS:
         replace(choose_bridges(heat, rule=name, bridges=BRIDGES), rank=RANK).save(results / f"{name}.json")
 
@@ -68,8 +68,8 @@ def losses(model: Any, part: str) -> pd.DataFrame:
     """
     emoji, found = emoji_part(part), []
     for number in range(BATCHES):
-        batch = stimuli_batch(number, SEED, emoji, noisier=NOISIER, dropped=0.0)
-        image, time, noise = to_draw(model, batch)
+        batch = stimuli_batch(number, SEED, emoji, time_shift=BRIDGE_TIME_SHIFT, caption_dropout=0.0)
+        image, time, noise = targets_and_noise(model, batch)
         mix, captions = time[:, None, None, None], batch["caption"]
         row = []
         for names in (captions, captions[1:] + captions[:1], [""] * len(captions)):
@@ -121,9 +121,9 @@ def main(results: Path = RESULTS, runs: Path = RUNS) -> None:
     models = {"emoji-dit, its own text": open_expert(recipe.generation)}
     logs = []
     for name in PLANS:
-        model = models[name] = run(replace(recipe, plan=str(results / f"{name}.json")), runs / name)
+        model = models[name] = run_recipe(replace(recipe, plan=str(results / f"{name}.json")), runs / name)
         logs.append(pd.read_json(runs / name / "state" / "log.jsonl", lines=True).assign(plan=name))
-    write_whole(results / "learning.csv", partial(pd.concat(logs).round(5).to_csv, index=False))
+    write_csv(results / "learning.csv", pd.concat(logs).round(5))
     seer = open_expert("dinov2-s")
     tables: dict[str, list[pd.DataFrame]] = {"losses": [], "likeness": []}
     rows = [[to_image(to_pixels([s.image], 32)[0]) for part in PARTS for s in some(part)[:: NAMES // SHOWN]]]
@@ -138,8 +138,8 @@ def main(results: Path = RESULTS, runs: Path = RUNS) -> None:
         rows.append(row)
     for name, parts in tables.items():
         table = pd.concat(parts).round(4)
-        write_whole(results / f"{name}.csv", partial(table[["model", "part", *table.columns[:-2]]].to_csv, index=False))
-    write_whole(results / "samples.png", partial(grid(rows).save, format="PNG"))
+        write_csv(results / f"{name}.csv", table[["model", "part", *table.columns[:-2]]])
+    write_atomically(results / "samples.png", partial(grid(rows).save, format="PNG"))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("probes", "models", "figures")
-BESIDE = ("tests", "notebooks", "benchmarks", "results", ".venv/lib", "weights")
+PACKAGES = ("probes", "models", "figures", "studies")
+BESIDE = ("tests", "notebooks", "benchmarks", "studies/results", ".venv/lib", "weights")
 
 
 def run(command: list[str | Path], cwd: Path) -> str:
@@ -30,7 +30,7 @@ def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy of the checkout in which every folder beside the packages holds a module."""
     folder = tmp_path_factory.mktemp("package")
     checkout = folder / "checkout"
-    skip = shutil.ignore_patterns("__pycache__", "gallery")
+    skip = shutil.ignore_patterns("__pycache__", "gallery", "results")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, checkout / name, ignore=skip)
     for file in ROOT.glob("*"):
@@ -75,12 +75,12 @@ def test_wheel_holds_all_data(names, folder):
 
 
 def test_wheel_holds_weights_their_configs_style_and_licences(names):
-    checkpoints = [name for name in names if name.startswith("bridgework/models/checkpoints/")]
+    checkpoints = [name for name in names if name.startswith("bridgework/models/experts/checkpoints/")]
     assert any(name.endswith(".safetensors") for name in checkpoints)
     assert any(name.endswith("config.json") for name in checkpoints)
     assert "bridgework/figures/style.mplstyle" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
-    noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/noto/")]
+    noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/stimuli/noto/")]
     assert any("licen" in name or "ofl" in name for name in noto)
 
 

@@ -7,7 +7,7 @@ Every bridge is an attention over the tokens of both towers and differs in where
     FusionBlock      a self-attention block of its own behind a pair of blocks       double fusion (arXiv 2510.22946)
     CrossAttention   generation reads the last understanding state                   last (MetaQuery, arXiv 2504.06256)
 
-`hand(side, own)` is what a tower (0 = understanding, 1 = generation) offers the other, keys and values; `join(side,
+`keys_values(side, own)` is what a tower (0 = understanding, 1 = generation) offers the other, keys and values; `attend(side,
 own, mine, other, seen)` is its state with the other's joined in, `mine` being what it handed over itself. A gated
 bridge gives `own + gate * (joint - own)`, the gate, one number a channel, being 0 at first: the untouched expert.
 """
@@ -21,19 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from ..towers.attention_masks import beside
-from ..towers.tower import Attended, Shape
-from .low_rank import Map
+from ..towers.attention_masks import concatenate_masks
+from ..towers.tower import AttentionCall, BlockWidths
+from .low_rank import LowRankLinear
 
 
-class Handed(NamedTuple):
+class KeysValues(NamedTuple):
     """Keys and values, (batch, head, token, dim)."""
 
     key: Tensor
     value: Tensor
 
 
-class Seen(NamedTuple):
+class Visibility(NamedTuple):
     """What each query of a tower sees, bool: of its own tokens and of the other's, (batch, query or 1, key) or None."""
 
     own: Tensor | None = None
@@ -45,14 +45,14 @@ class Bridge(nn.Module):
 
     inside: bool
 
-    def hand(self, side: int, own: Any) -> Handed:
+    def keys_values(self, side: int, own: Any) -> KeysValues:
         raise NotImplementedError
 
-    def join(self, side: int, own: Any, mine: Handed, other: Handed, seen: Seen) -> Tensor:
+    def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
         raise NotImplementedError
 
     def forward(self, step: str, *given: Any) -> Any:
-        """`hand` or `join`, by name: what hooks on modules does (FSDP gathers weights so) sees calls alone.
+        """`keys_values` or `attend`, by name: what hooks on modules does (FSDP gathers weights so) sees calls alone.
 
         Computed in the bridge's precision, whatever the towers' is; under autocast in autocast's.
         """
@@ -62,7 +62,7 @@ class Bridge(nn.Module):
         return getattr(self, step)(*given)
 
 
-def _embedding(source: Shape, target: Shape) -> Tensor:
+def _embedding(source: BlockWidths, target: BlockWidths) -> Tensor:
     """(target width, source width): head into head, dim into dim, as far as there are as many."""
     embed = torch.zeros(target.heads, target.head_dim, source.heads, source.head_dim)
     for head in range(source.heads):
@@ -75,21 +75,21 @@ def _mapped(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
     return linear(states.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def _each_query_head(own: Attended) -> tuple[Tensor, Tensor]:
+def _each_query_head(own: AttentionCall) -> tuple[Tensor, Tensor]:
     """Keys and values with as many heads as queries (grouped-query attention shares them)."""
     shared = own.query.shape[1] // own.key.shape[1]
     return own.key.repeat_interleave(shared, 1), own.value.repeat_interleave(shared, 1)
 
 
 def _attend_both(
-    own: Attended, query: Tensor, mine: Handed, other: Handed, seen: Seen, scale: float | None = None
+    own: AttentionCall, query: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility, scale: float | None = None
 ) -> Tensor:
     """One softmax over both towers' tokens, for the queries that the bridge enters: (batch, head, query, dim)."""
     mask = own.mask
     if mask is not None:
         mask = _for_heads(mask[(None,) * (4 - mask.ndim)], query.shape[1])
         mask = mask[:, :, own.reads] if mask.shape[2] > 1 else mask
-    mask = beside(mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
+    mask = concatenate_masks(mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
     key, value = (torch.cat([a, b], dim=2) for a, b in zip(mine, other, strict=True))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
@@ -106,7 +106,7 @@ def _for_heads(mask: Tensor, heads: int) -> Tensor:
     return mask[:, :1]
 
 
-def _put(own: Attended, joined: Tensor) -> Tensor:
+def _replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
     """The block's attention with the joined queries in the place of its own; `reads` may reorder all of them."""
     if isinstance(own.reads, slice) and joined.shape == own.own.shape:
         return joined
@@ -115,15 +115,15 @@ def _put(own: Attended, joined: Tensor) -> Tensor:
     return whole
 
 
-def _through(gate: Tensor | None, own: Tensor, joint: Tensor) -> Tensor:
+def _gated(gate: Tensor | None, own: Tensor, joint: Tensor) -> Tensor:
     """own + gate * (joint - own), (batch, head, token, dim), with one gate a channel of a head."""
     if gate is None:
         return joint
     return own + gate.view(1, own.shape[1], 1, own.shape[3]) * (joint - own)
 
 
-def _out(width: int, out: int, rank: int | None, start: float | None) -> Map:
-    return Map(width, out, rank, None if start is None else torch.full((out, width), start))
+def _out(width: int, out: int, rank: int | None, start: float | None) -> LowRankLinear:
+    return LowRankLinear(width, out, rank, None if start is None else torch.full((out, width), start))
 
 
 def _head_dim(width: int) -> int:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..towers.tower import Shape
-from .bridge import Bridge, Handed, Seen, _head_dim, _out, _split
-from .low_rank import Map
+from ..towers.tower import BlockWidths
+from .bridge import Bridge, KeysValues, Visibility, _head_dim, _out, _split
+from .low_rank import LowRankLinear
 
 
 class CrossAttention(Bridge):
@@ -20,23 +20,25 @@ class CrossAttention(Bridge):
 
     inside = False
 
-    def __init__(self, understanding: Shape, generation: Shape, gated: bool, rank: int | None, both_ways: bool) -> None:
+    def __init__(
+        self, understanding: BlockWidths, generation: BlockWidths, gated: bool, rank: int | None, both_ways: bool
+    ) -> None:
         super().__init__()
         width = generation.width
         self.heads = width // _head_dim(width)
         self.norms = nn.ModuleList(nn.LayerNorm(each.width) for each in (understanding, generation))
-        self.key, self.value = (Map(understanding.width, width, rank) for _ in range(2))
-        self.query = Map(width, width, rank)
+        self.key, self.value = (LowRankLinear(understanding.width, width, rank) for _ in range(2))
+        self.query = LowRankLinear(width, width, rank)
         self.out = _out(width, width, rank, None if gated else 0.0)
         self.gate = nn.Parameter(torch.zeros(width)) if gated else None
 
-    def hand(self, side: int, own: Tensor) -> Handed:
+    def keys_values(self, side: int, own: Tensor) -> KeysValues:
         if side == 1:  # nobody reads generation
-            return Handed(own, own)
+            return KeysValues(own, own)
         states = self.norms[0](own)
-        return Handed(*(_split(linear(states), self.heads) for linear in (self.key, self.value)))
+        return KeysValues(*(_split(linear(states), self.heads) for linear in (self.key, self.value)))
 
-    def join(self, side: int, own: Tensor, mine: Handed, other: Handed, seen: Seen) -> Tensor:
+    def attend(self, side: int, own: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
         query = _split(self.query(self.norms[1](own)), self.heads)
         mask = None if seen.other is None else seen.other[:, None]
         joint = F.scaled_dot_product_attention(query, *other, attn_mask=mask)

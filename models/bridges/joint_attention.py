@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..towers.tower import Attended, Shape
-from .bridge import Bridge, Handed, Seen, _attend_both, _each_query_head, _embedding, _mapped, _put, _through
-from .low_rank import Map
+from ..towers.tower import AttentionCall, BlockWidths
+from .bridge import (
+    Bridge,
+    KeysValues,
+    Visibility,
+    _attend_both,
+    _each_query_head,
+    _embedding,
+    _gated,
+    _mapped,
+    _replace_queries,
+)
+from .low_rank import LowRankLinear
 
 
 class JointAttention(Bridge):
@@ -19,13 +29,15 @@ class JointAttention(Bridge):
 
     inside = True
 
-    def __init__(self, understanding: Shape, generation: Shape, gated: bool, rank: int | None, both_ways: bool) -> None:
+    def __init__(
+        self, understanding: BlockWidths, generation: BlockWidths, gated: bool, rank: int | None, both_ways: bool
+    ) -> None:
         super().__init__()
         self.heads = (understanding.heads, generation.heads)
 
-        def maps(source: Shape, target: Shape) -> nn.ModuleList:
+        def maps(source: BlockWidths, target: BlockWidths) -> nn.ModuleList:
             widths = source.heads * source.head_dim, target.heads * target.head_dim
-            return nn.ModuleList(Map(*widths, rank, _embedding(source, target)) for _ in range(2))
+            return nn.ModuleList(LowRankLinear(*widths, rank, _embedding(source, target)) for _ in range(2))
 
         self.maps = nn.ModuleList([maps(understanding, generation)])
         if both_ways:
@@ -34,16 +46,16 @@ class JointAttention(Bridge):
         open_both = gated and both_ways
         self.text_gate = nn.Parameter(torch.zeros(understanding.heads * understanding.head_dim)) if open_both else None
 
-    def hand(self, side: int, own: Attended) -> Handed:
+    def keys_values(self, side: int, own: AttentionCall) -> KeysValues:
         both = _each_query_head(own)
         if side == len(self.maps):  # nobody reads generation
-            return Handed(*both)
+            return KeysValues(*both)
         key, value = (
             _mapped(m, each, self.heads[1 - side]) for m, each in zip(self.maps[side].children(), both, strict=True)
         )
-        return Handed(key, value)
+        return KeysValues(key, value)
 
-    def join(self, side: int, own: Attended, mine: Handed, other: Handed, seen: Seen) -> Tensor:
-        native = Handed(*_each_query_head(own))
+    def attend(self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+        native = KeysValues(*_each_query_head(own))
         joint = _attend_both(own, own.query[:, :, own.reads], native, other, seen, own.scale)
-        return _put(own, _through((self.text_gate, self.gate)[side], own.own[:, :, own.reads], joint))
+        return _replace_queries(own, _gated((self.text_gate, self.gate)[side], own.own[:, :, own.reads], joint))

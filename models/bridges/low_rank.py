@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Map(nn.Module):
+class LowRankLinear(nn.Module):
     """A linear map (..., width) -> (..., width'), without bias; of a `rank`, `start` plus a learnt product of two.
 
     `start` (width', width) is what it is at first; without one it is drawn as `nn.Linear` draws its own.

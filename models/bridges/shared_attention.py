@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..towers.tower import Attended, Shape
-from .bridge import Bridge, Handed, Seen, _attend_both, _each_query_head, _embedding, _mapped, _put, _through
-from .low_rank import Map
+from ..towers.tower import AttentionCall, BlockWidths
+from .bridge import (
+    Bridge,
+    KeysValues,
+    Visibility,
+    _attend_both,
+    _each_query_head,
+    _embedding,
+    _gated,
+    _mapped,
+    _replace_queries,
+)
+from .low_rank import LowRankLinear
 
 
 class SharedAttention(Bridge):
@@ -24,32 +34,34 @@ class SharedAttention(Bridge):
 
     inside = True
 
-    def __init__(self, understanding: Shape, generation: Shape, gated: bool, rank: int | None, both_ways: bool) -> None:
+    def __init__(
+        self, understanding: BlockWidths, generation: BlockWidths, gated: bool, rank: int | None, both_ways: bool
+    ) -> None:
         super().__init__()
         self.heads = understanding.heads
         text, width = (each.heads * each.head_dim for each in (understanding, generation))
         embed = _embedding(generation, understanding)
         # A softmax divides by the root of the wider head: queries make up for it.
         ratio = (understanding.head_dim / generation.head_dim) ** 0.5
-        self.query = Map(width, text, rank, embed * ratio)
-        self.key, self.value = Map(width, text, rank, embed), Map(width, text, rank, embed)
-        self.back = Map(text, width, rank, embed.T.contiguous())
-        self.text_key, self.text_value = (Map(text, text, rank, torch.eye(text)) for _ in range(2))
+        self.query = LowRankLinear(width, text, rank, embed * ratio)
+        self.key, self.value = LowRankLinear(width, text, rank, embed), LowRankLinear(width, text, rank, embed)
+        self.back = LowRankLinear(text, width, rank, embed.T.contiguous())
+        self.text_key, self.text_value = (LowRankLinear(text, text, rank, torch.eye(text)) for _ in range(2))
         self.gate = nn.Parameter(torch.zeros(width)) if gated else None
         self.text_gate = nn.Parameter(torch.zeros(text)) if gated and both_ways else None
 
-    def hand(self, side: int, own: Attended) -> Handed:
+    def keys_values(self, side: int, own: AttentionCall) -> KeysValues:
         key, value = _each_query_head(own)
         maps = (self.text_key, self.text_value) if side == 0 else (self.key, self.value)
-        return Handed(*(_mapped(linear, each, self.heads) for linear, each in zip(maps, (key, value), strict=True)))
+        return KeysValues(*(_mapped(linear, each, self.heads) for linear, each in zip(maps, (key, value), strict=True)))
 
-    def join(self, side: int, own: Attended, mine: Handed, other: Handed, seen: Seen) -> Tensor:
+    def attend(self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
         query = own.query[:, :, own.reads]
         if side == 0:
-            joint = _attend_both(own, query, Handed(*_each_query_head(own)), other, seen, own.scale)
-            return _put(own, _through(self.text_gate, own.own[:, :, own.reads], joint))
+            joint = _attend_both(own, query, KeysValues(*_each_query_head(own)), other, seen, own.scale)
+            return _replace_queries(own, _gated(self.text_gate, own.own[:, :, own.reads], joint))
         default = own.query.shape[3] ** -0.5
         scaled = query if own.scale is None else query * (own.scale / default)
         joint = _attend_both(own, _mapped(self.query, scaled, self.heads), mine, other, seen)
         joint = _mapped(self.back, joint, own.own.shape[1])
-        return _put(own, _through(self.gate, own.own[:, :, own.reads], joint))
+        return _replace_queries(own, _gated(self.gate, own.own[:, :, own.reads], joint))

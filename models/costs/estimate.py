@@ -18,8 +18,8 @@ from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
 from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
 from ..fusion.two_towers import Fusion
-from ..training.optimizers import _optimizers
-from .published import Drawer, Reader, build_drawer, build_reader
+from ..training.optimizers import build_optimizers
+from .published import PlannedGenerator, PlannedReader, build_planned_generator, build_planned_reader
 from .simulation import KINDS, Step, simulate
 
 PRECISIONS = ("float32", "mixed", "bf16")
@@ -41,7 +41,7 @@ GPUS = {
 UTILISATION = 0.4
 
 
-class Cost(NamedTuple):
+class CostEstimate(NamedTuple):
     """What one training step of a plan takes on one of its GPUs.
 
     Attributes:
@@ -80,7 +80,7 @@ class Cost(NamedTuple):
         return self.gpus * steps * self.operations / (rate * utilisation) / 3600
 
 
-def cost(
+def estimate_cost(
     understanding: str | Path,
     generation: str | Path,
     layout: str | BridgePlan,
@@ -93,7 +93,7 @@ def cost(
     checkpointing: bool = False,
     gpus: int = 1,
     replicated: bool = False,
-) -> Cost:
+) -> CostEstimate:
     """What a training step of the two experts, fused, takes.
 
     >>> made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, checkpointing=True)
@@ -128,7 +128,10 @@ def cost(
     sharded, half = gpus > 1 and not replicated, precision != "float32"
     dtype = torch.bfloat16 if precision == "bf16" or (half and sharded) else torch.float32
     with FakeTensorMode():
-        experts = build_reader(understanding, tokens, dtype), build_drawer(generation, resolution, dtype)
+        experts = (
+            build_planned_reader(understanding, tokens, dtype),
+            build_planned_generator(generation, resolution, dtype),
+        )
         depths = len(experts[0].blocks), len(experts[1].blocks)
         plan = layout if isinstance(layout, BridgePlan) else lay_out(layout, *depths)
         model = _Planned(*experts, plan)
@@ -147,13 +150,13 @@ def cost(
                 return model.loss(given)
 
         named = [(name, p) for name, p in model.trained().named_parameters() if p.requires_grad]
-        optimizers = _optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
+        optimizers = build_optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
         shares = {}
         if sharded:  # of float32 where the pass sees bfloat16
             wide = 2 / gpus if half else 1 / gpus
             shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), wide)
             shares["weights"] = 1 / gpus if precision == "bf16" else wide
-        return Cost(
+        return CostEstimate(
             plan,
             simulate(model, loss, optimizers, shares),
             _gathered(model) if sharded else 0,
@@ -167,7 +170,7 @@ def cost(
 class _Planned(FusedModel):
     """A fused model of experts without data: where their tokens stand is known, for it cannot be measured."""
 
-    def __init__(self, understanding: Reader, generation: Drawer, plan: BridgePlan) -> None:
+    def __init__(self, understanding: PlannedReader, generation: PlannedGenerator, plan: BridgePlan) -> None:
         if plan.semantic_tokens:
             raise ValueError("semantic tokens cannot be planned: their target is measured. Plan without them")
         self.experts, self.trained_experts = (understanding, generation), "bridges"
@@ -207,7 +210,7 @@ def _gathered(model: FusedModel) -> int:
     return sum(size.values()) + sum(sorted(blocks)[-2:])
 
 
-def table(made: Cost, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> pd.DataFrame:
+def cost_table(made: CostEstimate, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> pd.DataFrame:
     """One row: the plan, GB (1e9 bytes) on each GPU by kind at the worst moment, TFLOP of its step, and GPU hours."""
     kinds = {kind: made.step.at_peak.get(kind, 0) for kind in KINDS}
     kinds["transient"] += kinds.pop("update")

@@ -22,11 +22,11 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from ..experts import loading
 from ..experts.downloads import weights
 from ..experts.opening import CHECKPOINTS, OWN
-from ..towers.token_layout import Layout, Place
+from ..towers.token_layout import Place, TokenLayout
 from ..towers.tower import SelfAttention, Tower
 
 PUBLISHED = Path(__file__).parent / "published_configs"
@@ -42,7 +42,7 @@ _DRAWN = {
 
 
 @dataclass
-class Reader:
+class PlannedReader:
     """An understanding expert without weights, which reads captions of `tokens` tokens each."""
 
     name: str
@@ -53,10 +53,10 @@ class Reader:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         ids = torch.zeros(len(stimuli), self.tokens, dtype=torch.long)
         mask = torch.ones_like(ids)
-        return Shown(
+        return ForwardPass(
             lambda: self.model(input_ids=ids, attention_mask=mask, use_cache=False),
             {"text": mask.bool()},
             special={"text": torch.zeros_like(mask, dtype=torch.bool)},
@@ -68,7 +68,7 @@ class Reader:
 
 
 @dataclass
-class Drawer:
+class PlannedGenerator:
     """A generation expert without weights.
 
     What it denoises is `size`, (channel, row, column), of an image or of the one latent frame of a still; `text` is how
@@ -105,8 +105,8 @@ class Drawer:
             if stream != "image":
                 raise ValueError(f"the blocks of {self.name} hold no {stream} tokens: plan for the stream 'image'")
             return _sequence(self.model, self.blocks)
-        layouts: dict[str | None, Layout] = {
-            name: Layout() for name in (("image", "text") if stream == "both" else (stream,))
+        layouts: dict[str | None, TokenLayout] = {
+            name: TokenLayout() for name in (("image", "text") if stream == "both" else (stream,))
         }
         given: dict[str | None, str] = {"image": "hidden_states", "text": "encoder_hidden_states"}
         both: dict[str | None, Place] = {"text": 0, "image": 1}
@@ -120,7 +120,7 @@ def _sequence(model: Any, blocks: tuple[str, ...]) -> Tower:
     """The tower of blocks that hand one sequence on, and whose first call of SDPA is their self-attention."""
     attention = [SelfAttention(0, (None,))] * len(blocks)
     return Tower(
-        model, blocks, None, {None: Layout()}, {None: "hidden_states"}, [{None: None}] * len(blocks), attention
+        model, blocks, None, {None: TokenLayout()}, {None: "hidden_states"}, [{None: None}] * len(blocks), attention
     )
 
 
@@ -148,7 +148,7 @@ def config_of(name: str | Path) -> dict[str, Any]:
     raise FileNotFoundError(f"expert folder {folder} has neither a config.json nor a transformer/config.json")
 
 
-def build_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> Reader:
+def build_planned_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> PlannedReader:
     """The understanding expert of a config: a language model, or the language model of a vision-language model.
 
     Call it under `FakeTensorMode`: elsewhere weights are drawn and fill memory. Raises ValueError for another family.
@@ -168,10 +168,10 @@ def build_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> Reader:
     with no_init_weights():
         model = auto.from_config(settings, dtype=dtype, attn_implementation="sdpa").eval()
     model.tie_weights()
-    return Reader(Path(name).name, model, loading.language_stack(model), tokens)
+    return PlannedReader(Path(name).name, model, loading.language_stack(model), tokens)
 
 
-def build_drawer(name: str | Path, resolution: int | None, dtype: torch.dtype) -> Drawer:
+def build_planned_generator(name: str | Path, resolution: int | None, dtype: torch.dtype) -> PlannedGenerator:
     """The generation expert of a config, drawing square stills of `resolution` pixels a side; None is its own size.
 
     Call it under `FakeTensorMode`. Raises ValueError for a family that is not known here, and for a resolution that
@@ -200,4 +200,4 @@ def build_drawer(name: str | Path, resolution: int | None, dtype: torch.dtype) -
     if side > (most := config.get("pos_embed_max_size", side) * step):
         raise ValueError(f"{str(name)!r} has places for {most} pixels a side, not for {side}")
     size = (family[1], side // stride, side // stride)
-    return Drawer(Path(name).name, model, loading.longest_stack(model), size, text)
+    return PlannedGenerator(Path(name).name, model, loading.longest_stack(model), size, text)

@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from .step_costs import _CPU_ATTENTION
+from .step_costs import CPU_ATTENTION_FLOPS
 
 KINDS = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "update")
 
 # Not by `FlopCounterMode`: its hooks on modules keep what checkpointing has computed again alive.
 _OPERATIONS: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
-    **{kernel: shape_wrapper(count) for kernel, count in _CPU_ATTENTION.items()},
+    **{kernel: shape_wrapper(count) for kernel, count in CPU_ATTENTION_FLOPS.items()},
 }
 
 

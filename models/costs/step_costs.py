@@ -15,7 +15,7 @@ from ...probes.plans.bridge_plan import BridgePlan
 
 _ATEN = torch.ops.aten
 # torch counts the attention kernels of GPUs; without these, attention on a CPU would cost nothing.
-_CPU_ATTENTION = {
+CPU_ATTENTION_FLOPS = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *states, **_: sdpa_flop_count(*states[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda *states, **_: sdpa_backward_flop_count(*states[:4])
@@ -114,7 +114,7 @@ def attention_sharing(plan: BridgePlan) -> float:
 
 def count_flops(run: Callable[[], object]) -> Flops:
     """What one run costs, its backward pass included where it has one."""
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
         run()
     counts = {operation: int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
     attention = [flops for operation, flops in counts.items() if operation in _BATCHED or "attention" in str(operation)]

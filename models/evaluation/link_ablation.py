@@ -22,7 +22,7 @@ from ...probes.similarity.intervals import mean_interval
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..fusion.fused_model import FusedModel
-from ..fusion.two_towers import States
+from ..fusion.two_towers import UnderstandingStates
 from ..generation.flow import noisy_images, velocity_loss
 from .scores import draw_scenes
 
@@ -49,12 +49,12 @@ def broken(fused: FusedModel, links: Iterable[int]) -> Iterator[None]:
     if wrong := [link for link in links if not 0 <= link < len(fused.bridges)]:
         raise ValueError(f"no bridge {wrong[0]}: the plan has bridges 0 to {len(fused.bridges) - 1}")
 
-    before = fused.silent
-    fused.silent = before | set(links)
+    before = fused.disabled_bridges
+    fused.disabled_bridges = before | set(links)
     try:
         yield
     finally:
-        fused.silent = before
+        fused.disabled_bridges = before
 
 
 def ablate_links(
@@ -160,7 +160,7 @@ def _effects(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_
 
 
 @torch.inference_mode()
-def _pass(fused: FusedModel, batch: Stimuli, text: States, time: float) -> tuple[Tensor, Tensor]:
+def _pass(fused: FusedModel, batch: Stimuli, text: UnderstandingStates, time: float) -> tuple[Tensor, Tensor]:
     """One denoising pass: image states (block, sample, token * dim), and the loss of each sample (sample,)."""
     side = fused.generation.config["sample_size"]
     noisy, at = (each.to(fused.device) for each in noisy_images(batch, True, time, side))

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...probes.evidence.replay import Output
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 
 
 def answer_log_probability(tokenizer: Any, answers: Mapping[str, str] | None = None) -> Output:
@@ -24,7 +24,7 @@ def answer_log_probability(tokenizer: Any, answers: Mapping[str, str] | None = N
     tokens than the tokenizer's.
     """
 
-    def output(result: Any, stimuli: Sequence[Stimulus], shown: Shown) -> Tensor:
+    def output(result: Any, stimuli: Sequence[Stimulus], shown: ForwardPass) -> Tensor:
         tokens, logits = shown.tokens["text"], result.logits
         if tokens is None:
             raise ValueError("the subject does not say which tokens are text: their logits cannot be told apart")
@@ -46,7 +46,7 @@ def answer_log_probability(tokenizer: Any, answers: Mapping[str, str] | None = N
     return output
 
 
-def minus_denoising_error(predicted: Tensor, stimuli: Sequence[Stimulus], shown: Shown) -> Tensor:
+def minus_denoising_error(predicted: Tensor, stimuli: Sequence[Stimulus], shown: ForwardPass) -> Tensor:
     """Minus the mean squared error of the clean image (batch, channel, row, column), -1..1, that DitExpert predicts."""
     image = to_pixels([s.image for s in stimuli], predicted.shape[-1]).to(predicted)
     return -(predicted - image).square().mean((1, 2, 3))

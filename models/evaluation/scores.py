@@ -81,7 +81,7 @@ def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, *
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
     images = generate(model, [e.caption for e in wanted], ids, **sampling)
     return [
-        Drawn(image, e.skill, e.caption, checker.check(image, e.skill, e.caption))
+        Drawn(image, e.skill, e.caption, checker.matches_caption(image, e.skill, e.caption))
         for image, e in zip(images, wanted, strict=True)
     ]
 

@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ...probes.hooks.capturing import capture
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .token_rows import tokenize
 
@@ -47,7 +47,7 @@ class TextExpert:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         bos = self.tokenizer.bos_token_id if self.causal else None
         begin = "" if bos is None or self.tokenizer("a").input_ids[0] == bos else self.tokenizer.bos_token
         texts = [begin + s.text for s in stimuli]
@@ -60,7 +60,7 @@ class TextExpert:
         given = {name: value for name, value in inputs.items() if name in takes and name not in left_out}
         options = {"use_cache": False} if "use_cache" in takes else {}
         tokens, special = (_turned(mask) if self.batch_second else mask for mask in (words, special))
-        return Shown(lambda: self.model(**given, **options), {"text": tokens}, special={"text": special})
+        return ForwardPass(lambda: self.model(**given, **options), {"text": tokens}, special={"text": special})
 
     def _lengths(self) -> dict[str, Any]:
         if self.width:

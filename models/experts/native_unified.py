@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .token_rows import Part
 from .vision_language import VlmExpert
@@ -34,7 +34,7 @@ class UnifiedExpert(VlmExpert):
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         if task == "understanding":
             return super().show(stimuli, modalities, task, timestep)
         images = [s.image for s in stimuli] if "image" in modalities else []

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, T5EncoderModel
 
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from ..generation.flow import noisy_images
 from . import loading
 
@@ -69,7 +69,7 @@ class DitExpert:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         texts = [s.text if "text" in modalities else "" for s in stimuli]
         side, device = self.model.config["sample_size"], self.model.device
         noisy, time = noisy_images(stimuli, "image" in modalities, timestep, side)
@@ -79,7 +79,7 @@ class DitExpert:
         patches = (side // self.model.config["patch_size"]) ** 2
         image = torch.ones(len(texts), patches, dtype=torch.bool)
         tokens, special = {"image": image, "text": words}, {"image": ~image, "text": end}
-        return Shown(
+        return ForwardPass(
             lambda: self.predict(noisy.to(device), self.encode(texts), time.to(device)),
             {m: tokens[m] for m in modalities},
             {"image": "image", "text": "text"},

@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from ...probes.hooks.capturing import EMBEDDINGS, capture
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .language import TextExpert
 
@@ -37,7 +37,7 @@ class VisionExpert:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         given = self.processor([s.image for s in stimuli], return_tensors="pt").to(self.model.device)
         takes = inspect.signature(self.model.forward).parameters
         inputs = {name: value for name, value in given.items() if name in takes}
@@ -48,7 +48,7 @@ class VisionExpert:
         mask, there = patches, given.get("pixel_attention_mask")
         if there is not None and there.shape == mask.shape:  # SigLIP 2 pads images to one number of patches
             mask = mask & there.cpu().bool()
-        return Shown(lambda: self.model(**inputs), {"image": mask}, special={"image": ~patches})
+        return ForwardPass(lambda: self.model(**inputs), {"image": mask}, special={"image": ~patches})
 
     def _find_patches(self, one: dict[str, Tensor]) -> Tensor:
         """A mask (token,) of the tokens that answer to pixels, of one image's shape."""

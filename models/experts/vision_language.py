@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, AutoModelForImageTextToText
 
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown
+from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .token_rows import Part, check_words, lay
 
@@ -49,7 +49,7 @@ class VlmExpert:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         images = [s.image for s in stimuli] if "image" in modalities else []
         parts, inputs = self.see(images) if images else ([[]] * len(stimuli), {})
         texts = self.write([s.text if "text" in modalities else "" for s in stimuli])
@@ -57,14 +57,14 @@ class VlmExpert:
         ids, mask, where = self.lay([[begin, *image, text] for image, text in zip(parts, texts, strict=True)])
         return self.shown({"input_ids": ids, "attention_mask": mask, **inputs, **self.kinds(ids)}, modalities, where)
 
-    def shown(self, inputs: dict[str, Any], modalities: tuple[str, ...], where: dict[str, Tensor]) -> Shown:
+    def shown(self, inputs: dict[str, Any], modalities: tuple[str, ...], where: dict[str, Tensor]) -> ForwardPass:
         """One pass over these inputs, and the tokens of each modality."""
         model, nowhere = self.model, torch.zeros_like(next(iter(where.values())))
         if "pixel_values" not in inputs and _needs(model.forward, "pixel_values"):
             model = model.get_decoder()  # BLIP-2 takes no text without an image
         takes = inspect.signature(model.forward).parameters
         given = {name: value for name, value in inputs.items() if name in takes}
-        return Shown(
+        return ForwardPass(
             lambda: model(**given, use_cache=False),
             {m: where.get(m, nowhere) for m in modalities},
             special={m: where.get(f"{m} special", nowhere) for m in modalities},

@@ -22,21 +22,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...probes.files import write_whole
+from ...probes.files import write_atomically
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_stacks
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.stimulus_set import Stimulus
-from ..generation.flow import to_draw, velocity_loss
+from ..generation.flow import targets_and_noise, velocity_loss
 from ..towers.attention_masks import one_image, text_after
 from ..towers.finding import find_tower
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .semantic_tokens import SemanticTokens, vision_features
 from .trained_parts import adapt
-from .two_towers import Fusion, States
+from .two_towers import Fusion, UnderstandingStates
 
-__all__ = ["FusedModel", "Fusion", "States"]
+__all__ = ["FusedModel", "Fusion", "UnderstandingStates"]
 
 WEIGHTS = "bridges.safetensors"
 SEMANTIC_WEIGHT = 0.5  # of the semantic loss, beside the velocity loss
@@ -172,13 +172,13 @@ class FusedModel(Fusion):
                     module.training = mode  # transformers' blocks look at their own flag, and at nothing inside
         return self
 
-    def condition(self, captions: Sequence[str]) -> States:
+    def condition(self, captions: Sequence[str]) -> UnderstandingStates:
         """Run the understanding tower once on the captions and keep what the bridges read."""
         run, mask = _text_pass(self.experts[0], captions)
         learns = self.trained_experts != "bridges" or (self.plan.both_ways and not self.inside)
         return self.read(run if learns else torch.no_grad()(run), mask.to(self.device))
 
-    def predict(self, noisy: Tensor, text: States, time: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, text: UnderstandingStates, time: Tensor) -> Tensor:
         """The clean image (batch, channel, row, column) that the bridged generator sees in `noisy` at `time`."""
         with self.reading(text):
             return self.experts[1].predict(noisy, self._own_text(len(noisy)), time)
@@ -190,7 +190,7 @@ class FusedModel(Fusion):
         log-likelihood (nats a token) of the captions, read through the bridges off the clean image; where the
         understanding expert is trained and the batch has "questions" (small.vlm_batch), that of their answers.
         """
-        image, time, noise = to_draw(self, batch)
+        image, time, noise = targets_and_noise(self, batch)
         mix = time[:, None, None, None]
         states: list[Tensor] = []
         with nullcontext() if self.semantic is None else self._at_text_end(states.append):
@@ -236,7 +236,7 @@ class FusedModel(Fusion):
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._learnt().items()}
         told = {"trained": json.dumps([self.trained_experts, self.rank, self.steps])}
-        write_whole(folder / WEIGHTS, lambda path: save_file(state, path, metadata=told))
+        write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata=told))
         self.plan.save(folder / "plan.json")
 
     @classmethod

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...probes.plans.bridge_plan import BridgePlan
-from ..bridges.bridge import Handed, Seen
+from ..bridges.bridge import KeysValues, Visibility
 from ..bridges.registry import BRIDGES
-from ..towers.attention_masks import Places, sees, text_after
-from ..towers.tower import Attended, Tower
+from ..towers.attention_masks import SequencePlaces, text_after, visible
+from ..towers.tower import AttentionCall, Tower
 from ..towers.visiting import measure, visiting
 from .lockstep import Meeting, lockstep
 
@@ -22,10 +22,10 @@ Run = Callable[[], Any]
 SIDES = ("understanding", "generation")
 
 
-class States(NamedTuple):
+class UnderstandingStates(NamedTuple):
     """What the understanding tower hands over in one pass: to each bridge, and which of the tokens count."""
 
-    handed: tuple[Handed, ...]
+    handed: tuple[KeysValues, ...]
     mask: Tensor | None = None  # (batch, token), False at padding
 
 
@@ -88,9 +88,9 @@ class Fusion(nn.Module):
         self.bridges = nn.ModuleList(
             bridge(shapes[0][u], shapes[1][g], plan.gated, plan.rank, plan.both_ways) for u, g in plan.pairs
         )
-        self.silent: set[int] = set()  # bridges that hand nothing over (models/evaluation/link_ablation.py)
+        self.disabled_bridges: set[int] = set()  # bridges that hand nothing over (models/evaluation/link_ablation.py)
 
-    def read(self, run: Run, mask: Tensor | None = None, places: Places | None = None) -> States:
+    def read(self, run: Run, mask: Tensor | None = None, places: SequencePlaces | None = None) -> UnderstandingStates:
         """Run the understanding tower once and keep what the bridges read.
 
         Where bridges change its states without reading generation (double fusion both ways), they do: as in lockstep
@@ -115,36 +115,40 @@ class Fusion(nn.Module):
                     )
                 joined = None
                 for number in numbers:
-                    kept[number] = own, tower.real
-                    if alone and number == numbers[0] and number not in self.silent:
-                        joined = own = self._alone(number, own, places, tower.real if mask is None else mask)
+                    kept[number] = own, tower.valid_tokens
+                    if alone and number == numbers[0] and number not in self.disabled_bridges:
+                        joined = own = self._alone(number, own, places, tower.valid_tokens if mask is None else mask)
                 return joined
 
             return visit
 
         with visiting(tower, {u: keep(numbers) for u, numbers in self._at(0).items()}, self.inside):
             run()
-            if mask is None and tower.real is None and tower.unread:
+            if mask is None and tower.valid_tokens is None and tower.unusable_mask:
                 raise ValueError(
-                    f"{type(tower.model).__name__} was given {tower.unread!r} in another form than (batch, token), "
+                    f"{type(tower.model).__name__} was given {tower.unusable_mask!r} in another form than (batch, token), "
                     "which does not tell what is padding: pass mask, (batch, token), False at padding"
                 )
         running = False  # what visits the blocks from now on computes them again
         handed = tuple(
-            _of_stream(bridge("hand", 0, kept[at][0]), kept[at][0]) for at, bridge in enumerate(self.bridges)
+            _of_stream(bridge("keys_values", 0, kept[at][0]), kept[at][0]) for at, bridge in enumerate(self.bridges)
         )
-        return States(handed, kept[0][1] if mask is None else mask)
+        return UnderstandingStates(handed, kept[0][1] if mask is None else mask)
 
-    def _alone(self, number: int, own: Tensor, places: Places | None, real: Tensor | None) -> Tensor:
+    def _alone(self, number: int, own: Tensor, places: SequencePlaces | None, real: Tensor | None) -> Tensor:
         """What a bridge makes of the understanding tower's tokens (batch, token, dim) where it sees no others."""
         if places is None:
             places = text_after(own.new_ones(own.shape[:2], dtype=torch.bool) if real is None else real, 0)
         bridge = self.bridges[number]
-        mine = bridge("hand", 0, own)
-        return bridge("join", 0, own, mine, Handed(*(each[:, :, :0] for each in mine)), Seen(sees(places, places)))
+        mine = bridge("keys_values", 0, own)
+        return bridge(
+            "attend", 0, own, mine, KeysValues(*(each[:, :, :0] for each in mine)), Visibility(visible(places, places))
+        )
 
     @contextmanager
-    def reading(self, states: States, places: tuple[Places, Places] | None = None) -> Iterator[None]:
+    def reading(
+        self, states: UnderstandingStates, places: tuple[SequencePlaces, SequencePlaces] | None = None
+    ) -> Iterator[None]:
         """While the context lasts, the generation tower reads `states` at its bridged blocks.
 
         places : of the tokens of both streams, as in `together`; left out, all are seen but padding, as an image that
@@ -159,15 +163,19 @@ class Fusion(nn.Module):
             other = states.handed[number]
             self._check_batch(number, own, other)
             if places is None:
-                seen = Seen(*(None if real is None else real[:, None] for real in (tower.real, states.mask)))
+                seen = Visibility(
+                    *(None if real is None else real[:, None] for real in (tower.valid_tokens, states.mask))
+                )
             else:
-                seen = Seen(sees(places[1], places[1]), sees(places[1], places[0]))
-            return bridge("join", 1, own, bridge("hand", 1, own), other, seen)
+                seen = Visibility(visible(places[1], places[1]), visible(places[1], places[0]))
+            return bridge("attend", 1, own, bridge("keys_values", 1, own), other, seen)
 
         with visiting(tower, self._visits(1, join), self.inside):
             yield
 
-    def together(self, understanding: Run, generation: Run, places: tuple[Places, Places]) -> tuple[Any, Any]:
+    def together(
+        self, understanding: Run, generation: Run, places: tuple[SequencePlaces, SequencePlaces]
+    ) -> tuple[Any, Any]:
         """Run both towers in lockstep; each reads the other as `places` (of its stream's tokens) allow.
 
         An understanding block that meets several of the other tower reads the first of them, and is read by all; a
@@ -178,19 +186,19 @@ class Fusion(nn.Module):
         if not self.plan.both_ways:
             raise ValueError("this plan runs one way: use read and reading, or plan both_ways=True")
         meeting = Meeting()
-        seen = [Seen(sees(places[s], places[s]), sees(places[s], places[1 - s])) for s in (0, 1)]
+        seen = [Visibility(visible(places[s], places[s]), visible(places[s], places[1 - s])) for s in (0, 1)]
         firsts = {min(numbers) for numbers in self._at(0).values()}
 
         def exchange(side: int) -> Callable[[int, Any], Tensor | None]:
             def join(number: int, own: Any) -> Tensor | None:
                 bridge = self.bridges[number]
-                mine = bridge("hand", side, own)
+                mine = bridge("keys_values", side, own)
                 reads = side == 1 or number in firsts
                 other = meeting.exchange(side, number, _of_stream(mine, own), wait=reads)
                 if not reads:
                     return None
                 self._check_batch(number, own, other)
-                return bridge("join", side, own, mine, other, seen[side])
+                return bridge("attend", side, own, mine, other, seen[side])
 
             return join
 
@@ -207,11 +215,11 @@ class Fusion(nn.Module):
             def visit(own: Any) -> Tensor | None:
                 joined = None
                 for number in numbers:
-                    if number in self.silent:
+                    if number in self.disabled_bridges:
                         continue
                     new = join(number, own)
                     if new is not None:
-                        joined, own = new, own._replace(own=new) if isinstance(own, Attended) else new
+                        joined, own = new, own._replace(own=new) if isinstance(own, AttentionCall) else new
                 return joined
 
             return visit
@@ -225,8 +233,8 @@ class Fusion(nn.Module):
             found.setdefault(pair[side], []).append(number)
         return found
 
-    def _check_batch(self, number: int, own: Any, other: Handed) -> None:
-        mine = (own.query if isinstance(own, Attended) else own).shape[0]
+    def _check_batch(self, number: int, own: Any, other: KeysValues) -> None:
+        mine = (own.query if isinstance(own, AttentionCall) else own).shape[0]
         if mine != (theirs := other.key.shape[0]):
             u, g = self.plan.pairs[number]
             raise ValueError(
@@ -234,8 +242,8 @@ class Fusion(nn.Module):
             )
 
 
-def _of_stream(handed: Handed, own: Tensor | Attended) -> Handed:
+def _of_stream(handed: KeysValues, own: Tensor | AttentionCall) -> KeysValues:
     """Of all tokens of a block's attention, those of the stream that is bridged."""
-    if not isinstance(own, Attended):
+    if not isinstance(own, AttentionCall):
         return handed
-    return Handed(*(each[:, :, own.reads] for each in handed))
+    return KeysValues(*(each[:, :, own.reads] for each in handed))

@@ -13,7 +13,7 @@ from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
 
 
-def to_draw(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def targets_and_noise(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """What the model draws of a batch, times and noise: the images, or their latents with as much of the noise."""
     image, time, noise = (batch[name].to(model.device) for name in ("image", "time", "noise"))
     if not hasattr(model, "latents"):

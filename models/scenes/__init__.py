@@ -1,1 +1,50 @@
 """Compose, draw, describe and check small images of coloured shapes."""
+
+from .composing import Example, compose, examples, scene_stimuli
+from .questions import Question, compose_question
+from .questions import compose_question as ask
+from .rendering import render_scene, shape_mask
+from .rendering import render_scene as draw
+from .rendering import shape_mask as mask_of
+from .scene import (
+    COLOURS,
+    COUNTS,
+    HELD_OUT,
+    PARTS,
+    PLURAL,
+    QUARTERS,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    SKILLS,
+    Scene,
+    Thing,
+    part_of,
+)
+
+__all__ = [
+    "COLOURS",
+    "COUNTS",
+    "HELD_OUT",
+    "PARTS",
+    "PLURAL",
+    "QUARTERS",
+    "RELATIONS",
+    "SHAPES",
+    "SIZE",
+    "SKILLS",
+    "Example",
+    "Question",
+    "Scene",
+    "Thing",
+    "ask",
+    "compose",
+    "compose_question",
+    "draw",
+    "examples",
+    "mask_of",
+    "part_of",
+    "render_scene",
+    "scene_stimuli",
+    "shape_mask",
+]

@@ -13,7 +13,7 @@ from .rendering import shape_mask
 from .scene import COLOURS, COUNTS, PLURAL, QUARTERS, SHAPES, SIZE
 
 
-class Seen(NamedTuple):
+class DetectedThing(NamedTuple):
     """What the checker read: None where a blob is no known shape or no known colour."""
 
     shape: str | None
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 _PALETTE = np.array(list(COLOURS.values()), dtype=float)  # (colour, channel)
 
 
-def read(image: Image.Image | np.ndarray) -> list[Seen]:
+def detect_things(image: Image.Image | np.ndarray) -> list[DetectedThing]:
     """Read the things in a 32x32 RGB image: connected non-white blobs, named by template overlap and nearest colour.
 
     The checker sees pixels only, never a caption. A blob is a shape when it overlaps one template by at least 0.72
@@ -40,7 +40,7 @@ def read(image: Image.Image | np.ndarray) -> list[Seen]:
     return [seen for box in enumerate(ndimage.find_objects(blobs), 1) if (seen := _name(pixels, distance, blobs, *box))]
 
 
-def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: int, box: tuple) -> Seen | None:
+def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: int, box: tuple) -> DetectedThing | None:
     member = blobs == label
     if member.sum() < 8:  # specks
         return None
@@ -56,7 +56,7 @@ def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: in
     scores = {shape: max(_overlaps(cover, box, shape)) for shape in SHAPES}
     best = max(scores, key=lambda shape: scores[shape])
     row, column = np.asarray(ndimage.center_of_mass(cover)).tolist()
-    return Seen(best if scores[best] >= 0.72 else None, colour, row, column)
+    return DetectedThing(best if scores[best] >= 0.72 else None, colour, row, column)
 
 
 def _overlaps(cover: np.ndarray, box: tuple, shape: str) -> Iterator[float]:
@@ -77,12 +77,12 @@ def _overlaps(cover: np.ndarray, box: tuple, shape: str) -> Iterator[float]:
                 yield float(both / (cover.sum() + mask.sum() - both))
 
 
-def check(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
+def matches_caption(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
     """Whether the image shows what the caption says and nothing else.
 
     Stricter than GenEval, which lets unnamed objects pass outside counting: here every thing must be accounted for.
     """
-    seen = read(image)
+    seen = detect_things(image)
     if skill == "full":
         return sorted((s.shape, s.colour, quarter_of(s)) for s in seen if s.shape and s.colour) == sorted(
             _parse(thing) for thing in caption.split(" , ")
@@ -103,7 +103,7 @@ def check(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
     return sorted(found, key=str) == sorted(wanted, key=str)
 
 
-def stands(first: Seen, second: Seen, relation: str) -> bool:
+def stands(first: DetectedThing, second: DetectedThing, relation: str) -> bool:
     """Whether the first thing is left of, right of, above or below the second, and clearly so."""
     down, right = first.row - second.row, first.column - second.column
     along = {"left of": -right, "right of": right, "above": -down, "below": down}[relation]
@@ -115,6 +115,6 @@ def _parse(thing: str) -> tuple[str, str, int]:
     return shape, colour, QUARTERS.index(" ".join(quarter))
 
 
-def quarter_of(seen: Seen) -> int:
+def quarter_of(seen: DetectedThing) -> int:
     """The quarter of the image that a thing's centre lies in, an index into QUARTERS."""
     return 2 * (seen.row > SIZE / 2 - 0.5) + (seen.column > SIZE / 2 - 0.5)

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import t as student
 
-from .checker import Seen, quarter_of, read, stands
+from .checker import DetectedThing, detect_things, quarter_of, stands
 from .composing import compose
 from .rendering import render_scene
 from .scene import PARTS, QUARTERS, SIZE, Scene, Thing
@@ -73,9 +73,9 @@ def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed
     if len(wanted) != len(images) or len(wanted) < 2:
         raise ValueError(f"expected one image for each of at least two captions, got {len(images)} for {len(wanted)}")
     rng = np.random.default_rng((seed, 5))
-    drawn = [read(image) for image in images]
-    true = [read(render_scene(w.scene, rng)) for w in wanted]
-    blank = read(Image.new("RGB", (SIZE, SIZE), "white"))
+    drawn = [detect_things(image) for image in images]
+    true = [detect_things(render_scene(w.scene, rng)) for w in wanted]
+    blank = detect_things(Image.new("RGB", (SIZE, SIZE), "white"))
     shares = _shares(wanted, drawn)  # (caption, image, category)
     own = np.diagonal(shares).T  # (caption, category)
     others = ~np.eye(len(wanted), dtype=bool)
@@ -97,7 +97,7 @@ def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed
     )
 
 
-def holds(fact: Fact, seen: Sequence[Seen], facts: Sequence[Fact]) -> bool:
+def holds(fact: Fact, seen: Sequence[DetectedThing], facts: Sequence[Fact]) -> bool:
     """Whether a fact of a caption that says `facts` holds in what was read from an image.
 
     The thing of a shape is, of several in the image, the one of which most of the caption's attributes hold.
@@ -111,17 +111,17 @@ def holds(fact: Fact, seen: Sequence[Seen], facts: Sequence[Fact]) -> bool:
     return fact.category == "entity" or fact.value in _attributes(thing)
 
 
-def _find(shape: str, seen: Sequence[Seen], facts: Sequence[Fact]) -> Seen | None:
+def _find(shape: str, seen: Sequence[DetectedThing], facts: Sequence[Fact]) -> DetectedThing | None:
     said = {f.value for f in facts if f.category == "attribute" and f.shape == shape}
     alike = [thing for thing in seen if thing.shape == shape]
     return max(alike, key=lambda thing: len(said & _attributes(thing)), default=None)
 
 
-def _attributes(thing: Seen) -> set[str | None]:
+def _attributes(thing: DetectedThing) -> set[str | None]:
     return {thing.colour, QUARTERS[quarter_of(thing)]}
 
 
-def _shares(wanted: Sequence[Described], images: Sequence[Sequence[Seen]]) -> np.ndarray:
+def _shares(wanted: Sequence[Described], images: Sequence[Sequence[DetectedThing]]) -> np.ndarray:
     """The share of every caption's facts that hold in every image, (caption, image, category and all)."""
     shares = np.empty((len(wanted), len(images), len(CATEGORIES) + 1))
     for row, described in enumerate(wanted):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Places(NamedTuple):
+class SequencePlaces(NamedTuple):
     """Where tokens stand in the one sequence that both towers' tokens make up; (batch, 1) holds for all tokens.
 
     place : (batch, token), whole numbers. The tokens of one image share a place, each text token has its own.
@@ -21,7 +21,7 @@ class Places(NamedTuple):
     real: Tensor
 
 
-def sees(query: Places, key: Places) -> Tensor:
+def visible(query: SequencePlaces, key: SequencePlaces) -> Tensor:
     """Which keys each query sees, (batch, query token, key token).
 
     Text is causal, the tokens of one image see each other, noise is seen by nobody else (LightFusion, arXiv 2510.22946;
@@ -31,18 +31,18 @@ def sees(query: Places, key: Places) -> Tensor:
     return key.real[:, None] & ((there < here) & ~key.noise[:, None] | (there == here))
 
 
-def one_image(batch: int, place: int, noise: bool, device: torch.device) -> Places:
+def one_image(batch: int, place: int, noise: bool, device: torch.device) -> SequencePlaces:
     """The places of an image's tokens, one for all: each part is (batch, 1)."""
-    return Places(*(torch.full((batch, 1), each, device=device) for each in (place, noise, True)))
+    return SequencePlaces(*(torch.full((batch, 1), each, device=device) for each in (place, noise, True)))
 
 
-def text_after(real: Tensor, place: int) -> Places:
+def text_after(real: Tensor, place: int) -> SequencePlaces:
     """The places of texts (batch, token), one after the other from `place` on; `real` is False at padding."""
     steps = torch.arange(place, place + real.shape[1], device=real.device).expand(real.shape)
-    return Places(steps, torch.zeros_like(real), real)
+    return SequencePlaces(steps, torch.zeros_like(real), real)
 
 
-def beside(own: Tensor | None, other: Tensor | None, keys: tuple[int, int], like: Tensor) -> Tensor | None:
+def concatenate_masks(own: Tensor | None, other: Tensor | None, keys: tuple[int, int], like: Tensor) -> Tensor | None:
     """One attention mask over a tower's own keys and then the other's.
 
     own : what attention was given, bool or additive, (..., query token, own key); None sees all.

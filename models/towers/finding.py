@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ...probes.hooks.attention_calls import Attention, intercepted
-from ...probes.hooks.block_outputs import Ambiguous, State, entering, follow, named_inputs, split_streams
+from ...probes.hooks.block_outputs import (
+    AmbiguousStreams,
+    State,
+    hidden_states_of,
+    named_inputs,
+    state_entering,
+    stream_order_from_next,
+)
 from ...probes.hooks.block_stacks import find_stacks
 from ...probes.subjects.input_changes import Inputs, noise_like
 from ...probes.subjects.token_movement import Stream
 from ...probes.subjects.token_streams import find_streams
-from .token_layout import Layout, Place, find_layout, places
+from .token_layout import Place, TokenLayout, find_layout, places
 from .tower import SelfAttention, Tower
 
 MOVED = 1e-4  # of the largest value: less is rounding
@@ -68,7 +75,7 @@ def find_tower(
     return Tower(model, tuple(stacks[path]), stream, layouts, seen.given, seen.places, attention)
 
 
-def _layouts(path: str, streams: Mapping[str | None, Stream], wanted: str | None) -> dict[str | None, Layout]:
+def _layouts(path: str, streams: Mapping[str | None, Stream], wanted: str | None) -> dict[str | None, TokenLayout]:
     """Of the streams that the bridge enters, image first."""
     if None in streams:
         kinds = {"image", "text"} & set(streams[None].positions)
@@ -121,7 +128,7 @@ class _Seen:
         ]
         first = states[0]
         state = first[None] if None in first else {str(name): each for name, each in first.items()}
-        into = _by_stream(entering(self.entered[0], state))
+        into = _by_stream(state_entering(self.entered[0], state))
         self.given: dict[str | None, str] = {
             name: next(key for key, value in self.entered[0].items() if value is into[name]) for name in streams
         }
@@ -129,12 +136,12 @@ class _Seen:
     def _split(self, number: int, outputs: Sequence[Any]) -> dict[str | None, Tensor]:
         path, inputs = self.blocks[number], self.entered[number]
         try:
-            state = split_streams(path, inputs, outputs[number])
-        except Ambiguous:
+            state = hidden_states_of(path, inputs, outputs[number])
+        except AmbiguousStreams:
             alike = [at for at in range(len(self.blocks) - 1) if self._class(at) is self._class(number)]
-            orders = [follow(outputs[at], self.entered[at + 1]) for at in alike]
+            orders = [stream_order_from_next(outputs[at], self.entered[at + 1]) for at in alike]
             order = next((each for each in orders if each), None)
-            state = split_streams(path, inputs, outputs[number], order)
+            state = hidden_states_of(path, inputs, outputs[number], order)
         return _by_stream(state)
 
     def _class(self, number: int) -> type:

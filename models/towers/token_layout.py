@@ -16,7 +16,7 @@ Place = int | str | None  # an index into a tuple, a key of a dict, or the outpu
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """How one stream of a stack holds (batch, token, dim).
 
     Attributes:
@@ -76,7 +76,7 @@ class Layout:
         return moved.reshape(len(moved) // self.rows if self.rows else 1, -1, moved.shape[-1])
 
 
-def find_layout(path: str, stream: Stream, kind: str | None) -> Layout:
+def find_layout(path: str, stream: Stream, kind: str | None) -> TokenLayout:
     """The layout of one stream, and which of its tokens `kind` ("image", "text" or None, all) means.
 
     In a sequence of image and text tokens "text" is every token that is no image token.
@@ -90,11 +90,11 @@ def find_layout(path: str, stream: Stream, kind: str | None) -> Layout:
         for sample, row in enumerate(positions):
             owner[row[row >= 0]] = sample
     batch, rows = _batch(path, owner.view(shape), samples)
-    layout = Layout(stream.dim_axis - len(stream.shape), batch, rows)
+    layout = TokenLayout(stream.dim_axis - len(stream.shape), batch, rows)
     if kind is None or len({"image", "text"} & set(stream.positions)) < 2:
         return layout
     numbers = torch.arange(len(owner)).view(*shape, 1)  # a state of one dim: each token its own number
-    table = Layout(-1, batch, rows).read(numbers, path)[..., 0]  # (sample, token)
+    table = TokenLayout(-1, batch, rows).read(numbers, path)[..., 0]  # (sample, token)
     image = torch.isin(table, stream.positions["image"])
     if not (image == image[0]).all():
         raise ValueError(
@@ -102,7 +102,7 @@ def find_layout(path: str, stream: Stream, kind: str | None) -> Layout:
             "find the tower with samples of one form, or let the bridge enter all tokens"
         )
     mask = image[0] if kind == "image" else ~image[0]
-    return Layout(layout.dim, batch, rows, tuple(mask.nonzero()[:, 0].tolist()), len(mask))
+    return TokenLayout(layout.dim, batch, rows, tuple(mask.nonzero()[:, 0].tolist()), len(mask))
 
 
 def _batch(path: str, owner: Tensor, samples: int) -> tuple[int | None, int]:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .token_layout import Layout, Place, part, replaced
+from .token_layout import Place, TokenLayout, part, replaced
 
 
-class Attended(NamedTuple):
+class AttentionCall(NamedTuple):
     """A block's attention, as it is about to return.
 
     Attributes:
@@ -33,7 +33,7 @@ class Attended(NamedTuple):
     reads: Tensor | slice
 
 
-class Shape(NamedTuple):
+class BlockWidths(NamedTuple):
     """What a bridge must fit: the width of a block's tokens; inside attention also its heads."""
 
     width: int
@@ -64,20 +64,20 @@ class Tower:
         given: the argument by which each of the stack's streams enters a block.
         places: where each stream stands in what each block returns.
         attention: each block's; a text says why it cannot be visited inside.
-        real: during a visit, which tokens are no padding (batch, token), bool, if the model was given a mask of this
+        valid_tokens: during a visit, which tokens are no padding (batch, token), bool, if the model was given a mask of this
             shape; else None.
-        unread: during a visit, the name of a mask of another shape that the model was given, or None.
+        unusable_mask: during a visit, the name of a mask of another shape that the model was given, or None.
     """
 
     model: nn.Module
     blocks: Sequence[str]
     stream: str | None = None
-    layouts: Mapping[str | None, Layout] = field(default_factory=dict)
+    layouts: Mapping[str | None, TokenLayout] = field(default_factory=dict)
     given: Mapping[str | None, str] = field(default_factory=dict)
     places: Sequence[Mapping[str | None, Place]] = ()
     attention: Sequence[SelfAttention | str] = ()
-    real: Tensor | None = None
-    unread: str | None = None
+    valid_tokens: Tensor | None = None
+    unusable_mask: str | None = None
 
     def read(self, number: int, output: Any) -> Tensor:
         """The tokens (batch, token, dim) of the tower's stream in what a block returned."""
@@ -128,7 +128,7 @@ class Tower:
             return slice(chosen[0], chosen[-1] + 1)
         return torch.tensor(chosen, device=query.device)
 
-    def find_real(self, masks: Mapping[str, Tensor], batch: int, tokens: int) -> Tensor | None:
+    def find_valid_tokens(self, masks: Mapping[str, Tensor], batch: int, tokens: int) -> Tensor | None:
         """Which of the stream's tokens are no padding, (batch, token), by the masks that the model was given."""
         if len(self.layouts) > 1:
             return None
@@ -143,7 +143,7 @@ class Tower:
                 return mask
         return None
 
-    def _there(self, number: int) -> list[tuple[str | None, Layout]]:
+    def _there(self, number: int) -> list[tuple[str | None, TokenLayout]]:
         return [(name, layout) for name, layout in self.layouts.items() if name in self.places[number]]
 
     def _states(self, number: int, output: Any) -> list[Tensor]:

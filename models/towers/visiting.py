@@ -15,7 +15,7 @@ from ...probes.hooks.attention_calls import Intercept
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
 from .compiled_blocks import check_parents, put, uncompile
-from .tower import Attended, SelfAttention, Shape, Tower, Visit
+from .tower import AttentionCall, BlockWidths, SelfAttention, Tower, Visit
 
 MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
 CHECKPOINT = "_gradient_checkpointing_func"  # by which transformers and diffusers checkpoint
@@ -32,7 +32,7 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
     ...     model(**inputs)                                              # as usual
 
     Outside of attention (`inside=False`) the state is the block's output (batch, token, dim) in the tower's stream;
-    inside, it is `Attended`, and what the visit gives replaces `own` whole, (batch, head, query token, dim). What
+    inside, it is `AttentionCall`, and what the visit gives replaces `own` whole, (batch, head, query token, dim). What
     gradient checkpointing computes again sees the visits of its own pass, also once the context is left; checkpointing
     must not be reentrant. Blocks compiled in place are visited at their outputs as compiled, inside as they are
     uncompiled. Nothing is left behind after an exception or an interruption.
@@ -51,8 +51,8 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
         check_parents(tower.model, tower.blocks[number])
     passed = _Pass(tower, dict(visits), inside)
     with ExitStack() as stack:
-        stack.callback(setattr, tower, "real", None)
-        stack.callback(setattr, tower, "unread", None)
+        stack.callback(setattr, tower, "valid_tokens", None)
+        stack.callback(setattr, tower, "unusable_mask", None)
         stack.callback(passed.unwind)
         passed.attached = True
         stack.callback(setattr, passed, "attached", False)
@@ -62,20 +62,20 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
 
 def measure(
     tower: Tower, run: Callable[[], Any], layers: Sequence[int] | None = None, inside: bool = False
-) -> dict[int, Shape]:
+) -> dict[int, BlockWidths]:
     """What bridges at the blocks `layers` (all by default) must fit, seen while `run()` runs the model once.
 
     Raises ValueError for a block that did not run, or cannot be visited.
     """
-    shapes: dict[int, Shape] = {}
+    shapes: dict[int, BlockWidths] = {}
 
     def look(number: int) -> Visit:
         def visit(state: Any) -> None:
-            if isinstance(state, Attended):
+            if isinstance(state, AttentionCall):
                 heads, dim = state.query.shape[1], state.query.shape[3]
-                shapes[number] = Shape(heads * state.own.shape[3], heads, dim, state.key.shape[1])
+                shapes[number] = BlockWidths(heads * state.own.shape[3], heads, dim, state.key.shape[1])
             else:
-                shapes[number] = Shape(state.shape[2])
+                shapes[number] = BlockWidths(state.shape[2])
 
         return visit
 
@@ -151,7 +151,7 @@ class _Pass:
             masks = {name: value for name, value in given.items() if name.endswith(MASKS) and value is not None}
             self.masks = {name: v for name, v in masks.items() if isinstance(v, Tensor) and v.ndim == 2}
             own = [name for name in masks.keys() - self.masks.keys() if not name.startswith(("encoder_", "cross_"))]
-            self.tower.unread = min(own, default=None)
+            self.tower.unusable_mask = min(own, default=None)
 
     def _after(self, number: int) -> Callable[[nn.Module, tuple, Any], Any]:
         def after(module: nn.Module, args: tuple, output: Any) -> Any:
@@ -168,7 +168,7 @@ class _Pass:
 
     def _visited(self, number: int, output: Any) -> Any:
         state = self.tower.read(number, output)
-        self.tower.real = self.tower.find_real(self.masks, *state.shape[:2])
+        self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, *state.shape[:2])
         after = self.visits[number](state)
         return output if after is None else self.tower.write(number, output, after)
 
@@ -225,8 +225,8 @@ class _Pass:
                 mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
             reads = self.tower.reads(running.number, query, running.inputs)
             count = query[:, :1, reads, :1].shape[2]
-            self.tower.real = self.tower.find_real(self.masks, len(query), count)
-            after = self.visits[running.number](Attended(query, key, value, own, mask, scale, reads))
+            self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, len(query), count)
+            after = self.visits[running.number](AttentionCall(query, key, value, own, mask, scale, reads))
             if after is not None and after.shape != own.shape:
                 raise ValueError(
                     f"the visit inside block {self.tower.blocks[running.number]!r} gave {tuple(after.shape)} for "
@@ -268,7 +268,7 @@ class _Pass:
         with ExitStack() as stack:
             put(stack, self, "masks", masks)
             put(stack, self, "running", [])
-            put(stack, self.tower, "real", None)
+            put(stack, self.tower, "valid_tokens", None)
             token = _again.set((*_again.get(), self))
             stack.callback(_again.reset, token)
             if not self.attached:

@@ -15,11 +15,11 @@ from ..scenes.dialogues import IMAGE
 from ..scenes.scene import SIZE, part_of
 from .scene_batches import dit_batch, emoji_part, vlm_batch
 
-DROPPED = 0.15  # share of captions left out, for classifier-free guidance
-NOISIER = 1.1  # bridges train at noisier times than experts do: there the caption decides what is drawn
+CAPTION_DROPOUT = 0.15  # share of captions left out, for classifier-free guidance
+BRIDGE_TIME_SHIFT = 1.1  # bridges train at noisier times than experts do: there the caption decides what is drawn
 
 
-def source(
+def batch_source(
     size: Sequence[int],
     data: Stimuli | None,
     seed: int,
@@ -51,15 +51,15 @@ def source(
         raise ValueError(f"the generator makes images of {tuple(size)}, expected {wanted}: take other data or experts")
     if shuffled and rows < 2:
         raise ValueError(f"{rows} caption cannot be another image's: batches of 2 or more are shuffled")
-    dropped = DROPPED if part == "train" else 0.0
-    subset = of_part(data, part) if data is not None else None
+    dropout = CAPTION_DROPOUT if part == "train" else 0.0
+    subset = stimuli_of_part(data, part) if data is not None else None
     emoji = emoji_part("train") if tokenizer and data is None else None
 
     def draw(number: int) -> dict[str, Any]:
         if subset is None:
-            batch = dit_batch(number, seed, size=rows, noisier=NOISIER, part=part, dropped=dropped)
+            batch = dit_batch(number, seed, size=rows, time_shift=BRIDGE_TIME_SHIFT, part=part, caption_dropout=dropout)
         else:
-            batch = stimuli_batch(number, seed, subset, rows, side, NOISIER, dropped)
+            batch = stimuli_batch(number, seed, subset, rows, side, BRIDGE_TIME_SHIFT, dropout)
         if emoji:
             batch["questions"] = vlm_batch(number, seed, emoji, tokenizer, max(1, rows // 4))
             batch["image_token"] = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -69,7 +69,7 @@ def source(
     return draw
 
 
-def of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
+def stimuli_of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
     """The stimuli whose text falls into a part ("train", "validation", ...), by the same hash as the scenes.
 
     Raises ValueError where there are none.
@@ -82,7 +82,7 @@ def of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
     return Subset(stimuli, chosen)  # type: ignore[return-value]
 
 
-def share(batch: dict[str, Any], process: int, processes: int) -> dict[str, Any]:
+def process_share(batch: dict[str, Any], process: int, processes: int) -> dict[str, Any]:
     """One process's rows of a batch, equally many for each: the mean of all their losses is the loss of the batch.
 
     That holds of means over rows; a mean over words weighs each process alike, whatever the lengths of its captions.
@@ -117,20 +117,20 @@ def stimuli_batch(
     stimuli: Sequence[Stimulus],
     size: int = 32,
     side: int = 32,
-    noisier: float = 0.4,
-    dropped: float = DROPPED,
+    time_shift: float = 0.4,
+    caption_dropout: float = CAPTION_DROPOUT,
 ) -> dict[str, Any]:
-    """Images, their captions (some `dropped`), times and noise of batch number `step`.
+    """Images, their captions (some left out, `caption_dropout`), times and noise of batch number `step`.
 
-    Times are the sigmoid of a normal around `noisier`, as in `small.dit_batch`, which draws scenes instead. Every
+    Times are the sigmoid of a normal around `time_shift`, as in `small.dit_batch`, which draws scenes instead. Every
     epoch is a permutation of its own.
 
     Returns image, noise (batch, 3, side, side) in -1..1, caption (a list), time (batch,).
     """
     rng = np.random.default_rng((seed, step))
     chosen = [stimuli[_at(step * size + row, len(stimuli), seed)] for row in range(size)]
-    captions = ["" if rng.random() < dropped else s.text for s in chosen]
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
+    captions = ["" if rng.random() < caption_dropout else s.text for s in chosen]
+    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, side, side), dtype=np.float32))
     return {"image": to_pixels([s.image for s in chosen], side), "caption": captions, "time": time, "noise": noise}
 

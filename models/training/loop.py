@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...probes.hooks.attention_calls import Attention, Intercept
-from .optimizers import _optimizers
+from .optimizers import build_optimizers
 from .resuming import resume, save
 
 Log = list[dict[str, Any]]
@@ -25,7 +25,7 @@ Log = list[dict[str, Any]]
 def _attend_in_float(
     original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> Tensor:
-    """For bfloat16 autocast on CPUs, where the backward pass of attention is five times slower than in float32."""
+    """For bfloat16 autocast on CPUs, where the backward pass of attention is five times lr_scale than in float32."""
     with torch.autocast("cpu", enabled=False):
         return original(query.float(), key.float(), value.float(), *args, **options)
 
@@ -50,12 +50,12 @@ def fit(
     learning_rate: float,
     muon: float | None = None,
     average: float | None = None,
-    slower: Callable[[str], float] = lambda name: 1.0,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
     checkpoint_every: int = 250,
     validate: Callable[[int], dict[str, float]] | None = None,
     on_log: Callable[[Log], object] | None = None,
     tensorboard: bool = False,
-    whole: nn.Module | None = None,
+    sharded_module: nn.Module | None = None,
     progress: str = "training",
 ) -> Log:
     """Train the parameters of `model` that require gradients, and leave them in `model`.
@@ -72,11 +72,11 @@ def fit(
         updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982); None leaves them to AdamW as well. Of a
         low-rank map it takes both factors: each is a map of its own.
     average : decay of an exponential moving average of the weights, which then replaces them at the end.
-    slower : what a parameter's learning rate is multiplied with, by its name.
+    lr_scale : what a parameter's learning rate is multiplied with, by its name.
     validate : called at every checkpoint and at the end, with the averaged weights in place; its numbers are logged.
     on_log : called with the log after each new line, on the first process: a live curve.
     tensorboard : also write the log for TensorBoard, into `folder/tensorboard`.
-    whole : what FSDP shards, if `model` is but a part of it: frozen experts and all.
+    sharded_module : what FSDP shards, if `model` is but a part of it: frozen experts and all.
 
     Accelerate's own settings hold: `ACCELERATE_MIXED_PRECISION=bf16` takes a quarter to a half off a step on CPUs
     that compute in it; `torchrun` and `accelerate launch` start several processes (docs/training.md). Under FSDP2
@@ -96,9 +96,11 @@ def fit(
         project_dir=folder,
     )
     alone = accelerator.distributed_type == DistributedType.NO
-    trained: nn.Module = model if alone else _Forward(whole if whole and accelerator.is_fsdp2 else model)
+    trained: nn.Module = (
+        model if alone else _Forward(sharded_module if sharded_module and accelerator.is_fsdp2 else model)
+    )
     named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
-    optimizers = _optimizers(named, learning_rate, muon, slower, together=accelerator.is_fsdp2)
+    optimizers = build_optimizers(named, learning_rate, muon, lr_scale, together=accelerator.is_fsdp2)
     warm = max(1, steps // 20)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(

@@ -13,15 +13,15 @@ from torch import nn
 _HIDDEN = re.compile(r"(block|blocks|layers|bridges)\.\d+\.(?!.*(norm|relative|modulation|tokens))")
 
 
-def _optimizers(
+def build_optimizers(
     named: list[tuple[str, nn.Parameter]],
     learning_rate: float,
     muon: float | None,
-    slower: Callable[[str], float],
+    lr_scale: Callable[[str], float],
     together: bool,
 ) -> list[torch.optim.Optimizer]:
     def groups(names: list[str], rate: float) -> list[dict[str, Any]]:
-        scales = {name: slower(name) for name in names}
+        scales = {name: lr_scale(name) for name in names}
         return [
             {"params": [parameters[name] for name in names if scales[name] == scale], "lr": rate * scale}
             for scale in sorted(set(scales.values()))

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 from yaml import YAMLError
 
-from ...probes.files import write_whole
+from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
 from ...probes.plans.choosing import rank_for
 from ...probes.plans.layouts import lay_out
@@ -176,7 +176,7 @@ def data(recipe: Recipe) -> Stimuli | None:
     return None if recipe.data == "scenes" else load_stimuli(recipe.data)
 
 
-def run(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
+def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
     """Build and train a recipe's model in `folder`, or go on with it; returns the trained model.
 
     The folder then holds the model, its plan and `recipe.json`. Raises as `build` and `train` do.
@@ -187,5 +187,5 @@ def run(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | No
     train(model, folder, data=data(recipe), on_log=on_log, **options)
     if PartialState().is_main_process:
         text = json.dumps(asdict(recipe), indent=2) + "\n"
-        write_whole(Path(folder) / "recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomically(Path(folder) / "recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
     return model

@@ -14,11 +14,11 @@ from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from ...probes.files import write_whole
+from ...probes.files import write_json
 from ...probes.plans.bridge_plan import BridgePlan
 
 
-def claim(folder: Path, plan: BridgePlan, made: dict[str, Any]) -> None:
+def check_same_run(folder: Path, plan: BridgePlan, made: dict[str, Any]) -> None:
     """Write what the run in `folder` is: plan.json, and how it is made, run.json.
 
     Raises ValueError where it holds a run of another plan or made otherwise, naming the file and what differs.
@@ -40,7 +40,7 @@ def claim(folder: Path, plan: BridgePlan, made: dict[str, Any]) -> None:
             )
     if PartialState().is_main_process:
         plan.save(folder / "plan.json")
-        write_whole(folder / "run.json", lambda path: path.write_text(json.dumps(made, indent=2) + "\n"))
+        write_json(folder / "run.json", made)
     PartialState().wait_for_everyone()
 
 

@@ -35,13 +35,13 @@ def dit_batch(
     seed: int,
     emoji: Stimuli | None = None,
     size: int = 32,
-    noisier: float = 0.4,
+    time_shift: float = 0.4,
     part: str = "train",
-    dropped: float = 0.15,
+    caption_dropout: float = 0.15,
 ) -> dict[str, Any]:
     """Images, their captions (15 % dropped), times and noise: a function of seed and step alone.
 
-    Times are the sigmoid of a normal around `noisier`. Bridges train at noisier times than the expert did: there the
+    Times are the sigmoid of a normal around `time_shift`. Bridges train at noisier times than the expert did: there the
     caption decides what is drawn.
     """
     rng = np.random.default_rng((seed, step))
@@ -53,8 +53,8 @@ def dit_batch(
             scene, _, caption = compose(rng, str(kind), part)
             image = render_scene(scene, rng)
         images.append(image)
-        captions.append("" if rng.random() < dropped else caption)
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(noisier, 1.2, size)))).float()
+        captions.append("" if rng.random() < caption_dropout else caption)
+    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, SIZE, SIZE), dtype=np.float32))
     return {"image": to_pixels(images, SIZE), "caption": captions, "time": time, "noise": noise}
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from ...probes.plans.bridge_plan import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..scenes.dialogues import IMAGE
-from .batches import share, source
+from .batches import batch_source, process_share
 from .loop import Log, fit
-from .resuming import claim
+from .resuming import check_same_run
 from .validation import validation_loss
 
 _EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")
@@ -61,13 +61,15 @@ def train(
     made = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
     made |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
     made["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
-    draw = source(getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=reader_of(model))
+    draw = batch_source(
+        getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
+    )
     state = Accelerator()
-    claim(Path(folder), model.plan, made)
+    check_same_run(Path(folder), model.plan, made)
     model.to(state.device).train()
 
     def loss(step: int) -> Tensor:
-        return model.loss(share(draw(step), state.process_index, state.num_processes))
+        return model.loss(process_share(draw(step), state.process_index, state.num_processes))
 
     def validation(step: int) -> dict[str, float]:
         losses = validation_loss(model, validate, data, batch_size=batch_size)
@@ -76,8 +78,8 @@ def train(
     # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
     log = fit(
         model.trained(), loss, folder, steps, learning_rate=rate / 2 if trunk else 2 * rate, muon=rate, average=average,
-        slower=lambda name: 0.1 if _EXPERT.search(name) else 1.0, checkpoint_every=max(EVERY, steps // CHECKPOINTS),
-        validate=validation if validate else None, on_log=on_log, tensorboard=tensorboard, whole=model,
+        lr_scale=lambda name: 0.1 if _EXPERT.search(name) else 1.0, checkpoint_every=max(EVERY, steps // CHECKPOINTS),
+        validate=validation if validate else None, on_log=on_log, tensorboard=tensorboard, sharded_module=model,
         progress=f"train {model.plan.layout}, {model.plan.rule}",
     )  # fmt: skip
     model.eval()
@@ -88,7 +90,7 @@ def train(
     return log
 
 
-def reader_of(model: Any) -> Any:
+def question_tokenizer(model: Any) -> Any:
     """The tokenizer of a model that can learn to answer questions about scenes, else None."""
     if model.plan.layout not in TRUNKS and model.trained_experts == "bridges":
         return None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..generation.flow import to_draw, velocity_loss
-from .batches import source
+from ..generation.flow import targets_and_noise, velocity_loss
+from .batches import batch_source
 
 SEED = 2**31  # no training run has it
 
@@ -26,7 +26,7 @@ def validation_loss(
 
     Raises ValueError where the data have no validation part.
     """
-    draw = source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
+    draw = batch_source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
     was = model.training
     model.eval()
     try:
@@ -38,7 +38,7 @@ def validation_loss(
 def _drawing_loss(model: Any, batch: dict[str, Any]) -> Tensor:
     if not hasattr(model, "predict"):
         return model.drawing_loss(batch)
-    image, time, noise = to_draw(model, batch)
+    image, time, noise = targets_and_noise(model, batch)
     mix = time[:, None, None, None]
     predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(batch["caption"]), time)
     return velocity_loss(predicted, image, time)

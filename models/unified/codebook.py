@@ -79,7 +79,7 @@ def reconstruction_score(book: Codebook, part: str = "validation", each: int = 4
     pixels = to_pixels(images, SIZE)
     back = book.decode(book.encode(pixels))
     score, original = (
-        float(np.mean([checker.check(i, e.skill, e.caption) for i, e in zip(shown, composed, strict=True)]))
+        float(np.mean([checker.matches_caption(i, e.skill, e.caption) for i, e in zip(shown, composed, strict=True)]))
         for shown in ([to_image(each) for each in back], images)
     )
     return Reconstruction(score, original, (back - pixels).square().mean().item())

@@ -11,7 +11,7 @@ from transformers import LlavaConfig
 from ...probes.plans.bridge_plan import BridgePlan
 from ..experts.pixel_dit import DitExpert
 from ..generation.flow import velocity_loss
-from .one_trunk import OneTrunk, Words
+from .one_trunk import CaptionTokens, OneTrunk
 
 PATCH = 4  # pixels, as scenes-dit has it
 
@@ -34,7 +34,7 @@ class UnifiedModel(OneTrunk):
         self.clock = TimestepEmbedding(256, width)
         self.out = nn.Linear(width, channels * PATCH**2)
 
-    def _take(self, generation: DitExpert) -> list[str]:
+    def _copy_matching(self, generation: DitExpert) -> list[str]:
         roles = {"patches.proj": "pos_embed.proj", "clock": "time_text_embed.timestep_embedder", "out": "proj_out"}
         taken = []
         for own, theirs in roles.items():
@@ -45,10 +45,10 @@ class UnifiedModel(OneTrunk):
                 taken += [f"{own}.{name}" for name in state]
         return taken
 
-    def predict(self, noisy: Tensor, text: Words, time: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, text: CaptionTokens, time: Tensor) -> Tensor:
         """The clean image (batch, channel, row, column) in -1..1 that the model sees in `noisy` at `time` (batch,)."""
         clock = self.clock(self.times(time * 1000).to(noisy.dtype))
-        tokens = self.before(text, self.patches(noisy) + clock[:, None], noise=True)
+        tokens = self.caption_then_image(text, self.patches(noisy) + clock[:, None], noise=True)
         patches = self.out(self.trunk(tokens, generation=True)[:, text.ids.shape[1] :])
         channels, rows, columns = self.size
         grid = patches.unflatten(2, (PATCH, PATCH, channels)).unflatten(1, (rows // PATCH, columns // PATCH))

@@ -26,7 +26,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from ...probes.files import write_whole
+from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ..experts import loading
@@ -34,11 +34,11 @@ from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
 from ..experts.vision_language import LlavaExpert
 from ..scenes.dialogues import IMAGE, answer_loss, question_prompt, tokenize_rows
-from ..towers.attention_masks import Places
-from .trunk import Tokens, Trunk, places_of
+from ..towers.attention_masks import SequencePlaces
+from .trunk import Trunk, TrunkTokens, sequence_places
 
 
-class Words(NamedTuple):
+class CaptionTokens(NamedTuple):
     """Captions as the trunk reads them: ids (batch, token), and which are no padding, (batch, token)."""
 
     ids: Tensor
@@ -98,10 +98,10 @@ class OneTrunk(nn.Module):
         model.reader.load_state_dict(state, strict=False)
         twins = [f"model.language_model.{name}" for name in model.trunk.twin()]
         known = [f"reader.{n}" for n, _ in model.reader.named_parameters() if n in state or n in twins]
-        model.taken = known + model._take(generation)
+        model.taken = known + model._copy_matching(generation)
         return model.eval()
 
-    def _take(self, generation: DitExpert) -> list[str]:
+    def _copy_matching(self, generation: DitExpert) -> list[str]:
         """Set what draws from the generation expert where it fits; returns the names of the parameters."""
         return []
 
@@ -113,21 +113,21 @@ class OneTrunk(nn.Module):
     def device(self) -> torch.device:
         return self.reader.device
 
-    def condition(self, captions: Sequence[str]) -> Words:
+    def condition(self, captions: Sequence[str]) -> CaptionTokens:
         """Captions as they stand before an image: a begin token and the words; "" is the null caption."""
         words = self.tokenizer(list(captions), add_special_tokens=False).input_ids
         ids, mask = pad(
             [[self.tokenizer.bos_token_id, *row] for row in words], self.tokenizer.pad_token_id, self.device
         )
-        return Words(ids, mask.bool())
+        return CaptionTokens(ids, mask.bool())
 
-    def before(self, text: Words, states: Tensor, noise: bool) -> Tokens:
+    def caption_then_image(self, text: CaptionTokens, states: Tensor, noise: bool) -> TrunkTokens:
         """Captions, then the tokens of an image (batch, token, dim): noisy ones see each other, others are causal."""
         image = torch.cat([torch.zeros_like(text.real), text.real.new_ones(states.shape[:2])], 1)
         real = torch.cat([text.real, text.real.new_ones(states.shape[:2])], 1)
         words = self.reader.get_input_embeddings()(text.ids)
-        places = Places(places_of(image, apart=not noise), image & noise, real)
-        return Tokens(torch.cat([words, states.to(words.dtype)], 1), image, places)
+        places = SequencePlaces(sequence_places(image, apart=not noise), image & noise, real)
+        return TrunkTokens(torch.cat([words, states.to(words.dtype)], 1), image, places)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None) -> Tensor:
         """Logits (batch, token, vocabulary) of understanding, as a LLaVA gives them.
@@ -140,8 +140,10 @@ class OneTrunk(nn.Module):
         if pixel_values is not None and len(pixel_values):
             features = torch.cat(tuple(self.reader.model.get_image_features(pixel_values).pooler_output))
             states = states.masked_scatter(image[..., None], features.to(states.dtype))
-        places = Places(places_of(image, apart=self.causal_images), torch.zeros_like(image), attention_mask.bool())
-        return self.logits(self.trunk(Tokens(states, image, places), generation=False))
+        places = SequencePlaces(
+            sequence_places(image, apart=self.causal_images), torch.zeros_like(image), attention_mask.bool()
+        )
+        return self.logits(self.trunk(TrunkTokens(states, image, places), generation=False))
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores (batch, token, vocabulary) of what comes next."""
@@ -204,8 +206,8 @@ class OneTrunk(nn.Module):
         self.reader.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         settings = json.dumps({"objective": self.objective, **self.settings()}, sort_keys=True) + "\n"
-        write_whole(folder / "unified.json", lambda path: path.write_text(settings, encoding="utf-8"))
-        write_whole(folder / "unified.safetensors", lambda path: save_model(self, str(path)))
+        write_atomically(folder / "unified.json", lambda path: path.write_text(settings, encoding="utf-8"))
+        write_atomically(folder / "unified.safetensors", lambda path: save_model(self, str(path)))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

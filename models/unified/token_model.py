@@ -24,7 +24,7 @@ from ...probes.stimuli.images import to_image
 from ..experts.pixel_dit import DitExpert
 from ..experts.vision_language import LlavaExpert
 from .codebook import CODES, PATCH, Codebook, fit_codebook
-from .one_trunk import OneTrunk, Words
+from .one_trunk import CaptionTokens, OneTrunk
 
 
 class UnifiedTokens(OneTrunk):
@@ -63,7 +63,7 @@ class UnifiedTokens(OneTrunk):
         """Scores (batch, token, vocabulary) over words, then image codes; the embeddings of codes score them."""
         return torch.cat([super().logits(states), states @ self.codes.weight.T], dim=-1)
 
-    def following(self, text: Words, codes: Tensor, cache: Cache | None = None) -> Tensor:
+    def following(self, text: CaptionTokens, codes: Tensor, cache: Cache | None = None) -> Tensor:
         """Scores (batch, codes + 1, vocabulary) of each image code, and the next, given the caption and those before.
 
         codes : (batch, code), whole numbers from 0, the first codes of each image.
@@ -73,7 +73,7 @@ class UnifiedTokens(OneTrunk):
         # a token carries the place of the code that it predicts, which is the one it cannot count out
         states = self.codes(torch.cat([begin, codes], 1)) + self.grid.weight[: codes.shape[1] + 1]
         if cache is None or not cache.get_seq_length():
-            hidden = self.trunk(self.before(text, states, noise=False), generation=True, cache=cache)
+            hidden = self.trunk(self.caption_then_image(text, states, noise=False), generation=True, cache=cache)
             return self.logits(hidden[:, text.ids.shape[1] :])
         before = nn.functional.pad(text.real, (0, codes.shape[1]), value=True)
         return self.logits(self.trunk.step(states[:, -1:], before, cache))

@@ -13,10 +13,10 @@ from transformers import Cache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
-from ..towers.attention_masks import Places, sees
+from ..towers.attention_masks import SequencePlaces, visible
 
 
-class Tokens(NamedTuple):
+class TrunkTokens(NamedTuple):
     """A sequence on its way through the trunk.
 
     states : (batch, token, dim).
@@ -26,10 +26,10 @@ class Tokens(NamedTuple):
 
     states: Tensor
     image: Tensor
-    places: Places
+    places: SequencePlaces
 
 
-class _Part(NamedTuple):
+class _ModalityRows(NamedTuple):
     """The tokens of one modality, picked out of every row: at most as many as the longest row has."""
 
     index: Tensor  # (batch, picked), where each stands in the whole sequence
@@ -79,20 +79,20 @@ class Trunk(LlamaModel):
             self.own_norm.load_state_dict(self.norm.state_dict())
         return [name for name, _ in self.named_parameters() if name.startswith("own_")]
 
-    def forward(self, tokens: Tokens, generation: bool, cache: Cache | None = None) -> Tensor:
+    def forward(self, tokens: TrunkTokens, generation: bool, cache: Cache | None = None) -> Tensor:
         """The normed states (batch, token, dim) behind the last block; `generation` says which branch of a Y to take.
 
         Rotary positions count the tokens that are no padding. An empty `cache` is filled for `step`.
         """
         states = tokens.states
         angles = self.rotary_emb(states, (tokens.places.real.cumsum(1) - 1).clamp(min=0))
-        mask = sees(tokens.places, tokens.places)
+        mask = visible(tokens.places, tokens.places)
         parts = [_part(kind, mask, angles) for kind in (~tokens.image, tokens.image)] if self.layout == "X" else []
         for number, layer in enumerate(self.layers):
             own = self._own(number)
             if own is not None and parts:
-                states = _pass(layer, states, parts[0], None)  # no text follows an image that is drawn
-                states = _pass(own, states, parts[1], cache)
+                states = _run_block_on(layer, states, parts[0], None)  # no text follows an image that is drawn
+                states = _run_block_on(own, states, parts[1], cache)
             else:
                 block = own if own is not None and generation else layer
                 states = block(states, attention_mask=mask[:, None], position_embeddings=angles, past_key_values=cache)
@@ -122,7 +122,7 @@ class Trunk(LlamaModel):
         return self.own_norm(states) if generation and self.layout == "Y" else self.norm(states)
 
 
-def places_of(image: Tensor, apart: bool) -> Tensor:
+def sequence_places(image: Tensor, apart: bool) -> Tensor:
     """Places (batch, token) in the sequence: the tokens of an image share its first one's, or have their own."""
     steps = torch.arange(image.shape[1], device=image.device).expand(image.shape)
     if apart:
@@ -131,7 +131,7 @@ def places_of(image: Tensor, apart: bool) -> Tensor:
     return torch.where(image, torch.where(first, steps, 0).cummax(1).values, steps)
 
 
-def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _Part:
+def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _ModalityRows:
     """Pick the tokens of one kind, (batch, token), out of every row."""
     count = int(kind.sum(1).max())
     index = kind.int().argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -141,10 +141,10 @@ def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _Part:
     # where a row has fewer tokens, what was picked instead sees itself: a softmax over nothing is no number
     among = among | torch.eye(count, dtype=torch.bool, device=kind.device)
     picked = [each.expand(len(kind), -1, -1).gather(1, _wide(index, each)) for each in angles]
-    return _Part(index, real, among[:, None], (picked[0], picked[1]))
+    return _ModalityRows(index, real, among[:, None], (picked[0], picked[1]))
 
 
-def _pass(block: nn.Module, states: Tensor, part: _Part, cache: Cache | None) -> Tensor:
+def _run_block_on(block: nn.Module, states: Tensor, part: _ModalityRows, cache: Cache | None) -> Tensor:
     """Let the tokens of one part pass a block; the others stay as they are."""
     if not part.index.shape[1]:
         return states

@@ -13,13 +13,13 @@ from ..features.layer_features import LayerFeatures
 from ..metrics.metric import Array
 from ..similarity.inputs import (
     Layers,
-    alike,
+    as_tensor,
     check_dims,
     check_finite,
     check_same_stimuli,
     check_samples,
-    numbers,
     open_layers,
+    to_common_dtype,
 )
 from ..similarity.intervals import curve_draws, interval
 from ..similarity.nulls import curve_null
@@ -96,13 +96,13 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
     values = _finite(x)
     times: list[float | None] = list(x.timesteps) or [None]
     if not isinstance(y, LayerFeatures):
-        reference = numbers(y, "y")
+        reference = as_tensor(y, "y")
         if reference.ndim != 2:
             raise ValueError(
                 f"y must be LayerFeatures or a (sample, dim) reference, got shape {tuple(reference.shape)}"
             )
         check_finite([reference], ["the reference y"])
-        _, (reference,) = alike(values[0], [reference])
+        _, (reference,) = to_common_dtype(values[0], [reference])
         return [
             (t, at, layer, reference) for t, stack in zip(times, values, strict=True) for at, layer in enumerate(stack)
         ]

@@ -22,14 +22,14 @@ class Interval(NamedTuple):
     high: float
 
 
-class Shape(NamedTuple):
+class ShapeTest(NamedTuple):
     """The answer of a shape test: whether it holds, and the intervals it rests on, by name."""
 
     holds: bool
     intervals: dict[str, Interval]
 
 
-def rises(curve: pd.DataFrame) -> Shape:
+def rises(curve: pd.DataFrame) -> ShapeTest:
     """Whether the curve rises: Spearman(depth, score) with an interval above 0. One subject, task and timestep.
 
     Raises:
@@ -37,12 +37,12 @@ def rises(curve: pd.DataFrame) -> Shape:
     """
     depths, scores, draws = _open(curve)
     if len(scores) < 3:
-        return Shape(False, {"spearman": Interval(np.nan, np.nan, np.nan)})
+        return ShapeTest(False, {"spearman": Interval(np.nan, np.nan, np.nan)})
     found = _spread(lambda line: _spearman(depths, line), scores, draws, bound=1)
-    return Shape(found.low > 0, {"spearman": found})
+    return ShapeTest(found.low > 0, {"spearman": found})
 
 
-def rises_then_falls(curve: pd.DataFrame) -> Shape:
+def rises_then_falls(curve: pd.DataFrame) -> ShapeTest:
     """Whether the curve rises, then falls: peak minus first and peak minus last both with intervals above 0.
 
     Raises:
@@ -52,7 +52,7 @@ def rises_then_falls(curve: pd.DataFrame) -> Shape:
     peak = int(np.argmax(scores))
     rise = _spread(lambda line: line[..., peak] - line[..., 0], scores, draws)
     fall = _spread(lambda line: line[..., peak] - line[..., -1], scores, draws)
-    return Shape(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
+    return ShapeTest(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
 
 
 def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:

@@ -15,7 +15,7 @@ from ..extraction.token_selection import token_indices
 from ..hooks.attention_calls import Attention, intercepted
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Shown, Subject, prepared
+from ..subjects.subject import ForwardPass, Subject, prepared
 from .attribution import OTHER
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states"}  # as diffusers' dual-stream blocks take them
@@ -109,7 +109,7 @@ def probabilities(
 
 def _watch(
     path: str,
-    shown: Shown,
+    shown: ForwardPass,
     keys: tuple[str, ...],
     masses: dict[str, tuple[Tensor, Tensor]],
     first: dict[str, str],
@@ -160,12 +160,12 @@ def _first(query: Tensor, streams: dict[str, Tensor]) -> str:
     return next(name for name, gradient in named if gradient is not None and gradient.any())
 
 
-def _fits(shown: Shown, tokens: int) -> bool:
+def _fits(shown: ForwardPass, tokens: int) -> bool:
     masks = [mask for mask in shown.tokens.values() if mask is not None]
     return all(mask.numel() == tokens if mask.dtype == torch.bool else int(mask.max()) < tokens for mask in masks)
 
 
-def _labels(shown: Shown, stream: str | None, count: int, keys: tuple[str, ...]) -> Tensor:
+def _labels(shown: ForwardPass, stream: str | None, count: int, keys: tuple[str, ...]) -> Tensor:
     """For each token of a stream, the number of its modality among `keys`."""
     labels = torch.full((count,), keys.index(OTHER))
     for modality, tokens in shown.tokens.items():

@@ -16,7 +16,7 @@ from ..extraction.token_selection import token_indices
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Shown, Subject, prepared
+from ..subjects.subject import ForwardPass, Subject, prepared
 from .replay import Output, Replay
 
 METHODS = ("conductance", "integrated_gradients", "ablation")
@@ -57,7 +57,7 @@ def attribute(
 
     Parameters
     ----------
-    output : `output(result, stimuli, shown) -> (batch,)`, from what `Shown.run` returns: what the task is judged by,
+    output : `output(result, stimuli, shown) -> (batch,)`, from what `ForwardPass.run` returns: what the task is judged by,
         more being better. models/evaluation/objectives.py has the log-probability of an answer and minus the denoising error.
     task, timestep : as in `extract`; one timestep.
     steps : of the paths. batch_size : how many of them run at once, at least 2.
@@ -193,7 +193,7 @@ def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None
     for stimulus in stimuli:
         shown = subject.show([stimulus], subject.modalities, task, timestep)
 
-        def keep(layer: str, stream: str | None, state: Tensor, shown: Shown = shown) -> None:
+        def keep(layer: str, stream: str | None, state: Tensor, shown: ForwardPass = shown) -> None:
             flat = state.movedim(shown.dim_axis, -1).flatten(0, -2)
             for modality in _read_from(shown, stream):
                 of = flat[token_indices(shown.tokens[modality], len(flat))]
@@ -208,7 +208,7 @@ def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None
     return means
 
 
-def _at_mean(state: Tensor, stream: str | None, shown: Shown, means: dict[str, Tensor]) -> Tensor:
+def _at_mean(state: Tensor, stream: str | None, shown: ForwardPass, means: dict[str, Tensor]) -> Tensor:
     """The state with every modality's tokens at their mean; other tokens as they are."""
     moved = state.detach().movedim(shown.dim_axis, -1).clone()
     flat = moved.view(-1, moved.shape[-1])
@@ -217,5 +217,5 @@ def _at_mean(state: Tensor, stream: str | None, shown: Shown, means: dict[str, T
     return moved.movedim(-1, shown.dim_axis)
 
 
-def _read_from(shown: Shown, stream: str | None) -> Iterator[str]:
+def _read_from(shown: ForwardPass, stream: str | None) -> Iterator[str]:
     return (modality for modality in shown.tokens if shown.streams.get(modality) == stream)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, NOTHING, PENALTIES
-from ..similarity.inputs import Stack, check_finite, check_same_stimuli, numbers, open_stack
+from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimuli, read_stack
 
 METRIC = "complementarity"
 
@@ -68,8 +68,8 @@ def complementarity_map(
             finite, or constant.
     """
     began = perf_counter()
-    us, u_names, u_depths, u_told = open_stack(understanding, "understanding")
-    gs, g_names, g_depths, g_told = open_stack(generation, "generation")
+    us, u_names, u_depths, u_told = read_stack(understanding, "understanding")
+    gs, g_names, g_depths, g_told = read_stack(generation, "generation")
     check_same_stimuli(understanding, generation)
     wanted, samples = _target(target), len(us[0])
     for name, count in (("generation", len(gs[0])), ("target", len(wanted))):
@@ -108,7 +108,7 @@ def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
     values = target if isinstance(target, Tensor) else np.asarray(target)
     if isinstance(values, np.ndarray) and values.dtype.kind == "U":
         values = (values[:, None] == np.unique(values)).astype(float)
-    wanted = numbers(values, "target")
+    wanted = as_tensor(values, "target")
     if wanted.ndim not in (1, 2):
         raise ValueError(f"target must be (sample,) or (sample, dim), got shape {tuple(wanted.shape)}")
     wanted = wanted.reshape(len(wanted), -1)

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..hooks.block_stacks import find_block
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..stimuli.stimulus_set import Stimulus
-from ..subjects.subject import Shown, Subject
+from ..subjects.subject import ForwardPass, Subject
 
-Output = Callable[[Any, Sequence[Stimulus], Shown], Tensor]
+Output = Callable[[Any, Sequence[Stimulus], ForwardPass], Tensor]
 
 
 class Tap(nn.Module):
@@ -54,18 +54,18 @@ class Replay:
         self.task, self.timestep = task, timestep
         self.layers = (EMBEDDINGS, *subject.blocks)
         self.taps = {layer: Tap() for layer in self.layers}
-        self._showings: dict[int, Shown] = {}
+        self._showings: dict[int, ForwardPass] = {}
         once, twice = self._look(1), self._look(2)
         self._places = {layer: _places(layer, once[layer], twice[layer]) for layer in self.layers}
         self.streams = {layer: tuple(place.stream for place in places) for layer, places in self._places.items()}
         self.inputs = tuple(once[EMBEDDINGS][stream][1].detach()[None] for stream in self.streams[EMBEDDINGS])
 
     @property
-    def shown(self) -> Shown:
+    def shown(self) -> ForwardPass:
         """The stimulus shown once: what it gives as `tokens` holds for each copy."""
         return self._shown(1)
 
-    def _shown(self, copies: int) -> Shown:
+    def _shown(self, copies: int) -> ForwardPass:
         if copies not in self._showings:
             given = [self.stimulus] * copies
             self._showings[copies] = self.subject.show(given, self.subject.modalities, self.task, self.timestep)

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from ...models.experts.opening import Expert
 from ..features.features import Features
-from ..features.store import finish, load
+from ..features.store import write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
-from .jobs import plan
-from .processes import Ranks
+from .jobs import prepare_job
+from .processes import Processes
 from .token_selection import Chosen
 
 
@@ -76,7 +75,7 @@ def extract(
     hidden states that are not finite, naming layer and stimulus; MemoryError where one stimulus alone does not fit;
     OSError for a store that cannot be written.
     """
-    work = plan(
+    work = prepare_job(
         subject,
         stimuli,
         task=task,
@@ -95,17 +94,17 @@ def extract(
     if store is None:
         return work.features()
     folder = Path(store)
-    with Ranks() as ranks:
+    with Processes() as ranks:
         work.write(folder, range(ranks.rank, len(work), ranks.world), show=ranks.rank == 0)
         ranks.wait()
         if ranks.rank == 0:
-            finish(folder, len(work))
+            write_index(folder, len(work))
         ranks.wait()
-    return load(folder)
+    return Features.load(folder)
 
 
-def cached(folder: Path, subject: Expert | Subject, stimuli: Stimuli, **options: Any) -> Features:
+def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: Any) -> Features:
     """`extract` into a store of its own for the same weights, stimuli, options and versions; goes on with one begun."""
-    made = json.dumps(plan(subject, stimuli, **options).made, sort_keys=True)
+    made = json.dumps(prepare_job(subject, stimuli, **options).provenance, sort_keys=True)
     store = folder / "features" / hashlib.sha256(made.encode()).hexdigest()[:16]
     return extract(subject, stimuli, store=store, **options)

@@ -15,13 +15,13 @@ from ..features.features import Features
 from ..features.layer_features import DTYPES
 from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, shapes_of
-from ..features.store import add, index_of, standing
+from ..features.store import existing_shards, index_of, write_numbered_shard
 from ..hooks.capturing import EMBEDDINGS
 from ..hooks.model_state import dispatched
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject, prepared
 from .options import PRECISIONS, _named_layers, _told, check_pooling, check_task
-from .passes import Memory, Passes, joined
+from .passes import BatchSize, PassRunner, concatenate_batches
 from .pooling import pooling_of
 from .processes import local_device
 from .provenance import made_of
@@ -41,14 +41,14 @@ def batches_each(pooling: str) -> int:
 
 
 @dataclass(frozen=True)
-class Work:
+class ExtractionJob:
     """An extraction cut into shards, which any process can make by number, in any order."""
 
-    passes: Passes
+    passes: PassRunner
     stimuli: Stimuli
     batches: tuple[tuple[int, ...], ...]
     device: str
-    made: dict[str, Any]
+    provenance: dict[str, Any]
 
     def __len__(self) -> int:
         return -(-len(self.batches) // batches_each(self.passes.pooling))
@@ -57,8 +57,9 @@ class Work:
         """All of it, in memory."""
         with prepared(self.passes.subject, self.device):
             shards = list(self.shards(range(len(self))))
-        told = [shard.told | {"shapes": shapes_of(shard.tensors)} for shard in shards]
-        features = features_of(index_of(told, [self.passes.subject.name] * len(told)), [s.tensors for s in shards])
+        told = [shard.metadata | {"shapes": shapes_of(shard.tensors)} for shard in shards]
+        index = index_of(told, [self.passes.subject.name] * len(told))
+        features = Features(*features_of(index, [shard.tensors for shard in shards]))
         for part in features.values():  # one modality after the other, and then the shards can go
             part.load()
         return features
@@ -66,18 +67,20 @@ class Work:
     def write(self, folder: Path, numbers: Iterable[int], show: bool = True) -> None:
         """Write those of the shards that are not there yet."""
         numbers = list(numbers)
-        there = standing(folder, self.made, numbers)
+        there = existing_shards(folder, self.provenance, numbers)
         missing = [number for number in numbers if number not in there]
         if missing:
             with prepared(self.passes.subject, self.device):
                 shards = self.shards(missing, show)
                 for number in missing:
-                    add(folder, number, len(self), next(shards))  # in no variable: one shard in memory, not two
+                    write_numbered_shard(
+                        folder, number, len(self), next(shards)
+                    )  # in no variable: one shard in memory, not two
 
     def shards(self, numbers: Iterable[int], show: bool = True) -> Iterator[Shard]:
         """Make these shards, one at a time; the subject must be `prepared`."""
         dealt = [self._batches(number) for number in numbers]
-        memory = Memory(max(len(batch) for batches in dealt for batch in batches))
+        memory = BatchSize(max(len(batch) for batches in dealt for batch in batches))
         total = sum(len(batches) for batches in dealt)
         with tqdm(total=total, desc=f"extract {self.passes.subject.name}", leave=False, disable=not show) as bar:
             for batches in dealt:
@@ -88,7 +91,7 @@ class Work:
                     if len(sizes) > 1:
                         halved[str(number)] = sizes
                     bar.update()
-                pieces = [joined(pieces)]
+                pieces = [concatenate_batches(pieces)]
                 yield self._shard(pieces.pop(), [place for batch in batches for place in batch], halved)
 
     def _batches(self, number: int) -> tuple[tuple[int, ...], ...]:
@@ -115,7 +118,7 @@ class Work:
             }
         told = {
             "format": FORMAT,
-            "made": self.made,
+            "made": self.provenance,
             "parts": parts,
             "places": places,
             "ids": [self.stimuli.ids[place] for place in places],
@@ -124,7 +127,7 @@ class Work:
         return Shard(tensors, told)
 
 
-def plan(
+def prepare_job(
     subject: Subject,
     stimuli: Stimuli,
     *,
@@ -140,7 +143,7 @@ def plan(
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = 32,
-) -> Work:
+) -> ExtractionJob:
     """Check what is asked of `extract`, all of it, and cut it into shards."""
     task = check_task(subject, task, timesteps, joint)
     check_pooling(pooling)
@@ -160,7 +163,7 @@ def plan(
     lengths = [len(text) for text in stimuli.texts] if words else [0] * len(stimuli)
     order = sorted(range(len(stimuli)), key=lambda place: (lengths[place], place))
     batches = tuple(tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
-    passes = Passes(
+    passes = PassRunner(
         subject=subject,
         task=task,
         layers=_named_layers(subject, layers),
@@ -193,4 +196,4 @@ def plan(
             "batches_per_shard": batches_each(pooling),
         },
     )
-    return Work(passes, stimuli, batches, local_device() if device == "auto" else device, made)
+    return ExtractionJob(passes, stimuli, batches, local_device() if device == "auto" else device, made)

@@ -13,17 +13,17 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
-from ..hooks.capturing import EMBEDDINGS, RanAgain, capture
+from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
-from ..subjects.subject import Shown, Subject
+from ..subjects.subject import ForwardPass, Subject
 from .options import PRECISIONS
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Chosen, Tokens, find_tokens
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassRunner:
     """What is asked of a subject, the same for every batch.
 
     Attributes:
@@ -78,7 +78,7 @@ class Passes:
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
     def _once(
-        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: Shown, stop: bool
+        self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: ForwardPass, stop: bool
     ) -> dict[tuple[str, str], Pooled]:
         subject = self.subject
         device = device_of(subject.model)
@@ -135,7 +135,7 @@ class Passes:
                     f"layers={[other for other, has in zip(self.layers, there, strict=True) if has and other != name]}"
                 )
 
-    def _tokens(self, shown: Shown, modality: str, batch: int, device: torch.device) -> Tokens:
+    def _tokens(self, shown: ForwardPass, modality: str, batch: int, device: torch.device) -> Tokens:
         chosen = self.tokens.get(modality)
         if modality not in shown.tokens and chosen is None:
             raise ValueError(
@@ -173,7 +173,7 @@ class Passes:
 
 
 @dataclass
-class Memory:
+class BatchSize:
     """How many stimuli are shown at once, which becomes less where memory does not suffice.
 
     The first are shown in whole passes, so that a block that runs again behind the deepest is not read unnoticed.
@@ -182,7 +182,7 @@ class Memory:
     limit: int
     tried: bool = False
 
-    def run(self, passes: Passes, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
+    def run(self, passes: PassRunner, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
         """A batch in pieces of at most `limit`, and their sizes.
 
         Raises:
@@ -217,7 +217,7 @@ class Memory:
         return pieces, sizes
 
 
-def joined(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def concatenate_batches(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Batches put one behind the other, with as many tokens as the longest needs."""
     return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -229,14 +229,14 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _run_to_the_end(shown: Shown, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
+def _run_to_the_end(shown: ForwardPass, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
     """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
 
     That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
     """
     try:
         shown.run()
-    except RanAgain:
+    except LayerRanAgain:
         raise
     except Exception:
         if any(path not in taps for path in paths):  # a layer is there once all of its streams are pooled

@@ -12,7 +12,7 @@ import torch.distributed as dist
 PATIENCE = timedelta(days=30)  # of those that are done first
 
 
-class Ranks:
+class Processes:
     """This process's rank and their number, 0 and 1 without torchrun. A context: the group ends with it."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Ranks:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self._own = False
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> Processes:
         if self.world > 1:
             self._own = not dist.is_initialized()
             if self._own:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..features.features import Features
-from ..features.store import finish
+from ..features.store import write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
-from .jobs import plan, shard_count
+from .jobs import prepare_job, shard_count
 
 
 def extract_on_ray(
@@ -46,7 +46,7 @@ def extract_on_ray(
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
     made.materialize()
-    return finish(folder, count)
+    return write_index(folder, count)
 
 
 class _Worker:
@@ -55,7 +55,7 @@ class _Worker:
     def __init__(
         self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: dict[str, Any]
     ) -> None:
-        self.work, self.folder = plan(open_subject(), stimuli, **options), folder
+        self.work, self.folder = prepare_job(open_subject(), stimuli, **options), folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         self.work.write(self.folder, [int(row["shard"])], show=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .layer_features import LayerFeatures
+from .store import load, save
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,7 @@ class Features(Mapping[str, LayerFeatures]):
         Raises:
             ValueError: the folder holds other features. OSError: it cannot be written.
         """
-        from .store import save
-
-        save(self, folder)
+        save(self, self.provenance, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Features:
@@ -56,6 +55,4 @@ class Features(Mapping[str, LayerFeatures]):
             FileNotFoundError: no store, or one whose extraction has not ended.
             ValueError: a store of another version, or a file in it that is damaged or of another kind.
         """
-        from .store import load
-
-        return load(folder)
+        return cls(*load(folder))

@@ -11,21 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .features import Features
 from .layer_features import LayerFeatures
 from .shards import NAMES, open_shard
 
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
-def features_of(index: dict[str, Any], shards: Sequence[Path | dict[str, Tensor]]) -> Features:
-    """Features whose values are read from shards, files or tensors, when they are asked for."""
+def features_of(
+    index: dict[str, Any], shards: Sequence[Path | dict[str, Tensor]]
+) -> tuple[dict[str, LayerFeatures], dict[str, Any]]:
+    """Return the modalities, whose values are read from shards when they are asked for, and the provenance."""
     modalities = {}
     places = tuple(torch.tensor(entry["places"]) for entry in index["shards"])
     for modality, part in index["parts"].items():
         names, shape = tuple(part["layers"]), tuple(part["shape"])
         sweep = shape[0] if len(part["timesteps"]) > 1 else 0
-        stored: Any = Stored(tuple(shards), places, modality, names, shape, DTYPES[part["dtype"]], sweep)
+        stored: Any = LazyValues(tuple(shards), places, modality, names, shape, DTYPES[part["dtype"]], sweep)
         labels = {name: part[name] for name in ("layers", "depths", "subject", "task", "pass_", "timesteps", "widths")}
         labels |= {"modality": modality, "samples": index["samples"]}
         cleaned = None
@@ -34,11 +35,11 @@ def features_of(index: dict[str, Any], shards: Sequence[Path | dict[str, Tensor]
             cleaned = LayerFeatures(values=reader, pooling=f"{part['pooling']} + cleaned", **labels)
         modalities[modality] = LayerFeatures(values=stored, pooling=part["pooling"], cleaned=cleaned, **labels)
     notes = {str(at): entry["notes"] for at, entry in enumerate(index["shards"]) if entry["notes"]}
-    return Features(modalities, index["made"] | ({"notes": notes} if notes else {}))
+    return modalities, index["made"] | ({"notes": notes} if notes else {})
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyValues:
     """The values of one modality, in shards; `shape` and `dtype` are theirs once read (see features.Reader)."""
 
     shards: tuple[Path | dict[str, Tensor], ...]
@@ -52,7 +53,7 @@ class Stored:
     suffix: str = ""
     standardise: bool = False
 
-    def at(self, timestep: int) -> Stored:
+    def at(self, timestep: int) -> LazyValues:
         return replace(self, time=timestep, sweep=0, shape=self.shape[1:])
 
     def read(self, layers: slice | int) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import write_whole
+from ..files import write_atomically
 
 FORMAT = 1
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors has them
@@ -32,7 +32,7 @@ class Shard(NamedTuple):
     """
 
     tensors: dict[str, Tensor]
-    told: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def write_shard(path: Path, shard: Shard) -> None:
@@ -41,15 +41,15 @@ def write_shard(path: Path, shard: Shard) -> None:
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    metadata = {KEY: json.dumps(shard.told, sort_keys=True)}
+    metadata = {KEY: json.dumps(shard.metadata, sort_keys=True)}
     tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
     try:
-        write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
     except SafetensorError as error:  # which is what it makes of the system's errors
         raise OSError(str(error)) from None
 
 
-def read_told(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What a shard says it holds, and as `shapes` those of its tensors; reads no tensor.
 
     Raises:

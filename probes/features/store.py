@@ -12,18 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..files import clear, write_whole
-from .features import Features
+from ..files import remove_partial_files, write_atomically
 from .layer_features import LayerFeatures
 from .lazy_values import features_of
-from .shards import FORMAT, Shard, check_format, open_shard, read_told, write_shard
+from .shards import FORMAT, Shard, check_format, open_shard, read_metadata, write_shard
 
 INDEX = "features.json"
 
@@ -32,7 +31,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def standing(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[int]:
+def existing_shards(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[int]:
     """Which of these shards are there already, made as described; what killed writers left of the others goes.
 
     Raises:
@@ -46,14 +45,14 @@ def standing(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[
     found = set()
     for number in numbers:
         path = shard_path(folder, number)
-        clear(path)
+        remove_partial_files(path)
         if path.exists():
-            _check_same(folder, made, read_told(path)["made"])
+            _check_same(folder, made, read_metadata(path)["made"])
             found.add(number)
     return found
 
 
-def add(folder: Path, number: int, count: int, shard: Shard) -> None:
+def write_numbered_shard(folder: Path, number: int, count: int, shard: Shard) -> None:
     """Write one of `count` shards.
 
     Raises:
@@ -69,31 +68,30 @@ def add(folder: Path, number: int, count: int, shard: Shard) -> None:
         ) from None
 
 
-def finish(folder: Path, count: int) -> Features:
-    """Write features.json over all shards, and open the store.
+def write_index(folder: Path, count: int) -> None:
+    """Write features.json over all shards.
 
     Raises:
-        FileNotFoundError, ValueError: a shard is missing, damaged or made differently. OSError: as `add`.
+        FileNotFoundError, ValueError: a shard is missing, damaged or made differently. OSError: as `write_numbered_shard`.
     """
     paths = [shard_path(folder, number) for number in range(count)]
-    index = index_of([read_told(path) for path in paths], [str(folder)] * count)
+    index = index_of([read_metadata(path) for path in paths], [str(folder)] * count)
     for entry, path in zip(index["shards"], paths, strict=True):
         entry |= {"file": path.name, "bytes": path.stat().st_size}
     text = json.dumps(index, sort_keys=True, indent=1) + "\n"
     if not (folder / INDEX).is_file() or (folder / INDEX).read_text(encoding="utf-8") != text:
-        clear(folder / INDEX)
+        remove_partial_files(folder / INDEX)
         try:
-            write_whole(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
+            write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
             raise OSError(
                 f"{folder / INDEX} cannot be written ({error}); all {count} shards are there and whole: make room, "
                 "then the same command goes on from here"
             ) from None
-    return load(folder)
 
 
-def load(folder: str | os.PathLike[str]) -> Features:
-    """Open a store; reads no tensor. As `Features.load`."""
+def load(folder: str | os.PathLike[str]) -> tuple[dict[str, LayerFeatures], dict[str, Any]]:
+    """Return the modalities and the provenance of a store, as `Features.load` takes them; reads no tensor."""
     folder = Path(folder)
     index = _read_index(folder)
     paths = [folder / entry["file"] for entry in index["shards"]]
@@ -104,8 +102,8 @@ def load(folder: str | os.PathLike[str]) -> Features:
     return features_of(index, paths)
 
 
-def save(features: Features, folder: str | os.PathLike[str]) -> None:
-    """Write features in memory as a store of one shard. As `Features.save`."""
+def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], folder: str | os.PathLike[str]) -> None:
+    """Write features in memory as a store of one shard, as `Features.save` does."""
     folder, tensors, parts = Path(folder), {}, {}
     for modality, part in features.items():
         for at, name in enumerate(part.layers):
@@ -124,15 +122,15 @@ def save(features: Features, folder: str | os.PathLike[str]) -> None:
         raise ValueError("the modalities are of different stimuli: save them in folders of their own")
     told = {
         "format": FORMAT,
-        "made": features.provenance | {"values": digest.hexdigest()},
+        "made": provenance | {"values": digest.hexdigest()},
         "parts": parts,
         "places": list(range(len(ids))),
         "ids": list(ids),
         "notes": {},
     }
-    if not standing(folder, json.loads(json.dumps(told["made"])), [0]):
-        add(folder, 0, 1, Shard(tensors, told))
-    finish(folder, 1)
+    if not existing_shards(folder, json.loads(json.dumps(told["made"])), [0]):
+        write_numbered_shard(folder, 0, 1, Shard(tensors, told))
+    write_index(folder, 1)
 
 
 def describe(part: LayerFeatures, cleaned: str | None) -> dict[str, Any]:

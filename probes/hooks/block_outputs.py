@@ -15,11 +15,11 @@ State = Tensor | dict[str, Tensor]  # one, or one for each stream
 STREAM_NAMES = {"hidden_states": "image", "encoder_hidden_states": "text"}
 
 
-class Ambiguous(ValueError):
+class AmbiguousStreams(ValueError):
     """Two streams of one shape: which is which is seen only from what the next block is given."""
 
 
-def split_streams(
+def hidden_states_of(
     path: str, inputs: Mapping[str, Any], output: Any, order: tuple[str | None, ...] | None = None
 ) -> State:
     """A block's hidden state, or one for each stream of a block that takes and returns several.
@@ -28,9 +28,9 @@ def split_streams(
     connections beside it are left out. A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states`
     (text) and returns both, some as (text, image) and some as (image, text): they are told apart by their shapes. One
     may be None after the last block. Where shapes do not tell, `order` does: the names of what is returned, as the next
-    block takes it (`follow`).
+    block takes it (`stream_order_from_next`).
 
-    Raises TypeError for an output without a tensor, `Ambiguous` where only `order` would tell.
+    Raises TypeError for an output without a tensor, `AmbiguousStreams` where only `order` would tell.
     """
     parts = _parts(output)
     if order is not None:
@@ -47,7 +47,7 @@ def split_streams(
     # A first state in the place of the input, but not in its shape, beside another that has it: which goes on?
     alike = [state for state in states if state.ndim == main.ndim]
     if alike and alike[0].shape != main.shape and any(state.shape == main.shape for state in alike[1:]):
-        raise Ambiguous(
+        raise AmbiguousStreams(
             f"block {path!r} returned {_told(output)} of shapes {[tuple(s.shape) for s in alike]} for an input of "
             f"{tuple(main.shape)}, and what the next block is given does not say which is its hidden state"
         )
@@ -77,14 +77,14 @@ def _streams(
     if len(streams) < 2 or len(different) < len(streams) or others:
         return None
     if any(len(fitting) > 1 for fitting in names):
-        raise Ambiguous(
+        raise AmbiguousStreams(
             f"block {path!r} has image and text streams of one shape {tuple(streams[0].shape)}: "
             "give them unequal lengths"
         )
     return {STREAM_NAMES.get(fitting[0], fitting[0]): stream for fitting, stream in zip(names, streams, strict=True)}
 
 
-def follow(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | None:
+def stream_order_from_next(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | None:
     """The streams of a block's output by the names under which the next block is given the very same tensors."""
     names = [
         next(
@@ -95,7 +95,7 @@ def follow(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | N
     return tuple(names) if any(names) else None
 
 
-def entering(inputs: Mapping[str, Any], state: State) -> State:
+def state_entering(inputs: Mapping[str, Any], state: State) -> State:
     """What entered a block, in the streams of what it returned."""
     given = {STREAM_NAMES.get(name, name): value for name, value in inputs.items() if _is_state(value)}
     if isinstance(state, dict):

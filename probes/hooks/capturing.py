@@ -9,7 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .block_outputs import Ambiguous, State, entering, follow, named_inputs, split_streams
+from .block_outputs import (
+    AmbiguousStreams,
+    State,
+    hidden_states_of,
+    named_inputs,
+    state_entering,
+    stream_order_from_next,
+)
 from .block_stacks import find_block
 from .step_caches import check_no_cache
 
@@ -18,15 +25,15 @@ OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers ha
 Keep = Callable[[str, str | None, Tensor], Any]
 
 
-class NeverRan(RuntimeError):
+class LayerNeverRan(RuntimeError):
     """A layer that the pass did not run."""
 
 
-class RanAgain(RuntimeError):
+class LayerRanAgain(RuntimeError):
     """A layer that ran more often than was said."""
 
 
-class _Deepest(BaseException):
+class _StopForward(BaseException):
     """Raised inside the model once every layer asked for has run: the rest of the forward pass is not needed.
 
     No Exception, so that a model that catches those does not run on.
@@ -93,17 +100,17 @@ def capture(
 
     def settle(path: str, inputs: Mapping[str, Any], output: Any) -> None:
         if times(path) == calls:
-            raise RanAgain(
+            raise LayerRanAgain(
                 f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
                 "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
                 "where a model uses a block several times (ALBERT)"
             )
-        state = split_streams(path, inputs, output, orders.get(type(modules[path])))
+        state = hidden_states_of(path, inputs, output, orders.get(type(modules[path])))
         if path == blocks[0] and EMBEDDINGS in layers:
-            store(EMBEDDINGS, entering(entered.pop(0), state))
+            store(EMBEDDINGS, state_entering(entered.pop(0), state))
         store(path, state)
         if stop and all(times(layer) == calls for layer in layers):
-            raise _Deepest
+            raise _StopForward
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         first = module is modules[blocks[0]] and EMBEDDINGS in layers
@@ -112,7 +119,7 @@ def capture(
         inputs = named_inputs(module, args, kwargs)
         if first:  # copied: a block may change its input in place
             entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
-        if waiting and (order := follow(waiting[-1][2], inputs)):
+        if waiting and (order := stream_order_from_next(waiting[-1][2], inputs)):
             orders.setdefault(type(modules[waiting[-1][0]]), order)
             while waiting:
                 settle(*waiting.pop(0))
@@ -121,7 +128,7 @@ def capture(
         inputs = {} if isinstance(output, Tensor) else named_inputs(module, args, kwargs)
         try:
             settle(path, inputs, output)
-        except Ambiguous:
+        except AmbiguousStreams:
             waiting.append((path, inputs, output))
 
     handles = []
@@ -130,17 +137,17 @@ def capture(
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         for path, module in modules.items():
             handles.append(module.register_forward_hook(partial(after, path), with_kwargs=True))
-        with suppress(_Deepest):
+        with suppress(_StopForward):
             yield taps
         if waiting:
-            split_streams(*waiting[0])  # nothing has told its streams apart: says so
+            hidden_states_of(*waiting[0])  # nothing has told its streams apart: says so
     finally:
         for handle in handles:
             handle.remove()
     missing = [path for path in layers if times(path) < calls]
     if missing:
         often = "never ran" if not times(missing[0]) else f"ran {times(missing[0])} of {calls} times"
-        raise NeverRan(
+        raise LayerNeverRan(
             f"layer {missing[0]!r} {often}: was the model called inside the context, and does this call use that part "
             "of it? A compiled model does not see hooks: probe the model that was compiled"
         )

@@ -1,26 +1,6 @@
-"""The metrics, by name; what they mean is said in `similarity`."""
+"""Score how alike two layers are: one family of metrics a module."""
 
-from .cka import CKA, CKA_BIASED, CKA_RBF
 from .metric import MEMORY, Array, Metric
-from .neighbours import CKNNA, MUTUAL_KNN
-from .paired import COSINE, MODALITY_GAP
-from .probe import LINEAR_PROBE
-from .rsa import RSA
-from .subspaces import PROCRUSTES, PWCCA, SVCCA
-
-METRICS = {
-    "cka": CKA,
-    "cka_biased": CKA_BIASED,
-    "cka_rbf": CKA_RBF,
-    "mutual_knn": MUTUAL_KNN,
-    "cknna": CKNNA,
-    "svcca": SVCCA,
-    "pwcca": PWCCA,
-    "procrustes": PROCRUSTES,
-    "rsa": RSA,
-    "linear_probe": LINEAR_PROBE,
-    "cosine": COSINE,
-    "modality_gap": MODALITY_GAP,
-}
+from .named_metrics import METRICS
 
 __all__ = ["MEMORY", "METRICS", "Array", "Metric"]

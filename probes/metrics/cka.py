@@ -128,13 +128,13 @@ def median_distance(x: Tensor) -> float:
 
 
 def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
-    def relate(x: Tensor, k: int) -> Tensor | None:
+    def prepare(x: Tensor, k: int) -> Tensor | None:
         exact = _exact(x)
         product = make(x, exact)
         table = tables.whole(product, len(x))
         size = tables.norm(table)
         if size < WEAK * product.limit and not exact:
-            return relate(x.double(), k)
+            return prepare(x.double(), k)
         return table / size if size > NOTHING * product.limit else None
 
     def subset(a: Tensor | None, chosen: Array, k: int) -> Tensor | None:
@@ -159,7 +159,7 @@ def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
 
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
-    return Metric(relate, tables.compare, subset, tables.permuted, scores, least, chance)
+    return Metric(prepare, tables.compare, subset, tables.permuted, scores, least, chance)
 
 
 def _exact(x: Tensor) -> bool:
@@ -196,7 +196,7 @@ def _centred_table(table: Tensor) -> Tensor:
     return table - means[:, None] - (means - means.mean())
 
 
-def _rbf_relate(x: Tensor, k: int) -> Tensor | None:
+def _rbf_prepare(x: Tensor, k: int) -> Tensor | None:
     kernel = gaussian(x)
     return None if kernel is None else _rbf_unit(tables.whole(kernel, len(x)))
 
@@ -242,4 +242,4 @@ def _rbf_scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: floa
 
 CKA = _linear(u_centred, debiased=True)
 CKA_BIASED = _linear(double_centred, debiased=False)
-CKA_RBF = Metric(_rbf_relate, tables.compare, _rbf_subset, tables.permuted, _rbf_scores, least=2)
+CKA_RBF = Metric(_rbf_prepare, tables.compare, _rbf_subset, tables.permuted, _rbf_scores, least=2)

@@ -28,7 +28,7 @@ BLAS = ThreadpoolController()
 class Metric(NamedTuple):
     """How one metric is computed; x is (sample, dim), float32 or float64, and a relation None where it is undefined.
 
-    relate(x, k): the layer's relation.
+    prepare(x, k): the layer's relation.
     compare(a, b, k): the scores (len a, len b) of two lists of relations, NaN where one is None.
     subset(a, chosen, k): the relation of the chosen samples, an increasing index, by themselves.
     permuted(a, b, k, orders): scores (permutation, len a, len b), sample i of b being replaced by sample order[i].
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
     least: samples needed. chance: the score expected of unrelated features, None where that depends on them.
     """
 
-    relate: Callable[[Tensor, int], Any]
+    prepare: Callable[[Tensor, int], Any]
     compare: Callable[[Sequence[Any], Sequence[Any], int], Array]
     subset: Callable[[Any, Array, int], Any]
     permuted: Callable[[Sequence[Any], Sequence[Any], int, Array], Array]
@@ -89,19 +89,19 @@ def in_threads(function: Callable[..., R], calls: Sequence[tuple[Any, ...]], dev
             return list(pool.map(lambda call: function(*call), calls))
 
 
-def known(relations: Sequence[R | None]) -> list[tuple[int, R]]:
+def defined(relations: Sequence[R | None]) -> list[tuple[int, R]]:
     """The relations that are not None, with their places."""
     return [(at, relation) for at, relation in enumerate(relations) if relation is not None]
 
 
-def scores_by(
-    relate: Callable[[Tensor, int], R | None], compare: Callable[[Sequence[R | None], Sequence[R | None], int], Array]
+def scores_from_all(
+    prepare: Callable[[Tensor, int], R | None], compare: Callable[[Sequence[R | None], Sequence[R | None], int], Array]
 ) -> Callable[..., Array]:
     """A layer map for metrics whose map is the comparison of all relations."""
-    return lambda xs, ys, k, memory=MEMORY: compare([relate(x, k) for x in xs], [relate(y, k) for y in ys], k)
+    return lambda xs, ys, k, memory=MEMORY: compare([prepare(x, k) for x in xs], [prepare(y, k) for y in ys], k)
 
 
-def permuted_by(
+def permuted_by_reordering(
     reorder: Callable[[R, Array], R], compare: Callable[[Sequence[R | None], Sequence[R | None], int], Array]
 ) -> Callable[[Sequence[R | None], Sequence[R | None], int, Array], Array]:
     """Permutation scores for metrics that know no faster way than comparing the re-ordered relations."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metric import FEW, Array, Metric, known, scores_by, unit_rows
+from .metric import FEW, Array, Metric, defined, scores_from_all, unit_rows
 
 BLOCK = 2**25  # similarities held at once
 TIE = 1e-13  # float64 similarities closer than this may be out of order: their sums round differently
@@ -43,7 +43,7 @@ class Neighbours:
         return nearest(self.unit, min(16 * k + 64, samples - 1), single=False, ordered=True)
 
 
-def relate(x: Tensor, k: int) -> Neighbours | None:
+def prepare(x: Tensor, k: int) -> Neighbours | None:
     """The k nearest neighbours by cosine; None where all samples point the same way."""
     unit = unit_rows(x)
     single = x.dtype == torch.float32 and len(x) >= FEW
@@ -204,7 +204,7 @@ def _over_known(count: Callable[..., Array]) -> Callable[..., Array]:
 
     def permuted(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int, orders: Array) -> Array:
         scores = np.full((len(orders), len(a), len(b)), np.nan)
-        ours, theirs = known(a), known(b)
+        ours, theirs = defined(a), defined(b)
         if ours and theirs:
             places = np.ix_(range(len(orders)), [i for i, _ in ours], [j for j, _ in theirs])
             scores[places] = count([one for _, one in ours], [one for _, one in theirs], orders)
@@ -271,10 +271,10 @@ def _metric(count: Callable[..., Array], least: int, chance: Callable[[int, int]
     permuted = _over_known(count)
 
     def compare(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int) -> Array:
-        samples = [len(one.near) for _, one in known(a)][:1] or [0]
+        samples = [len(one.near) for _, one in defined(a)][:1] or [0]
         return permuted(a, b, k, np.arange(samples[0])[None])[0]
 
-    return Metric(relate, compare, subset, permuted, scores_by(relate, compare), least, chance, neighbours=True)
+    return Metric(prepare, compare, subset, permuted, scores_from_all(prepare, compare), least, chance, neighbours=True)
 
 
 MUTUAL_KNN = _metric(_overlap, 2, lambda k, samples: k / (samples - 1))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metric import Array, Metric, permuted_by, scores_by, unit_rows
+from .metric import Array, Metric, permuted_by_reordering, scores_from_all, unit_rows
 
 
 def _unit(x: Tensor, k: int) -> Tensor:
@@ -41,9 +41,9 @@ COSINE = Metric(
     _unit,
     _cosine,
     _subset,
-    permuted_by(lambda a, order: a[order], _cosine),
-    scores_by(_unit, _cosine),
+    permuted_by_reordering(lambda a, order: a[order], _cosine),
+    scores_from_all(_unit, _cosine),
     least=1,
     same_dims=True,
 )
-MODALITY_GAP = Metric(_unit, _gap, _subset, _gap_permuted, scores_by(_unit, _gap), least=1, same_dims=True)
+MODALITY_GAP = Metric(_unit, _gap, _subset, _gap_permuted, scores_from_all(_unit, _gap), least=1, same_dims=True)

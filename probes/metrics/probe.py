@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from torch import Tensor
 
-from .metric import Array, Metric, centred, known, permuted_by, scores_by
+from .metric import Array, Metric, centred, defined, permuted_by_reordering, scores_from_all
 
 FOLDS = 5
 PENALTIES = 10.0 ** np.arange(-5, 4)  # per sample and mean variance: low enough for features with massive dims
@@ -28,13 +28,13 @@ def penalties(train: Array) -> Array:
     return PENALTIES * (scale if scale > NOTHING else 1.0)
 
 
-def _relate(x: Tensor, k: int) -> Array | None:
+def _prepare(x: Tensor, k: int) -> Array | None:
     values = centred(x.double()).cpu().numpy()
     return values if values.any() else None
 
 
 def _subset(a: Array | None, chosen: Array, k: int) -> Array | None:
-    return None if a is None else _relate(torch.from_numpy(a[chosen]), k)
+    return None if a is None else _prepare(torch.from_numpy(a[chosen]), k)
 
 
 def _reorder(a: Array, order: Array) -> Array:
@@ -54,17 +54,17 @@ def _r2(x: Array, y: Array) -> float:
 
 def _compare(a: Sequence[Array | None], b: Sequence[Array | None], k: int) -> Array:
     scores = np.full((len(a), len(b)), np.nan)
-    for i, x in known(a):
-        for j, y in known(b):
+    for i, x in defined(a):
+        for j, y in defined(b):
             scores[i, j] = _r2(x, y)
     return scores
 
 
 LINEAR_PROBE = Metric(
-    _relate,
+    _prepare,
     _compare,
     _subset,
-    permuted_by(_reorder, _compare),
-    scores_by(_relate, _compare),
+    permuted_by_reordering(_reorder, _compare),
+    scores_from_all(_prepare, _compare),
     least=2 * FOLDS,
 )

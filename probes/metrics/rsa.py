@@ -91,7 +91,7 @@ def _table(found: Tensor | None, samples: int) -> Tensor | None:
     return table
 
 
-def _relate(x: Tensor, k: int) -> Tensor | None:
+def _prepare(x: Tensor, k: int) -> Tensor | None:
     return _table(ranks(x), len(x))
 
 
@@ -106,4 +106,4 @@ def _subset(a: Tensor | None, chosen: Array, k: int) -> Tensor | None:
     return None if found is None else _table(torch.from_numpy(found).to(a), len(part))
 
 
-RSA = Metric(_relate, tables.compare, _subset, tables.permuted, _scores, least=3, chance=lambda k, samples: 0.0)
+RSA = Metric(_prepare, tables.compare, _subset, tables.permuted, _scores, least=3, chance=lambda k, samples: 0.0)

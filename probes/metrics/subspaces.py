@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metric import MEMORY, Array, Metric, centred, in_threads, known, permuted_by
+from .metric import MEMORY, Array, Metric, centred, defined, in_threads, permuted_by_reordering
 
 KEPT = 0.99  # share of the variance that the truncation of SVCCA and PWCCA keeps
 ROUNDING = 4e-15  # of an eigenvalue, relative to the largest
@@ -55,7 +55,7 @@ def _by_pairs(score: Callable[[Any, Any], float]) -> Callable[[Sequence[Any], Se
 
     def compare(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
         scores = np.full((len(a), len(b)), np.nan)
-        left, right = known(a), known(b)
+        left, right = defined(a), defined(b)
         if left and right:
             pairs = [(one, other) for _, one in left for _, other in right]
             found = np.array(in_threads(score, pairs, pairs[0][0].features.device))
@@ -147,12 +147,12 @@ def _procrustes(a: Cloud, b: Cloud) -> float:
     return min(float(values.sum()), 1.0)
 
 
-def _metric(relate: Callable[[Tensor, int], Any], score: Callable[[Any, Any], float], part: str) -> Metric:
+def _metric(prepare: Callable[[Tensor, int], Any], score: Callable[[Any, Any], float], part: str) -> Metric:
     """part names the field of the relation whose rows are the samples."""
     compare = _by_pairs(score)
 
     def related(x: Tensor, k: int) -> Any:
-        return in_threads(relate, [(x, k)], x.device)[0]
+        return in_threads(prepare, [(x, k)], x.device)[0]
 
     def subset(a: Any, chosen: Array, k: int) -> Any:
         return None if a is None else related(a.features[chosen], k)
@@ -161,10 +161,10 @@ def _metric(relate: Callable[[Tensor, int], Any], score: Callable[[Any, Any], fl
         return a._replace(**{part: getattr(a, part)[order]})
 
     def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-        found = in_threads(relate, [(x, k) for x in (*xs, *ys)], xs[0].device)
+        found = in_threads(prepare, [(x, k) for x in (*xs, *ys)], xs[0].device)
         return compare(found[: len(xs)], found[len(xs) :], k)
 
-    return Metric(related, compare, subset, permuted_by(reorder, compare), scores, least=2)
+    return Metric(related, compare, subset, permuted_by_reordering(reorder, compare), scores, least=2)
 
 
 SVCCA = _metric(_single_subspace, _svcca, "basis")

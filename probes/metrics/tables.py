@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from .metric import Array, known
+from .metric import Array, defined
 
 TILE = {"cpu": 512, "cuda": 2048}  # rows and columns made at once: to stay in a cache, to fill a card
 CHUNK = 2**16
@@ -96,7 +96,7 @@ def cross(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 def compare(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int = 0) -> Array:
     """Inner products (len a, len b) of unit tables, or of vectors of their entries; NaN where one is None."""
     scores = np.full((len(a), len(b)), np.nan)
-    ours, theirs = known(a), known(b)
+    ours, theirs = defined(a), defined(b)
     if ours and theirs:
         found = cross([one for _, one in ours], [one for _, one in theirs])
         scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
@@ -110,7 +110,7 @@ def permuted(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int, ord
     cut into blocks of rows, right of the diagonal only.
     """
     scores = np.full((len(orders), len(a), len(b)), np.nan)
-    ours, theirs = known(a), known(b)
+    ours, theirs = defined(a), defined(b)
     if not ours or not theirs:
         return scores
     dtype, device = theirs[0][1].dtype, theirs[0][1].device

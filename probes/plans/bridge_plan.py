@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_whole
+from ..files import write_atomically
 
 STREAMS = ("image", "text", "both")
 TRUNKS = ("shared", "Y", "X")  # one model for both tasks
@@ -87,7 +87,7 @@ class BridgePlan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
         text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
-        write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BridgePlan:

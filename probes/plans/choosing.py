@@ -11,7 +11,7 @@ import numpy as np
 from .bridge_plan import LAYOUTS, STREAMS, TRUNKS, BridgePlan, Pairs
 from .layouts import unbridged
 from .matching import best_pairs, count_blocks, match
-from .rules import RULES, Evidence, count_layers, evidence_told
+from .rules import RULES, Evidence, count_layers, evidence_summary
 
 __all__ = [
     "LAYOUTS",
@@ -22,7 +22,7 @@ __all__ = [
     "choose_bridges",
     "count_blocks",
     "rank_for",
-    "score",
+    "score_plan",
 ]
 
 TIE = 1e-9  # scores that differ by less are the same
@@ -93,7 +93,7 @@ def choose_bridges(
         pairs, _ = best_pairs(gains.values + TIE * gains.ties, wanted)
         value = float(sum(gains.values[pair] for pair in pairs))
         assert evidence is not None
-        told = evidence_told(evidence, rule)
+        told = evidence_summary(evidence, rule)
     else:
         understanding, generation = count_layers(evidence, layers)
         shallower = min(understanding, generation)
@@ -108,7 +108,7 @@ def choose_bridges(
     return replace(plan, rank=rank, evidence=told | {"parameters": parameters})
 
 
-def score(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") -> float:
+def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") -> float:
     """What a rule gives any plan, a fixed one included: the sum of its gains over the pairs; NaN if one is missing.
 
     Raises:

@@ -135,7 +135,7 @@ def count_layers(evidence: Evidence | None, layers: Depths | None) -> Depths:
     raise ValueError("the towers' depths are not told: pass a layer map, or layers=(understanding, generation)")
 
 
-def evidence_told(evidence: Evidence, rule: str) -> dict[str, Any]:
+def evidence_summary(evidence: Evidence, rule: str) -> dict[str, Any]:
     """What a plan keeps of its evidence, plain JSON; the cost of what must be trained, None if it was not recorded."""
     told = asdict(evidence) if isinstance(evidence, Divergence) else dict(evidence.attrs)
     return ({"cost": None} if RULES[rule].trained else {}) | told

@@ -1,1 +1,17 @@
 """Compare features: one pair, a layer map, its null and its intervals."""
+
+from ..metrics import MEMORY, METRICS
+from .nulls import map_moments, map_null
+from .scoring import chance, labelled, similarity, similarity_map, used_k
+
+__all__ = [
+    "MEMORY",
+    "METRICS",
+    "chance",
+    "labelled",
+    "map_moments",
+    "map_null",
+    "similarity",
+    "similarity_map",
+    "used_k",
+]

@@ -32,9 +32,9 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def open_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tuple[Tensor, Tensor]:
+def read_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tuple[Tensor, Tensor]:
     """Two (sample, dim) arrays as tensors of one dtype on one device, checked."""
-    pair = [numbers(side, name) for side, name in ((x, "x"), (y, "y"))]
+    pair = [as_tensor(side, name) for side, name in ((x, "x"), (y, "y"))]
     for array, name in zip(pair, "xy", strict=True):
         if array.ndim != 2:
             raise ValueError(
@@ -43,11 +43,11 @@ def open_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tupl
         check_finite([array], [name])
     check_samples(metric, k, len(pair[0]), len(pair[1]))
     check_dims(metric, pair[:1], pair[1:])
-    (one,), (other,) = alike(pair[:1], pair[1:])
+    (one,), (other,) = to_common_dtype(pair[:1], pair[1:])
     return one, other
 
 
-def numbers(values: Tensor | Array, name: str) -> Tensor:
+def as_tensor(values: Tensor | Array, name: str) -> Tensor:
     """A tensor or array as a tensor of float32 (also from half precision) or float64 (also from integers)."""
     if not isinstance(values, Tensor):
         values = np.asarray(values)
@@ -68,14 +68,14 @@ def numbers(values: Tensor | Array, name: str) -> Tensor:
     return values.float() if values.is_floating_point() else values.double()
 
 
-def alike(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
+def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
     """Both stacks in one dtype, float64 where they differ, on one device, that of x where none is named."""
     dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
     device = device or xs[0].device
     return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
 
 
-def open_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
+def read_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
     """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
     if isinstance(stack, LayerFeatures):
         what = f"{stack.modality} features of {stack.subject!r}"
@@ -112,18 +112,18 @@ def open_layers(features: LayerFeatures) -> Layers:
             f"the {features.modality} features of {features.subject!r} keep several vectors of each sample (pooling "
             f"{features.pooling!r}): {remedy} first"
         )
-    return [numbers(features.layer(name), f"layer {name!r}") for name in features.layers]
+    return [as_tensor(features.layer(name), f"layer {name!r}") for name in features.layers]
 
 
 def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
     if isinstance(stack, list | tuple):
-        layers = [numbers(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
+        layers = [as_tensor(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
         shapes = {tuple(layer.shape) for layer in layers}
         if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
             told = ", ".join(map(str, sorted(shapes))) or "none"
             raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {told}")
         return layers
-    values = numbers(stack, name)  # type: ignore[arg-type]
+    values = as_tensor(stack, name)  # type: ignore[arg-type]
     if values.ndim != 3 or not len(values):
         raise ValueError(f"{name} must be (layer, sample, dim), got shape {tuple(values.shape)}")
     return list(values)

@@ -49,7 +49,7 @@ def curve_draws(
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for at, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = how.relate(x, k), how.relate(y, k)
+            a, b = how.prepare(x, k), how.prepare(y, k)
             scores[at] = how.compare([a], [b], k)[0, 0]
             if half < how.least:
                 continue

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, penalties
-from .inputs import check_finite, numbers
+from .inputs import as_tensor, check_finite
 
 
 class LabelProbe(NamedTuple):
@@ -46,7 +46,7 @@ def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int |
             same; a label with fewer samples than folds.
         TypeError: x is not an array of real numbers; labels that are not strings, integers or booleans.
     """
-    values, classes = numbers(x, "x"), _classes(labels)
+    values, classes = as_tensor(x, "x"), _classes(labels)
     if values.ndim != 2:
         raise ValueError(f"x must be (sample, dim), got shape {tuple(values.shape)}: pick one layer")
     check_finite([values], ["x"])

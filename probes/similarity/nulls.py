@@ -15,13 +15,13 @@ from ..metrics.moments import permutation_moments
 from .inputs import (
     Layers,
     Stack,
-    alike,
     check_dims,
     check_same_stimuli,
     check_samples,
     full_precision,
-    open_pair,
-    open_stack,
+    read_pair,
+    read_stack,
+    to_common_dtype,
 )
 
 Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
@@ -142,7 +142,7 @@ def curve_null(
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for at, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = [how.relate(x, k)], [how.relate(y, k)]
+            a, b = [how.prepare(x, k)], [how.prepare(y, k)]
             observed[at] = how.compare(a, b, k)[0, 0]
             scores[:, at] = how.permuted(a, b, k, orders)[:, 0, 0]
     return Null(observed, scores)
@@ -163,16 +163,16 @@ def map_null(
     _check_null(metric)
     how, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
     with full_precision():
-        a, b = [how.relate(one, k) for one in xs], [how.relate(one, k) for one in ys]
+        a, b = [how.prepare(one, k) for one in xs], [how.prepare(one, k) for one in ys]
         return Null(how.compare(a, b, k), how.permuted(a, b, k, orders))
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
-    xs, ys = open_stack(x, "x")[0], open_stack(y, "y")[0]
+    xs, ys = read_stack(x, "x")[0], read_stack(y, "y")[0]
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
-    return alike(xs, ys)
+    return to_common_dtype(xs, ys)
 
 
 def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor, Tensor]], Metric]:
@@ -182,7 +182,7 @@ def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor
     for at, (x, y) in enumerate(pairs):
         if len(x) != len(pairs[0][0]):
             raise ValueError(f"pair {at} has {len(x)} samples, pair 0 has {len(pairs[0][0])}: use the same ones")
-        opened.append(open_pair(x, y, metric, k))
+        opened.append(read_pair(x, y, metric, k))
     return opened, METRICS[metric]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ..features.patch_grids import regrid
 from ..metrics.metric import Array
-from .inputs import numbers
+from .inputs import as_tensor
 
 
 def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +43,7 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
 
 
 def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
-    values = numbers(values, name)
+    values = as_tensor(values, name)
     if values.ndim < 4 or not values.numel():
         raise ValueError(
             f"{name} must be (..., sample, height, width, dim), got shape {tuple(values.shape)}: unfold the patches "

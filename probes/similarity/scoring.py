@@ -17,14 +17,14 @@ from ..metrics.metric import MEMORY, Array
 from .inputs import (
     Layers,
     Stack,
-    alike,
     check_dims,
     check_metric,
     check_same_stimuli,
     check_samples,
     full_precision,
-    open_pair,
-    open_stack,
+    read_pair,
+    read_stack,
+    to_common_dtype,
 )
 
 Batches = Iterable[tuple[Stack, Stack]]
@@ -77,7 +77,7 @@ def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int
             modality_gap), too few samples (k must be less), or a value that is not finite.
         TypeError: something that is not an array of numbers.
     """
-    one, other = open_pair(x, y, metric, k)
+    one, other = read_pair(x, y, metric, k)
     with full_precision():
         return float(METRICS[metric].scores([one], [other], k)[0, 0])
 
@@ -121,12 +121,12 @@ def similarity_map(
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
         raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
-    xs, x_names, x_depths, x_told = open_stack(x, "x")  # type: ignore[arg-type]
-    ys, y_names, y_depths, y_told = open_stack(y, "y")
+    xs, x_names, x_depths, x_told = read_stack(x, "x")  # type: ignore[arg-type]
+    ys, y_names, y_depths, y_told = read_stack(y, "y")
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
-    xs, ys = alike(xs, ys, device)
+    xs, ys = to_common_dtype(xs, ys, device)
     with full_precision():
         scores = METRICS[metric].scores(xs, ys, k, memory)
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
@@ -146,7 +146,7 @@ def _of_batches(
                     f"batch {at} must be a pair (x, y) of (layer, sample, dim), got {type(batch).__name__}"
                 )
             (xs, x_names, x_depths, _), (ys, y_names, y_depths, _) = (
-                open_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
+                read_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
             )
             check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
             dims = [layer.shape[1] for layer in xs], [layer.shape[1] for layer in ys]
@@ -154,7 +154,7 @@ def _of_batches(
                 raise ValueError(f"batch {at} has layers of dims {dims}, those before {seen['dims']}: they must agree")
             seen["samples"] += len(xs[0])
             seen.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
-            xs, ys = alike(xs, ys, device)
+            xs, ys = to_common_dtype(xs, ys, device)
             first = seen.setdefault("first", xs[0][:0])
             yield [x.to(first) for x in xs], [y.to(first) for y in ys]
 

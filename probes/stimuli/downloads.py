@@ -27,7 +27,7 @@ from PIL import Image
 from torch.hub import download_url_to_file
 from tqdm import tqdm
 
-from ..home import home
+from ..files import home
 from .picture_sets import PICTURE_SETS
 from .sources import load_stimuli
 from .stimulus_set import Stimuli

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ..home import home
+from ..files import home
 
 REMEDY = "run `make stimuli` (python -m bridgework.probes.stimuli.downloads) to fetch the picture sets"
 

@@ -14,7 +14,7 @@ from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
-from .subject import Shown
+from .subject import ForwardPass
 from .token_movement import Stream
 from .token_streams import find_streams
 
@@ -74,7 +74,7 @@ class AnyModel:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         device = device_of(self.model)
         inputs = {
             name: value.to(device) if isinstance(value, Tensor) else value
@@ -108,7 +108,7 @@ class AnyModel:
                     )
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
-        return Shown(lambda: self.model(**inputs), tokens, streams, special, axis)
+        return ForwardPass(lambda: self.model(**inputs), tokens, streams, special, axis)
 
     def _resizes(self, inputs: Mapping[str, Any]) -> bool:
         """Whether blocks merge tokens (Swin) or change the size of maps (U-Nets); looked at once."""

@@ -76,7 +76,7 @@ def special_ids(model: nn.Module) -> dict[str, set[int]]:
     return ids
 
 
-def changed(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0) -> Inputs:
+def change_inputs(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0) -> Inputs:
     """The inputs with other values in the named ones, at the samples where `samples` (sample,) holds.
 
     Raises ValueError for an input that cannot be shared out among the samples.
@@ -93,14 +93,14 @@ def changed(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[
                 for i, v in enumerate(value)
             ]
         else:
-            axis, rows = shares(value, inputs, len(samples))
+            axis, rows = sample_rows(value, inputs, len(samples))
             chosen = samples.repeat_interleave(rows).to(value.device)
             chosen = chosen.view([-1 if at == axis else 1 for at in range(value.ndim)])
             after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed)
     return after
 
 
-def shares(value: Tensor, inputs: Inputs, samples: int) -> tuple[int, Tensor]:
+def sample_rows(value: Tensor, inputs: Inputs, samples: int) -> tuple[int, Tensor]:
     """The axis of an input along which its samples stand, and how many rows of it each has, (sample,).
 
     Samples stand along the first axis, one row each, or as many as patches where they are packed; along another where

@@ -15,7 +15,7 @@ TASKS = ("understanding", "generation")
 MODALITIES = ("image", "text")
 
 
-class Shown(NamedTuple):
+class ForwardPass(NamedTuple):
     """One forward pass over a batch, ready to run, and where each modality's tokens stand in the hidden states.
 
     Attributes:
@@ -37,6 +37,9 @@ class Shown(NamedTuple):
     dim_axis: int = -1
 
 
+Shown = ForwardPass  # the old name, kept for one release
+
+
 class Subject(Protocol):
     """Anything that can be probed: a model, its blocks in depth order, and how stimuli become its inputs."""
 
@@ -56,7 +59,7 @@ class Subject(Protocol):
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         """Prepare one pass that shows these modalities of the stimuli and nothing of the other, for a task."""
         ...
 

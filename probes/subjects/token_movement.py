@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..hooks.capturing import EMBEDDINGS, NeverRan, capture
-from .input_changes import Inputs, changed, noise_like, shares, special_ids
+from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
+from .input_changes import Inputs, change_inputs, noise_like, sample_rows, special_ids
 
 MOVED = 1e-6  # of the largest value: less is rounding
 DRAWS = 64  # of other pixels: one of them may leave a discrete image token as it was
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     ordered: bool = False
 
 
-class Reader:
+class TokenTracer:
     """Reads one stream of what enters a block, with one input changed or another."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Reader:
         self.ids = special_ids(model)
 
     def read(self, state: Tensor) -> Stream:
-        self.flat = flat(state, self.axis)  # (position, dim)
+        self.flat = flatten_tokens(state, self.axis)  # (position, dim)
         shape = tuple(n for at, n in enumerate(state.shape) if at != self.axis % state.ndim)
         if self.moved_by(self.inputs).any():
             raise ValueError(
@@ -87,19 +87,21 @@ class Reader:
         padding = self.padding(shape, owner)
         labels = {kind: each & ~padding for kind, each in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
-        positions = {kind: listed(each, owner, self.samples) for kind, each in labels.items() if each.any()}
+        positions = {
+            kind: positions_by_sample(each, owner, self.samples) for kind, each in labels.items() if each.any()
+        }
         maps = len(shape) > 2  # rows and columns are axes of their own
         ordered = "image" in positions and (maps or self.order(positions["image"]))
         return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
 
     def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
         """Which positions move when these inputs of these samples change, (position,)."""
-        return self.moved_by(changed(self.inputs, names, samples, self.ids["special"], seed))
+        return self.moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
 
     def moved_by(self, inputs: Inputs) -> Tensor:
         states = entering_streams(self.model, self.block, inputs)
         assert states is not None
-        after = flat(states[self.stream], self.axis)
+        after = flatten_tokens(states[self.stream], self.axis)
         return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
 
     def owners(self, shape: tuple[int, ...]) -> Tensor:
@@ -113,7 +115,7 @@ class Reader:
         if shape[0] == self.samples and self.samples not in shape[1:]:
             return numbers // (len(numbers) // self.samples)
         names = [name for kind, each in self.data.items() if kind != "time" for name in each]
-        owner = decoded(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        owner = identify_by_bits(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
         for axis, size in enumerate(shape):
             along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
             batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
@@ -151,7 +153,7 @@ class Reader:
         value = self.inputs[names[0]]
         if len(names) > 1 or not isinstance(value, Tensor):
             return False
-        axis, rows = shares(value, self.inputs, self.samples)
+        axis, rows = sample_rows(value, self.inputs, self.samples)
         units = _units(value, rows, counts) if axis == 0 else None
         if units is None:
             return False
@@ -163,7 +165,7 @@ class Reader:
         count = int(counts.max())
         if int(move(torch.arange(count) == 0).sum()) != self.samples:
             return False
-        patches = decoded(count, move, len(self.flat))
+        patches = identify_by_bits(count, move, len(self.flat))
         rows = [row[row >= 0] for row in positions]
         if any(not torch.equal(patches[row].sort().values, torch.arange(len(row))) for row in rows):
             return False
@@ -173,18 +175,18 @@ class Reader:
         return True
 
 
-def flat(state: Tensor, axis: int) -> Tensor:
+def flatten_tokens(state: Tensor, axis: int) -> Tensor:
     """A hidden state as (position, dim), float32."""
     return state.movedim(axis, -1).flatten(0, -2).float()
 
 
-def listed(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
+def positions_by_sample(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
     """The positions where the mask holds, by the sample that owns them: (sample, kept), -1 where there are fewer."""
     rows = [(mask & (owner == sample)).nonzero()[:, 0] for sample in range(samples)]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
-def decoded(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Tensor:
+def identify_by_bits(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Tensor:
     """Which of `count` things each position moves with, (position,), -1 for none, from log2(count) calls.
 
     `moved(chosen)` changes the things where `chosen` (count,) holds: once for each binary digit of their numbers.
@@ -201,7 +203,7 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
     try:
         with capture(model, [EMBEDDINGS, block]) as taps:
             model(**inputs)
-    except NeverRan:
+    except LayerNeverRan:
         return None
     state = taps[EMBEDDINGS]
     return state if isinstance(state, dict) else {None: state}

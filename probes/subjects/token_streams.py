@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
 from .input_changes import Inputs, count_samples, data_inputs
-from .token_movement import Reader, States, Stream, dim_axis, entering_streams, flat, listed
+from .token_movement import States, Stream, TokenTracer, dim_axis, entering_streams, flatten_tokens, positions_by_sample
 
 
 def find_streams(
@@ -50,7 +50,7 @@ def find_streams(
             if states is not None:
                 block = model.get_submodule(blocks[0])
                 found[path] = {
-                    name: Reader(model, blocks[0], name, dim_axis(block, state), inputs, data, samples).read(state)
+                    name: TokenTracer(model, blocks[0], name, dim_axis(block, state), inputs, data, samples).read(state)
                     for name, state in states.items()
                 }
                 if any("mixed" in stream.positions for stream in found[path].values()):
@@ -90,13 +90,13 @@ def _carried(
             return None
         kinds, owner = [label[0] for label in told if label], torch.tensor([label[1] for label in told if label])
         masks = {kind: torch.tensor([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
-        positions = {kind: listed(mask, owner, samples) for kind, mask in masks.items()}
+        positions = {kind: positions_by_sample(mask, owner, samples) for kind, mask in masks.items()}
         carried[name] = Stream(positions, tuple(state.shape), axis)
     return carried
 
 
 def _rows(state: Tensor, axis: int) -> list[bytes]:
-    return [row.tobytes() for row in flat(state, axis).cpu().numpy()]
+    return [row.tobytes() for row in flatten_tokens(state, axis).cpu().numpy()]
 
 
 def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:

@@ -27,9 +27,9 @@ def test_no_op_bridges_hand_over_and_change_nothing(experts, layout, both_ways):
     handed = []
 
     class Counted(fusion.Nothing):
-        def hand(self, side, own):
+        def keys_values(self, side, own):
             handed.append(side)
-            return super().hand(side, own)
+            return super().keys_values(side, own)
 
     fused.bridges = nn.ModuleList(Counted() for _ in fused.plan.pairs)
     with torch.inference_mode():

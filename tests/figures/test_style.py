@@ -34,4 +34,4 @@ def test_figures_import_only_result_types():
     folder = Path(bridgework.figures.__file__).parent
     sources = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     imports = re.findall(r"^\s*(?:from|import) (?:\.\.|bridgework)\S* .*", sources, flags=re.MULTILINE)
-    assert {line.strip() for line in imports} <= {"from ..probes.bridges import BridgePlan"}
+    assert {line.strip() for line in imports} <= {"from ..probes.plans.bridge_plan import BridgePlan"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.models.fusion.lockstep import Meeting, lockstep
 from bridgework.models.towers.finding import find_tower
-from bridgework.models.towers.tower import Attended, Tower
+from bridgework.models.towers.tower import AttentionCall, Tower
 from bridgework.models.towers.visiting import measure, visiting
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -107,7 +107,7 @@ class Bridge(nn.Module):
         self.map = nn.Linear(other, width)
         self.gate = nn.Parameter(torch.tensor(gate))
 
-    def forward(self, own: Tensor | Attended, other: Tensor) -> Tensor:
+    def forward(self, own: Tensor | AttentionCall, other: Tensor) -> Tensor:
         """own (batch, token, dim) or Attended; other (batch, dim)."""
         said = self.map(other)[:, None]  # (batch, 1, width)
         if isinstance(own, Tensor):
@@ -119,7 +119,7 @@ class Bridge(nn.Module):
         return result
 
 
-def said(own: Tensor | Attended) -> Tensor:
+def said(own: Tensor | AttentionCall) -> Tensor:
     """What a side hands over, (batch, dim): its tokens' mean."""
     if isinstance(own, Tensor):
         return own.mean(1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bridgework.probes.files import clear, write_whole
+from bridgework.probes.files import remove_partial_files, write_atomically
 
 
 def test_a_file_is_written_with_its_folder(tmp_path):
-    write_whole(tmp_path / "new" / "file.txt", lambda path: path.write_text(path.name))
+    write_atomically(tmp_path / "new" / "file.txt", lambda path: path.write_text(path.name))
     assert (tmp_path / "new" / "file.txt").read_text() == "file.txt"  # what the writer sees has the name's own ending
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
     assert (tmp_path / "new" / "file.txt").stat().st_mode & 0o777 == 0o644
@@ -23,7 +23,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
         raise error("stop")
 
     with pytest.raises(error, match="stop"):
-        write_whole(tmp_path / "kept", fail)
+        write_atomically(tmp_path / "kept", fail)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "old"
 
@@ -33,5 +33,5 @@ def test_what_killed_writers_left_is_cleared(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("half")
     (tmp_path / "kept").write_text("whole")
-    clear(tmp_path / "kept")
+    remove_partial_files(tmp_path / "kept")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.abc", "kept"]

@@ -19,7 +19,7 @@ from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features import shards
 from bridgework.probes.stimuli.controls import noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
-from bridgework.probes.subjects.subject import Shown
+from bridgework.probes.subjects.subject import ForwardPass
 
 DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
 
@@ -62,7 +62,7 @@ class Toy:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         states, tokens = [], {}
         before = 0
         if "image" in modalities:
@@ -85,7 +85,7 @@ class Toy:
         if self.first_letter_is_special and "text" in modalities:
             special["text"] = (at == before).expand(len(stimuli), -1)
             tokens["text"] = tokens["text"] & ((at > before) | (lengths == before + 1))
-        return Shown(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special)
+        return ForwardPass(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special)
 
 
 def letters(*texts: str) -> Stimuli:

@@ -13,12 +13,13 @@ import torch
 from bridgework.models import open_expert, scene_stimuli
 from bridgework.models.training.recipe import Recipe
 from bridgework.probes import BridgePlan
-from bridgework.probes.extraction.extracting import cached
+from bridgework.probes.extraction.extracting import extract_cached
 from bridgework.studies import demo_page
 from bridgework.studies.alignment_curves import measure, read_map
 from bridgework.studies.demo_page import write_page
 from bridgework.studies.fused_models import fuse, gap, probe_again, summarise
 from bridgework.studies.layout_training import compare_layouts
+from bridgework.studies.runs import collect
 from bridgework.studies.settings import DEMO_LAYOUTS, EXPERTS, METRICS, PLANS, Budget
 
 TINY = Budget(
@@ -40,7 +41,7 @@ def run(folder: Path) -> None:
     gap(folder, TINY)
     probe_again(folder, TINY)
     compare_layouts(folder, TINY)
-    runs.collect(folder)
+    collect(folder)
 
 
 def test_curves_hold_every_control(ran):
@@ -118,13 +119,13 @@ def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
 
 def test_features_are_kept_apart_by_what_they_were_made_of(tmp_path):
     stimuli, expert = scene_stimuli("test", 6), open_expert("scenes-vlm", random_weights=True)
-    first = cached(tmp_path, expert, stimuli, layers=["0"])
+    first = extract_cached(tmp_path, expert, stimuli, layers=["0"])
     assert "values" not in vars(first["text"])
-    again = cached(tmp_path, expert, stimuli, layers=["0"])
+    again = extract_cached(tmp_path, expert, stimuli, layers=["0"])
     assert torch.equal(first["text"].values, again["text"].values)
     assert len(list((tmp_path / "features").iterdir())) == 1
     with torch.no_grad():
         next(expert.model.parameters()).add_(1)
-    other = cached(tmp_path, expert, stimuli, layers=["0"])
+    other = extract_cached(tmp_path, expert, stimuli, layers=["0"])
     assert not torch.equal(first["image"].values, other["image"].values)
     assert len(list((tmp_path / "features").iterdir())) == 2

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bridgework.models.training.recipe import Recipe, run
+from bridgework.models.training.recipe import Recipe, run_recipe
 from bridgework.probes.plans.bridge_plan import LAYOUTS
 from bridgework.studies import layout_training
 from bridgework.studies.layout_training import ORDER, RECIPE, compare
@@ -32,7 +32,7 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append((each.layout, each.shuffled))
-        return run(each, folder, **options)
+        return run_recipe(each, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(layout_training, "run", watched)
@@ -41,7 +41,7 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     before = pd.read_csv(results)
     assert before["floor"].notna().tolist() == [True, False]
 
-    monkeypatch.setattr(layout_training, "run", lambda each, *args, **options: run(each, *args, **options))
+    monkeypatch.setattr(layout_training, "run", lambda each, *args, **options: run_recipe(each, *args, **options))
     table = compare(recipe, out, results, ("dense", "last"), batches=3)
     pd.testing.assert_frame_equal(pd.read_csv(results), table, check_exact=False)
     assert table["layout"].tolist() == ["dense", "last"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ....probes.stimuli.stimulus_set import Stimulus
-from ....probes.subjects.subject import Shown
+from ....probes.subjects.subject import ForwardPass
 from .pipeline_expert import PipelineExpert
 from .prompt_words import word_mask
 
@@ -45,7 +45,7 @@ class Cosmos3Expert(PipelineExpert):
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         if len(stimuli) != self.max_batch:
             raise ValueError(
                 f"{self.name} takes one sample a pass, its sequences are not batched: got {len(stimuli)}, "
@@ -65,7 +65,7 @@ class Cosmos3Expert(PipelineExpert):
             words = word_mask([(ids, torch.ones_like(ids))], [(bare, torch.ones_like(bare))], ids.shape[1])
             tokens["text"] = words.nonzero()[None, :, 1]
         streams = {"image": "gen_seq", "text": "und_seq"}
-        return Shown(
+        return ForwardPass(
             lambda: self.model(**given), {m: tokens[m] for m in modalities}, {m: streams[m] for m in modalities}
         )
 

@@ -15,7 +15,7 @@ from ....probes.stimuli.stimulus_set import Stimulus
 _MEASURE = 256  # pixels a side: a multiple of what any autoencoder and patching in use compress
 
 
-class Moment(NamedTuple):
+class NoiseLevel(NamedTuple):
     """A time in a scheduler's own units: noisy = signal * clean + noise * Gaussian; `timestep` is what it calls it."""
 
     timestep: float
@@ -23,7 +23,7 @@ class Moment(NamedTuple):
     noise: float
 
 
-def moment(scheduler: Any, time: float) -> Moment:
+def moment(scheduler: Any, time: float) -> NoiseLevel:
     """The moment `time` (0 = clean image, 1 = noise) of a diffusers scheduler.
 
     Flow matching (Lipman et al. 2023, Esser et al. 2024): signal 1 - t, noise t. Variance preserving (Ho et al. 2020):
@@ -35,11 +35,11 @@ def moment(scheduler: Any, time: float) -> Moment:
     config, steps = scheduler.config, scheduler.config.get("num_train_timesteps")
     flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
     if flow or type(scheduler).__name__.startswith("FlowMatch"):
-        return Moment(float(time * steps), 1 - time, time)
+        return NoiseLevel(float(time * steps), 1 - time, time)
     if config.get("prediction_type") in ("epsilon", "v_prediction", "sample") and hasattr(scheduler, "alphas_cumprod"):
         at = max(round(time * steps) - 1, 0)
         kept = float(scheduler.alphas_cumprod[at])
-        return Moment(at, kept**0.5, (1 - kept) ** 0.5)
+        return NoiseLevel(at, kept**0.5, (1 - kept) ** 0.5)
     raise ValueError(
         f"the scheduler {type(scheduler).__name__} is neither flow matching nor variance preserving: how much noise it "
         "adds at a time is not known here. Give the pipeline one of these kinds, with the settings it was trained with"
@@ -47,7 +47,7 @@ def moment(scheduler: Any, time: float) -> Moment:
 
 
 def noisy_latents(
-    pipe: Any, stimuli: Sequence[Stimulus], shown: bool, now: Moment, shape: tuple[int, ...], stride: int
+    pipe: Any, stimuli: Sequence[Stimulus], shown: bool, now: NoiseLevel, shape: tuple[int, ...], stride: int
 ) -> Tensor:
     """Latents `shape` (batch, ...) at a moment, or pure noise where no image is shown; float32, on the CPU.
 

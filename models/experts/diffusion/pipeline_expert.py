@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ....probes.hooks.block_stacks import find_stacks
 from ....probes.hooks.capturing import EMBEDDINGS, capture
 from ....probes.stimuli.stimulus_set import Stimulus
-from ....probes.subjects.subject import Shown
+from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
 from .latents import latent_stride, moment, noisy_latents
 from .prompt_words import word_mask
-from .recorded_call import Call, Draw, held, record_call
+from .recorded_call import Call, Draw, frozen_scheduler, record_call
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PipelineExpert:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         call = self.call(stimuli, modalities, timestep)
         given = call.arguments
         if len(latents := next(iter(given.values()))) != len(stimuli):
@@ -71,7 +71,7 @@ class PipelineExpert:
         elif self.layout == "joined":
             tokens = self._joined(given, words)
         streams = {m: m for m in modalities if self.layout == "streams"}
-        return Shown(
+        return ForwardPass(
             lambda: self.model(**given),
             {m: tokens[m] for m in modalities},
             streams,
@@ -87,7 +87,7 @@ class PipelineExpert:
         now = moment(self.pipe.scheduler, time)
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
         if shown and self._stride is None:
-            _gather(self.pipe, self.model)
+            gather_on_device(self.pipe, self.model)
             self._stride = latent_stride(self.pipe)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
@@ -97,9 +97,9 @@ class PipelineExpert:
 
     def record(self, prompts: Sequence[str], time: float, draw: Draw, **chosen: Any) -> Call:
         """The denoiser's call for these prompts at `time`, on the latents that `draw(shape)` gives, unpacked."""
-        device = _gather(self.pipe, self.model)
+        device = gather_on_device(self.pipe, self.model)
         now = moment(self.pipe.scheduler, time)
-        still = held(self.pipe.scheduler, now.timestep, time, device)
+        still = frozen_scheduler(self.pipe.scheduler, now.timestep, time, device)
         return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)
 
     def single_stream(self) -> PipelineExpert:
@@ -200,7 +200,7 @@ def _blank(text: str) -> Stimulus:
     return Stimulus(Image.new("RGB", (1, 1)), text, "blank")
 
 
-def _gather(pipe: Any, denoiser: Any) -> torch.device:
+def gather_on_device(pipe: Any, denoiser: Any) -> torch.device:
     """Bring all parts to where the denoiser is, since whoever moves that one need not know of them; where that is."""
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     offloaded = getattr(pipe, "hf_device_map", None) or any(hasattr(part, "_hf_hook") for part in parts)

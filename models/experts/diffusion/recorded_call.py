@@ -34,7 +34,7 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
 
     The pipeline prepares everything by its own code: templates, text encoders, position ids, packing of the latents,
     and the units in which its denoiser is told the time. Its initial noise is what `draw(shape)` gives, for the shape
-    that it has before packing, and `scheduler` stands in for its own (see `held`). `chosen` are more of the pipeline's
+    that it has before packing, and `scheduler` stands in for its own (see `frozen_scheduler`). `chosen` are more of the pipeline's
     own arguments. Neither pipeline nor scheduler is changed.
 
     Raises RuntimeError where the pipeline draws its latents in another way, or does not call this denoiser.
@@ -83,7 +83,7 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
     return Call(calls[0], read)
 
 
-def held(scheduler: Any, timestep: float, sigma: float, device: torch.device) -> Any:
+def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torch.device) -> Any:
     """A copy of a scheduler that stands at one timestep and scales nothing.
 
     A pipeline's loop over `scheduler.timesteps` then calls its denoiser at this timestep, on the latents as they are.

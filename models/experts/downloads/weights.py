@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
-from ....probes.home import home as weights_home
+from ....probes.files import home as weights_home
 from .conversion import convert_bert, convert_dinov2, convert_llama
 
 MANIFEST = "bridgework.json"

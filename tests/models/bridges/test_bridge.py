@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bridgework.models.bridges.bridge import Handed, Seen
+from bridgework.models.bridges.bridge import KeysValues, Visibility
 from bridgework.models.bridges.registry import BRIDGES
-from bridgework.models.towers.tower import Attended, Shape
+from bridgework.models.towers.tower import AttentionCall, BlockWidths
 
 # Understanding: 4 heads of 8, in two groups; generation: 2 heads of 6.
-UNDERSTANDING, GENERATION = Shape(32, 4, 8), Shape(12, 2, 6)
-ALL = Seen()
+UNDERSTANDING, GENERATION = BlockWidths(32, 4, 8), BlockWidths(12, 2, 6)
+ALL = Visibility()
 KINDS = list(BRIDGES)
 TWO_WAYS = [kind for kind in KINDS if kind != "last"]
 
@@ -29,7 +29,7 @@ def build(kind: str, gated: bool = True, rank: int | None = None, both_ways: boo
     return bridge
 
 
-def attended(side: int, tokens: int, seed: int = 0, key_heads: int | None = None, **changes) -> Attended:
+def attended(side: int, tokens: int, seed: int = 0, key_heads: int | None = None, **changes) -> AttentionCall:
     heads, dim = (UNDERSTANDING, GENERATION)[side][1:3]
     generator = torch.Generator().manual_seed(seed)
 
@@ -39,7 +39,7 @@ def attended(side: int, tokens: int, seed: int = 0, key_heads: int | None = None
     query, key, value = draw(heads), draw(key_heads or heads), draw(key_heads or heads)
     mask = changes.get("mask")
     own = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=changes.get("scale"))
-    return Attended(query, key, value, own, mask, changes.get("scale"), changes.get("reads", slice(None)))
+    return AttentionCall(query, key, value, own, mask, changes.get("scale"), changes.get("reads", slice(None)))
 
 
 def state(side: int, tokens: int, seed: int = 0) -> Tensor:
@@ -54,13 +54,13 @@ def sides(kind: str, tokens: tuple[int, int] = (3, 5)) -> tuple[Any, Any]:
     return state(0, tokens[0], 1), state(1, tokens[1], 2)
 
 
-def own_of(own: Attended | Tensor) -> Tensor:
-    return own.own if isinstance(own, Attended) else own
+def own_of(own: AttentionCall | Tensor) -> Tensor:
+    return own.own if isinstance(own, AttentionCall) else own
 
 
-def joined(bridge, side: int, both, seen: Seen = ALL) -> Tensor:
-    handed = [bridge.hand(each, both[each]) for each in (0, 1)]
-    return bridge.join(side, both[side], handed[side], handed[1 - side], seen)
+def joined(bridge, side: int, both, seen: Visibility = ALL) -> Tensor:
+    handed = [bridge.keys_values(each, both[each]) for each in (0, 1)]
+    return bridge.attend(side, both[side], handed[side], handed[1 - side], seen)
 
 
 def softmax(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -72,7 +72,7 @@ def test_shared_attention_by_its_formula():
     bridge = build("H")
     text, image = sides("H")
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    out = joined(bridge, 1, (text, image), Seen(other=mask[:, None]))
+    out = joined(bridge, 1, (text, image), Visibility(other=mask[:, None]))
     q, k, v, o = (x.transpose(1, 2).flatten(2) for x in (image.query, image.key, image.value, image.own))
     tk, tv = (x.repeat_interleave(2, 1).transpose(1, 2).flatten(2) for x in (text.key, text.value))
     for sample in range(2):
@@ -129,7 +129,7 @@ def test_cross_attention_by_its_formula():
     bridge = build("last")
     both = sides("last")
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    out = joined(bridge, 1, both, Seen(other=mask[:, None]))
+    out = joined(bridge, 1, both, Visibility(other=mask[:, None]))
     text, image = (F.layer_norm(x, x.shape[2:], n.weight, n.bias) for x, n in zip(both, bridge.norms, strict=True))
     for sample in range(2):
         seen = text[sample][: int(mask[sample].sum())]
@@ -160,7 +160,7 @@ def test_ungated_joint_attention_is_never_the_identity(kind):
 def test_a_new_bridge_that_sees_no_text_is_the_blocks_own_attention(kind):
     """The start is an embedding of heads: exact here, where the understanding heads are more and wider."""
     both = sides(kind)
-    unseen = Seen(other=torch.zeros(2, 1, 3, dtype=torch.bool))
+    unseen = Visibility(other=torch.zeros(2, 1, 3, dtype=torch.bool))
     out = joined(build(kind, gated=False, random=False), 1, both, unseen)
     torch.testing.assert_close(out, both[1].own)
 
@@ -170,12 +170,12 @@ def test_what_is_masked_does_not_matter(kind):
     bridge = build(kind)
     text, image = sides(kind)
     other = sides(kind)[0]
-    if isinstance(other, Attended):
+    if isinstance(other, AttentionCall):
         other.key[:, :, 2], other.value[:, :, 2] = 5.0, -7.0
     else:
         other[:, 2] = 5.0
         other[:, 2, ::2] = -9.0
-    seen = Seen(other=torch.tensor([[[True, True, False]]]).expand(2, -1, -1))
+    seen = Visibility(other=torch.tensor([[[True, True, False]]]).expand(2, -1, -1))
     assert torch.equal(joined(bridge, 1, (text, image), seen), joined(bridge, 1, (other, image), seen))
     assert not torch.equal(joined(bridge, 1, (text, image)), joined(bridge, 1, (other, image)))
 
@@ -231,7 +231,7 @@ def test_tokens_read_in_another_order_are_put_back_in_their_places(kind):
 def test_a_scale_of_the_towers_own_is_kept(scale):
     """Without text, a new bridge at an open gate is the block's attention, whatever the block divides by."""
     image = attended(1, 5, 2, scale=scale)
-    unseen = Seen(other=torch.zeros(2, 1, 3, dtype=torch.bool))
+    unseen = Visibility(other=torch.zeros(2, 1, 3, dtype=torch.bool))
     for kind in ("H", "dense"):
         out = joined(build(kind, gated=False, random=False), 1, (attended(0, 3, 1), image), unseen)
         torch.testing.assert_close(out, image.own)
@@ -264,6 +264,6 @@ def test_one_way_has_no_parameters_for_the_other(kind):
 def test_handed_is_keys_and_values_by_head():
     for kind in KINDS:
         bridge = build(kind)
-        handed = bridge.hand(0, sides(kind)[0])
-        assert isinstance(handed, Handed) and handed.key.shape == handed.value.shape
+        handed = bridge.keys_values(0, sides(kind)[0])
+        assert isinstance(handed, KeysValues) and handed.key.shape == handed.value.shape
         assert handed.key.shape[:1] + handed.key.shape[2:3] == (2, 3)

@@ -11,7 +11,7 @@ import pytest
 
 from bridgework.__main__ import main
 from bridgework.benchmarks import memory
-from bridgework.models.costs.estimate import cost, table
+from bridgework.models.costs.estimate import cost_table, estimate_cost
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layouts import lay_out
 
@@ -38,7 +38,7 @@ def small(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def planned(small):
-    return cost(small[0], small[1], "H", **FEW)
+    return estimate_cost(small[0], small[1], "H", **FEW)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def planned(small):
 )
 def test_memory_of_our_experts(options):
     seen, tokens = memory.measure(*OURS, **options)
-    assert cost(*OURS, **options, tokens=tokens).peak == pytest.approx(seen, rel=0.15)
+    assert estimate_cost(*OURS, **options, tokens=tokens).peak == pytest.approx(seen, rel=0.15)
 
 
 def test_the_committed_measurement_holds_the_promise():
@@ -70,21 +70,23 @@ def test_what_is_trained(planned):
 
 
 def test_more_is_trained_with_lora_and_all(small, planned):
-    lora, everything = (cost(small[0], small[1], "H", trained=trained, **FEW) for trained in ("lora", "all"))
+    lora, everything = (estimate_cost(small[0], small[1], "H", trained=trained, **FEW) for trained in ("lora", "all"))
     assert planned.trained < lora.trained
     assert everything.trained == everything.parameters == planned.parameters
     assert lora.parameters - planned.parameters == lora.trained - planned.trained
 
 
 def test_frozen_weights_in_half_precision(small, planned):
-    half = cost(small[0], small[1], "H", precision="bf16", **FEW)
+    half = estimate_cost(small[0], small[1], "H", precision="bf16", **FEW)
     assert half.step.held["trained"] == planned.step.held["trained"]
     frozen = planned.parameters - planned.trained
     assert planned.step.held["weights"] - half.step.held["weights"] >= 2 * frozen
 
 
 def test_a_sharded_model_is_split_and_what_runs_is_gathered(small, planned):
-    shared, copied = (cost(small[0], small[1], "H", gpus=4, replicated=copied, **FEW) for copied in (False, True))
+    shared, copied = (
+        estimate_cost(small[0], small[1], "H", gpus=4, replicated=copied, **FEW) for copied in (False, True)
+    )
     assert shared.step.held["trained"] == pytest.approx(shared.trained * 4 / 4, rel=0.01)
     assert shared.step.held["weights"] == pytest.approx(planned.step.held["weights"] / 4, rel=0.01)
     assert 0 < shared.gathered < 2 * shared.parameters + 2 * shared.trained  # of bfloat16, with gradients
@@ -93,7 +95,9 @@ def test_a_sharded_model_is_split_and_what_runs_is_gathered(small, planned):
 
 
 def test_checkpointing_trades_memory_for_operations(small):
-    kept, again = (cost(small[0], small[1], "H", batch=64, tokens=16, checkpointing=given) for given in (False, True))
+    kept, again = (
+        estimate_cost(small[0], small[1], "H", batch=64, tokens=16, checkpointing=given) for given in (False, True)
+    )
     assert again.step.held["activations"] < 0.6 * kept.step.held["activations"]
     assert again.step.forward == kept.step.forward and again.step.backward > kept.step.backward
 
@@ -105,7 +109,7 @@ def test_hours_are_operations_over_rate(planned):
 
 
 def test_kinds_add_up_to_the_peak(planned):
-    row = table(planned, 100).iloc[0]
+    row = cost_table(planned, 100).iloc[0]
     kinds = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "gathered")
     assert sum(row[f"{kind} GB"] for kind in kinds) == pytest.approx(row["peak GB"])
 
@@ -124,7 +128,7 @@ def test_kinds_add_up_to_the_peak(planned):
 )
 def test_what_cannot_be_planned(options, told, small):
     with pytest.raises(ValueError, match=told):
-        cost(small[0], small[1], **options)
+        estimate_cost(small[0], small[1], **options)
 
 
 @pytest.mark.parametrize(("given", "told"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")])
@@ -147,8 +151,8 @@ def test_the_documented_table_is_what_the_planner_says():
     lines = REAL.read_text(encoding="utf-8").splitlines()
     rows = [line.strip("| ").replace(" | ", "|") for line in lines if line.startswith(("| layout |", "| H | bridges"))]
     documented = pd.read_csv(StringIO("\n".join(rows)), sep="|").iloc[0]
-    made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8)
-    row = table(made, steps=20_000).iloc[0]
+    made = estimate_cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8)
+    row = cost_table(made, steps=20_000).iloc[0]
     for column in ("bridges", "peak GB", "activations GB", "gathered GB", "GPU hours"):
         assert documented[column] == pytest.approx(row[column], rel=0.02), column
     assert documented["trained M"] == round(made.trained / 1e6)

@@ -13,7 +13,7 @@ from bridgework.probes.evidence.attribution import attribute
 from bridgework.probes.evidence.conflict import gradient_conflict
 from bridgework.probes.stimuli.images import to_pixels
 from bridgework.probes.stimuli.stimulus_set import Stimuli
-from bridgework.probes.subjects.subject import Shown
+from bridgework.probes.subjects.subject import ForwardPass
 
 ANSWER = "red circle"
 
@@ -50,7 +50,7 @@ def test_positions_count_over_the_whole_batch(tiny_vlm, asked):
     rows = [row * mask.shape[1] + kept.nonzero()[:, 0] for row, kept in enumerate(mask)]
     positions = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     packed = SimpleNamespace(logits=result.logits.flatten(0, 1)[None])
-    assert torch.equal(output(packed, asked, Shown(shown.run, {"text": positions})), expected)
+    assert torch.equal(output(packed, asked, ForwardPass(shown.run, {"text": positions})), expected)
 
 
 def test_an_answer_that_is_not_there_is_named(tiny_vlm, asked):
@@ -58,7 +58,7 @@ def test_an_answer_that_is_not_there_is_named(tiny_vlm, asked):
     result = shown.run()
     with pytest.raises(ValueError, match="does not end with the tokens of its answer 'blue'"):
         answer_log_probability(tiny_vlm.tokenizer, {s.id: "blue" for s in asked})(result, asked, shown)
-    cut = Shown(shown.run, {"text": shown.tokens["text"] & (torch.arange(shown.tokens["text"].shape[1]) > 17)})
+    cut = ForwardPass(shown.run, {"text": shown.tokens["text"] & (torch.arange(shown.tokens["text"].shape[1]) > 17)})
     with pytest.raises(ValueError, match="'a red circle' is 3 tokens, but the subject shows 2 of text"):
         answer_log_probability(tiny_vlm.tokenizer)(result, asked, cut)
 
@@ -66,7 +66,7 @@ def test_an_answer_that_is_not_there_is_named(tiny_vlm, asked):
 def test_the_denoising_error_of_each_image(stimuli):
     image = to_pixels([s.image for s in stimuli], 32)
     predicted = image + torch.arange(5.0)[:, None, None, None]
-    found = minus_denoising_error(predicted, stimuli, Shown(lambda: None, {}))
+    found = minus_denoising_error(predicted, stimuli, ForwardPass(lambda: None, {}))
     assert found.tolist() == pytest.approx([0, -1, -4, -9, -16], abs=1e-5)
 
 

@@ -20,7 +20,7 @@ from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features.features import Features
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
-from bridgework.probes.subjects.subject import Shown, Subject
+from bridgework.probes.subjects.subject import ForwardPass, Subject
 from bridgework.tests.models.tiny_folders import FOLDERS, write
 
 DOCS = Path(__file__).parents[3] / "docs" / "families.md"
@@ -75,7 +75,7 @@ def subjects(folders) -> Callable[[str], list[Subject]]:
     return opened
 
 
-def kept(shown: Shown, modality: str) -> torch.Tensor:
+def kept(shown: ForwardPass, modality: str) -> torch.Tensor:
     """The mask (batch, token) of a modality's tokens."""
     mask = shown.tokens[modality]
     assert isinstance(mask, torch.Tensor)
@@ -155,7 +155,7 @@ def test_features_are_pooled_native_states(architecture, subjects, stimuli, monk
                     torch.testing.assert_close(features[modality].values[layer], by_hand, rtol=0, atol=1e-5)
 
 
-def native_states(subject: Subject, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
+def native_states(subject: Subject, shown: ForwardPass, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
     """`output_hidden_states` of the very call that `shown` makes."""
     seen = []
     with monkeypatch.context() as patch:

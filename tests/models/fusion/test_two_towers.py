@@ -11,7 +11,7 @@ from transformers import DeepseekV3Config, DeepseekV3Model
 
 from bridgework.models.bridges.registry import BRIDGES
 from bridgework.models.fusion.two_towers import Fusion
-from bridgework.models.towers.attention_masks import Places, text_after
+from bridgework.models.towers.attention_masks import SequencePlaces, text_after
 from bridgework.models.towers.finding import find_tower
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
@@ -54,10 +54,10 @@ def one_way(fusion: Fusion, sides: list[Runnable]) -> torch.Tensor:
         return tensors(sides[1].run())
 
 
-def everything(batch: int = 2) -> tuple[Places, Places]:
+def everything(batch: int = 2) -> tuple[SequencePlaces, SequencePlaces]:
     """Both towers' tokens as one image: all see all."""
     ones = torch.ones(batch, 1, dtype=torch.bool)
-    return (Places(torch.zeros(batch, 1), ~ones, ones),) * 2
+    return (SequencePlaces(torch.zeros(batch, 1), ~ones, ones),) * 2
 
 
 @pytest.mark.parametrize("layout", list(BRIDGES))
@@ -113,9 +113,9 @@ def test_noise_is_read_by_nobody(layout):
     open_gates(fusion)
     fusion.generation.requires_grad_(True)
     ones = torch.ones(2, 1, dtype=torch.bool)
-    text = Places(torch.zeros(2, 1), ~ones, ones)
+    text = SequencePlaces(torch.zeros(2, 1), ~ones, ones)
     for noise, place in ((True, 1), (False, -1)):
-        image = Places(torch.full((2, 1), place), ones & noise, ones)
+        image = SequencePlaces(torch.full((2, 1), place), ones & noise, ones)
         output, _ = fusion.together(sides[0].run, sides[1].run, (text, image))
         fusion.generation.zero_grad()
         tensors(output).square().sum().backward()
@@ -266,7 +266,7 @@ def test_a_block_that_meets_several_reads_the_first_and_is_read_by_all():
         whole = [tensors(each) for each in fusion.together(sides[0].run, sides[1].run, everything())]
         without = []
         for number in range(3):
-            fusion.silent = {number}
+            fusion.disabled_bridges = {number}
             without.append([tensors(each) for each in fusion.together(sides[0].run, sides[1].run, everything())])
     assert [torch.equal(whole[0], each[0]) for each in without] == [False, True, True]
     assert not any(torch.equal(whole[1], each[1]) for each in without)
@@ -304,7 +304,7 @@ def test_a_causal_tower_that_reads_stays_causal_by_its_places():
     states = fusion.read(sides[0].run)
     ids = torch.arange(5, 13)[None].expand(2, -1)
     text = text_after(torch.ones(2, 8, dtype=torch.bool), 1)
-    before = Places(torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool))
+    before = SequencePlaces(torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool))
     for places in ((before, text), None):
         outs = []
         for last in (7, 9):

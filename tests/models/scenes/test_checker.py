@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgework.models.scenes.checker import check, read
+from bridgework.models.scenes.checker import detect_things, matches_caption
 from bridgework.models.scenes.composing import compose
 from bridgework.models.scenes.rendering import render_scene
 from bridgework.models.scenes.scene import COLOURS, PLURAL, QUARTERS, RELATIONS, SHAPES, SKILLS, Scene, Thing
@@ -25,14 +25,14 @@ def scene(*things: str) -> Scene:
 @pytest.mark.parametrize("skill", [*SKILLS, "full"])
 def test_rendered_truth_passes(skill, rng):
     drawn = [compose(rng, skill, "train") for _ in range(100)]
-    assert sum(check(render_scene(e.scene, rng), skill, e.caption) for e in drawn) >= 99
+    assert sum(matches_caption(render_scene(e.scene, rng), skill, e.caption) for e in drawn) >= 99
 
 
 def test_every_coloured_shape_is_read(rng):
     for colour in COLOURS:
         for shape in SHAPES:
             for quarter, place in enumerate(QUARTERS):
-                (seen,) = read(render_scene(scene(f"{colour} {shape} {place}"), rng))
+                (seen,) = detect_things(render_scene(scene(f"{colour} {shape} {place}"), rng))
                 assert (seen.colour, seen.shape) == (colour, shape)
                 assert ((seen.row > 15.5), (seen.column > 15.5)) == divmod(quarter, 2)
 
@@ -43,16 +43,18 @@ def test_noise_and_blank_images_never_pass(rng):
     gaussian = [np.clip(128 + 60 * rng.standard_normal((32, 32, 3)), 0, 255) for _ in asked]
     smooth = [rng.integers(0, 256, (4, 4, 3)).repeat(8, 0).repeat(8, 1) for _ in asked]
     for images in (uniform, gaussian, smooth):
-        assert sum(check(image, *ask) for image, ask in zip(images, asked, strict=True)) / len(asked) < 0.01
+        assert sum(matches_caption(image, *ask) for image, ask in zip(images, asked, strict=True)) / len(asked) < 0.01
     for colour in ((255, 255, 255), (0, 0, 0), (225, 35, 35), (128, 128, 128)):
         blank = Image.new("RGB", (32, 32), colour)
-        assert not any(check(blank, *ask) for ask in asked)
+        assert not any(matches_caption(blank, *ask) for ask in asked)
 
 
 def test_noise_over_the_truth_is_not_the_truth(rng):
     image = np.asarray(render_scene(scene("red circle top left"), rng), float)
-    assert check(np.clip(image + 4 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle")
-    assert not check(np.clip(image + 120 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle")
+    assert matches_caption(np.clip(image + 4 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle")
+    assert not matches_caption(
+        np.clip(image + 120 * rng.standard_normal(image.shape), 0, 255), "colours", "a red circle"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_wrong_captions_are_refused(skill, caption, truth, rng):
         "counting": ["red ring top left", "blue ring bottom left", "blue ring bottom right"],
     }.get(skill, ["red circle bottom left", "blue ring bottom right"])
     image = render_scene(scene(*things), rng)
-    assert check(image, skill, caption)
+    assert matches_caption(image, skill, caption)
     coloured = [f"a {c} {s}" for c in COLOURS for s in SHAPES]
     others = {
         "one object": [f"a {s}" for s in SHAPES],
@@ -89,12 +91,12 @@ def test_wrong_captions_are_refused(skill, caption, truth, rng):
         "position": [f"a {a} {r} a {b}" for a in SHAPES for r in RELATIONS for b in SHAPES if a != b],
         "counting": [f"{n} {PLURAL[s]}" for n in ("one", "two", "three", "four") for s in SHAPES],
     }[skill]
-    assert {other for other in others if check(image, skill, other)} == truth
+    assert {other for other in others if matches_caption(image, skill, other)} == truth
 
 
 def test_full_captions_are_held_to_every_word(rng):
     image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
-    assert check(image, "full", "red circle top left , blue ring bottom right")
+    assert matches_caption(image, "full", "red circle top left , blue ring bottom right")
     for wrong in (
         "red circle top left",
         "blue circle top left , red ring bottom right",
@@ -102,43 +104,45 @@ def test_full_captions_are_held_to_every_word(rng):
         "red square top left , blue ring bottom right",
         "red circle top left , blue ring bottom right , black cross bottom left",
     ):
-        assert not check(image, "full", wrong)
+        assert not matches_caption(image, "full", wrong)
 
 
 def test_things_not_named_are_not_overlooked(rng):
-    assert not check(render_scene(scene("red circle top left", "red ring top right"), rng), "colours", "a red circle")
+    assert not matches_caption(
+        render_scene(scene("red circle top left", "red ring top right"), rng), "colours", "a red circle"
+    )
     pixels = np.asarray(render_scene(scene("red circle top left"), rng)).copy()
     pixels[20:26, 20:30] = (120, 200, 200)  # neither a shape nor a colour that it knows
-    assert [s for s in read(pixels) if s.colour is None]
-    assert not check(pixels, "colours", "a red circle")
-    assert not check(pixels, "full", "red circle top left")
+    assert [s for s in detect_things(pixels) if s.colour is None]
+    assert not matches_caption(pixels, "colours", "a red circle")
+    assert not matches_caption(pixels, "full", "red circle top left")
 
 
 def test_touching_things_are_no_thing(rng):
     pixels = np.asarray(render_scene(scene("red circle top left"), rng)).copy()
     pixels[4:8] = (225, 35, 35)
-    assert not check(pixels, "one object", "a circle")
+    assert not matches_caption(pixels, "one object", "a circle")
 
 
 def test_it_cannot_see_the_caption(monkeypatch, rng):
-    assert list(inspect.signature(read).parameters) == ["image"]
+    assert list(inspect.signature(detect_things).parameters) == ["image"]
     given = []
 
     def spy(image):
         given.append(image)
-        return read(image)
+        return detect_things(image)
 
     monkeypatch.setattr("bridgework.models.scenes.checker.read", spy)
     image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
     for caption in ("a red circle and a blue ring", "a black cross and a blue ring"):
-        check(image, "colour attribution", caption)
-    check(image, "position", "a circle above a ring")
+        matches_caption(image, "colour attribution", caption)
+    matches_caption(image, "position", "a circle above a ring")
     assert len(given) == 3
     assert all(each is image for each in given)
-    assert Counter(read(image)) == Counter(read(np.asarray(image)))
+    assert Counter(detect_things(image)) == Counter(detect_things(np.asarray(image)))
 
 
 @pytest.mark.parametrize("shape", [(31, 32, 3), (32, 32), (32, 32, 4)])
 def test_wrong_sizes_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected a 32x32 RGB image, got an array of shape \(3"):
-        read(np.zeros(shape, np.uint8))
+        detect_things(np.zeros(shape, np.uint8))

@@ -8,7 +8,7 @@ from PIL import Image
 from bridgework.models.evaluation.reporting import evaluate_dense
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.scenes import dense_captions
-from bridgework.models.scenes.checker import read
+from bridgework.models.scenes.checker import detect_things
 from bridgework.models.scenes.dense_captions import Described, Fact, dense_score, holds
 from bridgework.models.scenes.rendering import render_scene
 from bridgework.models.scenes.scene import COLOURS, HELD_OUT, QUARTERS, Scene, Thing
@@ -123,7 +123,7 @@ FACTS = (
 
 
 def held(of: Scene, rng) -> list[str]:
-    seen = read(render_scene(of, rng))
+    seen = detect_things(render_scene(of, rng))
     return [" ".join(fact).strip() for fact in FACTS if holds(fact, seen, FACTS)]
 
 

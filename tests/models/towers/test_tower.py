@@ -171,12 +171,12 @@ def test_padding_is_known_to_visits():
     tower = find_tower(model, tiny.inputs)
     seen = []
     for inside in (False, True):
-        with visiting(tower, {0: lambda own: seen.append(tower.real)}, inside):
+        with visiting(tower, {0: lambda own: seen.append(tower.valid_tokens)}, inside):
             model(**tiny.inputs, attention_mask=mask)
             model(**tiny.inputs)
         assert torch.equal(seen[-2], mask.bool())
         assert seen[-1] is None
-    assert tower.real is None
+    assert tower.valid_tokens is None
 
 
 # Inside attention

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgework.models.training.batches import share, source
+from bridgework.models.training.batches import batch_source, process_share
 from bridgework.models.training.scene_batches import dit_batch
 
 SCRIPT = Path(__file__).parents[1] / "processes.py"
@@ -48,8 +48,8 @@ def test_sharded_weights_are_trained_resumed_and_saved_whole(tmp_path):
 def test_the_shares_make_up_the_batch(fuse, plan, tokenizer, asked):
     """The mean of the processes' gradients is the batch's, each row in one share."""
     fused = fuse(plan).train()
-    batch = source(fused.size, None, 0, 8, False, tokenizer=tokenizer if asked else None)(0)
-    shares = [share(batch, process, 2) for process in range(2)]
+    batch = batch_source(fused.size, None, 0, 8, False, tokenizer=tokenizer if asked else None)(0)
+    shares = [process_share(batch, process, 2) for process in range(2)]
     parameters = list(fused.bridges.parameters())
 
     def gradient(rows: dict) -> torch.Tensor:
@@ -63,13 +63,13 @@ def test_the_shares_make_up_the_batch(fuse, plan, tokenizer, asked):
 
 
 def test_dialogues_keep_their_images_when_dealt(tokenizer):
-    batch = source((3, 32, 32), None, 3, 64, False, tokenizer=tokenizer)(0)
+    batch = batch_source((3, 32, 32), None, 3, 64, False, tokenizer=tokenizer)(0)
     whole, token = batch["questions"], batch["image_token"]
     number = iter(range(len(whole["pixel_values"])))
     image_of = {tuple(ids.tolist()): next(number) for ids in whole["input_ids"] if (ids == token).any()}
     seen = 0
     for process in range(4):
-        mine = share(batch, process, 4)["questions"]
+        mine = process_share(batch, process, 4)["questions"]
         rows = [tuple(ids.tolist()) for ids in mine["input_ids"] if (ids == token).any()]
         assert len(rows) == len(mine.get("pixel_values", ()))
         for row, pixels in zip(rows, mine.get("pixel_values", ()), strict=True):
@@ -80,6 +80,6 @@ def test_dialogues_keep_their_images_when_dealt(tokenizer):
 
 def test_a_batch_that_cannot_be_dealt_out():
     batch = dit_batch(0, 0, size=6)
-    assert share(batch, 0, 1) is batch
+    assert process_share(batch, 0, 1) is batch
     with pytest.raises(ValueError, match="6 rows cannot be dealt evenly to 4 processes: choose a batch size"):
-        share(batch, 0, 4)
+        process_share(batch, 0, 4)

@@ -152,7 +152,7 @@ def test_noise_changes_nothing_in_text(make, plan):
     logits = []
     for seed in (0, 1):
         noisy = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-        hidden = model.trunk(model.before(text, model.patches(noisy), noise=True), generation=True)
+        hidden = model.trunk(model.caption_then_image(text, model.patches(noisy), noise=True), generation=True)
         logits.append(model.logits(hidden)[:, : text.ids.shape[1]])
     assert torch.equal(*logits)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig
 
-from bridgework.models.towers.attention_masks import Places
-from bridgework.models.unified.trunk import Tokens, Trunk, places_of
+from bridgework.models.towers.attention_masks import SequencePlaces
+from bridgework.models.unified.trunk import Trunk, TrunkTokens, sequence_places
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layouts import lay_out
 
@@ -34,9 +34,11 @@ def trunk(request) -> Trunk:
     return build(PLANS[request.param])
 
 
-def tokens(states: torch.Tensor, noise: bool = False, apart: bool = False) -> Tokens:
+def tokens(states: torch.Tensor, noise: bool = False, apart: bool = False) -> TrunkTokens:
     image = torch.tensor([[kind == "i" for kind in KINDS]]).expand(states.shape[:2])
-    return Tokens(states, image, Places(places_of(image, apart), image & noise, torch.ones_like(image)))
+    return TrunkTokens(
+        states, image, SequencePlaces(sequence_places(image, apart), image & noise, torch.ones_like(image))
+    )
 
 
 def states(rows: int = 2) -> torch.Tensor:
@@ -74,8 +76,8 @@ def test_padding_changes_nothing(trunk):
     short = tokens(states())
     filler = torch.full((2, 3, 16), 7.0)
     none = torch.zeros(2, 3, dtype=torch.bool)
-    places = Places(*(torch.cat([each, none.to(each.dtype)], 1) for each in short.places))
-    longer = Tokens(torch.cat([short.states, filler], 1), torch.cat([short.image, none], 1), places)
+    places = SequencePlaces(*(torch.cat([each, none.to(each.dtype)], 1) for each in short.places))
+    longer = TrunkTokens(torch.cat([short.states, filler], 1), torch.cat([short.image, none], 1), places)
     with torch.no_grad():
         torch.testing.assert_close(trunk(longer, True)[:, :-3], trunk(short, True), rtol=0, atol=1e-5)
 
@@ -86,11 +88,11 @@ def test_rows_of_different_kinds_stay_apart(trunk):
     mixed = tokens(states())
     image = mixed.image.clone()
     image[1] = False
-    places = Places(places_of(image, False), torch.zeros_like(image), torch.ones_like(image))
-    both = trunk(Tokens(mixed.states, image, places), True)
+    places = SequencePlaces(sequence_places(image, False), torch.zeros_like(image), torch.ones_like(image))
+    both = trunk(TrunkTokens(mixed.states, image, places), True)
     for row in range(2):
-        alone = Tokens(
-            mixed.states[row : row + 1], image[row : row + 1], Places(*(each[row : row + 1] for each in places))
+        alone = TrunkTokens(
+            mixed.states[row : row + 1], image[row : row + 1], SequencePlaces(*(each[row : row + 1] for each in places))
         )
         torch.testing.assert_close(both[row : row + 1], trunk(alone, True), rtol=0, atol=1e-5)
 
@@ -161,10 +163,10 @@ def test_step_by_step_is_the_whole(trunk):
     image = torch.tensor([[False] * text + [True] * images]).expand(2, -1)
     real = torch.ones_like(image)
     real[1, 2] = False
-    places = Places(places_of(image, True), torch.zeros_like(image), real)
-    whole = trunk(Tokens(states()[:, : text + images], image, places), True)
+    places = SequencePlaces(sequence_places(image, True), torch.zeros_like(image), real)
+    whole = trunk(TrunkTokens(states()[:, : text + images], image, places), True)
     cache, first = DynamicCache(), text + 1
-    start = Tokens(states()[:, :first], image[:, :first], Places(*(each[:, :first] for each in places)))
+    start = TrunkTokens(states()[:, :first], image[:, :first], SequencePlaces(*(each[:, :first] for each in places)))
     outs = [trunk(start, True, cache)[:, -1:]]
     outs += [trunk.step(states()[:, i : i + 1], real[:, :i], cache) for i in range(first, text + images)]
     torch.testing.assert_close(torch.cat(outs, 1), whole[:, text:], rtol=0, atol=1e-5)

@@ -15,7 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
 
 from bridgework.probes.evidence.attention import attention_mass, probabilities
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
-from bridgework.probes.subjects.subject import Shown
+from bridgework.probes.subjects.subject import ForwardPass
 
 PLACEHOLDER = 60
 TEXT = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -49,13 +49,13 @@ class Toy:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         inputs = self.inputs(stimuli)
         ids, at = inputs["input_ids"], torch.arange(inputs["input_ids"].shape[1])
         tokens = {"text": (at > self.image_tokens) & (ids > 0)}
         if self.image_tokens:
             tokens = {"image": ids == PLACEHOLDER} | tokens
-        return Shown(lambda: self.model(**inputs), tokens)
+        return ForwardPass(lambda: self.model(**inputs), tokens)
 
 
 def language_model(attention: str) -> Toy:
@@ -182,12 +182,12 @@ class Pair:
     modalities: tuple[str, ...] = ("image", "text")
     timed_tasks: tuple[str, ...] = ("generation",)
 
-    def show(self, stimuli: Sequence[Stimulus], modalities: tuple, task: str, timestep: float | None) -> Shown:
+    def show(self, stimuli: Sequence[Stimulus], modalities: tuple, task: str, timestep: float | None) -> ForwardPass:
         generator = torch.Generator().manual_seed(len(stimuli[0].text))
         image = torch.randn(1, 4, 6, generator=generator)
         text = torch.randn(1, 3, 6, generator=generator)
         tokens = {"image": torch.ones(1, 4, dtype=torch.bool), "text": torch.tensor([[True, True, False]])}
-        return Shown(lambda: self.model(image, text), tokens, {"image": "image", "text": "text"})
+        return ForwardPass(lambda: self.model(image, text), tokens, {"image": "image", "text": "text"})
 
 
 @pytest.mark.parametrize("first", ["image", "text"])

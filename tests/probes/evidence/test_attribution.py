@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bridgework.probes.evidence.attribution import METHODS, attribute
 from bridgework.probes.evidence.replay import Replay
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
-from bridgework.probes.subjects.subject import Shown
+from bridgework.probes.subjects.subject import ForwardPass
 
 DIM, IMAGE, TEXT = 4, 4, 2
 LETTERS = ("ab", "cd", "ef", "gh")
@@ -125,7 +125,7 @@ class Toy:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         self.batches.append(len(stimuli))
         states = self.states(stimuli)
         batch, total = states.shape[:2]
@@ -141,7 +141,7 @@ class Toy:
         elif self.layout == "dual":
             masks = {"image": None, "text": torch.tensor([[True, True, False]]).expand(batch, -1)}
             streams = {"image": "image", "text": "text"}
-        return Shown(lambda: self.model(states), masks, streams)
+        return ForwardPass(lambda: self.model(states), masks, streams)
 
 
 def make(kind: str) -> Toy:
@@ -161,7 +161,7 @@ def weight(stimuli: Sequence[Stimulus]) -> Tensor:
     return torch.tensor([1.0 + LETTERS.index(s.text) for s in stimuli])
 
 
-def whole(result: Tensor, stimuli: Sequence[Stimulus], shown: Shown) -> Tensor:
+def whole(result: Tensor, stimuli: Sequence[Stimulus], shown: ForwardPass) -> Tensor:
     """Another weight for each stimulus: over a linear model of them, the gains from their mean would cancel out."""
     return result * weight(stimuli)
 
@@ -308,7 +308,7 @@ def test_replaying_its_own_states_is_the_pass_itself_and_leaves_nothing(kind, st
         three = replay(*(state.expand(3, *state.shape[1:]) for state in replay.inputs))
         torch.testing.assert_close(three, expected.expand(3))
 
-    def stop(result: Tensor, stimuli: Sequence[Stimulus], shown: Shown) -> Tensor:
+    def stop(result: Tensor, stimuli: Sequence[Stimulus], shown: ForwardPass) -> Tensor:
         raise KeyboardInterrupt
 
     replay.output = stop

@@ -22,7 +22,7 @@ from bridgework.probes.similarity.scoring import similarity, similarity_map
 from bridgework.probes.stimuli.controls import mismatched, noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.any_model import AnyModel
-from bridgework.probes.subjects.subject import Shown
+from bridgework.probes.subjects.subject import ForwardPass
 from bridgework.tests.probes.toys import DIM, IMAGE_TOKENS, TEXT_TOKENS, Stack, Toy, letters
 
 
@@ -499,7 +499,7 @@ def test_batches_are_sorted_by_length(toy, stimuli):
     seen: list[list[str]] = []
     show = toy.show
 
-    def recorded(batch: Sequence[Stimulus], *asked: Any) -> Shown:
+    def recorded(batch: Sequence[Stimulus], *asked: Any) -> ForwardPass:
         seen.append([s.text for s in batch])
         return show(batch, *asked)
 
@@ -550,7 +550,7 @@ def test_text_alone_is_shown_at_pure_noise_whatever_the_sweep(swept, stimuli):
     """A subject whose text depends on the timestep that it is asked for: a sweep gives what one timestep gives."""
     show, asked = swept.show, []
 
-    def timed(batch: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float) -> Shown:
+    def timed(batch: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float) -> ForwardPass:
         asked.append((modalities, timestep))
         shown = show(batch, modalities, task, timestep)
         bias = 0.0 if "image" in modalities else timestep
@@ -673,7 +673,7 @@ def test_a_layer_without_a_modality_is_named_unless_its_stream_has_ended(stimuli
     toy = Toy(Pairs(*kinds), modalities=("text",))  # type: ignore[arg-type]
     show = toy.show
 
-    def streamed(*asked: Any) -> Shown:
+    def streamed(*asked: Any) -> ForwardPass:
         shown = show(*asked)
         tokens = {"text": None if stream is None else shown.tokens["text"]}
         return shown._replace(streams={"text": stream}, tokens=tokens)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from bridgework.probes.extraction.extracting import extract
-from bridgework.probes.extraction.jobs import BATCHES, plan, shard_count
+from bridgework.probes.extraction.jobs import BATCHES, prepare_job, shard_count
 from bridgework.tests.probes.toys import letters, many, open_toy
 
 
 def test_a_plan_takes_what_extract_takes():
-    planned, asked = (dict(inspect.signature(each).parameters) for each in (plan, extract))
+    planned, asked = (dict(inspect.signature(each).parameters) for each in (prepare_job, extract))
     del asked["store"]
     assert planned == asked
 
@@ -21,7 +21,7 @@ def test_a_plan_takes_what_extract_takes():
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_every_stimulus_is_in_one_batch_of_one_shard(batch_size, pooling):
-    work = plan(open_toy(), many(), batch_size=batch_size, pooling=pooling)
+    work = prepare_job(open_toy(), many(), batch_size=batch_size, pooling=pooling)
     assert len(work) == shard_count(40, batch_size, pooling)
     dealt = [batches for number in range(len(work)) for batches in [work._batches(number)]]
     assert max(len(batches) for batches in dealt) <= (BATCHES if pooling == "mean" else 1)
@@ -32,14 +32,14 @@ def test_every_stimulus_is_in_one_batch_of_one_shard(batch_size, pooling):
 def test_without_text_the_order_is_that_of_the_stimuli():
     toy = open_toy()
     toy.modalities = ("image",)
-    assert plan(toy, letters("ccc", "a", "bb"), batch_size=2).batches == ((0, 1), (2,))
-    assert plan(open_toy(), letters("ccc", "a", "bb", "d"), batch_size=2).batches == ((1, 3), (2, 0))
+    assert prepare_job(toy, letters("ccc", "a", "bb"), batch_size=2).batches == ((0, 1), (2,))
+    assert prepare_job(open_toy(), letters("ccc", "a", "bb", "d"), batch_size=2).batches == ((1, 3), (2, 0))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_batches_of_nothing(batch_size):
     with pytest.raises(ValueError, match="expected a whole number of at least 1"):
-        plan(open_toy(), many(), batch_size=batch_size)
+        prepare_job(open_toy(), many(), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("mask", [[True, False, True], torch.tensor([True, False, True])])
@@ -48,7 +48,7 @@ def test_masks_and_positions_are_told_apart(mask, positions, tmp_path):
     """Three letters: the first and the last, or the second, the first and the second again."""
     stimuli = letters("abc", "def")
     extract(open_toy(), stimuli, tokens={"text": mask}, store=tmp_path)
-    assert plan(open_toy(), stimuli, tokens={"text": mask}).made["tokens"] == {"text": [True, False, True]}
+    assert prepare_job(open_toy(), stimuli, tokens={"text": mask}).provenance["tokens"] == {"text": [True, False, True]}
     extract(open_toy(), stimuli, tokens={"text": list(mask)}, store=tmp_path)
     with pytest.raises(ValueError, match=r"made differently \(tokens\.text: expected \[1, 0, 1\], got \[true, false"):
         extract(open_toy(), stimuli, tokens={"text": positions}, store=tmp_path)

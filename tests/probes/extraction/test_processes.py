@@ -8,7 +8,7 @@ import sys
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.extraction.processes import Ranks, local_device
+from bridgework.probes.extraction.processes import Processes, local_device
 
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bridgework"]
 WHAT = ["extract", "scenes-vlm", "scenes-evidence"]
@@ -27,7 +27,7 @@ def test_two_processes_equal_one(tmp_path):
 def test_alone_nobody_waits(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with Ranks() as alone:
+    with Processes() as alone:
         alone.wait()
     assert (alone.rank, alone.world) == (0, 1)
     assert not torch.distributed.is_initialized()

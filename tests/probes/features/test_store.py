@@ -23,7 +23,7 @@ from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features import lazy_values, shards, store
 from bridgework.probes.features.features import Features
 from bridgework.probes.features.shards import open_shard
-from bridgework.probes.features.store import add
+from bridgework.probes.features.store import write_numbered_shard
 from bridgework.tests.probes.toys import MOMENTS, Toy, letters, many, open_toy
 
 TEXTS = ("a", "bc", "def", "ghij", "klmno", "p", "qr", "s", "tuv", "w")
@@ -151,7 +151,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
 
     def recorded(folder, number, count, shard):
         written.extend(weakref.ref(tensor) for tensor in shard.tensors.values())
-        add(folder, number, count, shard)
+        write_numbered_shard(folder, number, count, shard)
 
     def watched(*asked):
         alive.append(sum(each() is not None for each in written))
@@ -391,7 +391,7 @@ def test_shards_of_two_runs_do_not_make_a_store(toy, folder, tmp_path):
     extract(toy, letters(*TEXTS[::-1]), batch_size=1, store=tmp_path / "other")
     (tmp_path / "other" / "shard-00001.safetensors").replace(folder / "shard-00001.safetensors")
     with pytest.raises(ValueError, match="holds features made differently"):
-        store.finish(folder, 2)
+        store.write_index(folder, 2)
 
 
 # Features in memory

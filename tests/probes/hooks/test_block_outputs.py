@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridgework.probes.hooks.block_outputs import entering, follow, named_inputs, split_streams
+from bridgework.probes.hooks.block_outputs import hidden_states_of, named_inputs, state_entering, stream_order_from_next
 
 IMAGE, TEXT = torch.zeros(2, 5, 4), torch.ones(2, 3, 4)
 DUAL = {"hidden_states": IMAGE, "encoder_hidden_states": TEXT}
@@ -14,27 +14,29 @@ DUAL = {"hidden_states": IMAGE, "encoder_hidden_states": TEXT}
 
 @pytest.mark.parametrize("output", [(IMAGE, TEXT), (TEXT, IMAGE)])
 def test_dual_streams_are_told_apart_in_either_order(output):
-    streams = split_streams("block", DUAL, output)
+    streams = hidden_states_of("block", DUAL, output)
     assert isinstance(streams, dict)
     assert streams["image"] is IMAGE
     assert streams["text"] is TEXT
 
 
 def test_a_last_block_without_text():
-    assert set(split_streams("block", DUAL, (None, IMAGE))) == {"image"}
+    assert set(hidden_states_of("block", DUAL, (None, IMAGE))) == {"image"}
 
 
 def test_single_streams():
-    assert split_streams("block", {"hidden_states": IMAGE}, IMAGE) is IMAGE
-    assert split_streams("block", {"hidden_states": IMAGE}, (IMAGE, TEXT)) is IMAGE  # attention weights, a cache, ...
-    assert split_streams("block", DUAL, (IMAGE, None, None)) is IMAGE
-    assert split_streams("block", DUAL, IMAGE) is IMAGE  # cross-attention: text goes in, image alone comes out
+    assert hidden_states_of("block", {"hidden_states": IMAGE}, IMAGE) is IMAGE
+    assert (
+        hidden_states_of("block", {"hidden_states": IMAGE}, (IMAGE, TEXT)) is IMAGE
+    )  # attention weights, a cache, ...
+    assert hidden_states_of("block", DUAL, (IMAGE, None, None)) is IMAGE
+    assert hidden_states_of("block", DUAL, IMAGE) is IMAGE  # cross-attention: text goes in, image alone comes out
 
 
 def test_streams_of_one_shape_cannot_be_told_apart():
     same = {"hidden_states": IMAGE, "encoder_hidden_states": IMAGE + 1}
     with pytest.raises(ValueError, match=r"'block' has image and text streams of one shape \(2, 5, 4\)"):
-        split_streams("block", same, (IMAGE, IMAGE))
+        hidden_states_of("block", same, (IMAGE, IMAGE))
 
 
 @pytest.mark.parametrize(
@@ -43,34 +45,36 @@ def test_streams_of_one_shape_cannot_be_told_apart():
 )
 def test_what_is_no_hidden_state(output, told):
     with pytest.raises(TypeError, match=told):
-        split_streams("block", {}, output)
+        hidden_states_of("block", {}, output)
 
 
 def test_streams_of_one_shape_are_told_apart_by_what_the_next_block_is_given():
     image, text = IMAGE.clone(), IMAGE.clone()
-    order = follow((text, image), {"encoder_hidden_states": text, "hidden_states": image, "temb": torch.ones(2, 4)})
+    order = stream_order_from_next(
+        (text, image), {"encoder_hidden_states": text, "hidden_states": image, "temb": torch.ones(2, 4)}
+    )
     assert order == ("text", "image")
-    streams = split_streams("block", {}, (text, image), order)
+    streams = hidden_states_of("block", {}, (text, image), order)
     assert isinstance(streams, dict)
     assert streams["image"] is image and streams["text"] is text
-    assert set(split_streams("block", {}, (None, image), order)) == {"image"}
-    assert follow((text, image), {"hidden_states": image + 0}) is None
+    assert set(hidden_states_of("block", {}, (None, image), order)) == {"image"}
+    assert stream_order_from_next((text, image), {"hidden_states": image + 0}) is None
 
 
 def test_the_hidden_state_is_what_comes_out_as_it_went_in():
     weights, cache = torch.zeros(2, 4, 5, 5), torch.zeros(2, 5, 1)
     given = {"x": IMAGE, "position_bias": weights}
-    assert split_streams("block", given, (weights, IMAGE)) is IMAGE
-    assert split_streams("block", given, [IMAGE, weights, cache]) is IMAGE
-    assert split_streams("block", given, {"states": IMAGE, "weights": weights}) is IMAGE
+    assert hidden_states_of("block", given, (weights, IMAGE)) is IMAGE
+    assert hidden_states_of("block", given, [IMAGE, weights, cache]) is IMAGE
+    assert hidden_states_of("block", given, {"states": IMAGE, "weights": weights}) is IMAGE
     skips = (IMAGE, IMAGE + 1)
     wider = torch.zeros(2, 5, 8)
-    assert split_streams("block", {"hidden_states": IMAGE}, (wider, skips)) is wider  # a U-Net's
+    assert hidden_states_of("block", {"hidden_states": IMAGE}, (wider, skips)) is wider  # a U-Net's
 
 
 def test_one_input_cannot_be_two_streams():
     other = IMAGE + 1
-    assert split_streams("block", {"hidden_states": IMAGE}, (IMAGE, other)) is IMAGE
+    assert hidden_states_of("block", {"hidden_states": IMAGE}, (IMAGE, other)) is IMAGE
 
 
 def test_a_merged_state_beside_the_one_before_merging():
@@ -78,15 +82,15 @@ def test_a_merged_state_beside_the_one_before_merging():
     merged, before = torch.zeros(2, 4, 8), torch.zeros(2, 16, 8)
     given = {"hidden_states": torch.zeros(2, 16, 8)}
     with pytest.raises(ValueError, match="does not say which is its hidden state"):
-        split_streams("stage", given, (merged, before))
-    order = follow((merged, before), {"hidden_states": merged})
-    assert split_streams("stage", given, (merged, before), order) is merged
+        hidden_states_of("stage", given, (merged, before))
+    order = stream_order_from_next((merged, before), {"hidden_states": merged})
+    assert hidden_states_of("stage", given, (merged, before), order) is merged
 
 
 def test_streams_of_two_widths():
     """As in Mochi: the text is narrower than the image."""
     image, text = torch.zeros(2, 16, 32), torch.zeros(2, 7, 16)
-    streams = split_streams("block", {"hidden_states": image, "encoder_hidden_states": text}, (image, text))
+    streams = hidden_states_of("block", {"hidden_states": image, "encoder_hidden_states": text}, (image, text))
     assert isinstance(streams, dict)
     assert streams["image"] is image and streams["text"] is text
 
@@ -94,20 +98,20 @@ def test_streams_of_two_widths():
 def test_a_nested_tensor_is_refused():
     nested = torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])
     with pytest.raises(TypeError, match="enable_nested_tensor=False"):
-        split_streams("block", {}, nested)
+        hidden_states_of("block", {}, nested)
 
 
 def test_unnamed_streams_keep_the_names_of_their_arguments():
     understood, made = torch.zeros(7, 4), torch.zeros(16, 4)  # unbatched, as in Cosmos3
-    streams = split_streams("block", {"und_seq": understood, "gen_seq": made}, (understood, made))
+    streams = hidden_states_of("block", {"und_seq": understood, "gen_seq": made}, (understood, made))
     assert isinstance(streams, dict)
     assert streams["und_seq"] is understood and streams["gen_seq"] is made
 
 
 def test_what_enters_a_block_comes_in_the_streams_of_what_it_returns():
-    assert entering(DUAL, IMAGE + 1) is IMAGE  # cross-attention: text is no stream of this block
-    assert entering(DUAL, {"image": IMAGE, "text": TEXT}) == {"image": IMAGE, "text": TEXT}
-    assert entering({"x": IMAGE, "mask": torch.zeros(2, 5)}, torch.zeros(2, 5, 8)) is IMAGE
+    assert state_entering(DUAL, IMAGE + 1) is IMAGE  # cross-attention: text is no stream of this block
+    assert state_entering(DUAL, {"image": IMAGE, "text": TEXT}) == {"image": IMAGE, "text": TEXT}
+    assert state_entering({"x": IMAGE, "mask": torch.zeros(2, 5)}, torch.zeros(2, 5, 8)) is IMAGE
 
 
 def test_arguments_by_name():

@@ -70,7 +70,7 @@ def test_debiased_cka_is_exact_where_float32_fails(name):
     for make, tolerance in ((np.asarray, 1e-6), (np.float64, 1e-9)):
         a, b = make(x), make(y)
         assert score("cka", a, b) == pytest.approx(wanted, abs=tolerance)
-        related = [cka.CKA.relate(side, 0) for side in layers(a, b)]
+        related = [cka.CKA.prepare(side, 0) for side in layers(a, b)]
         assert cka.CKA.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(wanted, abs=tolerance)
         by_dims = covariances.scores(layers(a), layers(b), True, MEMORY)
         assert by_dims is None or by_dims[0, 0] == pytest.approx(wanted, abs=tolerance)
@@ -185,7 +185,7 @@ def test_rbf_is_the_published_formula(samples, offset):
         y[-1] = y[0]
     for make, tolerance in ((np.asarray, 2e-6), (np.float64, 1e-12)):
         assert score("cka_rbf", make(x), make(y)) == pytest.approx(naive_rbf(x, y), abs=tolerance)
-    related = [cka.CKA_RBF.relate(side, 0) for side in layers(x, y)]
+    related = [cka.CKA_RBF.prepare(side, 0) for side in layers(x, y)]
     assert cka.CKA_RBF.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(naive_rbf(x, y), abs=2e-6)
 
 
@@ -226,7 +226,7 @@ def test_constant_and_equidistant_layers_are_nan(metric, dtype):
     x, y = rng(0).standard_normal((30, 3)).astype(dtype), np.full((30, 2), 0.1, dtype)
     assert np.isnan(score(metric, x, y))
     assert np.isnan(METRICS[metric].scores(layers(y, x), layers(x), 0))[:, 0].tolist() == [True, False]
-    assert METRICS[metric].relate(torch.from_numpy(y), 0) is None
+    assert METRICS[metric].prepare(torch.from_numpy(y), 0) is None
     if metric == "cka":
         assert np.isnan(score(metric, np.eye(8, dtype=dtype), rng(0).standard_normal((8, 3)).astype(dtype)))
 
@@ -237,7 +237,7 @@ def test_subsets_are_scored_by_themselves(metric):
     y[:, :4] += x
     chosen = np.sort(rng(2).permutation(50)[:20])
     known = METRICS[metric]
-    parts = [known.subset(known.relate(side, 0), chosen, 0) for side in layers(x, y)]
+    parts = [known.subset(known.prepare(side, 0), chosen, 0) for side in layers(x, y)]
     found = known.compare(parts[:1], parts[1:], 0)[0, 0]
     if metric == "cka_rbf":  # the bandwidth stays that of all samples
         assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=0.02)

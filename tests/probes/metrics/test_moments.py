@@ -21,7 +21,7 @@ def rng(seed: int) -> np.random.Generator:
 def test_moments_are_those_of_all_permutations(samples, dims):
     x, y = (torch.from_numpy(rng(s).standard_normal((samples, dim)) ** 3) for s, dim in enumerate(dims))
     orders = np.array(list(permutations(range(samples))))
-    scores = CKA.permuted([CKA.relate(x, 0)], [CKA.relate(y, 0)], 0, orders)[:, 0, 0]
+    scores = CKA.permuted([CKA.prepare(x, 0)], [CKA.prepare(y, 0)], 0, orders)[:, 0, 0]
     observed, deviation, skewness = permutation_moments([x], [y])
     assert observed[0, 0] == pytest.approx(CKA.scores([x], [y], 0)[0, 0], abs=1e-12)
     assert scores.mean() == pytest.approx(0, abs=1e-12)

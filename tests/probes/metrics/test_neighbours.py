@@ -10,7 +10,7 @@ import torch
 
 from bridgework.probes.metrics import METRICS, neighbours
 from bridgework.probes.metrics.metric import unit_rows
-from bridgework.probes.metrics.neighbours import nearest, relate, subset
+from bridgework.probes.metrics.neighbours import nearest, prepare, subset
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -143,8 +143,8 @@ def test_cknna_of_all_neighbours_under_an_offset_keeps_its_digits(samples, dtype
 def test_a_subset_of_one_direction_is_none():
     x = rng(0).standard_normal((20, 3))
     x[:8] = 0
-    assert subset(relate(torch.from_numpy(x), 3), np.arange(8), 2) is None
-    assert subset(relate(torch.from_numpy(x), 3), np.arange(10), 2) is not None
+    assert subset(prepare(torch.from_numpy(x), 3), np.arange(8), 2) is None
+    assert subset(prepare(torch.from_numpy(x), 3), np.arange(10), 2) is not None
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 20, 59])
@@ -194,7 +194,7 @@ def close_calls(name: str) -> np.ndarray:
 def test_neighbour_sets_of_float32_are_those_of_float64(name):
     x = close_calls(name)
     exact = ranking(x.astype(float), 10)
-    found = relate(torch.from_numpy(x), 10)
+    found = prepare(torch.from_numpy(x), 10)
     assert found is not None
     assert [set(row) for row in found.near.tolist()] == [set(row) for row in exact.tolist()]
     np.testing.assert_array_equal(ranking(x, 10), exact)
@@ -229,7 +229,7 @@ def test_subsets_are_scored_by_themselves(metric, share):
     x, y = rng(0).standard_normal((300, 4)), rng(1).standard_normal((300, 6))
     y[:, :4] += x
     chosen = np.sort(rng(2).permutation(300)[: int(300 * share)])
-    parts = [subset(relate(torch.from_numpy(side), 5), chosen, 5) for side in (x, y)]
+    parts = [subset(prepare(torch.from_numpy(side), 5), chosen, 5) for side in (x, y)]
     found = METRICS[metric].compare(parts[:1], parts[1:], 5)[0, 0]
     assert found == pytest.approx(score(metric, x[chosen], y[chosen], 5), abs=1e-12)
     assert subset(None, chosen, 5) is None

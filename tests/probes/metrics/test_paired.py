@@ -118,7 +118,7 @@ def test_not_invariant(metric, change):
 def test_map_compare_subset_and_permuted_agree_with_features(metric):
     known, g = METRICS[metric], rng(5)
     xs, ys = (list(torch.as_tensor(g.standard_normal((layers, 40, 9)).astype("f"))) for layers in (2, 3))
-    a, b = [known.relate(x, 10) for x in xs], [known.relate(y, 10) for y in ys]
+    a, b = [known.prepare(x, 10) for x in xs], [known.prepare(y, 10) for y in ys]
     wanted = np.array([[PLAIN[metric](x.numpy(), y.numpy()) for y in ys] for x in xs])
     np.testing.assert_allclose(known.scores(xs, ys, 10), wanted, atol=1e-12)
     np.testing.assert_allclose(known.compare(a, b, 10), wanted, atol=1e-12)

@@ -140,7 +140,7 @@ def test_map_compare_subset_and_permuted_agree_with_features():
     g = rng(2)
     xs = [torch.as_tensor(related(40, dx=dx)[0].astype("f")) for dx in (6, 50)]
     ys = [torch.as_tensor(related(40, dx=6, dy=dy)[1].astype("f")) for dy in (1, 5)]
-    a, b = ([LINEAR_PROBE.relate(one, 10) for one in side] for side in (xs, ys))
+    a, b = ([LINEAR_PROBE.prepare(one, 10) for one in side] for side in (xs, ys))
     wanted = np.array([[score(x, y) for y in ys] for x in xs])
     assert np.array_equal(LINEAR_PROBE.scores(xs, ys, 10), wanted)
     np.testing.assert_allclose(LINEAR_PROBE.compare(a, b, 10), wanted, atol=1e-12)

@@ -44,7 +44,7 @@ def test_rsa_is_spearman_of_correlation_distances(name):
     x, y = related(name)
     assert score(x, y) == pytest.approx(naive(x, y), abs=1e-6)
     assert score(x.astype(float), y.astype(float)) == pytest.approx(naive(x, y), abs=1e-12)
-    tables = [RSA.relate(torch.from_numpy(side), 0) for side in (x, y)]
+    tables = [RSA.prepare(torch.from_numpy(side), 0) for side in (x, y)]
     assert RSA.compare(tables[:1], tables[1:], 0)[0, 0] == pytest.approx(naive(x, y), abs=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_invariances_and_what_is_none():
 def test_subsets_are_ranked_again():
     x, y = related("plain")
     chosen = np.sort(rng(2).permutation(60)[:25])
-    parts = [RSA.subset(RSA.relate(torch.from_numpy(side), 0), chosen, 0) for side in (x, y)]
+    parts = [RSA.subset(RSA.prepare(torch.from_numpy(side), 0), chosen, 0) for side in (x, y)]
     assert RSA.compare(parts[:1], parts[1:], 0)[0, 0] == pytest.approx(naive(x[chosen], y[chosen]), abs=1e-6)
     assert RSA.subset(None, chosen, 0) is None
 

@@ -150,7 +150,7 @@ def test_svcca_is_cca_where_nothing_is_cut():
 def test_truncation_keeps_the_fewest_directions_with_99_percent(metric, last, rank):
     left = rng(0).standard_normal((50, 4))
     x = np.linalg.qr(left - left.mean(0))[0] * np.sqrt([0.5, 0.3, 0.2 - last, last]) @ rotation(4, 0)
-    basis = METRICS[metric].relate(torch.as_tensor(x), 10).basis
+    basis = METRICS[metric].prepare(torch.as_tensor(x), 10).basis
     assert basis.shape == (50, rank)
     np.testing.assert_allclose(basis.T @ basis, np.eye(rank), atol=1e-12)
 
@@ -215,7 +215,7 @@ def test_correlations_do_not_see_an_invertible_map_of_the_kept_directions(metric
     x, y = related(150, 5, 4)
     y = np.linalg.qr(y - y.mean(0))[0]
     map_ = rotation(4, 2) * [1, 0.8, 0.6, 0.5] @ rotation(4, 3)
-    assert len(METRICS[metric].relate(torch.as_tensor(y @ map_), 10).basis.T) == 4
+    assert len(METRICS[metric].prepare(torch.as_tensor(y @ map_), 10).basis.T) == 4
     assert score(metric, x, y @ map_) == pytest.approx(score(metric, x, y), abs=1e-9)
     assert abs(score("procrustes", x, y @ map_) - score("procrustes", x, y)) > 1e-3
 
@@ -255,7 +255,7 @@ def test_map_compare_subset_and_permuted_agree_with_features(metric, samples):
     known, g = METRICS[metric], rng(0)
     xs = [torch.as_tensor(side.astype("f")) for side in (related(samples, seed=1)[0], related(samples, seed=2)[1])]
     ys = [torch.as_tensor(related(samples, dy=dy, seed=1)[1].astype("f")) for dy in (20, 35, 45)]
-    a, b = [known.relate(x, 10) for x in xs], [known.relate(y, 10) for y in ys]
+    a, b = [known.prepare(x, 10) for x in xs], [known.prepare(y, 10) for y in ys]
     wanted = np.array([[score(metric, x, y) for y in ys] for x in xs])
     np.testing.assert_allclose(known.scores(xs, ys, 10), wanted, atol=1e-12)
     np.testing.assert_allclose(known.compare(a, b, 10), wanted, atol=1e-12)

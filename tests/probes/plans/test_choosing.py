@@ -13,7 +13,7 @@ import pytest
 
 from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.bridge_plan import BridgePlan
-from bridgework.probes.plans.choosing import FIXED, choose_bridges, rank_for, score
+from bridgework.probes.plans.choosing import FIXED, choose_bridges, rank_for, score_plan
 from bridgework.probes.plans.matching import count_blocks
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scoring import similarity_map
@@ -72,7 +72,7 @@ def test_a_rule_finds_the_best_of_all_plans(rule, seed):
         best = max(sum(gains[p] for p in pairs) for pairs in plans(5, 4, bridges))
         assert plan.score == pytest.approx(best)
         assert sum(gains[p] for p in plan.pairs) == pytest.approx(best)
-        assert score(plan, evidence, rule) == pytest.approx(best)
+        assert score_plan(plan, evidence, rule) == pytest.approx(best)
         assert (plan.rule, plan.understanding_layers, plan.generation_layers) == (rule, *gains.shape)
 
 
@@ -181,7 +181,7 @@ def test_real_map_carries_its_evidence(tmp_path):
     assert plan.evidence["samples"] == 20
     plan.save(tmp_path / "plan.json")
     assert BridgePlan.load(tmp_path / "plan.json") == plan
-    assert plan.score == pytest.approx(score(plan, heat))
+    assert plan.score == pytest.approx(score_plan(plan, heat))
 
 
 def test_depths_tell_of_blocks_that_were_not_measured():
@@ -190,7 +190,7 @@ def test_depths_tell_of_blocks_that_were_not_measured():
     assert count_blocks(heat) == (2, 3)
     last = choose_bridges(heat, "last", bridges=1)
     assert last.pairs == ((1, 2),)
-    assert np.isnan(score(last, heat))
+    assert np.isnan(score_plan(last, heat))
     sparse = pd.DataFrame(np.eye(2), index=["1", "3"], columns=["0", "5"])
     assert choose_bridges(sparse, bridges=2).pairs == ((1, 0), (3, 5))
     assert count_blocks(sparse) == (4, 6)
@@ -250,11 +250,11 @@ def test_score_of_any_plan():
     values = np.arange(16.0).reshape(4, 4)
     heat = heat_of(values)
     plan = choose_bridges(heat, "last", 2)
-    assert score(plan, heat) == values[2, 2] + values[3, 3]
+    assert score_plan(plan, heat) == values[2, 2] + values[3, 3]
     with pytest.raises(ValueError, match="no score for rule 'middle': expected one of alignment"):
-        score(plan, heat, "middle")
+        score_plan(plan, heat, "middle")
     with pytest.raises(ValueError, match="towers of 4 and 4 blocks, the map of 3 and 4"):
-        score(plan, heat.iloc[:3])
+        score_plan(plan, heat.iloc[:3])
 
 
 def test_a_distance_is_no_gain():

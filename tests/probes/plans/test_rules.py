@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bridgework.probes.curves.divergence_depth import Divergence
-from bridgework.probes.plans.choosing import choose_bridges, score
+from bridgework.probes.plans.choosing import choose_bridges, score_plan
 from bridgework.probes.plans.rules import RULES, read_evidence
 from bridgework.probes.similarity.scoring import similarity_map
 
@@ -50,7 +50,7 @@ def test_towers_of_another_depth():
         (LINKS.assign(generation=4), "causal", "link 0-4 is of other towers than those of 3 and 4 blocks"),
     ]:
         with pytest.raises(ValueError, match=told):
-            score(plan, evidence, rule)
+            score_plan(plan, evidence, rule)
     with pytest.raises(ValueError, match=r"pass layers=\(understanding, generation\)"):
         choose_bridges(LINKS, "causal", 1)
     with pytest.raises(ValueError, match="a divergence depth is relative: pass layers"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bridgework.probes import load_stimuli
-from bridgework.probes.home import home
+from bridgework.probes.files import home
 from bridgework.probes.stimuli import downloads
 from bridgework.probes.stimuli.picture_sets import PICTURE_SETS, PictureSet
 

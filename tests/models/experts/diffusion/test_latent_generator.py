@@ -191,7 +191,7 @@ def test_the_documented_example(generator, tokenizer, stimuli, tmp_path, monkeyp
     (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     experts: dict[str, Any] = {"Qwen/Qwen2.5-VL-7B-Instruct": build_vlm(tokenizer)}
     experts["stabilityai/stable-diffusion-3.5-medium"] = generator("SD 3.5").expert
-    monkeypatch.setattr(batches, "of_part", lambda given, part: given)
+    monkeypatch.setattr(batches, "stimuli_of_part", lambda given, part: given)
     monkeypatch.chdir(tmp_path)
     told: dict[str, Any] = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
     exec(example, told)

@@ -13,7 +13,7 @@ from bridgework.models.experts.diffusion.cosmos3 import Cosmos3Expert
 from bridgework.models.experts.diffusion.latents import clean_latents, moment
 from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline, pipeline_expert
 from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
-from bridgework.models.experts.diffusion.recorded_call import _Noise, held, record_call
+from bridgework.models.experts.diffusion.recorded_call import _Noise, frozen_scheduler, record_call
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.controls import noise_for
@@ -99,7 +99,7 @@ def test_the_denoiser_is_called_as_by_the_pipeline_itself(experts, family):
         hook.remove()
     assert len(called) == steps, "the pipeline guides"
     time, again = float(expert.pipe.scheduler.timesteps[0]), torch.Generator().manual_seed(3)
-    still = held(expert.pipe.scheduler, time, 1.0, torch.device("cpu"))
+    still = frozen_scheduler(expert.pipe.scheduler, time, 1.0, torch.device("cpu"))
     ours = record_call(
         expert.pipe, expert.model, prompts, lambda shape: torch.randn(shape, generator=again), still, **size
     )
@@ -121,7 +121,7 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
     monkeypatch.setattr(vae, "decode", lambda z, *args, **kwargs: (given.append(z), (_ for _ in ()).throw(_Decoded))[0])
     image = to_pixels([STIMULI[0].image], expert.side, expert.side)
     clean = clean_latents(expert.pipe, image)
-    still = held(expert.pipe.scheduler, 500, 0.5, torch.device("cpu"))
+    still = frozen_scheduler(expert.pipe.scheduler, 500, 0.5, torch.device("cpu"))
     kind = type(still)
     still.__class__ = type(kind.__name__, (kind,), {"step": lambda self, out, t, sample, *a, **k: (sample, sample)})
     runner = copy.copy(expert.pipe)

