@@ -18,7 +18,7 @@ from ..figures.maps import layer_map
 from ..figures.plan_drawing import architecture, architectures
 from ..figures.samples import sample_grid
 from ..models.experts.opening import open_expert
-from ..probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.layouts import lay_out
 from . import causal
 from .alignment_curves import read_map
@@ -124,7 +124,7 @@ def plan_of(folder: Path, layout: str) -> BridgePlan:
     if trained.exists():
         return BridgePlan.load(trained)
     depths = [len(open_expert(name).blocks) for name in EXPERTS]
-    return lay_out(layout, depths[0], depths[0] if layout in TRUNKS else depths[1])
+    return lay_out(layout, *depths)
 
 
 CAPTIONS = {

@@ -33,7 +33,6 @@ from .settings import DEMO_LAYOUTS, Budget
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
-DRAWN = ("dense", "H", "double fusion", "last", *TRUNKS)
 ORDER = (*(layout for layout in LAYOUTS if layout not in TRUNKS), *TRUNKS)  # the quick ones first
 
 
@@ -112,7 +111,7 @@ def _interval(name: str, values: np.ndarray) -> dict[str, float]:
 def draw(results: Path) -> None:
     """Every layout for our experts, from its plan: layouts.png."""
     depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
-    plans = [lay_out(name, depths[0], depths[0] if name in TRUNKS else depths[1]) for name in DRAWN]
+    plans = [lay_out(name, *depths) for name in ORDER]
     write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
 
 

@@ -98,10 +98,11 @@ def test_layouts(choose):
     plan, _ = choose("--rule", "published", "--layout", "dense", "--matching", "optimal")
     assert len(plan.pairs) == 5
     assert plan.evidence["matching"] == "optimal"
+    plan, _ = choose("--rule", "published", "--layout", "Y")
+    assert (plan.pairs, plan.understanding_layers, plan.generation_layers) == (((0, 0), (1, 1)), 5, 5)
     plan, _ = choose("--rule", "middle", "--layout", "dense")
     assert (plan.layout, len(plan.pairs)) == ("dense", 3)
     for options, told in [
-        (("--rule", "published", "--layout", "Y"), "one trunk has one depth, got 5 and 6 blocks"),
         (("--matching", "repeat"), "--matching is of --rule published"),
         (("--rule", "published", "--bridges", 2), "--bridges is of the other rules"),
         (("--layout", "last"), "must read the last understanding block, 4"),

@@ -17,7 +17,7 @@ PACKAGES = ("probes", "models", "figures", "studies")
 CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
 FOLDERS = (*CODE, "docs", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
-TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle"}
+TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle", ".html"}
 NAMES = {"Makefile", "LICENSE", ".gitignore", "run"}
 
 NOTEBOOK_BYTES = 500_000

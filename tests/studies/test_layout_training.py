@@ -59,4 +59,4 @@ def test_every_layout_is_drawn(tmp_path):
     layout_training.draw(tmp_path)
     with Image.open(tmp_path / "layouts.png") as image:
         assert min(image.size) > 500
-    assert set(layout_training.DRAWN) == set(LAYOUTS)
+    assert set(layout_training.ORDER) == set(LAYOUTS)
