@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...probes.hooks.attention_calls import AttentionCall
 from ...probes.plans.bridge_plan import BridgePlan
 from ..bridges.bridge import KeysValues, Visibility
 from ..bridges.registry import BRIDGES
 from ..towers.attention_masks import SequencePlaces, text_after, visible
-from ..towers.tower import AttentionCall, Tower
+from ..towers.tower import Tower
 from ..towers.visiting import measure, visiting
 from .lockstep import Meeting, lockstep
 

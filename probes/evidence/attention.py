@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..extraction.options import check_task
 from ..extraction.token_selection import token_indices
-from ..hooks.attention_calls import Attention, intercepted
+from ..hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import ForwardPass, Subject, prepared
@@ -83,27 +83,17 @@ def attention_mass(
     return pd.DataFrame([head | row | {"samples": len(stimuli)} for row in rows])
 
 
-def probabilities(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> tuple[Tensor, Tensor]:
+def probabilities(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """The attention probabilities (batch, head, query, key) of a call of SDPA, float32, and which keys are allowed."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)  # grouped-query attention
+    query, mask, scale = call.query, call.mask, call.scale
+    key = call.key.repeat_interleave(query.shape[1] // call.key.shape[1], 1)  # grouped-query attention
     scores = query.float() @ key.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     allowed = torch.ones_like(scores, dtype=torch.bool)
-    if is_causal:
-        allowed = allowed.tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        allowed = allowed & attn_mask
-    elif attn_mask is not None:  # added to the scores; a mask is written as the lowest number, or half of it
-        allowed = allowed & (attn_mask > torch.finfo(attn_mask.dtype).min / 4)
-        scores = scores + attn_mask
+    if mask is not None and mask.dtype == torch.bool:
+        allowed = allowed & mask
+    elif mask is not None:  # added to the scores; a mask is written as the lowest number, or half of it
+        allowed = allowed & (mask > torch.finfo(mask.dtype).min / 4)
+        scores = scores + mask
     return scores.masked_fill(~allowed, -torch.inf).softmax(-1), allowed
 
 
@@ -113,8 +103,8 @@ def _watch(
     keys: tuple[str, ...],
     masses: dict[str, tuple[Tensor, Tensor]],
     first: dict[str, str],
-) -> Callable[[dict[str, Any]], Attention]:
-    def prepare(inputs: dict[str, Any]) -> Attention:
+) -> Callable[[dict[str, Any]], AttentionVisit]:
+    def prepare(inputs: dict[str, Any]) -> AttentionVisit:
         streams = {name: inputs[given] for name, given in STREAMS.items() if isinstance(inputs.get(given), Tensor)}
         several = len(streams) == 2 and any(shown.streams.get(modality) for modality in shown.tokens)
         if several and path not in first:  # grad mode is set back as soon as attention is called, or by the caller
@@ -122,27 +112,25 @@ def _watch(
                 state.requires_grad_()
             torch.set_grad_enabled(True)
 
-        def attend(
-            original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
-        ) -> Tensor:
-            own = original(query, key, value, *args, **options)
-            tokens = query.shape[2]
+        def attend(call: AttentionCall) -> Tensor:
+            own, tokens = call.own, call.query.shape[2]
             if several:
                 lengths = {name: state.shape[-2] for name, state in streams.items()}
-                if tokens != sum(lengths.values()) or key.shape[2] != tokens:
+                if tokens != sum(lengths.values()) or call.key.shape[2] != tokens:
                     return own  # a second attention, of one stream to itself
                 if path not in first:
-                    first[path] = _first(query, streams)
+                    first[path] = _first(call.query, streams)
                 order = sorted(streams, key=lambda name: name != first[path])
-                own, query, key = own.detach(), query.detach(), key.detach()
+                own = own.detach()
+                call = call._replace(query=call.query.detach(), key=call.key.detach())
             else:
                 lengths, order = {"": tokens}, [""]
-                if key.shape[2] != tokens or not _fits(shown, tokens):
+                if call.key.shape[2] != tokens or not _fits(shown, tokens):
                     return own
             if path in masses:
                 raise RuntimeError(f"block {path!r} attends twice to all tokens: its attention mass is not one number")
             labels = torch.cat([_labels(shown, name or None, lengths[name], keys) for name in order])
-            masses[path] = _sum(*probabilities(query, key, value, *args, **options), labels, len(keys))
+            masses[path] = _sum(*probabilities(call), labels, len(keys))
             return own
 
         return attend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,17 @@ from transformers import (
     T5EncoderModel,
 )
 
+from bridgework.models.experts.diffusion.latent_generator import LatentGenerator
+from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline
 from bridgework.models.experts.opening import CHECKPOINTS
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.experts.vision_language import LlavaExpert
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layouts import lay_out
 from bridgework.probes.stimuli.stimulus_set import Stimuli
+from bridgework.tests.models.tiny_pipelines import SIDES, save
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +93,32 @@ def fuse(tokenizer) -> Callable[[BridgePlan], FusedModel]:
         experts = build_vlm(tokenizer), build_dit(tokenizer)
         torch.manual_seed(2)
         return FusedModel(*experts, plan)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory) -> Callable[[str], LatentGenerator]:
+    """A tiny pipeline of a family as a generation expert, opened once: nothing trains it."""
+    opened: dict[str, LatentGenerator] = {}
+
+    def get(family: str) -> LatentGenerator:
+        if family not in opened:
+            folder = save(family, tmp_path_factory.mktemp("pipeline"))
+            opened[family] = LatentGenerator(open_pipeline(folder, side=SIDES.get(family, 32)))
+        return opened[family]
+
+    return get
+
+
+@pytest.fixture
+def fuse_pipeline(pipeline, tokenizer) -> Callable[..., FusedModel]:
+    """A new understanding expert and bridges on a pipeline that all models share."""
+
+    def build(family: str, **fields: Any) -> FusedModel:
+        generation = pipeline(family)
+        torch.manual_seed(2)
+        return FusedModel(build_vlm(tokenizer), generation, lay_out("H", 4, len(generation.blocks), **fields))
 
     return build
 

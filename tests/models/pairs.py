@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.models.fusion.lockstep import Meeting, lockstep
 from bridgework.models.towers.finding import find_tower
-from bridgework.models.towers.tower import AttentionCall, Tower
+from bridgework.models.towers.tower import Tower
 from bridgework.models.towers.visiting import measure, visiting
+from bridgework.probes.hooks.attention_calls import AttentionCall
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridgework.models.fusion.fused_model import FusedModel, _text_pass
+from bridgework.models.fusion.expert_passes import text_pass
+from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.towers.attention_masks import one_image, text_after
 from bridgework.models.training.scene_batches import dit_batch, emoji_part, vlm_batch
 from bridgework.probes.plans.bridge_plan import BridgePlan
@@ -118,7 +119,7 @@ def test_drawing_in_two_passes_is_drawing_in_lockstep(fuse, batch, layout, pairs
     fused = opened(fuse(replace(plan, pairs=pairs or plan.pairs)))
     noisy, time = batch["noise"], batch["time"]
     once = fused.predict(noisy, fused.condition(CAPTIONS), time)
-    run, mask = _text_pass(fused.experts[0], CAPTIONS)
+    run, mask = text_pass(fused.experts[0], CAPTIONS)
     places = text_after(mask, 0), one_image(4, 1000, True, fused.device)
     null = fused.null_text.expand(4, -1, -1)
     _, beside = fused.together(run, lambda: fused.experts[1].predict(noisy, null, time), places)
