@@ -46,7 +46,8 @@ def extract_on_ray(
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
     made.materialize()
-    return write_index(folder, count)
+    write_index(folder, count)
+    return Features.load(folder)
 
 
 class _Worker:

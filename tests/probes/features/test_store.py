@@ -157,7 +157,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
         alive.append(sum(each() is not None for each in written))
         return show(*asked)
 
-    monkeypatch.setattr(jobs, "add", recorded)
+    monkeypatch.setattr(jobs, "write_numbered_shard", recorded)
     toy.show = watched
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert len(written) == 5 * 8  # five shards, four layers of two modalities
