@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from ...probes.hooks.block_outputs import (
     stream_order_from_next,
 )
 from ...probes.hooks.block_stacks import find_stacks
+from ...probes.hooks.model_state import evaluating
 from ...probes.subjects.input_changes import Inputs, noise_like
 from ...probes.subjects.token_movement import Stream
 from ...probes.subjects.token_streams import find_streams
@@ -55,7 +55,7 @@ def find_tower(
     """
     if stream not in (None, "image", "text", "both"):
         raise ValueError(f"unknown stream {stream!r}: expected 'image', 'text', 'both' or None")
-    with _as_evaluated(model):
+    with evaluating(model), torch.no_grad():
         given = _given(model, inputs) if callable(inputs) else inputs
         stacks = find_stacks(model)
         if stack is not None and stack not in stacks:
@@ -271,13 +271,3 @@ def _given(model: nn.Module, run: Callable[[], Any]) -> Inputs:
 
 def _size(model: nn.Module, blocks: Sequence[str]) -> int:
     return sum(parameter.numel() for path in blocks for parameter in model.get_submodule(path).parameters())
-
-
-@contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Without dropout and gradients; every module's mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    with ExitStack() as stack, torch.no_grad():
-        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
-        model.eval()
-        yield

@@ -102,20 +102,20 @@ class TokenTracer:
         """
         self.flat = flatten_tokens(state, self.axis)  # (position, dim)
         shape = tuple(size for axis, size in enumerate(state.shape) if axis != self.axis % state.ndim)
-        if self.moved_by(self.inputs).any():
+        if self._moved_by(self.inputs).any():
             raise ValueError(
                 f"{type(self.model).__name__} gives {self.block!r} something else each time it sees the same inputs: "
                 "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
             )
         everyone = torch.ones(self.samples, dtype=torch.bool)
-        moves = {kind: self.moved(names, everyone) for kind, names in self.data.items()}
-        placeholders = self.ids_among(shape, self.ids["image"])
+        moves = {kind: self._moved(names, everyone) for kind, names in self.data.items()}
+        placeholders = self._ids_among(shape, self.ids["image"])
         if "image" in moves:
             last = moves["image"]
             for seed in range(1, DRAWS):  # discrete image tokens do not move with every draw of pixels
                 if (moves["image"] | ~placeholders).all():
                     break
-                before, last = last, self.moved(self.data["image"], everyone, seed) & placeholders
+                before, last = last, self._moved(self.data["image"], everyone, seed) & placeholders
                 moves["image"] = moves["image"] | last
                 if torch.equal(before & placeholders, last):
                     break
@@ -126,57 +126,32 @@ class TokenTracer:
         any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
         # A token of time moves with time alone. Time that is added to other tokens, or modulates them, is no token.
         labels = {kind: mask & ~several for kind, mask in moves.items()} | {"mixed": several, "time": time & ~any_moves}
-        owner = self.owners(shape)
-        padding = self.padding(shape, owner)
+        owner = self._owners(shape)
+        padding = self._padding(shape, owner)
         labels = {kind: mask & ~padding for kind, mask in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
         positions = {
             kind: positions_by_sample(mask, owner, self.samples) for kind, mask in labels.items() if mask.any()
         }
         maps = len(shape) > 2  # rows and columns are axes, in order
-        ordered = "image" in positions and (maps or self.order(positions["image"]))
+        ordered = "image" in positions and (maps or self._order(positions["image"]))
         return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
 
-    def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
-        """Return which positions move when some inputs of some samples change.
+    def _moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
+        """Return which positions move, (position,), when these inputs of these samples (sample,) change."""
+        return self._moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
 
-        Parameters
-        ----------
-        names : sequence of str
-            The inputs to change.
-        samples : torch.Tensor
-            (sample,), bool: the samples to change.
-        seed : int
-            Seed of the new values.
-
-        Returns
-        -------
-        torch.Tensor
-            (position,), bool.
-        """
-        return self.moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
-
-    def moved_by(self, inputs: Inputs) -> Tensor:
-        """Return which positions differ from the first pass with these inputs, (position,), bool."""
+    def _moved_by(self, inputs: Inputs) -> Tensor:
+        """Return which positions differ from the first pass with these inputs, (position,)."""
         states = entering_streams(self.model, self.block, inputs)
         assert states is not None
         after = flatten_tokens(states[self.stream], self.axis)
         return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
 
-    def owners(self, shape: tuple[int, ...]) -> Tensor:
-        """Find the sample that each position belongs to.
+    def _owners(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the sample that each position belongs to, (position,); -1 where it moves with none.
 
         Where the batch is not plainly the first axis, samples are changed by the binary digits of their numbers.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            The shape of the hidden state without its dim axis.
-
-        Returns
-        -------
-        torch.Tensor
-            (position,), -1 where a position moves with no sample.
         """
         numbers = torch.arange(math.prod(shape))
         if self.samples == 1:
@@ -184,7 +159,7 @@ class TokenTracer:
         if shape[0] == self.samples and self.samples not in shape[1:]:
             return numbers // (len(numbers) // self.samples)
         names = [name for kind, inputs in self.data.items() if kind != "time" for name in inputs]
-        owner = identify_by_bits(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        owner = identify_by_bits(self.samples, lambda chosen: self._moved(names, chosen), len(numbers))
         for axis, size in enumerate(shape):
             along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
             batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
@@ -192,41 +167,15 @@ class TokenTracer:
                 return batch  # so that tokens which never move have a sample too
         return owner
 
-    def ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
-        """Find the positions of some token ids, where the stream has one token for each id of the input.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            The shape of the hidden state without its dim axis.
-        ids : set of int
-            The ids.
-
-        Returns
-        -------
-        torch.Tensor
-            (position,), bool.
-        """
+    def _ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
+        """Return the positions of some token ids, (position,), where the stream has one token for each input id."""
         given = self.inputs.get("input_ids")
         if not isinstance(given, Tensor) or tuple(given.shape) != shape:
             return torch.zeros(math.prod(shape), dtype=torch.bool)
         return torch.isin(given, torch.tensor(sorted(ids), dtype=given.dtype, device=given.device)).flatten().cpu()
 
-    def padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
-        """Find the positions that an attention mask over the same tokens leaves out.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            The shape of the hidden state without its dim axis.
-        owner : torch.Tensor
-            The sample of each position, as `owners` returns it.
-
-        Returns
-        -------
-        torch.Tensor
-            (position,), bool.
-        """
+    def _padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
+        """Return the positions that an attention mask over the same tokens leaves out, (position,)."""
         out = torch.zeros(math.prod(shape), dtype=torch.bool)
         for name, mask in self.inputs.items():
             keeps = name.endswith(("attention_mask", "hidden_states_mask"))
@@ -239,20 +188,11 @@ class TokenTracer:
                 out |= left_out.T.flatten()
         return out
 
-    def order(self, positions: Tensor) -> bool:
-        """Put each sample's image positions into the order of the patches that move them, in place.
+    def _order(self, positions: Tensor) -> bool:
+        """Put each sample's image positions (sample, kept) into the order of the patches that move them, in place.
 
-        Patches that move more than one position are mixed already, or overlap: they have no order.
-
-        Parameters
-        ----------
-        positions : torch.Tensor
-            (sample, kept), -1 where a sample has fewer.
-
-        Returns
-        -------
-        bool
-            Whether the order was found.
+        The result is whether the order was found. Patches that move more than one position are mixed already, or
+        overlap: they have no order.
         """
         names, counts = self.data["image"], (positions >= 0).sum(1)
         value = self.inputs[names[0]]
@@ -265,7 +205,7 @@ class TokenTracer:
         noise = noise_like(value)
 
         def move(chosen: Tensor) -> Tensor:
-            return self.moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
+            return self._moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
 
         count = int(counts.max())
         if int(move(torch.arange(count) == 0).sum()) != self.samples:
