@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...probes.evidence.replay import Output
+from ...probes.extraction.token_selection import token_positions
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
@@ -33,13 +34,13 @@ def answer_log_probability(tokenizer: Any, answers: Mapping[str, str] | None = N
         for row, stimulus in enumerate(stimuli):
             answer = stimulus.text if answers is None else answers[stimulus.id]
             ids, wanted = (tokenizer(t, add_special_tokens=False).input_ids for t in (stimulus.text, answer))
-            at = tokens[row].nonzero()[:, 0] if tokens.dtype == torch.bool else tokens[row][tokens[row] >= 0]
-            if len(at) != len(ids):
-                raise ValueError(f"{stimulus.text!r} is {len(ids)} tokens, but the subject shows {len(at)} of text")
+            places = token_positions(tokens[row])
+            if len(places) != len(ids):
+                raise ValueError(f"{stimulus.text!r} is {len(ids)} tokens, but the subject shows {len(places)} of text")
             if not wanted or ids[-len(wanted) :] != wanted:
                 raise ValueError(f"the text {stimulus.text!r} does not end with the tokens of its answer {answer!r}")
             of = likely[row] if tokens.dtype == torch.bool else likely.flatten(0, -2)
-            before = at[-len(wanted) :].to(of.device) - 1  # each token is predicted by the one before
+            before = places[-len(wanted) :].to(of.device) - 1  # each token is predicted by the one before
             rows.append(of[before, torch.tensor(wanted, device=of.device)].sum())
         return torch.stack(rows)
 

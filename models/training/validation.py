@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...probes.hooks.model_state import evaluating
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..generation.flow import targets_and_noise, velocity_loss
 from .batches import batch_source
@@ -27,12 +28,8 @@ def validation_loss(
     Raises ValueError where the data have no validation part.
     """
     draw = batch_source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
-    was = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return [float(_drawing_loss(model, draw(number)).double()) for number in range(batches)]
-    finally:
-        model.train(was)
 
 
 def _drawing_loss(model: Any, batch: dict[str, Any]) -> Tensor:

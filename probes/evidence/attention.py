@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..extraction.options import check_task
-from ..extraction.token_selection import token_indices
+from ..extraction.token_selection import token_positions
 from ..hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
@@ -158,7 +158,7 @@ def _labels(shown: ForwardPass, stream: str | None, count: int, keys: tuple[str,
     labels = torch.full((count,), keys.index(OTHER))
     for modality, tokens in shown.tokens.items():
         if shown.streams.get(modality) == stream:
-            labels[token_indices(tokens, count)] = keys.index(modality)
+            labels[token_positions(tokens, count)] = keys.index(modality)
     return labels
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..extraction.options import check_task
-from ..extraction.token_selection import token_indices
+from ..extraction.token_selection import token_positions
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
@@ -149,7 +149,7 @@ def _sums(replay: Replay, layer: str, states: tuple[Tensor, ...]) -> Iterator[tu
         tokens = state[0].double().sum(replay.shown.dim_axis).flatten()
         left += tokens.sum().item()
         for modality in _read_from(replay.shown, stream):
-            value = tokens[token_indices(replay.shown.tokens[modality], len(tokens))].sum().item()
+            value = tokens[token_positions(replay.shown.tokens[modality], len(tokens))].sum().item()
             left -= value
             yield modality, value
     yield OTHER, left
@@ -171,7 +171,7 @@ def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[t
         group = torch.zeros_like(state[0].movedim(replay.shown.dim_axis, -1), dtype=torch.long)  # 0: left as it is
         for modality in _read_from(replay.shown, stream):
             count = group[..., 0].numel()
-            group.view(count, -1)[token_indices(replay.shown.tokens[modality], count)] = len(names)
+            group.view(count, -1)[token_positions(replay.shown.tokens[modality], count)] = len(names)
             names.append(modality)
         groups.append(group.movedim(-1, replay.shown.dim_axis)[None])
     found = _tuple(
@@ -196,7 +196,7 @@ def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None
         def keep(layer: str, stream: str | None, state: Tensor, shown: ForwardPass = shown) -> None:
             flat = state.movedim(shown.dim_axis, -1).flatten(0, -2)
             for modality in _read_from(shown, stream):
-                of = flat[token_indices(shown.tokens[modality], len(flat))]
+                of = flat[token_positions(shown.tokens[modality], len(flat))]
                 sums[layer, modality] = sums.get((layer, modality), 0) + of.double().sum(0)
                 counts[layer, modality] = counts.get((layer, modality), 0) + len(of)
 
@@ -213,7 +213,7 @@ def _at_mean(state: Tensor, stream: str | None, shown: ForwardPass, means: dict[
     moved = state.detach().movedim(shown.dim_axis, -1).clone()
     flat = moved.view(-1, moved.shape[-1])
     for modality in _read_from(shown, stream):
-        flat[token_indices(shown.tokens[modality], len(flat))] = means[modality].to(flat)
+        flat[token_positions(shown.tokens[modality], len(flat))] = means[modality].to(flat)
     return moved.movedim(-1, shown.dim_axis)
 
 

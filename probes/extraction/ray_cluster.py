@@ -1,4 +1,4 @@
-"""Extraction on a cluster, over Ray Data (`pip install bridgework[ray]`): the same shards, made by its workers."""
+"""Extract on a cluster with Ray Data (`pip install bridgework[ray]`): the workers make the same shards."""
 
 from __future__ import annotations
 
@@ -21,14 +21,41 @@ def extract_on_ray(
     workers: int = 1,
     **options: Any,
 ) -> Features:
-    """`extract` into a store that all workers reach, each of which opens the subject once, by `open_subject`.
+    """Extract features on a Ray cluster, into a store that all workers reach.
 
+    Connect to the cluster with `ray.init` before; otherwise Ray starts on this machine. A worker takes a GPU where the
+    cluster has some. If the call is stopped, the same call resumes.
+
+    Parameters
+    ----------
+    open_subject : callable
+        `open_subject()` opens the subject. Each worker calls it once.
+    stimuli : Stimuli
+        The stimuli.
+    store : str or os.PathLike
+        The store's folder, which all workers must reach.
+    workers : int
+        The number of workers.
+    **options
+        Options of `extract`.
+
+    Returns
+    -------
+    Features
+        The features in the store.
+
+    Raises
+    ------
+    ImportError
+        Ray is not installed.
+
+    See Also
+    --------
+    extract : Extract on one machine. It raises the same errors.
+
+    Examples
+    --------
     >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, batch_size=64)
-
-    A worker takes a GPU where the cluster has some. `options` are those of `extract`. Connect before with `ray.init`;
-    otherwise Ray starts on this machine. Stopped, the same call goes on where it was.
-
-    Raises as `extract`, and ImportError without Ray.
     """
     try:
         import ray.data
@@ -39,18 +66,19 @@ def extract_on_ray(
     folder = Path(store).absolute()
     count = shard_count(len(stimuli), options.get("batch_size", 32), options.get("pooling", "mean"))
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
-    made = numbers.map(
+    rows = numbers.map(
         _Worker,  # type: ignore[arg-type]  # a class is called once for each worker
         fn_constructor_args=(open_subject, stimuli, folder, options),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    made.materialize()
-    return write_index(folder, count)
+    rows.materialize()
+    write_index(folder, count)
+    return Features.load(folder)
 
 
 class _Worker:
-    """Opens the subject in its process, then makes shards by their numbers."""
+    """Open the subject in a worker's process, then make shards by their numbers."""
 
     def __init__(
         self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: dict[str, Any]

@@ -468,7 +468,7 @@ def limited(toy: Toy, most: int, error: BaseException) -> list[int]:
 def test_a_batch_is_halved_where_memory_is_short(swept, stimuli, error):
     whole = extract(swept, stimuli, timesteps=(0.2, 0.8), batch_size=7)
     sizes = limited(swept, 2, error)
-    with pytest.warns(UserWarning, match=r"stimuli at once do not fit into memory .*: going on with"):
+    with pytest.warns(UserWarning, match=r"stimuli at once do not fit into memory .*: continuing with"):
         halved = extract(swept, stimuli, timesteps=(0.2, 0.8), batch_size=7)
     assert sizes[:3] == [7, 4, 2]
     assert max(sizes[3:]) == 2  # and it does not try more again
@@ -482,7 +482,7 @@ def test_a_batch_is_halved_where_memory_is_short(swept, stimuli, error):
 def test_one_stimulus_that_does_not_fit(toy, stimuli):
     limited(toy, 0, MemoryError("no room"))
     with (
-        pytest.warns(UserWarning, match="going on with [421]"),
+        pytest.warns(UserWarning, match="continuing with [421]"),
         pytest.raises(MemoryError, match=r"stimulus 'id a' alone does not fit into memory with toy \(no room\): open"),
     ):
         extract(toy, stimuli)

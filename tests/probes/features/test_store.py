@@ -157,7 +157,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
         alive.append(sum(each() is not None for each in written))
         return show(*asked)
 
-    monkeypatch.setattr(jobs, "add", recorded)
+    monkeypatch.setattr(jobs, "write_numbered_shard", recorded)
     toy.show = watched
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert len(written) == 5 * 8  # five shards, four layers of two modalities
@@ -182,7 +182,7 @@ def killed(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_it_goes_on(killed, moment):
     folder = killed / moment
-    with pytest.raises(FileNotFoundError, match="has not ended: its command goes on with it"):
+    with pytest.raises(FileNotFoundError, match="has not ended: run its command again, and it resumes"):
         Features.load(folder)
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
     assert 1 <= len(there) <= 5
@@ -229,7 +229,7 @@ def test_no_room(tmp_path, toy):
     extract(toy, letters(*"abcdefghij"), batch_size=1, store=tmp_path / "whole")
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path / "store", "1000"], capture_output=True, text=True)
     assert "cannot be written" in done.stdout, done.stderr
-    assert "then the same command goes on from here" in done.stdout
+    assert "then run the same command again: it resumes here" in done.stdout
     assert "File too large" in done.stdout
     assert not list((tmp_path / "store").iterdir())
     extract(toy, letters(*"abcdefghij"), batch_size=1, store=tmp_path / "store")
