@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
-from .options import PRECISIONS
+from .options import PRECISIONS, ExtractionOptions, layer_paths
 from .pooling import Pooled, pool, pooling_of
-from .token_selection import Chosen, Tokens, find_tokens
+from .token_selection import Tokens, find_tokens
 
 
 @dataclass(frozen=True)
@@ -29,30 +30,30 @@ class PassRunner:
     Attributes
     ----------
     subject : Subject
-        The subject.
-    task : str
-        "understanding" or "generation".
-    layers : mapping of str to str
-        The names of the layers asked for, in depth order, and their paths in the model.
-    groups : tuple of tuple of str
-        The modalities of each pass.
-    times : tuple of float or None
-        The timesteps, or (None,).
-    pooling, tokens, special, cleaned, dtype, precision
-        The options of `extract`.
+        What is probed.
+    options : ExtractionOptions
+        What is asked of it, as `ExtractionOptions.checked` returns it.
     """
 
     subject: Subject
-    task: str
-    layers: Mapping[str, str]
-    groups: tuple[tuple[str, ...], ...]
-    times: tuple[float | None, ...]
-    pooling: str
-    tokens: Mapping[str, Chosen]
-    special: bool
-    cleaned: bool
-    dtype: torch.dtype
-    precision: str | None
+    options: ExtractionOptions
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """The names of the layers that are read, in depth order, with their paths in the model."""
+        paths = layer_paths(self.subject, None)
+        return {name: paths[name] for name in self.options.layers or paths}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The modalities of each pass."""
+        modalities = tuple(self.subject.modalities)
+        return (modalities,) if self.options.joint else tuple((modality,) for modality in modalities)
+
+    @property
+    def times(self) -> tuple[float | None, ...]:
+        """The timesteps, or (None,)."""
+        return tuple(self.options.timesteps) or (None,)
 
     def run(self, batch: Sequence[Stimulus], stop: bool = True) -> dict[str, Tensor]:
         """Extract one batch.
@@ -92,13 +93,13 @@ class PassRunner:
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
-                shown = self.subject.show(batch, modalities, self.task, time)
+                shown = self.subject.show(batch, modalities, str(self.options.task), time)
                 has_special |= bool(shown.special)
                 for (modality, layer), pooled in self._once(batch, modalities, shown, stop).items():
                     for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
-        if self.special and not has_special:
+        if self.options.special and not has_special:
             raise ValueError(f"{self.subject.name} names no special tokens: leave special out, it changes nothing")
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
@@ -121,15 +122,15 @@ class PassRunner:
                         pooled = pool(
                             state,
                             tokens[modality],
-                            pooling_of(modality, self.pooling),
+                            pooling_of(modality, self.options.pooling),
                             shown.dim_axis,
-                            self.cleaned,
+                            self.options.cleaned,
                             modality,
                         )
                     except ValueError as error:
                         raise ValueError(f"layer {path!r} has {error}") from None
                     # Pooled vectors stay where they are until the pass is over: to fetch each would make a GPU wait.
-                    found[modality, names[path]] = pooled if self.pooling == "mean" else _fetched(pooled)
+                    found[modality, names[path]] = pooled if self.options.pooling == "mean" else _fetched(pooled)
 
         paths = list(self.layers.values())
         if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
@@ -163,19 +164,19 @@ class PassRunner:
                 )
 
     def _tokens(self, shown: ForwardPass, modality: str, batch: int, device: torch.device) -> Tokens:
-        chosen = self.tokens.get(modality)
+        chosen = (self.options.tokens or {}).get(modality)
         if modality not in shown.tokens and chosen is None:
             raise ValueError(
                 f"{self.subject.name} does not say which tokens are {modality}: choose them, such as "
                 f"tokens={{{modality!r}: slice(1, None)}}"
             )
-        special = shown.special.get(modality) if self.special else None
+        special = shown.special.get(modality) if self.options.special else None
         return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device)
 
     def _autocast(self, device: torch.device) -> Any:
-        if self.precision is None:
+        if self.options.precision is None:
             return nullcontext()
-        return torch.autocast(device.type, dtype=PRECISIONS[self.precision])
+        return torch.autocast(device.type, dtype=PRECISIONS[self.options.precision])
 
     def _checked(self, pooled: Pooled, layer: str, batch: Sequence[Stimulus]) -> Pooled:
         """Convert what is kept to the dtype, or raise FloatingPointError for what is not finite in it."""
@@ -185,12 +186,12 @@ class PassRunner:
                 kept.append(None)
                 continue
             finite = torch.isfinite(values).flatten(1).all(1)
-            stored = values.to(self.dtype)
+            stored = values.to(self.options.dtype)
             fits = torch.isfinite(stored).flatten(1).all(1)
             if not fits.all():
                 what, remedy = "gave NaN or infinity", "try float32 weights"
                 if finite.all():
-                    what, remedy = f"is too large for {self.dtype}", "store float32 or bfloat16"
+                    what, remedy = f"is too large for {self.options.dtype}", "store float32 or bfloat16"
                 first = batch[int((~fits).nonzero()[0])].id
                 path = self.layers[layer]
                 raise FloatingPointError(

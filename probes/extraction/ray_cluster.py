@@ -1,4 +1,4 @@
-"""Extract on a cluster with Ray Data (`pip install bridgework[ray]`): the workers make the same shards."""
+"""Extract on a cluster, over Ray Data (`pip install bridgework[ray]`): its workers make the same shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..features.store import write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
 from .jobs import prepare_job, shard_count
+from .options import ExtractionOptions
 
 
 def extract_on_ray(
@@ -21,37 +22,34 @@ def extract_on_ray(
     workers: int = 1,
     **options: Any,
 ) -> Features:
-    """Extract features on a Ray cluster, into a store that all workers reach.
+    """Extract as `extract` does, into a store that all workers of a Ray cluster reach.
 
-    Connect to the cluster with `ray.init` before; otherwise Ray starts on this machine. A worker takes a GPU where the
-    cluster has some. If the call is stopped, the same call resumes.
+    Connect before with `ray.init`; otherwise Ray starts on this machine. Stopped, the same call resumes.
 
     Parameters
     ----------
     open_subject : callable
-        `open_subject()` opens the subject. Each worker calls it once.
+        Opens the subject; each worker calls it once.
     stimuli : Stimuli
-        The stimuli.
-    store : str or os.PathLike
-        The store's folder, which all workers must reach.
-    workers : int
-        The number of workers.
+        What the subject is shown.
+    store : path
+        The folder to write, which all workers reach.
+    workers : int, optional
+        How many workers make shards. A worker takes a GPU where the cluster has some.
     **options
-        Options of `extract`.
+        The options of `extract`, without `store`.
 
     Returns
     -------
     Features
-        The features in the store.
+        As of `extract`.
 
     Raises
     ------
     ImportError
         Ray is not installed.
-
-    See Also
-    --------
-    extract : Extract on one machine. It raises the same errors.
+    ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
+        As `extract` does.
 
     Examples
     --------
@@ -64,11 +62,12 @@ def extract_on_ray(
     if not ray.is_initialized():
         ray.init()
     folder = Path(store).absolute()
-    count = shard_count(len(stimuli), options.get("batch_size", 32), options.get("pooling", "mean"))
+    asked = ExtractionOptions(store=folder, **options)
+    count = shard_count(len(stimuli), asked.batch_size, asked.pooling)
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
     rows = numbers.map(
         _Worker,  # type: ignore[arg-type]  # a class is called once for each worker
-        fn_constructor_args=(open_subject, stimuli, folder, options),
+        fn_constructor_args=(open_subject, stimuli, folder, asked),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
@@ -78,13 +77,13 @@ def extract_on_ray(
 
 
 class _Worker:
-    """Open the subject in a worker's process, then make shards by their numbers."""
+    """Open the subject in this process, then make shards by their numbers."""
 
     def __init__(
-        self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: dict[str, Any]
+        self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: ExtractionOptions
     ) -> None:
-        self.work, self.folder = prepare_job(open_subject(), stimuli, **options), folder
+        self.job, self.folder = prepare_job(open_subject(), stimuli, options), folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.work.write(self.folder, [int(row["shard"])], show=False)
+        self.job.write(self.folder, [int(row["shard"])], show=False)
         return row
