@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..curves.divergence_depth import Divergence
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
+from ..metrics import METRICS
 from ..metrics.metric import Array
 from .matching import block_values, check_depths, count_blocks
 
@@ -50,8 +51,9 @@ class Rule(NamedTuple):
 def alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     """The layer map."""
     _check_map("alignment", heat, layers)
-    if heat.attrs.get("metric") == "modality_gap":
-        raise ValueError("modality_gap is a distance, and the largest would be bridged: choose from a similarity")
+    metric = heat.attrs.get("metric")
+    if metric in METRICS and METRICS[metric].is_distance:
+        raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity")
     if heat.attrs.get("metric") == COMPLEMENTARITY:
         raise _wrong("alignment", "a complementarity map")
     return Gains(block_values(heat))
