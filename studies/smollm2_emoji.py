@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.stats import t as student
 
 from ..models.evaluation.image_distance import image_features
 from ..models.experts.opening import open_expert
@@ -30,6 +29,7 @@ from ..models.training.validation import SEED
 from ..probes.extraction.extracting import extract_cached
 from ..probes.files import write_atomically, write_csv
 from ..probes.plans.choosing import choose_bridges
+from ..probes.similarity.intervals import mean_interval
 from ..probes.similarity.scoring import similarity_map
 from ..probes.stimuli.images import to_image, to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli
@@ -78,10 +78,8 @@ def losses(model: Any, part: str) -> pd.DataFrame:
             row.append(float(velocity_loss(predicted, image, time)))
         found.append(row)
     values = np.array(found)  # (batch, names)
-    more = values - values[:, :1]
-    half = student.ppf(0.975, BATCHES - 1) * more.std(0, ddof=1) / BATCHES**0.5
-    rows = {"names": ["own", "others'", "none"], "loss": values.mean(0), "more": more.mean(0)}
-    rows |= {"low": more.mean(0) - half, "high": more.mean(0) + half}
+    more, low, high = mean_interval(values - values[:, :1])
+    rows = {"names": ["own", "others'", "none"], "loss": values.mean(0), "more": more, "low": low, "high": high}
     return pd.DataFrame(rows).assign(batches=BATCHES)
 
 
@@ -97,10 +95,9 @@ def likeness(images: Sequence[Image.Image], emoji: Stimuli, expert: Any) -> dict
     drawn, real = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (drawn, real))
     cosines = drawn @ real.T
     own, count = np.diag(cosines), len(cosines)
-    nearer = own - (cosines.sum(1) - own) / (count - 1)
-    half = student.ppf(0.975, count - 1) * nearer.std(ddof=1) / count**0.5
+    nearer, low, high = map(float, mean_interval(own - (cosines.sum(1) - own) / (count - 1)))
     first = float((cosines.argmax(1) == np.arange(count)).mean())
-    return {"nearer": nearer.mean(), "low": nearer.mean() - half, "high": nearer.mean() + half, "first": first}
+    return {"nearer": nearer, "low": low, "high": high, "first": first}
 
 
 def some(part: str) -> Stimuli:

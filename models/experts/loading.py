@@ -10,12 +10,15 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, ViTImageProcessorPil
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ...probes.hooks.block_stacks import find_stacks
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+# What transformers loads lazily is imported where it is used: its image processors and tokenizers take longer to import
+# than torch, and who imports this module may open neither.
 
 # Where the Hub has pickles alone, transformers would have a service unpickle them and open a pull request there.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -62,6 +65,8 @@ def weights(auto: Any, source: str, **options: Any) -> Any:
 
 def tokenizer(source: str) -> Any:
     """The tokenizer, with a token to pad and one to begin with: Qwen's have none to begin with, GPT-2's none to pad."""
+    from transformers import AutoTokenizer
+
     read = load("tokenizer", AutoTokenizer.from_pretrained, source, trust_remote_code=False)
     for token in ("pad_token", "bos_token"):
         if getattr(read, token) is None:
@@ -71,6 +76,8 @@ def tokenizer(source: str) -> Any:
 
 def image_processor(source: str) -> Any:
     """The image processor in its PIL form, so that pixels do not depend on whether torchvision is installed."""
+    from transformers import AutoImageProcessor
+
     return load("image processor", AutoImageProcessor.from_pretrained, source, backend="pil", trust_remote_code=False)
 
 
@@ -80,6 +87,7 @@ def plain_image_processor(source: str) -> Any:
     Some (DINOv3) exist for torchvision alone; without it, the steps that their file names (resize, rescale, normalise)
     are done by ViT's, whose pixels differ by rounding.
     """
+    from transformers import AutoImageProcessor, ViTImageProcessorPil
 
     def either(source: str) -> Any:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from transformers import MODEL_MAPPING, set_seed
+from transformers import MODEL_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -62,6 +62,8 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
         raise FileNotFoundError(f"expert folder {folder} has neither a config.json nor a transformer/ folder")
     source, label = str(folder or name), Path(str(name)).name + (" (random weights)" if random_weights else "")
     if random_weights:
+        from transformers import set_seed  # imports peft and the trainer, which nothing else here needs
+
         set_seed(seed)
     if ours:
         return open_dit(label, Path(source), random_weights)

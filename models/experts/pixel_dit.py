@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
-from transformers import AutoConfig, T5EncoderModel
 
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from ..generation.flow import noisy_images
 from . import loading
+
+# Importing either takes longer than importing torch, and every expert is opened through the module that imports this one.
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel
+    from transformers import T5EncoderModel
 
 
 @dataclass
@@ -89,6 +92,9 @@ class DitExpert:
 
 def open_dit(label: str, folder: Path, random_weights: bool) -> DitExpert:
     """Open an MMDiT over pixels with its text encoder and tokenizer, a folder each."""
+    from diffusers import SD3Transformer2DModel
+    from transformers import AutoConfig, T5EncoderModel
+
     if random_weights:
         config = loading.load("config", SD3Transformer2DModel.load_config, str(folder / "transformer"))
         model = SD3Transformer2DModel.from_config(config)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.stats import t as student
 
+from ...probes.similarity.intervals import mean_interval
 from .checker import DetectedThing, detect_things, quarter_of, stands
 from .composing import compose
 from .rendering import render_scene
@@ -79,15 +79,14 @@ def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed
     shares = _shares(wanted, drawn)  # (caption, image, category)
     own = np.diagonal(shares).T  # (caption, category)
     others = ~np.eye(len(wanted), dtype=bool)
-    mean, error = own.mean(0), own.std(0, ddof=1) / len(own) ** 0.5
-    reach = student.ppf(0.975, len(own) - 1) * error
+    mean, low, high = mean_interval(own)
     counts = [sum(f.category == category for w in wanted for f in w.facts) for category in CATEGORIES]
     return pd.DataFrame(
         {
             "category": [*CATEGORIES, "all"],
             "score": mean,
-            "low": (mean - reach).clip(0, 1),
-            "high": (mean + reach).clip(0, 1),
+            "low": low.clip(0, 1),
+            "high": high.clip(0, 1),
             "blank": _shares(wanted, [blank]).mean((0, 1)),
             "unrelated": _shares(wanted, true)[others].mean(0),
             "shuffled": shares[others].mean(0),

@@ -1,1 +1,1 @@
-"""Draw alignment curves along depth, test their shapes, find where they part."""
+"""Measure alignment along depth, and test the shapes of the curves."""

@@ -1,4 +1,4 @@
-"""Alignment curves, a similarity along depth, and what their shapes say: rising, peaking, parting."""
+"""Measure alignment curves: the similarity of two modalities along the depth of a model."""
 
 from __future__ import annotations
 
@@ -34,23 +34,56 @@ def alignment_curve(
     permutations: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The similarity of x and y along depth: image and text of the same layer of the same subject, for instance.
+    """Measure the similarity of two sets of features of one subject along depth, for instance of image and text.
 
     Layers are matched by name, and a layer that y lacks is left out: SD3's last block has no text stream, so its curve
-    ends one block earlier. After a timestep sweep there is one row per (timestep, layer). A (sample, dim) y is a
-    fixed reference that meets every layer of x.
+    ends one block earlier.
 
-    Columns: subject, task, pass, timestep (NaN without), pooling, layer, depth, metric, k (missing for cka), samples,
-    score, low and high (95 % interval, `significance.curve_draws`), chance (NaN where it depends on the features),
-    null_mean, null95 and p (permutation null per row, one permutation at a time for all of them), pairing (equal in
-    curves whose draws are paired: same samples, same seed), and last draws, a list of floats per row: the score as
-    other samples could have had it, from which `divergence` and the shape tests take their intervals. Lists survive
-    slicing, concat, Parquet and CSV; drop the column to print.
-    `attrs`: peak95 and peak_p, the null of the curve's maximum.
+    Parameters
+    ----------
+    x : LayerFeatures
+        Features of every layer.
+    y : LayerFeatures, Tensor or Array
+        Features of the same subject, task and stimuli, or a fixed reference (sample, dim) that is compared with every
+        layer of x.
+    metric : str
+        A name that `similarity` explains.
+    k : int
+        The number of neighbours.
+    permutations : int
+        Permutations of the null: 200 resolve p down to .005.
+    seed : int
+        Seed of permutations and splits.
 
-    Raises:
-        ValueError, TypeError: as `similarity`; also features of different subjects, tasks, stimuli or timesteps, or
-            without a layer in common.
+    Returns
+    -------
+    DataFrame
+        One row per layer, after a timestep sweep one per (timestep, layer). Columns: subject, task, pass, timestep (NaN
+        without), pooling, layer, depth, metric, k (missing for cka), samples, score, low and high (95 % interval),
+        chance (NaN where it depends on the features), null_mean, null95 and p (permutation null per row; each
+        permutation is shared by all rows), pairing (equal in curves whose draws are paired: same samples, same seed),
+        and last draws, a list of floats per row: the score as other samples could have had it. `attrs`: peak95 and
+        peak_p, the null of the curve's maximum.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity`; also features of different subjects, tasks, stimuli or timesteps, or without a layer in common.
+
+    See Also
+    --------
+    divergence : The depth at which two curves part.
+    rises, rises_then_falls : Tests of a curve's shape.
+
+    Notes
+    -----
+    The intervals come from `similarity.intervals.curve_draws`. `divergence` and the shape tests take theirs from the
+    column draws. Its lists survive slicing, concat, Parquet and CSV; drop the column to print.
+
+    Examples
+    --------
+    >>> features = extract(expert, stimuli, task="understanding")
+    >>> curve = alignment_curve(features["image"], features["text"])
     """
     if not isinstance(x, LayerFeatures):
         raise TypeError(f"x must be LayerFeatures, as extract returns them, got {type(x).__name__}")
@@ -63,7 +96,7 @@ def alignment_curve(
     scores, draws = curve_draws(pairs, metric, k, seed)
     low, high = interval(scores, draws)
     paired = hashlib.sha256(json.dumps([x.samples, seed]).encode()).hexdigest()[:12]
-    layers = [at for _, at, _, _ in rows]
+    layers = [layer for _, layer, _, _ in rows]
     curve = pd.DataFrame(
         {
             "subject": x.subject,
@@ -71,15 +104,15 @@ def alignment_curve(
             "pass": x.pass_,
             "timestep": [np.nan if timestep is None else timestep for timestep, _, _, _ in rows],
             "pooling": x.pooling,
-            "layer": [x.layers[at] for at in layers],
-            "depth": [x.depths[at] for at in layers],
+            "layer": [x.layers[layer] for layer in layers],
+            "depth": [x.depths[layer] for layer in layers],
             "metric": metric,
             "k": pd.array([used_k(metric, k)] * len(rows), dtype="Int64"),
             "samples": samples,
             "score": scores,
             "low": low,
             "high": high,
-            "chance": np.nan if (known := chance(metric, k, samples)) is None else known,
+            "chance": np.nan if (expected := chance(metric, k, samples)) is None else expected,
             "null_mean": null.mean,
             "null95": null.top95,
             "p": null.p,
@@ -92,7 +125,7 @@ def alignment_curve(
 
 
 def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[float | None, int, Tensor, Tensor]]:
-    """(timestep, place of the layer in x, x's samples, y's samples) for every row of the curve."""
+    """Return (timestep, index of the layer in x, x's samples, y's samples) for every row of the curve."""
     values = _finite(x)
     times: list[float | None] = list(x.timesteps) or [None]
     if not isinstance(y, LayerFeatures):
@@ -104,7 +137,9 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
         check_finite([reference], ["the reference y"])
         _, (reference,) = to_common_dtype(values[0], [reference])
         return [
-            (t, at, layer, reference) for t, stack in zip(times, values, strict=True) for at, layer in enumerate(stack)
+            (t, index, layer, reference)
+            for t, stack in zip(times, values, strict=True)
+            for index, layer in enumerate(stack)
         ]
     for name in ("subject", "task"):
         if getattr(x, name) != getattr(y, name):
@@ -118,17 +153,17 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
         raise ValueError(f"x was swept over timesteps {x.timesteps}, y over {y.timesteps}: extract both in one sweep")
     if len(others) != len(values):
         others = others * len(values)
-    place = {name: at for at, name in enumerate(y.layers)}
-    matched = [(at, place[name]) for at, name in enumerate(x.layers) if name in place]
+    in_y = {name: index for index, name in enumerate(y.layers)}
+    matched = [(index, in_y[name]) for index, name in enumerate(x.layers) if name in in_y]
     if not matched:
         raise ValueError(f"x and y have no layer in common: {', '.join(x.layers)} and {', '.join(y.layers)}")
     return [(t, i, a[i], b[j]) for t, a, b in zip(times, values, others, strict=True) for i, j in matched]
 
 
 def _finite(features: LayerFeatures) -> list[Layers]:
-    """The layers (sample, dim) of each timestep, checked."""
+    """Read the layers (sample, dim) of each timestep, and check that they are finite."""
     layers = open_layers(features)
-    stacks = [list(each) for each in zip(*layers, strict=True)] if features.swept else [layers]
+    stacks = [list(stack) for stack in zip(*layers, strict=True)] if features.swept else [layers]
     for stack in stacks:
         check_finite(
             stack,

@@ -9,18 +9,23 @@ import pandas as pd
 
 from ..metrics.metric import Array
 from ..similarity.intervals import interval
-from .shapes import _open, rises
+from .shapes import read_curve, rises
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where an understanding and a generation curve part.
+    """Hold where an understanding and a generation curve part.
 
-    Attributes:
-        kind: "split" (one trunk, two tasks) or "peak" (two experts).
-        depth: the divergence depth, relative; None where the curves do not part.
-        low, high: its 95 % interval; None where depth is None.
-        reason: what was found, in words.
+    Attributes
+    ----------
+    kind : str
+        "split" (one trunk, two tasks) or "peak" (two experts).
+    depth : float or None
+        The relative divergence depth; None where the curves do not part.
+    low, high : float or None
+        Its 95 % interval; None where depth is None.
+    reason : str
+        The finding in words.
     """
 
     kind: str
@@ -33,17 +38,38 @@ class Divergence:
 def divergence(
     understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame, kind: str | None = None
 ) -> Divergence:
-    """The depth at which two curves part, with its 95 % interval (UniFork, arXiv 2506.17202, made testable).
+    """Find the depth at which two curves part, with its 95 % interval.
 
-    "split", for one trunk on two tasks (the default where both curves are of one subject; say so for two fine-tunings
-    of one trunk): the first depth from which on the paired interval of the difference excludes 0, on one side, to the
-    end. Its interval is that of the same depth over the draws; a draw that never parts counts as the last depth.
-    "peak", for two experts (the default otherwise), which may start apart: the depth of the generation curve's peak,
-    if the understanding curve still rises from there on, by the test of `rises`. Its interval is that of the draws'
-    peaks.
+    Parameters
+    ----------
+    understanding_curve, generation_curve : DataFrame
+        Curves of `alignment_curve`, one subject, task and timestep each.
+    kind : str, optional
+        "split" for one trunk on two tasks, "peak" for two experts, which may start apart. The default is "split" where
+        both curves are of one subject, "peak" otherwise; name "split" for two fine-tunings of one trunk.
 
-    Raises:
-        ValueError: as `rises`; an unknown kind; curves of a split without paired draws or a common layer.
+    Returns
+    -------
+    Divergence
+        The depth with its interval, or the reason why there is none.
+
+    Raises
+    ------
+    ValueError
+        As `rises`; also an unknown kind, and curves of a split without paired draws or a common layer.
+
+    Notes
+    -----
+    "split" is the first depth from which the paired interval of the difference excludes 0, on one side, up to the last
+    layer. Its interval is that of the same depth over the draws; a draw that never parts counts as the last depth.
+    "peak" is the depth of the generation curve's peak, if the understanding curve still rises after it, by the test of
+    `rises`. Its interval is that of the draws' peaks. UniFork (arXiv 2506.17202) describes both shapes; this is a test
+    of them.
+
+    Examples
+    --------
+    >>> divergence(understanding_curve, generation_curve)
+    Divergence(kind='peak', depth=0.44, low=0.39, high=0.5, reason='generation peaks at depth 0.44, ...')
     """
     if kind is None:
         one_subject = set(understanding_curve["subject"]) == set(generation_curve["subject"])
@@ -56,6 +82,7 @@ def divergence(
 
 
 def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
+    """Find where the curves of one trunk on two tasks part for good."""
     for name in ("metric", "k", "samples", "pairing"):
         ours, theirs = (
             curve[name].iloc[0] if len(curve) else None for curve in (understanding_curve, generation_curve)
@@ -69,7 +96,7 @@ def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) ->
     if not common:
         raise ValueError("the two curves have no layer in common")
     sides = [curve[curve["layer"].isin(common)] for curve in (understanding_curve, generation_curve)]
-    (depths, ours, our_draws), (_, theirs, their_draws) = (_open(side) for side in sides)
+    (depths, ours, our_draws), (_, theirs, their_draws) = (read_curve(side) for side in sides)
     gap, gap_draws = ours - theirs, our_draws - their_draws
     reach = interval(gap, gap_draws)[1] - gap
 
@@ -79,28 +106,27 @@ def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) ->
         first = int(together[-1]) + 1 if len(together) else 0
         return first if first < len(line) else None
 
-    at = parting(gap)
-    if at is None:
+    first = parting(gap)
+    if first is None:
         return Divergence("split", None, None, None, "the curves are not apart at the last layer")
     parted = [parting(line) for line in gap_draws]
     low, high = np.quantile([depths[-1] if i is None else depths[i] for i in parted], (0.025, 0.975))
     above = "understanding" if gap[-1] > 0 else "generation"
-    reason = f"from layer {sides[0]['layer'].iloc[at]} on {above} aligns more"
-    return Divergence(
-        "split", float(depths[at]), min(float(low), float(depths[at])), max(float(high), float(depths[at])), reason
-    )
+    reason = f"from layer {sides[0]['layer'].iloc[first]} on {above} aligns more"
+    depth = float(depths[first])
+    return Divergence("split", depth, min(float(low), depth), max(float(high), depth), reason)
 
 
 def _peak(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
-    depths, scores, draws = _open(generation_curve)
-    at = int(np.argmax(scores))
-    depth = float(depths[at])
-    _open(understanding_curve)
+    """Find the peak of the generation curve after which the understanding curve still rises."""
+    depths, scores, draws = read_curve(generation_curve)
+    depth = float(depths[int(np.argmax(scores))])
+    read_curve(understanding_curve)  # a fault of the whole curve is named before one of its upper part
     after = rises(understanding_curve[understanding_curve["depth"] >= depth - 1e-9])
-    found = after.intervals["spearman"]
-    told = f"generation peaks at depth {depth:.2f}, from where on understanding's Spearman is {found.value:.2f}"
-    told += f" [{found.low:.2f}, {found.high:.2f}]"
+    rank = after.intervals["spearman"]
+    reason = f"generation peaks at depth {depth:.2f}, from where on understanding's Spearman is {rank.value:.2f}"
+    reason += f" [{rank.low:.2f}, {rank.high:.2f}]"
     if not after.holds:
-        return Divergence("peak", None, None, None, told + ": it does not rise")
+        return Divergence("peak", None, None, None, reason + ": it does not rise")
     low, high = np.quantile(depths[np.argmax(draws, 1)], (0.025, 0.975))
-    return Divergence("peak", depth, min(float(low), depth), max(float(high), depth), told)
+    return Divergence("peak", depth, min(float(low), depth), max(float(high), depth), reason)

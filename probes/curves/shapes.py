@@ -1,4 +1,4 @@
-"""Test the published shapes of alignment curves: rises, and rises then falls."""
+"""Test the published shapes of alignment curves: rising, and rising then falling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from ..similarity.intervals import interval
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95 % interval."""
+    """Hold an estimate with its 95 % interval.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The estimate and its bounds.
+    """
 
     value: float
     low: float
@@ -23,40 +29,95 @@ class Interval(NamedTuple):
 
 
 class ShapeTest(NamedTuple):
-    """The answer of a shape test: whether it holds, and the intervals it rests on, by name."""
+    """Hold the answer of a shape test.
+
+    Attributes
+    ----------
+    holds : bool
+        Whether the curve has the shape.
+    intervals : dict
+        The intervals that decide it, by name.
+    """
 
     holds: bool
     intervals: dict[str, Interval]
 
 
 def rises(curve: pd.DataFrame) -> ShapeTest:
-    """Whether the curve rises: Spearman(depth, score) with an interval above 0. One subject, task and timestep.
+    """Test whether a curve rises: whether the interval of Spearman(depth, score) is above 0.
 
-    Raises:
-        ValueError: several curves in one frame, a score that is NaN, or no draws.
+    Parameters
+    ----------
+    curve : DataFrame
+        A curve of `alignment_curve`: one subject, task and timestep.
+
+    Returns
+    -------
+    ShapeTest
+        With the interval "spearman". A curve of fewer than three layers does not rise.
+
+    Raises
+    ------
+    ValueError
+        Several curves in one frame, a score that is NaN, or no draws.
+
+    Examples
+    --------
+    >>> rises(curve[curve["timestep"] == 0.5]).holds
+    True
     """
-    depths, scores, draws = _open(curve)
+    depths, scores, draws = read_curve(curve)
     if len(scores) < 3:
         return ShapeTest(False, {"spearman": Interval(np.nan, np.nan, np.nan)})
-    found = _spread(lambda line: _spearman(depths, line), scores, draws, bound=1)
-    return ShapeTest(found.low > 0, {"spearman": found})
+    rank = _spread(lambda line: _spearman(depths, line), scores, draws, bound=1)
+    return ShapeTest(rank.low > 0, {"spearman": rank})
 
 
 def rises_then_falls(curve: pd.DataFrame) -> ShapeTest:
-    """Whether the curve rises, then falls: peak minus first and peak minus last both with intervals above 0.
+    """Test whether a curve rises, then falls: whether its peak is above its first and above its last layer.
 
-    Raises:
-        ValueError: as `rises`.
+    Parameters
+    ----------
+    curve : DataFrame
+        A curve of `alignment_curve`: one subject, task and timestep.
+
+    Returns
+    -------
+    ShapeTest
+        With the intervals "peak minus first" and "peak minus last", which must both be above 0.
+
+    Raises
+    ------
+    ValueError
+        As `rises`.
     """
-    _, scores, draws = _open(curve)
+    _, scores, draws = read_curve(curve)
     peak = int(np.argmax(scores))
     rise = _spread(lambda line: line[..., peak] - line[..., 0], scores, draws)
     fall = _spread(lambda line: line[..., peak] - line[..., -1], scores, draws)
     return ShapeTest(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
 
 
-def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
-    """Depths, scores and draws (draw, layer) of one curve in depth order."""
+def read_curve(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """Read depths, scores and draws of one curve in depth order.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        A curve of `alignment_curve`, also read again from CSV or Parquet.
+
+    Returns
+    -------
+    depths, scores : Array
+        (layer,).
+    draws : Array
+        (draw, layer).
+
+    Raises
+    ------
+    ValueError
+        Missing columns, no rows, several curves in one frame, or a score that is NaN.
+    """
     missing = [name for name in ("layer", "depth", "score", "draws") if name not in curve]
     if missing or curve.empty:
         raise ValueError(f"not an alignment curve ({', '.join(missing) or 'no rows'}): make one with alignment_curve")
@@ -73,14 +134,14 @@ def _open(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
 
 
 def _spread(statistic: Callable[[Array], Array], scores: Array, draws: Array, bound: float = np.inf) -> Interval:
-    """The interval of a statistic that takes (..., layer) to (...)."""
+    """Return the interval of a statistic that maps (..., layer) to (...)."""
     value = statistic(scores)
     low, high = interval(value, statistic(draws))
     return Interval(float(value), max(float(low), -bound), min(float(high), bound))
 
 
 def _spearman(depths: Array, scores: Array) -> Array:
-    """Spearman's correlation of (..., layer) scores with depth; 0 where all scores are the same."""
+    """Return Spearman's correlation of (..., layer) scores with depth; 0 where all scores are the same."""
     first, second = (rank - rank.mean(-1, keepdims=True) for rank in (rankdata(depths), rankdata(scores, axis=-1)))
     norms = np.sqrt((first**2).sum() * (second**2).sum(-1))
     return np.divide(second @ first, norms, out=np.zeros_like(norms), where=norms != 0)

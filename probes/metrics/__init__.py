@@ -1,4 +1,4 @@
-"""Score how alike two layers are: one family of metrics a module."""
+"""Score how alike two layers are; each module holds one family of metrics."""
 
 from .metric import MEMORY, Array, Metric
 from .named_metrics import METRICS

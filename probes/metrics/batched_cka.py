@@ -1,4 +1,4 @@
-"""CKA over batches of samples that arrive once."""
+"""Compute CKA over batches of samples that arrive once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,29 @@ from .metric import FEW, Array
 def batch_map(
     batches: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]], metric: str, memory: float, minibatch: bool
 ) -> Array:
-    """The layer map (x layer, y layer) of cka or cka_biased over batches of layers (sample, dim).
+    """Return the layer map of cka or cka_biased over batches that are read once.
 
-    Raises:
-        ValueError: another metric, which needs all samples at once; as `covariances.of_batches`.
+    Parameters
+    ----------
+    batches : iterable of pairs
+        Layers (sample, dim) of x and of y, batch by batch.
+    metric : str
+        "cka" or "cka_biased".
+    memory : float
+        Bytes that the products of dims may take.
+    minibatch : bool
+        Whether HSIC_1 of each batch is summed over batches (Nguyen et al. 2021) instead of that of all samples.
+
+    Returns
+    -------
+    Array
+        Scores (x layer, y layer).
+
+    Raises
+    ------
+    ValueError
+        Another metric, which needs all samples at once; `minibatch` with another metric than cka; no batches; products
+        that do not fit in memory (`covariances.of_batches`).
     """
     if metric not in ("cka", "cka_biased"):
         raise ValueError(
@@ -29,20 +48,20 @@ def batch_map(
         return covariances.of_batches(batches, metric == "cka", memory)
     if metric != "cka":
         raise ValueError("minibatch sums HSIC_1 over batches (Nguyen et al. 2021), which is metric='cka'")
-    total, wide = None, 0
+    total, width = None, 0
     for xs, ys in batches:
-        wide, samples = len(xs), len(xs[0])
+        width, samples = len(xs), len(xs[0])
         hsic = _hsic([*xs, *ys]) / (samples * (samples - 3))
         total = hsic if total is None else total + hsic
     if total is None:
         raise ValueError("no batches: expected pairs of (layer, sample, dim) features")
     own = np.diag(total)
     own = np.sqrt(np.where(own > 0, own, np.nan))
-    return total[:wide, wide:] / own[:wide, None] / own[wide:]
+    return total[:width, width:] / own[:width, None] / own[width:]
 
 
 def _hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
-    """n (n - 3) HSIC_1 of all pairs (layer, layer) of one batch, in the features' own scale."""
+    """Return n (n - 3) HSIC_1 of all pairs (layer, layer) of one batch, in the scale of the features."""
     exact = exact or layers[0].dtype == torch.float64 or len(layers[0]) < FEW
     products = [cka.u_centred(layer, exact) for layer in layers]
     inner = tables.inner_products(products, len(layers[0])).cpu().numpy()

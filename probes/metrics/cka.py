@@ -1,8 +1,8 @@
-"""Centred kernel alignment: debiased (the default), biased, and with a Gaussian kernel.
+"""Compute centred kernel alignment: debiased (the default), biased, and with a Gaussian kernel.
 
-Every table of samples by samples is made from centred features in tiles (`tables`); where samples far outnumber dims
-the linear kinds need no table at all (`covariances`). Float32 features stay float32 in the matrix products wherever the
-result is known to keep its digits, and are taken again in float64 where it is not: `WEAK` is the test.
+Every table of samples by samples is computed from centred features in tiles (`tables`). Where samples far outnumber
+dims, the linear kinds need no table at all (`covariances`). Float32 features stay float32 in the matrix products
+wherever the result is known to keep its digits. Elsewhere (`WEAK` is the test) they are computed again in float64.
 """
 
 from __future__ import annotations
@@ -17,102 +17,173 @@ from torch import Tensor
 from . import covariances, tables
 from .metric import FEW, MEMORY, Array, Metric, centred
 
-WEAK = 1e-3  # of the norm a table could have: below, float32 scores were seen to be off by more than 3e-6
+WEAK = 1e-3  # share of the norm that a table could have: below it, float32 scores were seen to be off by more than 3e-6
 NOTHING = 1e-12  # WEAK in float64: what is less is rounding
 MEDIAN_SAMPLES = 4096  # samples whose distances decide the bandwidth
 
 
-class Shifted(NamedTuple):
-    """Centred features (sample, dim) that are made when they are asked for, row by row: features on disk stay there."""
+class CentredLater(NamedTuple):
+    """Centre features (sample, dim) block by block, when a tile needs them: features on disk stay there."""
 
     x: Tensor
-    near: covariances.Near
+    centring: covariances.Centring
     dtype: torch.dtype
 
     def rows(self, rows: slice) -> Tensor:
-        return (self.x[rows].to(self.dtype) - self.near.mean - self.near.rest) / self.near.scale
+        """Return the centred features of some samples."""
+        return (self.x[rows].to(self.dtype) - self.centring.mean - self.centring.rest) / self.centring.scale
 
 
-class Held(NamedTuple):
-    """Centred features (sample, dim) in memory."""
+class CentredInMemory(NamedTuple):
+    """Hold centred features (sample, dim) in memory."""
 
     x: Tensor
 
     def rows(self, rows: slice) -> Tensor:
+        """Return the centred features of some samples."""
         return self.x[rows]
 
 
 class Product(NamedTuple):
-    """A table of which entry (i, j) is x_i . x_j + shift_i + shift_j; x (sample, dim), shift (sample,)."""
+    """Hold a table whose entry (i, j) is x_i . x_j + shift_i + shift_j.
 
-    x: Held | Shifted
+    Attributes
+    ----------
+    x : CentredInMemory or CentredLater
+        Centred features (sample, dim).
+    shift : Tensor or None
+        What is added to each row and column (sample,).
+    hollow : bool
+        Whether the diagonal is zero.
+    limit : float
+        The Frobenius norm that the table could have.
+    """
+
+    x: CentredInMemory | CentredLater
     shift: Tensor | None
-    hollow: bool  # whether its diagonal is zero
-    limit: float  # the norm it could have
+    hollow: bool
+    limit: float
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
+        """Return a block of the table."""
         if self.shift is None:
             return self.x.rows(rows) @ self.x.rows(columns).T
-        made = torch.addmm(self.shift[columns], self.x.rows(rows), self.x.rows(columns).T)
-        made += self.shift[rows, None]
+        block = torch.addmm(self.shift[columns], self.x.rows(rows), self.x.rows(columns).T)
+        block += self.shift[rows, None]
         if self.hollow and rows == columns:
-            made.fill_diagonal_(0)
-        return made
+            block.fill_diagonal_(0)
+        return block
 
 
 class Gaussian(NamedTuple):
-    """A table exp(-|x_i - x_j|^2 / 2 s), less a constant and up to a factor, which centring and norm take out."""
+    """Hold a table exp(-|x_i - x_j|^2 / 2 s), less a constant and up to a factor, which centring and norm remove.
 
-    exponent: Product  # 1/2 - |x_i - x_j|^2 / 2 s
+    Attributes
+    ----------
+    exponent : Product
+        The table 1/2 - |x_i - x_j|^2 / 2 s.
+    """
+
+    exponent: Product
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
+        """Return a block of the table."""
         return torch.expm1_(self.exponent.tile(rows, columns))
 
 
 def u_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
-    """The U-centred Gram of x: <U(x), U(y)> = n (n - 3) HSIC_1(x, y) (Szekely & Rizzo 2014, prop. 1).
+    """Return the U-centred Gram of x, for which <U(x), U(y)> = n (n - 3) HSIC_1(x, y).
 
-    Without its diagonal the Gram of centred features has row sums -|x_i|^2, so U-centring adds known numbers. In
-    float64 if `exact`; centred features are `held` in memory, or made again for every tile.
+    Without its diagonal the Gram of centred features has row sums -|x_i|^2, so U-centring adds known numbers.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+    exact : bool
+        Whether to compute in float64.
+    held : bool
+        Whether the centred features are held in memory. If not, every tile centres its own.
+
+    Returns
+    -------
+    Product
+        The table (sample, sample).
+
+    References
+    ----------
+    Szekely and Rizzo 2014, proposition 1.
     """
     rows, squares = _lengths(x, exact, held)
-    n, whole = len(x), squares.sum()
-    shift = squares / (n - 2) - whole / (2 * (n - 1) * (n - 2))
-    return Product(rows, shift if exact else shift.to(x), True, float(whole))
+    n, total = len(x), squares.sum()
+    shift = squares / (n - 2) - total / (2 * (n - 1) * (n - 2))
+    return Product(rows, shift if exact else shift.to(x), True, float(total))
 
 
 def double_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
-    """The Gram of centred x, H x x' H; exact and held as in `u_centred`."""
+    """Return the Gram of centred x, H x x' H.
+
+    Parameters
+    ----------
+    x, exact, held
+        As in `u_centred`.
+
+    Returns
+    -------
+    Product
+        The table (sample, sample).
+    """
     rows, squares = _lengths(x, exact, held)
     return Product(rows, None, False, float(squares.sum()))
 
 
-def _lengths(x: Tensor, exact: bool, held: bool) -> tuple[Held | Shifted, Tensor]:
-    """Centred features and their squared lengths (sample,) in float64."""
+def _lengths(x: Tensor, exact: bool, held: bool) -> tuple[CentredInMemory | CentredLater, Tensor]:
+    """Return centred features and their squared lengths (sample,) in float64."""
     parts = [slice(start, start + covariances.ROWS) for start in range(0, len(x), covariances.ROWS)]
     dtype = torch.float64 if exact else x.dtype
-    near = None if held else covariances.about(x, parts)
-    made = Held(centred(x.to(dtype))) if near is None else Shifted(x, near, dtype)
-    return made, torch.cat([torch.linalg.vecdot(rows, rows).double() for rows in map(made.rows, parts)])
+    features = (
+        CentredInMemory(centred(x.to(dtype))) if held else CentredLater(x, covariances.centring_of(x, parts), dtype)
+    )
+    return features, torch.cat([torch.linalg.vecdot(rows, rows).double() for rows in map(features.rows, parts)])
 
 
 def gaussian(x: Tensor) -> Gaussian | None:
-    """The Gaussian kernel whose bandwidth is the median squared distance; None where that is 0.
+    """Return the Gaussian kernel of x whose bandwidth is the median squared distance.
 
-    In float64: all entries have much in common, which centring takes out again.
+    The kernel is computed in float64: all entries have much in common, which centring removes again.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    Gaussian or None
+        The table (sample, sample); None where the median distance is 0.
     """
     x = centred(x.double())
     squares = x.square().sum(1)
     scale = median_distance(x)
     if scale <= NOTHING * float(squares.max()):
         return None
-    return Gaussian(Product(Held(x / scale**0.5), 0.25 - squares / (2 * scale), False, 0))
+    return Gaussian(Product(CentredInMemory(x / scale**0.5), 0.25 - squares / (2 * scale), False, 0))
 
 
 def median_distance(x: Tensor) -> float:
-    """NumPy's median of all n^2 squared distances, the n zeros of the diagonal included, as Kornblith et al. take it.
+    """Return NumPy's median of all n^2 squared distances, including the n zeros of the diagonal.
 
-    Of more than 4,096 samples, 4,096 evenly spaced ones are used.
+    Kornblith et al. (2019) take it like this. Of more than 4,096 samples, 4,096 evenly spaced ones are used.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    float
+        The median squared distance.
     """
     x = x.double()
     if len(x) > MEDIAN_SAMPLES:
@@ -122,16 +193,18 @@ def median_distance(x: Tensor) -> float:
     table = rows @ rows.T
     distances = np.concatenate([squares[i] + squares[i + 1 :] - 2 * table[i, i + 1 :] for i in range(n)])
     # every distance stands twice in the table, after the zeros of the diagonal
-    places = [(p - n) // 2 for p in ((n * n - 1) // 2, n * n // 2)]
-    ordered = np.partition(distances, [max(p, 0) for p in places])
-    return float(np.mean([max(ordered[p], 0) if p >= 0 else 0 for p in places]))
+    ranks = [(rank - n) // 2 for rank in ((n * n - 1) // 2, n * n // 2)]
+    ordered = np.partition(distances, [max(rank, 0) for rank in ranks])
+    return float(np.mean([max(ordered[rank], 0) if rank >= 0 else 0 for rank in ranks]))
 
 
-def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
+def _linear(make: Callable[..., Product], debiased: bool, about: str) -> Metric:
+    """Build linear CKA from the function that makes a layer's table."""
+
     def prepare(x: Tensor, k: int) -> Tensor | None:
         exact = _exact(x)
         product = make(x, exact)
-        table = tables.whole(product, len(x))
+        table = tables.full_table(product, len(x))
         size = tables.norm(table)
         if size < WEAK * product.limit and not exact:
             return prepare(x.double(), k)
@@ -152,53 +225,53 @@ def _linear(make: Callable[..., Product], debiased: bool) -> Metric:
         return a / size if size > NOTHING else None
 
     def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-        found = covariances.scores(xs, ys, debiased, memory) if covariances.cheaper(xs, ys) else None
-        if found is not None:
-            return found
+        by_dims = covariances.scores(xs, ys, debiased, memory) if covariances.cheaper(xs, ys) else None
+        if by_dims is not None:
+            return by_dims
         return _by_tables(make, xs, ys, _exact(xs[0]), memory)
 
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
-    return Metric(prepare, tables.compare, subset, tables.permuted, scores, least, chance)
+    return Metric(prepare, tables.compare, subset, tables.permuted, scores, least, about, chance)
 
 
 def _exact(x: Tensor) -> bool:
-    """Whether products are to be of float64 from the start."""
+    """Return whether products are computed in float64 from the start."""
     return x.dtype == torch.float64 or len(x) < FEW
 
 
 def _by_tables(
     make: Callable[..., Product], xs: Sequence[Tensor], ys: Sequence[Tensor], exact: bool, memory: float
 ) -> Array:
-    """The layer map by tables of samples; layers whose table is too small for float32 go through float64."""
+    """Return the layer map by tables of samples; layers whose table is too small for float32 go through float64."""
     held = sum(layer.numel() for layer in (*xs, *ys)) * (8 if exact else 4) <= memory
     products = [make(layer, exact, held) for layer in (*xs, *ys)]
     inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
-    limits, wide = np.array([product.limit for product in products]), len(xs)
+    limits, width = np.array([product.limit for product in products]), len(xs)
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
     lost = norms <= (NOTHING if exact else WEAK) * limits
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = inner[:wide, wide:] / norms[:wide, None] / norms[wide:]
-    weak_x, weak_y = np.flatnonzero(lost[:wide]), np.flatnonzero(lost[wide:])
+        scores = inner[:width, width:] / norms[:width, None] / norms[width:]
+    weak_x, weak_y = np.flatnonzero(lost[:width]), np.flatnonzero(lost[width:])
     if exact:
-        found[weak_x] = found[:, weak_y] = np.nan
-        return found
+        scores[weak_x] = scores[:, weak_y] = np.nan
+        return scores
     if len(weak_x):
-        found[weak_x] = _by_tables(make, [xs[int(i)] for i in weak_x], ys, True, memory)
+        scores[weak_x] = _by_tables(make, [xs[int(i)] for i in weak_x], ys, True, memory)
     if len(weak_y):
-        found[:, weak_y] = _by_tables(make, xs, [ys[int(j)] for j in weak_y], True, memory)
-    return found
+        scores[:, weak_y] = _by_tables(make, xs, [ys[int(j)] for j in weak_y], True, memory)
+    return scores
 
 
 def _centred_table(table: Tensor) -> Tensor:
-    """H table H: row and column means removed."""
+    """Remove row and column means: H table H."""
     means = table.mean(1)
     return table - means[:, None] - (means - means.mean())
 
 
 def _rbf_prepare(x: Tensor, k: int) -> Tensor | None:
     kernel = gaussian(x)
-    return None if kernel is None else _rbf_unit(tables.whole(kernel, len(x)))
+    return None if kernel is None else _rbf_unit(tables.full_table(kernel, len(x)))
 
 
 def _rbf_unit(table: Tensor) -> Tensor | None:
@@ -209,7 +282,7 @@ def _rbf_unit(table: Tensor) -> Tensor | None:
 
 
 def _rbf_subset(a: Tensor | None, chosen: Array, k: int) -> Tensor | None:
-    """The bandwidth stays that of all samples."""
+    """Cut a kernel to some samples; its bandwidth stays that of all samples."""
     if a is None:
         return None
     rows = torch.from_numpy(chosen).to(a.device)
@@ -218,28 +291,44 @@ def _rbf_subset(a: Tensor | None, chosen: Array, k: int) -> Tensor | None:
 
 def _rbf_scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
     n, scores = len(xs[0]), np.full((len(xs), len(ys)), np.nan)
-    kernels = [[(at, kernel) for at, x in enumerate(side) if (kernel := gaussian(x))] for side in (xs, ys)]
+    kernels = [[(index, kernel) for index, x in enumerate(side) if (kernel := gaussian(x))] for side in (xs, ys)]
     if not all(kernels):
         return scores
     every = [kernel for side in kernels for _, kernel in side]
     sums = torch.zeros(len(every), n, dtype=torch.float64, device=xs[0].device)
 
-    def visit(at: int, tile: Tensor, rows: slice, columns: slice, times: int) -> None:
-        sums[at, rows] += tile.sum(1)
+    def visit(index: int, tile: Tensor, rows: slice, columns: slice, times: int) -> None:
+        sums[index, rows] += tile.sum(1)
         if times == 2:
-            sums[at, columns] += tile.sum(0)
+            sums[index, columns] += tile.sum(0)
 
     raw = tables.inner_products(every, n, visit)
     totals = sums.sum(1)
     # <HKH, HLH> from the uncentred tables
     inner = raw - 2 / n * sums @ sums.T + totals[:, None] * totals / n**2
     own = inner.diagonal().where(inner.diagonal() > NOTHING**2 * raw.diagonal(), torch.nan)
-    found, wide = inner / own.sqrt()[:, None] / own.sqrt(), len(kernels[0])
+    every_score, width = inner / own.sqrt()[:, None] / own.sqrt(), len(kernels[0])
     places = np.ix_([i for i, _ in kernels[0]], [j for j, _ in kernels[1]])
-    scores[places] = found[:wide, wide:].cpu().numpy()
+    scores[places] = every_score[:width, width:].cpu().numpy()
     return scores
 
 
-CKA = _linear(u_centred, debiased=True)
-CKA_BIASED = _linear(double_centred, debiased=False)
-CKA_RBF = Metric(_rbf_prepare, tables.compare, _rbf_subset, tables.permuted, _rbf_scores, least=2)
+CKA = _linear(
+    u_centred,
+    debiased=True,
+    about="Debiased linear CKA compares which samples are alike in x and in y, and is 0 on average by chance.",
+)
+CKA_BIASED = _linear(
+    double_centred,
+    debiased=False,
+    about="Biased linear CKA tends to 1 for unrelated features as dims outnumber samples.",
+)
+CKA_RBF = Metric(
+    _rbf_prepare,
+    tables.compare,
+    _rbf_subset,
+    tables.permuted,
+    _rbf_scores,
+    least=2,
+    about="CKA with a Gaussian kernel weighs near samples more than far ones, and is biased too.",
+)

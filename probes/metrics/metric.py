@@ -1,9 +1,10 @@
-"""What a metric is made of, and the first steps that several metrics share.
+"""Define what a metric consists of, and the first steps that several metrics share.
 
-A layer's *relation* is what comparing it with any other layer needs, computed once: a sample-by-sample table, a list of
-neighbours, an orthonormal basis. Relations are compared, re-ordered by a permutation of the samples or cut to some of
-the samples (`significance`) without touching the features again. What the metrics mean and what they demand of their
-input is said and checked in `similarity`; nothing is checked here.
+A *prepared layer* is what comparing a layer with any other needs, computed once: a sample-by-sample table, a list of
+neighbours, an orthonormal basis. Prepared layers are compared, re-ordered by a permutation of the samples
+(`similarity.nulls`) or cut to some of the samples (`similarity.intervals`) without reading the features again.
+`similarity.scoring.similarity` says what each metric means, and `similarity.inputs` checks the input. Nothing is
+checked here.
 """
 
 from __future__ import annotations
@@ -26,14 +27,40 @@ BLAS = ThreadpoolController()
 
 
 class Metric(NamedTuple):
-    """How one metric is computed; x is (sample, dim), float32 or float64, and a relation None where it is undefined.
+    """Hold how one metric is computed and what it can see.
 
-    prepare(x, k): the layer's relation.
-    compare(a, b, k): the scores (len a, len b) of two lists of relations, NaN where one is None.
-    subset(a, chosen, k): the relation of the chosen samples, an increasing index, by themselves.
-    permuted(a, b, k, orders): scores (permutation, len a, len b), sample i of b being replaced by sample order[i].
-    scores(xs, ys, k, memory): the layer map of two lists of features; memory, in bytes, is a bound where one is kept.
-    least: samples needed. chance: the score expected of unrelated features, None where that depends on them.
+    Features are (sample, dim) tensors of float32 or float64. A prepared layer is None where the metric is undefined
+    for it.
+
+    Attributes
+    ----------
+    prepare : callable
+        ``prepare(x, k)`` returns the prepared layer of x.
+    compare : callable
+        ``compare(a, b, k)`` returns the scores (len a, len b) of two lists of prepared layers, NaN where one is None.
+    subset : callable
+        ``subset(a, chosen, k)`` returns the prepared layer of some samples alone; `chosen` holds increasing indices.
+    permuted : callable
+        ``permuted(a, b, k, orders)`` returns scores (permutation, len a, len b) in which sample ``order[i]`` of b takes
+        the place of sample i.
+    scores : callable
+        ``scores(xs, ys, k, memory)`` returns the layer map of two lists of features. `memory`, in bytes, is a bound
+        for the metrics that keep one.
+    least : int
+        The number of samples that the metric needs.
+    about : str
+        What the metric measures, in one sentence.
+    chance : callable
+        ``chance(k, samples)`` returns the score expected of unrelated features, None where it depends on them.
+    neighbours : bool
+        Whether k matters.
+    same_dims : bool
+        Whether x and y must have the same dims.
+    is_distance : bool
+        Whether a larger score means less alike: such a metric cannot choose bridges.
+    sees_pairs : bool
+        Whether the score depends on which sample of x belongs to which sample of y. If not, permuting samples leaves
+        it unchanged, and a permutation null says nothing.
     """
 
     prepare: Callable[[Tensor, int], Any]
@@ -42,15 +69,29 @@ class Metric(NamedTuple):
     permuted: Callable[[Sequence[Any], Sequence[Any], int, Array], Array]
     scores: Callable[..., Array]
     least: int
+    about: str
     chance: Callable[[int, int], float | None] = lambda k, samples: None
-    neighbours: bool = False  # whether k matters
-    same_dims: bool = False  # whether x and y must have the same dims
+    neighbours: bool = False
+    same_dims: bool = False
+    is_distance: bool = False
+    sees_pairs: bool = True
 
 
 def centred(x: Tensor) -> Tensor:
-    """Column means removed; divided by the largest magnitude, which no metric that centres can see, against overflow.
+    """Remove the column means and divide by the largest magnitude, which avoids overflow.
 
-    Every value is as exact as its dtype allows, relative to the centred value itself: a common offset costs no digits.
+    No metric that centres can see the division. Every value is as exact as its dtype allows, relative to the centred
+    value itself: a common offset costs no digits.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim), float32 or float64.
+
+    Returns
+    -------
+    Tensor
+        Centred features of the same shape and dtype, at most 1 in magnitude; zeros where x is constant.
     """
     given = x
     if x.dtype == torch.float32:
@@ -67,7 +108,18 @@ def centred(x: Tensor) -> Tensor:
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows of length 1, float64; rows of zeros stay zero."""
+    """Scale every row to length 1; rows of zeros stay zero.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    Tensor
+        Unit rows (sample, dim), float64.
+    """
     if x.dtype == torch.float64:
         largest = x.abs().amax(1, keepdim=True)
         x = x / torch.where(largest > 0, largest, 1)  # against overflow
@@ -77,9 +129,23 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def in_threads(function: Callable[..., R], calls: Sequence[tuple[Any, ...]], device: torch.device) -> list[R]:
-    """The function of every call, on the CPU one to a thread with one BLAS thread each.
+    """Run a function on every tuple of arguments; on the CPU in threads with one BLAS thread each.
 
     Sorting and eigendecompositions take one core anyway, or two of which one mostly waits.
+
+    Parameters
+    ----------
+    function : callable
+        What is called.
+    calls : sequence of tuple
+        The arguments of each call.
+    device : torch.device
+        Where the work is done. On any device but the CPU, calls run one after the other.
+
+    Returns
+    -------
+    list
+        The results in the order of the calls.
     """
     threads = min(torch.get_num_threads(), len(calls)) if device.type == "cpu" else 1
     with BLAS.limit(limits=1, user_api="blas"):
@@ -89,27 +155,62 @@ def in_threads(function: Callable[..., R], calls: Sequence[tuple[Any, ...]], dev
             return list(pool.map(lambda call: function(*call), calls))
 
 
-def defined(relations: Sequence[R | None]) -> list[tuple[int, R]]:
-    """The relations that are not None, with their places."""
-    return [(at, relation) for at, relation in enumerate(relations) if relation is not None]
+def defined(prepared: Sequence[R | None]) -> list[tuple[int, R]]:
+    """Return the prepared layers that are not None, each with its index.
+
+    Parameters
+    ----------
+    prepared : sequence
+        Prepared layers, None where the metric is undefined.
+
+    Returns
+    -------
+    list of tuple
+        (index, prepared layer) pairs in order.
+    """
+    return [(index, layer) for index, layer in enumerate(prepared) if layer is not None]
 
 
 def scores_from_all(
     prepare: Callable[[Tensor, int], R | None], compare: Callable[[Sequence[R | None], Sequence[R | None], int], Array]
 ) -> Callable[..., Array]:
-    """A layer map for metrics whose map is the comparison of all relations."""
+    """Build `Metric.scores` for a metric whose layer map is the comparison of all prepared layers.
+
+    Parameters
+    ----------
+    prepare, compare : callable
+        As in `Metric`.
+
+    Returns
+    -------
+    callable
+        ``scores(xs, ys, k, memory)``; memory is ignored.
+    """
     return lambda xs, ys, k, memory=MEMORY: compare([prepare(x, k) for x in xs], [prepare(y, k) for y in ys], k)
 
 
 def permuted_by_reordering(
     reorder: Callable[[R, Array], R], compare: Callable[[Sequence[R | None], Sequence[R | None], int], Array]
 ) -> Callable[[Sequence[R | None], Sequence[R | None], int, Array], Array]:
-    """Permutation scores for metrics that know no faster way than comparing the re-ordered relations."""
+    """Build `Metric.permuted` for a metric that knows no faster way than comparing re-ordered layers.
+
+    Parameters
+    ----------
+    reorder : callable
+        ``reorder(a, order)`` returns the prepared layer with its samples in another order.
+    compare : callable
+        As in `Metric`.
+
+    Returns
+    -------
+    callable
+        ``permuted(a, b, k, orders)``.
+    """
 
     def permuted(a: Sequence[R | None], b: Sequence[R | None], k: int, orders: Array) -> Array:
         scores = np.empty((len(orders), len(a), len(b)))
-        for at, order in enumerate(orders):
-            scores[at] = compare(a, [None if one is None else reorder(one, order) for one in b], k)
+        for permutation, order in enumerate(orders):
+            scores[permutation] = compare(a, [None if layer is None else reorder(layer, order) for layer in b], k)
         return scores
 
     return permuted

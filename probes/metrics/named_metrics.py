@@ -1,4 +1,4 @@
-"""Name every metric; `similarity` says what each one means."""
+"""Name every metric; `similarity.scoring.similarity` gives the formula and source of each."""
 
 from __future__ import annotations
 

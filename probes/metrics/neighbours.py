@@ -1,9 +1,9 @@
-"""Metrics of neighbourhoods: mutual k-nearest neighbours and CKNNA, by cosine.
+"""Compare neighbourhoods by cosine: mutual k-nearest neighbours and CKNNA.
 
-Nearest by cosine is nearest by distance between unit rows, and distances do not change when all rows are shifted: with
+Nearest by cosine is nearest by distance between unit rows, and distances do not change when all rows are shifted. With
 v the unit rows less their mean, samples are ranked by v_i . v_j - |v_j|^2 / 2, which keeps its digits in float32 where
-all cosines are .99. Rows that float32 cannot decide are ranked again in float64, and those that float64 cannot decide
-by their distances.
+all cosines are .99. Rows that float32 cannot decide are ranked again in float64, and rows that float64 cannot decide
+are ranked by their distances.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ TABLE = 2**28  # bytes of the table in which common neighbours are looked up
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The k nearest samples of every sample.
+    """Hold the k nearest samples of every sample.
 
-    near: (sample, k), the sample itself left out. distances: (sample, k), theirs, 1 - cosine, which keeps its digits
-    where cosines are near 1. unit: (sample, dim) unit rows, float64.
+    Attributes
+    ----------
+    near : Array
+        Indices of the neighbours (sample, k), without the sample itself.
+    distances : Array
+        1 - cosine of each neighbour (sample, k), which keeps its digits where cosines are near 1.
+    unit : Tensor
+        Unit rows (sample, dim), float64.
     """
 
     near: Array
@@ -38,25 +44,60 @@ class Neighbours:
 
     @cached_property
     def ranked(self) -> tuple[Array, Array]:
-        """More of them than k, nearest first, ties by index: near any subset of samples k are nearly always left."""
+        """More neighbours than k with their distances, nearest first, ties by index.
+
+        Of so many, k are nearly always left in a subset of the samples.
+        """
         samples, k = self.near.shape
         return nearest(self.unit, min(16 * k + 64, samples - 1), single=False, ordered=True)
 
 
 def prepare(x: Tensor, k: int) -> Neighbours | None:
-    """The k nearest neighbours by cosine; None where all samples point the same way."""
+    """Find the k nearest neighbours of every sample by cosine.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim), float32 or float64.
+    k : int
+        How many neighbours.
+
+    Returns
+    -------
+    Neighbours or None
+        The prepared layer; None where all samples point the same way.
+    """
     unit = unit_rows(x)
     single = x.dtype == torch.float32 and len(x) >= FEW
     return None if _one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
 
 
 def _one_way(unit: Tensor) -> bool:
-    """Whether all unit rows are the same up to rounding."""
+    """Return whether all unit rows are the same up to rounding."""
     return float((unit - unit[0]).square_().sum(1).max()) <= (8 * np.finfo(np.float64).eps) ** 2
 
 
 def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tuple[Array, Array]:
-    """The nearest rows (sample, count), their distances; the sets, and where asked the order, of exact arithmetic."""
+    """Find the nearest rows of every row, as exact arithmetic would.
+
+    Parameters
+    ----------
+    unit : Tensor
+        Unit rows (sample, dim), float64.
+    count : int
+        How many neighbours of each.
+    single : bool
+        Whether float32 is tried first.
+    ordered : bool
+        Whether the order of the neighbours matters too, not only which they are.
+
+    Returns
+    -------
+    near : Array
+        Indices (sample, count).
+    distances : Array
+        1 - cosine (sample, count).
+    """
     shifted, zero = unit - unit.mean(0), ~unit.any(1)
     near = np.empty((len(unit), count), np.int32)
     distances = np.empty((len(unit), count))
@@ -67,15 +108,15 @@ def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tu
             unsure.append(some[_take(some, closeness, error, rounded, zero, near, distances, ordered)])
         rows = torch.cat(unsure)
     for row, candidates in _undecided(shifted, zero, rows, near, distances, ordered):
-        near[row], distances[row] = (one[:count] for one in by_distance(unit, zero, row, candidates))
+        near[row], distances[row] = (ranked[:count] for ranked in _by_distance(unit, zero, row, candidates))
     return near, distances
 
 
 def _closeness(shifted: Tensor, zero: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of (rows, closeness (row, sample) which falls with distance, error (row,) that rounding may have made)."""
+    """Yield blocks of rows, their closeness (row, sample), which falls with distance, and its rounding error (row,)."""
     samples, dims = shifted.shape
     squares = shifted.square().sum(1)
-    # a row of zeros has cosine 0 with every row, which is that of unit rows at a squared distance of 2, not 1
+    # a row of zeros has cosine 0 with every row, as unit rows have at a squared distance of 2, not 1
     bias = -squares / 2 - zero.to(squares) / 2
     # rounding errors of a product grow like the root of its terms, relative to the lengths (Higham & Mary 2019)
     lengths, rounding = squares.sqrt(), 3 * dims**0.5 * torch.finfo(shifted.dtype).eps
@@ -99,14 +140,14 @@ def _take(
     distances: Array,
     ordered: bool,
 ) -> Tensor:
-    """Fill in the neighbours of some rows; (row,) True where near-ties leave them open."""
+    """Fill in the neighbours of some rows; return (row,) True where near-ties leave them open."""
     count = near.shape[1]
     values, order = closeness.topk(min(count + 1, closeness.shape[1]), dim=1)
-    at = some.cpu().numpy()
-    near[at] = order[:, :count].cpu().numpy()
-    found = shifted[some].square().sum(1, keepdim=True).double() / 2 - values[:, :count].double()
-    found[zero[some, None] | zero[order[:, :count]]] = 1
-    distances[at] = found.cpu().numpy()
+    rows = some.cpu().numpy()
+    near[rows] = order[:, :count].cpu().numpy()
+    far = shifted[some].square().sum(1, keepdim=True).double() / 2 - values[:, :count].double()
+    far[zero[some, None] | zero[order[:, :count]]] = 1
+    distances[rows] = far.cpu().numpy()
     gaps = values[:, :-1] - values[:, 1:]
     return (gaps if ordered else gaps[:, count - 1 :]).le(2 * error[:, None]).any(1)
 
@@ -114,19 +155,20 @@ def _take(
 def _undecided(
     shifted: Tensor, zero: Tensor, rows: Tensor, near: Array, distances: Array, ordered: bool
 ) -> Iterator[tuple[int, Tensor]]:
-    """Fill in what float64 decides; for each other row, the samples among which its neighbours are."""
+    """Fill in what float64 decides; yield each other row with the samples among which its neighbours are."""
     count = near.shape[1]
     for some, closeness, error in _closeness(shifted, zero, rows):
         error = error.clamp(min=TIE)
-        for at in _take(some, closeness, error, shifted, zero, near, distances, ordered).nonzero().ravel().tolist():
-            reach = closeness[at].topk(count).values[-1] - 2 * error[at]
-            yield int(some[at]), (closeness[at] >= reach).nonzero().ravel()
+        unsure = _take(some, closeness, error, shifted, zero, near, distances, ordered)
+        for index in unsure.nonzero().ravel().tolist():
+            reach = closeness[index].topk(count).values[-1] - 2 * error[index]
+            yield int(some[index]), (closeness[index] >= reach).nonzero().ravel()
 
 
-def by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tuple[Array, Array]:
-    """Candidates by distance from a row, and their distances, from differences, which cancel no digits.
+def _by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tuple[Array, Array]:
+    """Rank candidates by their distance from a row, computed from differences, which cancel no digits.
 
-    Distances equal up to their own rounding error are ties, which go by index.
+    Distances that are equal up to their own rounding error are ties, which go by index.
     """
     distances = (unit[candidates] - unit[row]).square().sum(1) / 2
     distances[zero[candidates] | zero[row]] = 1
@@ -135,12 +177,27 @@ def by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tup
     ascending = far[order]
     group = np.empty(len(far), np.int64)
     group[order] = np.cumsum(np.diff(ascending, prepend=ascending[0]) > 1e-14 * np.sqrt(ascending))
-    found = np.lexsort((samples, group))
-    return samples[found], far[found]
+    ranked = np.lexsort((samples, group))
+    return samples[ranked], far[ranked]
 
 
 def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
-    """The k nearest among the chosen: those of each chosen sample's own ranking that are chosen too."""
+    """Find the k nearest among chosen samples, from each chosen sample's ranking of all.
+
+    Parameters
+    ----------
+    a : Neighbours or None
+        The prepared layer.
+    chosen : Array
+        Increasing indices of the chosen samples.
+    k : int
+        How many neighbours.
+
+    Returns
+    -------
+    Neighbours or None
+        The prepared layer of the chosen samples; None where they all point the same way.
+    """
     if a is None or _one_way(a.unit[chosen]):
         return None
     place = np.full(len(a.near), -1, np.int32)
@@ -157,23 +214,24 @@ def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
     )
 
 
-class Common(NamedTuple):
-    """Neighbours that a layer of a and a permuted layer of b have in common, one entry each."""
+class _Common(NamedTuple):
+    """List the neighbours that a layer of a and a permuted layer of b have in common, one entry (common,) each."""
 
-    a: Array  # place of the layer in a
+    a: Array  # index of the layer in a
     b: Array
     sample: Array
     neighbour: Array
-    slot: Array  # the neighbour's place in b's list of the sample that stands there now
+    slot: Array  # the neighbour's index in b's list of the sample that takes the place of `sample`
 
 
-def common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Iterator[tuple[int, Common]]:
-    """For every permutation, in one or more parts, all common neighbours; sample i of b is sample order[i].
+def _common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Iterator[tuple[int, _Common]]:
+    """Yield all common neighbours for every permutation, in one or more parts.
 
-    Which layers of a have j among i's nearest is a bit each of entry (i, j) of a table: all of a is looked up at once.
+    Each entry (i, j) of a table has a bit for every layer of a that has j among i's nearest: one look-up serves all
+    layers of a.
     """
     samples, k = a[0].near.shape
-    theirs = np.stack([one.near for one in b])  # (b, sample, k)
+    theirs = np.stack([layer.near for layer in b])  # (b, sample, k)
     for first in range(0, len(a), 64):
         some = a[first : first + 64]
         word = np.min_scalar_type(2 ** len(some) - 1)
@@ -181,79 +239,84 @@ def common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> I
         for start in range(0, samples, step):
             rows = np.arange(start, min(start + step, samples))
             table = np.zeros((len(rows), samples), word)
-            for bit, one in enumerate(some):
-                table[np.arange(len(rows))[:, None], one.near[rows]] |= word.type(1 << bit)
+            for bit, layer in enumerate(some):
+                table[np.arange(len(rows))[:, None], layer.near[rows]] |= word.type(1 << bit)
             table, base = table.ravel(), (np.arange(len(rows)) * samples)[:, None]
-            for at, order in enumerate(orders):
+            for permutation, order in enumerate(orders):
                 place = np.empty(samples, np.int32)
                 place[order] = np.arange(samples, dtype=np.int32)
-                looked = place[theirs[:, order[rows]]]  # (b, row, k): where b's neighbours are now
-                masks = table[looked + base].ravel()
+                moved = place[theirs[:, order[rows]]]  # (b, row, k): where b's neighbours are now
+                masks = table[moved + base].ravel()
                 hits = np.flatnonzero(masks)
-                found = masks[hits]
-                each = [hits[(found >> word.type(bit)) & word.type(1) != 0] for bit in range(len(some))]
-                hit = np.concatenate(each)
-                layer, rest = np.divmod(hit, len(rows) * k)
+                bits = masks[hits]
+                by_layer = [hits[(bits >> word.type(bit)) & word.type(1) != 0] for bit in range(len(some))]
+                hit = np.concatenate(by_layer)
+                in_b, rest = np.divmod(hit, len(rows) * k)
                 row, slot = np.divmod(rest, k)
-                which = np.repeat(np.arange(first, first + len(some)), [len(one) for one in each])
-                yield at, Common(which, layer, rows[row], looked.ravel()[hit], slot)
+                in_a = np.repeat(np.arange(first, first + len(some)), [len(entries) for entries in by_layer])
+                yield permutation, _Common(in_a, in_b, rows[row], moved.ravel()[hit], slot)
 
 
-def _over_known(count: Callable[..., Array]) -> Callable[..., Array]:
-    """Scores (permutation, len a, len b) of the relations that are not None, NaN elsewhere."""
+def _over_defined(count: Callable[..., Array]) -> Callable[..., Array]:
+    """Build `Metric.permuted` from the scores of prepared layers that are not None; others score NaN."""
 
     def permuted(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int, orders: Array) -> Array:
         scores = np.full((len(orders), len(a), len(b)), np.nan)
         ours, theirs = defined(a), defined(b)
         if ours and theirs:
             places = np.ix_(range(len(orders)), [i for i, _ in ours], [j for j, _ in theirs])
-            scores[places] = count([one for _, one in ours], [one for _, one in theirs], orders)
+            scores[places] = count([layer for _, layer in ours], [layer for _, layer in theirs], orders)
         return scores
 
     return permuted
 
 
 def _overlap(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Array:
+    """Return the mean share of common neighbours (permutation, len a, len b)."""
     counts = np.zeros((len(orders), len(a) * len(b)))
-    for at, found in common(a, b, orders):
-        counts[at] += np.bincount(found.a * len(b) + found.b, minlength=len(a) * len(b))
+    for permutation, found in _common(a, b, orders):
+        counts[permutation] += np.bincount(found.a * len(b) + found.b, minlength=len(a) * len(b))
     return counts.reshape(len(orders), len(a), len(b)) / a[0].near.size
 
 
 def _local_cka(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Array:
-    """HSIC_1 of the cosines of common neighbours, over that of each side's own neighbours."""
+    """Divide HSIC_1 of the cosines of common neighbours by the norms that each side has with itself."""
     (samples, _), pairs = a[0].near.shape, len(a) * len(b)
-    near, ours = np.stack([one.near for one in a]), np.stack([_cosines(one) for one in a])  # (a, sample, k)
-    theirs = np.stack([_cosines(one) for one in b])
-    parts: dict[int, list[tuple[Array, ...]]] = {at: [] for at in range(len(orders))}
-    for at, found in common(a, b, orders):
+    near, ours = np.stack([layer.near for layer in a]), np.stack([_cosines(layer) for layer in a])  # (a, sample, k)
+    theirs = np.stack([_cosines(layer) for layer in b])
+    parts: dict[int, list[tuple[Array, ...]]] = {permutation: [] for permutation in range(len(orders))}
+    for permutation, found in _common(a, b, orders):
         slot = (near[found.a, found.sample] == found.neighbour[:, None]).argmax(1)
-        left, right = ours[found.a, found.sample, slot], theirs[found.b, orders[at][found.sample], found.slot]
-        parts[at].append((found.a * len(b) + found.b, found.sample, found.neighbour, left, right))
+        left = ours[found.a, found.sample, slot]
+        right = theirs[found.b, orders[permutation][found.sample], found.slot]
+        parts[permutation].append((found.a * len(b) + found.b, found.sample, found.neighbour, left, right))
     local = np.stack(
         [_hsic(pairs, samples, *(np.concatenate(column) for column in zip(*some))) for some in parts.values()]
     )
     with np.errstate(invalid="ignore"):
-        norms = [np.sqrt(np.array([_own_hsic(one) for one in side])) for side in (a, b)]
+        norms = [np.sqrt(np.array([_own_hsic(layer) for layer in side])) for side in (a, b)]
     return local.reshape(len(orders), len(a), len(b)) / norms[0][:, None] / norms[1]
 
 
-def _cosines(one: Neighbours) -> Array:
-    """(sample, k); less 1 where all samples are neighbours: HSIC_1 does not see it then, and it would cost digits."""
-    samples, k = one.near.shape
-    return (k < samples - 1) - one.distances
+def _cosines(layer: Neighbours) -> Array:
+    """Return the neighbours' cosines (sample, k), less 1 where all samples are neighbours.
+
+    HSIC_1 does not see the 1 then, and it would cost digits.
+    """
+    samples, k = layer.near.shape
+    return (k < samples - 1) - layer.distances
 
 
-def _own_hsic(one: Neighbours) -> float:
-    """NaN where it is not positive: the score is not defined then."""
-    samples, k = one.near.shape
-    sample, cosines = np.repeat(np.arange(samples), k), _cosines(one).ravel()
-    found = _hsic(1, samples, np.zeros(samples * k, int), sample, one.near.ravel(), cosines, cosines)[0]
-    return found if found > 0 else np.nan
+def _own_hsic(layer: Neighbours) -> float:
+    """Return a layer's HSIC_1 with itself; NaN where it is not positive, and the score not defined."""
+    samples, k = layer.near.shape
+    sample, cosines = np.repeat(np.arange(samples), k), _cosines(layer).ravel()
+    own = _hsic(1, samples, np.zeros(samples * k, int), sample, layer.near.ravel(), cosines, cosines)[0]
+    return own if own > 0 else np.nan
 
 
 def _hsic(pairs: int, n: int, pair: Array, sample: Array, neighbour: Array, left: Array, right: Array) -> Array:
-    """n (n - 3) HSIC_1 per pair (pair,) of two sparse tables whose entries (sample, neighbour) are left and right."""
+    """Return n (n - 3) HSIC_1 (pair,) of two sparse tables whose entries (sample, neighbour) are left and right."""
     flat = pair * n
     left_into = np.bincount(flat + neighbour, left, pairs * n).reshape(pairs, n)
     right_from = np.bincount(flat + sample, right, pairs * n).reshape(pairs, n)
@@ -267,15 +330,27 @@ def _hsic(pairs: int, n: int, pair: Array, sample: Array, neighbour: Array, left
     return trace + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * np.einsum("pn,pn->p", left_into, right_from)
 
 
-def _metric(count: Callable[..., Array], least: int, chance: Callable[[int, int], float | None]) -> Metric:
-    permuted = _over_known(count)
+def _metric(count: Callable[..., Array], least: int, about: str, chance: Callable[[int, int], float | None]) -> Metric:
+    """Build a metric from the scores of prepared layers that are not None."""
+    permuted = _over_defined(count)
 
     def compare(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int) -> Array:
-        samples = [len(one.near) for _, one in defined(a)][:1] or [0]
+        samples = [len(layer.near) for _, layer in defined(a)][:1] or [0]
         return permuted(a, b, k, np.arange(samples[0])[None])[0]
 
-    return Metric(prepare, compare, subset, permuted, scores_from_all(prepare, compare), least, chance, neighbours=True)
+    scores = scores_from_all(prepare, compare)
+    return Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True)
 
 
-MUTUAL_KNN = _metric(_overlap, 2, lambda k, samples: k / (samples - 1))
-CKNNA = _metric(_local_cka, 4, lambda k, samples: None)
+MUTUAL_KNN = _metric(
+    _overlap,
+    2,
+    "Mutual kNN is the mean share of each sample's k nearest neighbours that x and y have in common.",
+    lambda k, samples: k / (samples - 1),
+)
+CKNNA = _metric(
+    _local_cka,
+    4,
+    "CKNNA is CKA restricted to the nearest neighbours that x and y have in common.",
+    lambda k, samples: None,
+)

@@ -1,4 +1,4 @@
-"""Metrics of two modalities in one space, sample i of one with sample i of the other: cosine and modality gap."""
+"""Compare two modalities in one space: mean cosine of paired samples, and modality gap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .metric import Array, Metric, permuted_by_reordering, scores_from_all, unit
 
 
 def _unit(x: Tensor, k: int) -> Tensor:
-    """The relation of both: unlike others it is never None."""
+    """Prepare a layer for both metrics; unlike for other metrics, the result is never None."""
     return unit_rows(x)
 
 
@@ -22,18 +22,18 @@ def _subset(a: Tensor, chosen: Array, k: int) -> Tensor:
 
 
 def _cosine(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
-    """mean_i <x_i, y_i> / (|x_i| |y_i|); a row of zeros has cosine 0."""
+    """Return mean_i <x_i, y_i> / (|x_i| |y_i|); a row of zeros has cosine 0."""
     return np.array([[float(torch.dot(x.flatten(), y.flatten())) / len(x) for y in b] for x in a])
 
 
 def _gap(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
-    """|mean_i x_i / |x_i| - mean_i y_i / |y_i|| (Liang et al. 2022): 0 to 2, a distance."""
+    """Return |mean_i x_i / |x_i| - mean_i y_i / |y_i|| (Liang et al. 2022): 0 to 2, a distance."""
     left, right = ([unit.mean(0) for unit in side] for side in (a, b))
     return np.array([[float((x - y).norm()) for y in right] for x in left])
 
 
 def _gap_permuted(a: Sequence[Any], b: Sequence[Any], k: int, orders: Array) -> Array:
-    """A mean does not know the order of its samples: every permutation has the same score."""
+    """Repeat the score for every permutation: a mean does not depend on the order of its samples."""
     return np.repeat(_gap(a, b, k)[None], len(orders), axis=0)
 
 
@@ -44,6 +44,18 @@ COSINE = Metric(
     permuted_by_reordering(lambda a, order: a[order], _cosine),
     scores_from_all(_unit, _cosine),
     least=1,
+    about="Cosine is the mean cosine between x and y of the same sample, in a space that both share.",
     same_dims=True,
 )
-MODALITY_GAP = Metric(_unit, _gap, _subset, _gap_permuted, scores_from_all(_unit, _gap), least=1, same_dims=True)
+MODALITY_GAP = Metric(
+    _unit,
+    _gap,
+    _subset,
+    _gap_permuted,
+    scores_from_all(_unit, _gap),
+    least=1,
+    about="Modality gap is the distance between the means of unit x and unit y, in a space that both share.",
+    same_dims=True,
+    is_distance=True,
+    sees_pairs=False,
+)

@@ -1,6 +1,6 @@
-"""The linear probe: how much of y a linear map reads out of x, on samples that it was not fitted to.
+"""Measure by a linear probe how much of y a linear map predicts from x, on samples that it was not fitted to.
 
-Ridge regression with nothing before it but centring: standardising each feature would make the score hang on the axes.
+The probe is ridge regression on centred features: standardising each feature would make the score depend on the axes.
 The penalty is chosen by leave-one-out error from a grid relative to samples times x's mean variance, so the score is
 the same for x rotated, shifted or scaled as a whole.
 """
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold
 from torch import Tensor
 
 from .metric import Array, Metric, centred, defined, permuted_by_reordering, scores_from_all
@@ -23,7 +21,18 @@ NOTHING = 1e-26  # of squares of centred features, at most 1 each: what is less 
 
 
 def penalties(train: Array) -> Array:
-    """The grid, times the training samples' sum of squares per dim, which is samples times mean variance."""
+    """Return the grid of penalties for some training samples.
+
+    Parameters
+    ----------
+    train : Array
+        Training features (sample, dim).
+
+    Returns
+    -------
+    Array
+        `PENALTIES` times the samples' sum of squares per dim, which is samples times mean variance.
+    """
     scale = float(((train - train.mean(0)) ** 2).sum() / train.shape[1])
     return PENALTIES * (scale if scale > NOTHING else 1.0)
 
@@ -42,7 +51,11 @@ def _reorder(a: Array, order: Array) -> Array:
 
 
 def _r2(x: Array, y: Array) -> float:
-    """1 - squared errors / squared deviations from the training mean, over all held-out samples and dims of y."""
+    """Return 1 - squared errors / squared deviations from the training mean, over held-out samples and dims of y."""
+    # scikit-learn takes longer to import than torch, and the other metrics do not need it
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold
+
     errors, deviations = 0.0, 0.0
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(x):
         probe = RidgeCV(penalties(x[train])).fit(x[train], y[train])
@@ -67,4 +80,5 @@ LINEAR_PROBE = Metric(
     permuted_by_reordering(_reorder, _compare),
     scores_from_all(_prepare, _compare),
     least=2 * FOLDS,
+    about="A linear probe predicts y from x by ridge regression, and the score is R^2 on held-out samples.",
 )

@@ -1,4 +1,4 @@
-"""Representational similarity analysis (Kriegeskorte et al. 2008): do two layers find the same samples unlike?"""
+"""Compute representational similarity analysis (Kriegeskorte et al. 2008): do two layers separate the same samples?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ CROWD = 1000  # a thousandth of all pairs within float32's rounding may be ties;
 
 
 def ranks(x: Tensor) -> Tensor | None:
-    """Centred unit ranks of the correlations of samples over dims, above the diagonal; None where there is no order.
+    """Return centred unit ranks of the correlations between samples over dims.
 
-    (sample * (sample - 1) / 2,), x's dtype. Sorted on the CPU; in float64 where many pairs are so close that they may
-    be ties, which in float32 rounding would put in some order.
+    Correlations are sorted on the CPU. They are computed in float64 where many pairs are so close that they may be
+    ties, which float32's rounding would put in some order.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    Tensor or None
+        Ranks (samples * (samples - 1) / 2,) of the pairs above the diagonal in x's dtype; None where there is no order.
     """
     values = _closeness(x.cpu().numpy())
     if values is None:
@@ -30,14 +40,14 @@ def ranks(x: Tensor) -> Tensor | None:
     if values.dtype == np.float32:
         ascending, crowd = values[order], max(len(values) // CROWD, 1)
         if (ascending[crowd:] - ascending[:-crowd] <= SINGLE).any():
-            found = ranks(x.double())
-            return None if found is None else found.to(x)
-    found = unit_ranks(values, order)
-    return None if found is None else torch.from_numpy(found).to(x)
+            exact = ranks(x.double())
+            return None if exact is None else exact.to(x)
+    ranked = unit_ranks(values, order)
+    return None if ranked is None else torch.from_numpy(ranked).to(x)
 
 
 def _closeness(rows: Array) -> Array | None:
-    """Pearson's r of all pairs of rows (row, dim) above the diagonal, less 1, over its range.
+    """Return Pearson's r of all pairs of rows (row, dim) above the diagonal, less 1, over its range.
 
     r - 1 is half a squared distance between unit rows, which is the same for unit rows less their mean: a pattern that
     all samples share costs no digits. None where a row is constant, or all rows are the same.
@@ -54,13 +64,26 @@ def _closeness(rows: Array) -> Array | None:
     table = rows @ rows.T
     table -= halves
     table -= halves[:, None]
-    found = np.concatenate([table[at, at + 1 :] for at in range(len(table))])
-    furthest = -found.min()
-    return found / furthest if furthest > np.finfo(found.dtype).eps ** 2 else None
+    closeness = np.concatenate([table[row, row + 1 :] for row in range(len(table))])
+    furthest = -closeness.min()
+    return closeness / furthest if furthest > np.finfo(closeness.dtype).eps ** 2 else None
 
 
 def unit_ranks(values: Array, order: Array) -> Array | None:
-    """Average ranks of values whose order is known, less their mean, over their norm; None where all are the same."""
+    """Return average ranks of values whose order is known, less their mean, over their norm.
+
+    Parameters
+    ----------
+    values : Array
+        Values (value,).
+    order : Array
+        The indices that sort them (value,).
+
+    Returns
+    -------
+    Array or None
+        Ranks (value,) with mean 0 and norm 1; None where all values are the same.
+    """
     places = np.arange(len(values)) - (len(values) - 1) / 2
     if values.dtype == np.float64:
         new = np.diff(values[order], prepend=-np.inf) > TIE
@@ -71,23 +94,23 @@ def unit_ranks(values: Array, order: Array) -> Array | None:
     size = np.linalg.norm(places)
     if size == 0:
         return None
-    found = np.empty_like(values)
-    found[order] = places / size
-    return found
+    ranked = np.empty_like(values)
+    ranked[order] = places / size
+    return ranked
 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-    found = in_threads(ranks, [(layer,) for layer in (*xs, *ys)], torch.device("cpu"))
-    return tables.compare(found[: len(xs)], found[len(xs) :])
+    ranked = in_threads(ranks, [(layer,) for layer in (*xs, *ys)], torch.device("cpu"))
+    return tables.compare(ranked[: len(xs)], ranked[len(xs) :])
 
 
-def _table(found: Tensor | None, samples: int) -> Tensor | None:
-    """The unit table (sample, sample) of ranks: every rank stands in it twice."""
-    if found is None:
+def _table(ranked: Tensor | None, samples: int) -> Tensor | None:
+    """Return the unit table (sample, sample) of ranks, in which every rank stands twice."""
+    if ranked is None:
         return None
-    table = found.new_zeros(samples, samples)
-    rows, columns = torch.triu_indices(samples, samples, 1, device=found.device)
-    table[rows, columns] = table[columns, rows] = found / 2**0.5
+    table = ranked.new_zeros(samples, samples)
+    rows, columns = torch.triu_indices(samples, samples, 1, device=ranked.device)
+    table[rows, columns] = table[columns, rows] = ranked / 2**0.5
     return table
 
 
@@ -96,14 +119,24 @@ def _prepare(x: Tensor, k: int) -> Tensor | None:
 
 
 def _subset(a: Tensor | None, chosen: Array, k: int) -> Tensor | None:
-    """The chosen samples' ranks are ranked again; in a unit table ranks of n^2 / 2 pairs are about n^-3 apart."""
+    """Rank the chosen samples' ranks again."""
     if a is None:
         return None
     rows = torch.from_numpy(chosen).to(a.device)
     part = a[rows][:, rows].cpu().double().numpy()
-    values = np.concatenate([part[at, at + 1 :] for at in range(len(part))]) * len(a)
-    found = unit_ranks(values, np.argsort(values))
-    return None if found is None else _table(torch.from_numpy(found).to(a), len(part))
+    # in a unit table ranks of n^2 / 2 pairs are about n^-3 apart: times n they are further apart than TIE
+    values = np.concatenate([part[row, row + 1 :] for row in range(len(part))]) * len(a)
+    ranked = unit_ranks(values, np.argsort(values))
+    return None if ranked is None else _table(torch.from_numpy(ranked).to(a), len(part))
 
 
-RSA = Metric(_prepare, tables.compare, _subset, tables.permuted, _scores, least=3, chance=lambda k, samples: 0.0)
+RSA = Metric(
+    _prepare,
+    tables.compare,
+    _subset,
+    tables.permuted,
+    _scores,
+    least=3,
+    about="RSA is the rank correlation of the distances between samples in x with those in y.",
+    chance=lambda k, samples: 0.0,
+)

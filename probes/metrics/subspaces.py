@@ -1,8 +1,8 @@
-"""SVCCA, PWCCA and Procrustes: how well the linear subspaces and shapes of two layers can be laid over each other.
+"""Compute SVCCA, PWCCA and Procrustes: how well the subspaces and shapes of two layers match after a rotation.
 
 All three come from the singular values of one small matrix per pair, and these from the eigenvalues of its smaller Gram
 in float64, twice as fast as an SVD. Layers and pairs run in threads of one BLAS thread each: the threads of a single
-eigendecomposition mostly wait for each other, for seconds where another process holds a core.
+eigendecomposition mostly wait for each other, for seconds where another process uses a core.
 """
 
 from __future__ import annotations
@@ -24,18 +24,36 @@ Matrix = Any  # a NumPy array of a tensor on the CPU, where NumPy's BLAS lets th
 
 
 class Subspace(NamedTuple):
-    """The directions of a layer that hold 99 % of its variance; features is the layer as it was given."""
+    """Hold the directions of a layer that have 99 % of its variance.
 
-    features: Tensor  # (sample, dim)
-    basis: Matrix  # (sample, rank), orthonormal
-    loadings: Matrix  # (rank, dim), float64: basis' times the centred features
+    Attributes
+    ----------
+    features : Tensor
+        The layer as it was given (sample, dim).
+    basis : Matrix
+        Orthonormal directions (sample, rank).
+    loadings : Matrix
+        The transposed basis times the centred features (rank, dim), float64.
+    """
+
+    features: Tensor
+    basis: Matrix
+    loadings: Matrix
 
 
 class Cloud(NamedTuple):
-    """The centred layer, of Frobenius norm 1, turned into as few dims as hold it; features is the layer as given."""
+    """Hold the centred layer, of Frobenius norm 1, rotated into as few dims as it needs.
 
-    features: Tensor  # (sample, dim)
-    points: Matrix  # (sample, min(sample, dim))
+    Attributes
+    ----------
+    features : Tensor
+        The layer as it was given (sample, dim).
+    points : Matrix
+        The rotated layer (sample, min(sample, dim)).
+    """
+
+    features: Tensor
+    points: Matrix
 
 
 def _matrix(x: Tensor) -> Matrix:
@@ -51,62 +69,63 @@ def _double(matrix: Matrix) -> Matrix:
 
 
 def _by_pairs(score: Callable[[Any, Any], float]) -> Callable[[Sequence[Any], Sequence[Any], int], Array]:
-    """Comparison of two lists of relations by the score of one pair."""
+    """Build `Metric.compare` from the score of one pair of prepared layers."""
 
     def compare(a: Sequence[Any], b: Sequence[Any], k: int) -> Array:
         scores = np.full((len(a), len(b)), np.nan)
         left, right = defined(a), defined(b)
         if left and right:
             pairs = [(one, other) for _, one in left for _, other in right]
-            found = np.array(in_threads(score, pairs, pairs[0][0].features.device))
-            scores[np.ix_([i for i, _ in left], [j for j, _ in right])] = found.reshape(len(left), len(right))
+            values = np.array(in_threads(score, pairs, pairs[0][0].features.device))
+            scores[np.ix_([i for i, _ in left], [j for j, _ in right])] = values.reshape(len(left), len(right))
         return scores
 
     return compare
 
 
 def _subspace(x: Tensor, k: int) -> Subspace | None:
-    """The fewest leading left singular vectors of centred x that hold 99 % of its variance, in float64."""
+    """Find the fewest leading left singular vectors of centred x that have 99 % of its variance, in float64."""
     values = _matrix(centred(x.double()))
     if not values.any():
         return None
-    wide = values.shape[0] < values.shape[1]
-    variances, vectors = _linalg(values).eigh(values @ values.T if wide else values.T @ values)  # ascending
+    few_samples = values.shape[0] < values.shape[1]
+    variances, vectors = _linalg(values).eigh(values @ values.T if few_samples else values.T @ values)  # ascending
     tail = variances.clip(0).cumsum(0)
     dropped = int((tail <= (1 - KEPT + 1e-10) * tail[-1]).sum())  # equal variances can meet the cut up to rounding
     norms, kept = variances[dropped:] ** 0.5, vectors[:, dropped:]
-    if wide:
+    if few_samples:
         return Subspace(x, kept, kept.T @ values)
     return Subspace(x, values @ kept / norms, norms[:, None] * kept.T)
 
 
 def _single_subspace(x: Tensor, k: int) -> Subspace | None:
-    """With a basis in the dtype of x: it is good to 1e-7 in float32, and the products of two are twice as fast."""
-    found = _subspace(x, k)
-    if found is None or x.dtype != torch.float32:
-        return found
-    basis = found.basis
-    return found._replace(basis=basis.float() if isinstance(basis, Tensor) else basis.astype(np.float32))
+    """Find the subspace with a basis in x's dtype: float32 is good to 1e-7, and products of two are twice as fast."""
+    subspace = _subspace(x, k)
+    if subspace is None or x.dtype != torch.float32:
+        return subspace
+    basis = subspace.basis
+    return subspace._replace(basis=basis.float() if isinstance(basis, Tensor) else basis.astype(np.float32))
 
 
 def _svcca(a: Subspace, b: Subspace) -> float:
-    """The mean canonical correlation of the two subspaces (Raghu et al. 2017)."""
+    """Return the mean canonical correlation of the two subspaces (Raghu et al. 2017)."""
     product = _smaller(a.basis.T @ b.basis)
     squares = _linalg(product).eigvalsh(product @ product.T)
     return float((squares.clip(0, 1) ** 0.5).mean())
 
 
 def _smaller(product: Matrix) -> Matrix:
-    """In float64, turned so that product @ product' is the smaller of its two Grams."""
+    """Return the product in float64, transposed if needed so that product @ product' is the smaller of its Grams."""
     product = _double(product)
     return product if product.shape[0] <= product.shape[1] else product.T
 
 
 def _pwcca(a: Subspace, b: Subspace) -> float:
-    """sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>| (Morcos et al. 2018), weighted by a's dims.
+    """Return sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>| (Morcos et al. 2018), weighted by a's dims.
 
-    Two ranks that add up to more than the samples share directions, all of correlation 1, of which any rotation is as
-    canonical. Their weight is its mean over all rotations; else rounding would decide, in the third digit of the score.
+    Two ranks that add up to more than the samples share directions, all of correlation 1, and any rotation of these is
+    as canonical. Their weight is its mean over all rotations. Otherwise rounding would decide, in the third digit of
+    the score.
     """
     product = a.basis.T @ b.basis  # (rank of a, rank of b)
     linalg, count = _linalg(product), min(product.shape)
@@ -116,14 +135,14 @@ def _pwcca(a: Subspace, b: Subspace) -> float:
     weights = abs(reach).sum(1)
     tied = int((squares > 1 - 1e-12).sum())
     if tied > 1:
-        # The mean |<h, v>| over directions h of as many dims, over |v|: 1 for one dim, 2 / pi for two.
+        # the mean |<h, v>| over directions h of as many dims, over |v|: 1 for one dim, 2 / pi for two
         share = math.exp(math.lgamma(tied / 2) - math.lgamma((tied + 1) / 2)) / math.pi**0.5
         weights[-tied:] = share * ((reach[-tied:] ** 2).sum(0) ** 0.5).sum()
     return float((weights * squares**0.5).sum() / weights.sum())
 
 
 def _cloud(x: Tensor, k: int) -> Cloud | None:
-    """Centred x over its Frobenius norm; with fewer samples than dims, the transposed R of the QR of x'."""
+    """Divide centred x by its Frobenius norm; with fewer samples than dims, use the transposed R of the QR of x'."""
     values = centred(x)
     if not values.any():
         return None
@@ -134,9 +153,10 @@ def _cloud(x: Tensor, k: int) -> Cloud | None:
 
 
 def _procrustes(a: Cloud, b: Cloud) -> float:
-    """|x'y|_* / (|x|_F |y|_F), 1 - d^2 / 2 with the orthogonal Procrustes distance d (Williams et al. 2021).
+    """Return |x'y|_* / (|x|_F |y|_F), 1 - d^2 / 2 with the orthogonal Procrustes distance d (Williams et al. 2021).
 
-    Small eigenvalues are lost in the rounding of large ones: where the sum could feel it, by SVD in float64.
+    Small eigenvalues are lost in the rounding of large ones: where this could change the sum, an SVD in float64 is
+    used.
     """
     product = _smaller(a.points.T @ b.points)
     squares = _linalg(product).eigvalsh(product @ product.T).clip(0)
@@ -147,26 +167,44 @@ def _procrustes(a: Cloud, b: Cloud) -> float:
     return min(float(values.sum()), 1.0)
 
 
-def _metric(prepare: Callable[[Tensor, int], Any], score: Callable[[Any, Any], float], part: str) -> Metric:
-    """part names the field of the relation whose rows are the samples."""
+def _metric(
+    prepare: Callable[[Tensor, int], Any], score: Callable[[Any, Any], float], field: str, about: str
+) -> Metric:
+    """Build a metric; `field` names the field of the prepared layer whose rows are the samples."""
     compare = _by_pairs(score)
 
-    def related(x: Tensor, k: int) -> Any:
+    def prepare_alone(x: Tensor, k: int) -> Any:
         return in_threads(prepare, [(x, k)], x.device)[0]
 
     def subset(a: Any, chosen: Array, k: int) -> Any:
-        return None if a is None else related(a.features[chosen], k)
+        return None if a is None else prepare_alone(a.features[chosen], k)
 
     def reorder(a: Any, order: Array) -> Any:
-        return a._replace(**{part: getattr(a, part)[order]})
+        return a._replace(**{field: getattr(a, field)[order]})
 
     def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-        found = in_threads(prepare, [(x, k) for x in (*xs, *ys)], xs[0].device)
-        return compare(found[: len(xs)], found[len(xs) :], k)
+        prepared = in_threads(prepare, [(x, k) for x in (*xs, *ys)], xs[0].device)
+        return compare(prepared[: len(xs)], prepared[len(xs) :], k)
 
-    return Metric(related, compare, subset, permuted_by_reordering(reorder, compare), scores, least=2)
+    permuted = permuted_by_reordering(reorder, compare)
+    return Metric(prepare_alone, compare, subset, permuted, scores, least=2, about=about)
 
 
-SVCCA = _metric(_single_subspace, _svcca, "basis")
-PWCCA = _metric(_subspace, _pwcca, "basis")
-PROCRUSTES = _metric(_cloud, _procrustes, "points")
+SVCCA = _metric(
+    _single_subspace,
+    _svcca,
+    "basis",
+    "SVCCA is the mean canonical correlation of leading directions, and is high by chance unless samples are many.",
+)
+PWCCA = _metric(
+    _subspace,
+    _pwcca,
+    "basis",
+    "PWCCA weights canonical correlations by their share of x, and is high by chance unless samples are many.",
+)
+PROCRUSTES = _metric(
+    _cloud,
+    _procrustes,
+    "points",
+    "Procrustes measures how well x fits y after the best rotation, and is high by chance unless samples are many.",
+)

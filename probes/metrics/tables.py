@@ -1,8 +1,8 @@
-"""Metrics that compare two sample-by-sample tables by their inner product: CKA, its variants, RSA.
+"""Compare sample-by-sample tables by their inner product, as CKA, its variants and RSA do.
 
-A relation is a *unit table*: symmetric, (sample, sample), of Frobenius norm 1, so that a score is one inner product.
-Products are done in the table's dtype and summed in float64 over chunks of at most `CHUNK` terms: one float32 product
-over all of a 2,048 x 2,048 table is off by 2e-4, chunks of 65,536 terms are right to 1e-7.
+The prepared layer of these metrics is a *unit table*: symmetric, (sample, sample), of Frobenius norm 1, so that a score
+is one inner product. Products are computed in the table's dtype and summed in float64 over chunks of at most `CHUNK`
+terms: one float32 product over all of a 2,048 x 2,048 table is off by 2e-4, chunks of 65,536 terms are right to 1e-7.
 """
 
 from __future__ import annotations
@@ -17,20 +17,35 @@ from torch.nn.functional import embedding
 
 from .metric import Array, defined
 
-TILE = {"cpu": 512, "cuda": 2048}  # rows and columns made at once: to stay in a cache, to fill a card
+TILE = {"cpu": 512, "cuda": 2048}  # rows and columns computed at once: to stay in a cache, to fill a card
 CHUNK = 2**16
 
 
 class Table(Protocol):
-    """A layer's table, made tile by tile."""
+    """Compute a layer's symmetric table (sample, sample) tile by tile."""
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
-        """(len(rows), len(columns)) of the table."""
+        """Return a block (row, column) of the table."""
         ...
 
 
 def tiles(samples: int, device: torch.device) -> Iterator[tuple[slice, slice, int]]:
-    """The tiles on and above the diagonal of a symmetric table, with how often each of them is in it."""
+    """Yield the tiles on and above the diagonal of a symmetric table.
+
+    Parameters
+    ----------
+    samples : int
+        Rows of the table.
+    device : torch.device
+        Where the table is computed, which decides the size of a tile.
+
+    Yields
+    ------
+    rows, columns : slice
+        A tile.
+    times : int
+        How often the tile is in the table: 1 on the diagonal, 2 above it.
+    """
     tile = TILE.get(device.type, TILE["cpu"])
     for row in range(0, samples, tile):
         for column in range(row, samples, tile):
@@ -39,74 +54,152 @@ def tiles(samples: int, device: torch.device) -> Iterator[tuple[slice, slice, in
 
 
 def inner_products(tables: Sequence[Table], samples: int, visit: Callable[..., None] | None = None) -> Tensor:
-    """All inner products (table, table) of symmetric tables, float64.
+    """Return all inner products of symmetric tables.
 
-    Half of every table is enough, and no more than one tile of each is held; `visit(at, tile, rows, columns, times)`
-    may look at each of them.
+    Half of every table is enough, and no more than one tile of each is held.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        The tables, (sample, sample) each.
+    samples : int
+        Rows of each table.
+    visit : callable, optional
+        ``visit(index, tile, rows, columns, times)`` is called with every tile of every table.
+
+    Returns
+    -------
+    Tensor
+        Inner products (table, table), float64.
     """
     first = tables[0].tile(slice(0, 1), slice(0, 1))
-    found = torch.zeros(len(tables), len(tables), dtype=torch.float64, device=first.device)
-    for rows, columns, times in tiles(samples, found.device):
-        made = [table.tile(rows, columns) for table in tables]
+    products = torch.zeros(len(tables), len(tables), dtype=torch.float64, device=first.device)
+    for rows, columns, times in tiles(samples, products.device):
+        blocks = [table.tile(rows, columns) for table in tables]
         if visit is not None:
-            for at, tile in enumerate(made):
-                visit(at, tile, rows, columns, times)
-        add_products(found, torch.stack([tile.reshape(-1) for tile in made]), None, times)
-    return found
+            for index, block in enumerate(blocks):
+                visit(index, block, rows, columns, times)
+        add_products(products, torch.stack([block.reshape(-1) for block in blocks]), None, times)
+    return products
 
 
-def add_products(found: Tensor, left: Tensor, right: Tensor | None = None, times: float = 1) -> None:
-    """found (a, b) += times * left (a, term) right (b, term)', in chunks; right is left where it is None."""
+def add_products(total: Tensor, left: Tensor, right: Tensor | None = None, times: float = 1) -> None:
+    """Add inner products of rows to a total, in chunks.
+
+    Parameters
+    ----------
+    total : Tensor
+        What is added to, (a, b), float64.
+    left : Tensor
+        Rows (a, term).
+    right : Tensor, optional
+        Rows (b, term); left where it is None.
+    times : float
+        A factor.
+    """
     for start in range(0, left.shape[1], CHUNK):
         part = left[:, start : start + CHUNK]
         other = part if right is None else right[:, start : start + CHUNK]
-        found += (part @ other.T).double() * times
+        total += (part @ other.T).double() * times
 
 
-def whole(table: Table, samples: int) -> Tensor:
-    """The table (sample, sample), of which only the half above the diagonal is computed."""
-    made = table.tile(slice(0, 1), slice(0, 1)).new_empty(samples, samples)
-    for rows, columns, _ in tiles(samples, made.device):
-        part = table.tile(rows, columns)
-        made[rows, columns] = part
-        made[columns, rows] = part.T
-    return made
+def full_table(table: Table, samples: int) -> Tensor:
+    """Compute a whole symmetric table from the half on and above its diagonal.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    samples : int
+        Rows of the table.
+
+    Returns
+    -------
+    Tensor
+        The table (sample, sample).
+    """
+    entries = table.tile(slice(0, 1), slice(0, 1)).new_empty(samples, samples)
+    for rows, columns, _ in tiles(samples, entries.device):
+        block = table.tile(rows, columns)
+        entries[rows, columns] = block
+        entries[columns, rows] = block.T
+    return entries
 
 
 def norm(table: Tensor) -> float:
-    """The Frobenius norm, summed in float64."""
+    """Return the Frobenius norm of a table (sample, sample), summed in float64."""
     flat = table.reshape(1, -1)
-    found = torch.zeros(1, 1, dtype=torch.float64, device=table.device)
-    add_products(found, flat)
-    return float(found.sqrt())
+    total = torch.zeros(1, 1, dtype=torch.float64, device=table.device)
+    add_products(total, flat)
+    return float(total.sqrt())
 
 
 def cross(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """Inner products (len left, len right), float64, of tensors of one size."""
+    """Return the inner products of two lists of tensors of one size.
+
+    Parameters
+    ----------
+    left, right : sequence of Tensor
+        Tensors with as many entries each.
+
+    Returns
+    -------
+    Tensor
+        Inner products (len left, len right), float64.
+    """
     dtype = torch.promote_types(left[0].dtype, right[0].dtype)
-    sides = [[one.reshape(-1) for one in side] for side in (left, right)]
-    found = torch.zeros(len(left), len(right), dtype=torch.float64, device=left[0].device)
+    sides = [[tensor.reshape(-1) for tensor in side] for side in (left, right)]
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left[0].device)
     for start in range(0, len(sides[0][0]), CHUNK):
         part = slice(start, start + CHUNK)
-        ours, theirs = (torch.stack([one[part].to(dtype) for one in side]) for side in sides)
-        add_products(found, ours, theirs)
-    return found
+        ours, theirs = (torch.stack([tensor[part].to(dtype) for tensor in side]) for side in sides)
+        add_products(total, ours, theirs)
+    return total
 
 
 def compare(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int = 0) -> Array:
-    """Inner products (len a, len b) of unit tables, or of vectors of their entries; NaN where one is None."""
+    """Compare unit tables, or vectors of their entries, by inner products.
+
+    Parameters
+    ----------
+    a, b : sequence of Tensor or None
+        The unit tables of two lists of layers.
+    k : int
+        Ignored; `Metric.compare` has it.
+
+    Returns
+    -------
+    Array
+        Scores (len a, len b), NaN where a table is None.
+    """
     scores = np.full((len(a), len(b)), np.nan)
     ours, theirs = defined(a), defined(b)
     if ours and theirs:
-        found = cross([one for _, one in ours], [one for _, one in theirs])
-        scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
+        products = cross([table for _, table in ours], [table for _, table in theirs])
+        scores[np.ix_([i for i, _ in ours], [j for j, _ in theirs])] = products.cpu().numpy()
     return scores
 
 
 def permuted(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int, orders: Array) -> Array:
-    """Inner products (permutation, len a, len b) with rows and columns of b's tables re-ordered.
+    """Compare unit tables after re-ordering rows and columns of b's tables.
 
-    The tables of b are interleaved, (sample, sample, table), so that one look-up fetches all of them; those of a are
+    Parameters
+    ----------
+    a, b : sequence of Tensor or None
+        The unit tables of two lists of layers.
+    k : int
+        Ignored; `Metric.permuted` has it.
+    orders : Array
+        Permutations (permutation, sample): sample ``order[i]`` of b takes the place of sample i.
+
+    Returns
+    -------
+    Array
+        Scores (permutation, len a, len b), NaN where a table is None.
+
+    Notes
+    -----
+    The tables of b are interleaved, (sample, sample, table), so that one look-up fetches all of them. Those of a are
     cut into blocks of rows, right of the diagonal only.
     """
     scores = np.full((len(orders), len(a), len(b)), np.nan)
@@ -115,17 +208,17 @@ def permuted(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int, ord
         return scores
     dtype, device = theirs[0][1].dtype, theirs[0][1].device
     samples, width = len(theirs[0][1]), len(theirs)
-    interleaved = torch.stack([one.to(dtype) for _, one in theirs], -1).view(-1, width)
-    found = torch.zeros(len(orders), len(ours), width, dtype=torch.float64, device=device)
+    interleaved = torch.stack([table.to(dtype) for _, table in theirs], -1).view(-1, width)
+    total = torch.zeros(len(orders), len(ours), width, dtype=torch.float64, device=device)
     moved = torch.from_numpy(np.ascontiguousarray(orders)).to(device)
     step = max(1, CHUNK // samples)
     for start in range(0, samples, step):
-        # the diagonal block is taken whole and counts once, what is right of it stands for its mirror image too
+        # the diagonal block is complete and counts once; what is right of it stands for its mirror image too
         weights = torch.full((min(step, samples - start), samples - start), 2.0, dtype=dtype, device=device)
         weights[:, :step] = 1
-        left = torch.stack([(one[start : start + step, start:].to(dtype) * weights).view(-1) for _, one in ours])
-        for at, order in enumerate(moved):
-            places = (order[start : start + step, None] * samples + order[start:]).view(-1)
-            add_products(found[at], left, embedding(places, interleaved).T)
-    scores[np.ix_(range(len(orders)), [i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
+        left = torch.stack([(table[start : start + step, start:].to(dtype) * weights).view(-1) for _, table in ours])
+        for permutation, order in enumerate(moved):
+            entries = (order[start : start + step, None] * samples + order[start:]).view(-1)
+            add_products(total[permutation], left, embedding(entries, interleaved).T)
+    scores[np.ix_(range(len(orders)), [i for i, _ in ours], [j for j, _ in theirs])] = total.cpu().numpy()
     return scores

@@ -21,6 +21,7 @@ from ..curves.divergence_depth import Divergence, divergence
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
 from ..evidence.complementarity import complementarity_map
 from ..features.features import Features
+from ..metrics import METRICS
 from ..metrics.metric import Array
 from ..similarity.scoring import similarity_map
 from .matching import block_values, check_depths, count_blocks
@@ -81,8 +82,9 @@ class Rule(NamedTuple):
 def _alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     """Return the layer map of a similarity."""
     _check_map("alignment", heat, layers)
-    if heat.attrs.get("metric") == "modality_gap":
-        raise ValueError("modality_gap is a distance, and the largest would be bridged: choose from a similarity")
+    metric = heat.attrs.get("metric")
+    if metric in METRICS and METRICS[metric].is_distance:
+        raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity")
     if heat.attrs.get("metric") == COMPLEMENTARITY:
         raise _wrong("alignment", "a complementarity map")
     return Gains(block_values(heat))

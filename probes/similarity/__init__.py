@@ -1,4 +1,4 @@
-"""Compare features: one pair, a layer map, its null and its intervals."""
+"""Compare features: one pair of layers, a layer map, its permutation null and its intervals."""
 
 from ..metrics import MEMORY, METRICS
 from .nulls import map_moments, map_null

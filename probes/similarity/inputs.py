@@ -1,4 +1,4 @@
-"""The two sides of a comparison: opened from whatever holds layers, checked, and made alike."""
+"""Read and check the two sides of a comparison, and convert them to one dtype and device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 products are float32 inside, whatever a training script has allowed: no autocast, no TF32."""
+    """Compute float32 products in float32 inside the block, without autocast, TF32 or gradients.
+
+    What a training script has set is restored afterwards.
+
+    Yields
+    ------
+    None
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -33,7 +40,29 @@ def full_precision() -> Iterator[None]:
 
 
 def read_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tuple[Tensor, Tensor]:
-    """Two (sample, dim) arrays as tensors of one dtype on one device, checked."""
+    """Convert two (sample, dim) arrays to tensors of one dtype on one device, and check them.
+
+    Parameters
+    ----------
+    x, y : Tensor or Array
+        Features (sample, dim) of the same samples.
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+
+    Returns
+    -------
+    tuple of Tensor
+        x and y.
+
+    Raises
+    ------
+    ValueError
+        A wrong shape, a value that is not finite, or what `check_samples` and `check_dims` refuse.
+    TypeError
+        Something that is not an array of real numbers.
+    """
     pair = [as_tensor(side, name) for side, name in ((x, "x"), (y, "y"))]
     for array, name in zip(pair, "xy", strict=True):
         if array.ndim != 2:
@@ -48,7 +77,25 @@ def read_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tupl
 
 
 def as_tensor(values: Tensor | Array, name: str) -> Tensor:
-    """A tensor or array as a tensor of float32 (also from half precision) or float64 (also from integers)."""
+    """Convert an array or tensor to a float32 or float64 tensor.
+
+    Parameters
+    ----------
+    values : Tensor or Array
+        Real numbers. Half precision becomes float32, integers become float64.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    Tensor
+        The values without gradients, which share memory with the input where they can.
+
+    Raises
+    ------
+    TypeError
+        Something that is not a dense array of real numbers.
+    """
     if not isinstance(values, Tensor):
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":
@@ -69,41 +116,92 @@ def as_tensor(values: Tensor | Array, name: str) -> Tensor:
 
 
 def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
-    """Both stacks in one dtype, float64 where they differ, on one device, that of x where none is named."""
+    """Convert two stacks to one dtype, float64 where they differ, and to one device.
+
+    Parameters
+    ----------
+    xs, ys : list of Tensor
+        Layers (sample, dim).
+    device : str or torch.device, optional
+        Where to put them; by default where the first layer of x is.
+
+    Returns
+    -------
+    tuple of lists of Tensor
+        xs and ys.
+    """
     dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
     device = device or xs[0].device
     return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
 
 
 def read_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
-    """Layers (sample, dim), their names, depths and a plain description of a stack, checked to be finite."""
+    """Read the layers of a stack with their names, depths and a description, and check that they are finite.
+
+    Parameters
+    ----------
+    stack : LayerFeatures, Tensor, Array or sequence of layers
+        (layer, sample, dim), or a sequence of (sample, dim) layers.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    layers : list of Tensor
+        (sample, dim) each.
+    names : list
+        Names of layers; 0 to L - 1 for plain stacks.
+    depths : list of float
+        Relative depths; plain layers are taken for blocks.
+    description : dict
+        subject, modality, task, pass and timestep of LayerFeatures; empty for plain stacks.
+
+    Raises
+    ------
+    ValueError
+        A timestep sweep, a wrong shape, or a value that is not finite.
+    TypeError
+        Something that is not an array of real numbers.
+    """
     if isinstance(stack, LayerFeatures):
         what = f"{stack.modality} features of {stack.subject!r}"
         if stack.swept:
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
         layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)
-        told: dict[str, Any] = {
+        description: dict[str, Any] = {
             "subject": stack.subject,
             "modality": stack.modality,
             "task": stack.task,
             "pass": stack.pass_,
         }
-        told["timestep"] = stack.timesteps[0] if stack.timesteps else None
+        description["timestep"] = stack.timesteps[0] if stack.timesteps else None
         name = what
     else:
         layers = _layers(stack, name)
         names = list(range(len(layers)))
-        depths, told = [(index + 1) / len(layers) for index in names], {}
+        depths, description = [(index + 1) / len(layers) for index in names], {}
     check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
-    return layers, names, depths, told
+    return layers, names, depths, description
 
 
 def open_layers(features: LayerFeatures) -> Layers:
-    """Each layer, (sample, dim) or (timestep, sample, dim), read by itself, in its own width and at least float32.
+    """Read every layer by itself, in its own width and at least float32.
 
-    Raises:
-        ValueError: features that keep several vectors of each sample.
+    Parameters
+    ----------
+    features : LayerFeatures
+        Features with one vector per sample.
+
+    Returns
+    -------
+    list of Tensor
+        (sample, dim) each, or (timestep, sample, dim) for a timestep sweep.
+
+    Raises
+    ------
+    ValueError
+        Features that keep several vectors of each sample.
     """
     kind = features.pooling.split(" ")[0]
     if kind not in ("mean", "first", "last"):
@@ -116,12 +214,13 @@ def open_layers(features: LayerFeatures) -> Layers:
 
 
 def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
+    """Read the layers (sample, dim) of a plain stack."""
     if isinstance(stack, list | tuple):
-        layers = [as_tensor(layer, f"layer {at} of {name}") for at, layer in enumerate(stack)]
+        layers = [as_tensor(layer, f"layer {index} of {name}") for index, layer in enumerate(stack)]
         shapes = {tuple(layer.shape) for layer in layers}
         if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
-            told = ", ".join(map(str, sorted(shapes))) or "none"
-            raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {told}")
+            found = ", ".join(map(str, sorted(shapes))) or "none"
+            raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {found}")
         return layers
     values = as_tensor(stack, name)  # type: ignore[arg-type]
     if values.ndim != 3 or not len(values):
@@ -130,7 +229,20 @@ def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Laye
 
 
 def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
-    """ValueError naming the first of the layers (sample, dim) that holds nothing, NaN or infinity."""
+    """Raise ValueError for the first layer that is empty or holds NaN or infinity.
+
+    Parameters
+    ----------
+    layers : iterable of Tensor
+        (sample, dim) each.
+    names : sequence of str
+        What the message calls each layer.
+
+    Raises
+    ------
+    ValueError
+        The layer, and the first sample where it is not finite.
+    """
     for layer, name in zip(layers, names, strict=True):
         if not layer.numel():
             raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
@@ -146,13 +258,31 @@ def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
 
 
 def check_metric(metric: str) -> None:
-    """ValueError where the metric is unknown."""
+    """Raise ValueError where the metric is unknown."""
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
 
 
 def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bool = True) -> None:
-    """ValueError where the metric is unknown, or these numbers of samples cannot be measured with it (`alone`)."""
+    """Raise ValueError where a metric cannot measure so many samples.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+    x_samples, y_samples : int
+        Samples of both sides.
+    alone : bool
+        Whether these are all samples. If not, they are one batch of many, and only their equality is checked.
+
+    Raises
+    ------
+    ValueError
+        An unknown metric, different numbers of samples, too few samples, or a k that is no integer from 1 to
+        samples - 1.
+    """
     check_metric(metric)
     if x_samples != y_samples:
         raise ValueError(f"x has {x_samples} samples, y has {y_samples}: both must be extracted from the same stimuli")
@@ -167,7 +297,20 @@ def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bo
 
 
 def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
-    """ValueError where the metric needs the same dims on both sides and they differ."""
+    """Raise ValueError where the metric needs the same dims on both sides and they differ.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    xs, ys : sequence of Tensor
+        Layers (sample, dim).
+
+    Raises
+    ------
+    ValueError
+        The dims.
+    """
     dims = {layer.shape[1] for layer in (*xs, *ys)}
     if METRICS[metric].same_dims and len(dims) > 1:
         raise ValueError(
@@ -177,12 +320,25 @@ def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
 
 
 def check_same_stimuli(x: object, y: object) -> None:
-    """ValueError where two LayerFeatures list different sample ids; different numbers are told by `check_samples`."""
+    """Raise ValueError where two LayerFeatures list different sample ids.
+
+    Different numbers of samples are left to `check_samples`.
+
+    Parameters
+    ----------
+    x, y : object
+        Two sides of a comparison; anything but LayerFeatures has no ids and passes.
+
+    Raises
+    ------
+    ValueError
+        The first sample that differs.
+    """
     if not (isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures)):
         return
-    for at, (ours, theirs) in enumerate(zip(x.samples, y.samples, strict=False)):
+    for sample, (ours, theirs) in enumerate(zip(x.samples, y.samples, strict=False)):
         if ours != theirs:
             raise ValueError(
-                f"the features are of different stimuli: sample {at} is {ours!r} in {x.subject!r} but {theirs!r} in "
-                f"{y.subject!r}; extract both from the same stimuli, in the same order"
+                f"the features are of different stimuli: sample {sample} is {ours!r} in {x.subject!r} but {theirs!r} "
+                f"in {y.subject!r}; extract both from the same stimuli, in the same order"
             )

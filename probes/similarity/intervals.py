@@ -1,15 +1,17 @@
-"""Compute intervals of scores from random halves of the samples."""
+"""Compute confidence intervals: of scores from random halves of the samples, of means by Student's t."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
+from ..metrics import METRICS
 from ..metrics.metric import Array
 from .inputs import full_precision
-from .nulls import Pair, _open
+from .nulls import Pair, open_pairs
 
 SPLITS = 100
 Z95 = 1.959964
@@ -18,12 +20,40 @@ Z95 = 1.959964
 def curve_draws(
     pairs: Sequence[Pair], metric: str, k: int = 10, seed: int = 0, splits: int = SPLITS
 ) -> tuple[Array, Array]:
-    """The scores of a curve of (x, y) pairs, (pair,), and draws around them as wide as its error, (2 splits, pair).
+    """Return the scores of a curve and draws around them, whose spread is the error of the score.
 
     The samples are split at random into halves S and S' of m = N // 2, without replacement (duplicated samples would
     be each other's neighbours), and both are scored, k scaled to k m / N. One seed gives the same splits for every pair
     and every call with as many samples, so differences of draws across layers and curves are draws of the difference.
 
+    Parameters
+    ----------
+    pairs : sequence of pairs
+        x (sample, dim) and y (sample, dim') of each point of the curve.
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+    seed : int
+        Seed of the splits.
+    splits : int
+        How many random splits.
+
+    Returns
+    -------
+    scores : Array
+        (pair,).
+    draws : Array
+        (2 * splits, pair); NaN where halves are too small to score (cka: fewer than 4 samples, mutual_knn: fewer than
+        2).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity`.
+
+    Notes
+    -----
     A draw is score + s D or score - s D, with D = (score_S - score_S') / 2, A = (score_S + score_S') / 2 and s the
     correction for the half size. For a U-statistic with linear variance a / N and quadratic variance b / N^2, which CKA
     and mutual-kNN at a fixed k / N are close to, the variances over the splits are (Hoeffding's decomposition, N = 2 m)
@@ -34,12 +64,9 @@ def curve_draws(
     time, that of the difference, itself an estimate, as little as .905. Their mean is taken,
         s^2 = 1 - var(A) / (2 var(D)), at least 1/2,
     which covers .915 to .975 (200 to 400 repetitions each, lowest at N = 64). An odd N adds the factor 2 m / N.
-    Where halves are too small to score (cka: fewer than 4 samples, mutual_knn: fewer than 2), draws are NaN.
-
-    Raises:
-        ValueError: as `similarity`.
     """
-    opened, how = _open(pairs, metric, k)
+    opened = open_pairs(pairs, metric, k)
+    known = METRICS[metric]
     samples = len(opened[0][0])
     half = samples // 2
     near = min(max(1, round(k * half / samples)), half - 1)
@@ -47,34 +74,57 @@ def curve_draws(
     orders = [rng.permutation(samples) for _ in range(splits)]
     halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
-    for at, (x, y) in enumerate(opened):
+    for index, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = how.prepare(x, k), how.prepare(y, k)
-            scores[at] = how.compare([a], [b], k)[0, 0]
-            if half < how.least:
+            a, b = known.prepare(x, k), known.prepare(y, k)
+            scores[index] = known.compare([a], [b], k)[0, 0]
+            if half < known.least:
                 continue
-            split = np.array(
-                [
-                    [how.compare([how.subset(a, one, near)], [how.subset(b, one, near)], near)[0, 0] for one in both]
-                    for both in halves
-                ]
-            )
+
+            def score(chosen: Array, a: Any = a, b: Any = b) -> float:
+                return known.compare([known.subset(a, chosen, near)], [known.subset(b, chosen, near)], near)[0, 0]
+
+            split = np.array([[score(chosen) for chosen in both] for both in halves])
         gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2
-        wide = float((gap**2).mean())
-        share = max(1 - middle.var() / (2 * wide), 0.5) if wide > 0 else 1
+        spread = float((gap**2).mean())
+        share = max(1 - middle.var() / (2 * spread), 0.5) if spread > 0 else 1
         step = gap * np.sqrt(share * 2 * half / samples)
-        draws[:, at] = scores[at] + np.concatenate([step, -step])
+        draws[:, index] = scores[index] + np.concatenate([step, -step])
     return scores, draws
 
 
 def interval(estimate: Array | float, draws: Array) -> tuple[Array, Array]:
-    """The 95 % interval, centred on the estimate (...): 1.96 standard deviations of draws (draw, ...) on each side."""
+    """Return the 95 % interval of an estimate: 1.96 standard deviations of its draws on each side.
+
+    Parameters
+    ----------
+    estimate : Array or float
+        The estimate (...), the centre of the interval.
+    draws : Array
+        Draws (draw, ...).
+
+    Returns
+    -------
+    low, high : Array
+        Bounds (...).
+    """
     half = Z95 * np.asarray(draws).std(0)
     return estimate - half, estimate + half
 
 
 def mean_interval(values: Array) -> tuple[Array, Array, Array]:
-    """Mean and 95 % interval (Student's t) over independent samples, (sample, ...); NaN bounds for one sample."""
+    """Return the mean of independent samples and its 95 % interval by Student's t.
+
+    Parameters
+    ----------
+    values : Array
+        (sample, ...).
+
+    Returns
+    -------
+    mean, low, high : Array
+        (...); the bounds are NaN for one sample.
+    """
     values = np.asarray(values, float)
     mean, count = values.mean(0), len(values)
     if count < 2:

@@ -1,4 +1,4 @@
-"""How well labels can be read out of a layer by a linear classifier, on samples that it was not fitted to."""
+"""Measure how well a linear classifier predicts labels from a layer, on samples that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from .inputs import as_tensor, check_finite
 
 
 class LabelProbe(NamedTuple):
-    """What `label_probe` found.
+    """Hold the result of `label_probe`.
 
-    Attributes:
-        score: accuracy on held-out samples, 0 to 1.
-        chance: the share of the most frequent label.
-        folds, samples: how many of each.
+    Attributes
+    ----------
+    score : float
+        Accuracy on held-out samples, 0 to 1.
+    chance : float
+        The share of the most frequent label.
+    folds, samples : int
+        How many folds and samples there were.
     """
 
     score: float
@@ -31,20 +35,37 @@ class LabelProbe(NamedTuple):
 
 
 def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int | bool]) -> LabelProbe:
-    """The accuracy with which a linear classifier reads labels, one per sample, out of x (sample, dim).
+    """Return the accuracy with which a linear classifier predicts labels from a layer.
 
-    scikit-learn's RidgeClassifierCV, least squares onto +1 for the class and -1 for the others, which unlike logistic
-    regression needs no iterations and no care with separable classes; its penalty is chosen within the training
-    samples. 5 folds with the same mix of labels in each (StratifiedKFold, shuffled, seed 0); accuracy is the share of
-    all samples that were right when held out. Compare it with chance: 0.9 says nothing where 9 labels of 10 agree.
+    The classifier is scikit-learn's RidgeClassifierCV: least squares onto +1 for the class and -1 for the others, which
+    unlike logistic regression needs no iterations and no care with separable classes. Its penalty is chosen within the
+    training samples. 5 folds have the same mix of labels each (StratifiedKFold, shuffled, seed 0), and accuracy is the
+    share of all samples that were right when held out.
 
+    Parameters
+    ----------
+    x : Tensor or Array
+        Features (sample, dim) of one layer.
+    labels : Tensor, Array or sequence
+        One string, integer or boolean per sample.
+
+    Returns
+    -------
+    LabelProbe
+        Accuracy beside chance: .9 says nothing where 9 labels of 10 agree.
+
+    Raises
+    ------
+    ValueError
+        x is not (sample, dim) or holds NaN or infinity; labels are not one per sample; all labels are the same; a label
+        has fewer samples than folds.
+    TypeError
+        x is not an array of real numbers, or labels are not strings, integers or booleans.
+
+    Examples
+    --------
     >>> label_probe(features.values[-1], [stimulus.label for stimulus in stimuli])  # doctest: +SKIP
     LabelProbe(score=0.93, chance=0.25, folds=5, samples=200)
-
-    Raises:
-        ValueError: x is not (sample, dim) or holds NaN or infinity; labels are not one per sample; all labels are the
-            same; a label with fewer samples than folds.
-        TypeError: x is not an array of real numbers; labels that are not strings, integers or booleans.
     """
     values, classes = as_tensor(x, "x"), _classes(labels)
     if values.ndim != 2:

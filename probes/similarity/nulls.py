@@ -1,4 +1,4 @@
-"""Is a score more than chance, and how far would other samples have moved it: permutation nulls and intervals."""
+"""Compute permutation nulls: scores that unrelated features would have, by permuting samples or in closed form."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import pearson3
 from torch import Tensor
 
 from ..metrics import METRICS
-from ..metrics.metric import Array, Metric
+from ..metrics.metric import Array
 from ..metrics.moments import permutation_moments
 from .inputs import (
     Layers,
@@ -29,10 +28,17 @@ Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim')
 
 @dataclass(frozen=True, eq=False)
 class Null:
-    """Scores under permutation of the samples: `scores` (permutation, ...) beside the `observed` (...).
+    """Hold scores under permutation of the samples beside the observed scores.
 
     The trailing axes are (layer,) for a curve and (x layer, y layer) for a map. One permutation serves all of them, so
-    `peaks`, the maximum of each permutation, is the null of the observed maximum, however many layers were looked at.
+    `peaks`, the maximum of each permutation, is the null of the observed maximum, however many layers were compared.
+
+    Attributes
+    ----------
+    observed : Array
+        Scores (...).
+    scores : Array
+        Scores under permutation (permutation, ...).
     """
 
     observed: Array
@@ -40,12 +46,12 @@ class Null:
 
     @property
     def mean(self) -> Array:
-        """The null's mean, per layer or pair."""
+        """The mean of the null, per layer or pair."""
         return self.scores.mean(0)
 
     @property
     def top95(self) -> Array:
-        """The null's 95 % quantile, per layer or pair: what to draw as a null band."""
+        """The 95 % quantile of the null, per layer or pair: the upper edge of a null band in figures."""
         return np.quantile(self.scores, 0.95, axis=0)
 
     @property
@@ -60,7 +66,7 @@ class Null:
 
     @property
     def peak95(self) -> float:
-        """The 95 % quantile of the largest score: what the maximum of unrelated features stays below."""
+        """The 95 % quantile of the largest score, which the maximum of unrelated features exceeds in 5 % of cases."""
         return float(np.quantile(self.peaks, 0.95))
 
     @property
@@ -70,30 +76,38 @@ class Null:
 
     @property
     def scaled(self) -> Array:
-        """(score - t) / (1 - t), 0 below the threshold t: the 95 % order statistic of null and observed score together.
+        """The calibrated score (score - t) / (1 - t), 0 below the threshold t and NaN where t is 1.
 
-        What is left of a score after calibration (Algorithm 1 of arXiv 2602.14486); NaN where the threshold is 1.
+        The threshold is the 95 % order statistic of null and observed score together (Algorithm 1 of arXiv 2602.14486).
         """
         return _scaled(self.scores, self.observed)
 
     @property
     def peak_scaled(self) -> float:
-        """The same for the observed maximum among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
+        """The calibrated observed maximum, among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
         return float(_scaled(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
 
     @property
     def adjusted_p(self) -> Array:
-        """The p of every score among the permutations' maxima: holds for whichever pair one picks from all of them."""
+        """The p of every score among the permutations' maxima, which is valid for any pair that one picks."""
         return _p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """The exact mean (0), standard deviation and skewness of a layer map of debiased CKA under permutation.
+    """Hold a layer map of debiased CKA with its exact moments under permutation; the mean is 0.
 
-    observed, skewness (x layer, y layer); deviation, the same for all pairs. Quantiles and p are those of the Pearson
-    type III distribution with these moments, good in the upper tail. One pair at a time: for the maximum of a map, and
-    what rests on it, take `map_null`.
+    Quantiles and p are those of the Pearson type III distribution with these moments, which is accurate in the upper
+    tail. They hold for one pair at a time: for the maximum of a map, and what depends on it, use `map_null`.
+
+    Attributes
+    ----------
+    observed : Array
+        Scores (x layer, y layer).
+    deviation : float
+        The standard deviation, the same for all pairs.
+    skewness : Array
+        The skewness (x layer, y layer).
     """
 
     observed: Array
@@ -102,23 +116,41 @@ class Moments:
 
     @property
     def top95(self) -> Array:
-        """The null's 95 % quantile, per pair."""
+        """The 95 % quantile of the null, per pair."""
+        from scipy.stats import pearson3  # takes about as long to import as torch, and `similarity` does not need it
+
         return pearson3.ppf(0.95, self.skewness, scale=self.deviation)
 
     @property
     def p(self) -> Array:
         """The probability of the score or more among permutations, per pair; NaN without a score."""
+        from scipy.stats import pearson3
+
         return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
 
 
 def map_moments(x: Stack, y: Stack) -> Moments:
-    """The null of a layer map of debiased CKA without permuting, in about twice the time of the map itself.
+    """Compute the null of a layer map of debiased CKA in closed form, in about twice the time of the map itself.
 
-    x and y as in `similarity_map`. The moments are exact (`metrics.moments`), whatever the features: the deviation is
-    sqrt(2 / (n (n - 3))) for n samples.
+    Parameters
+    ----------
+    x, y : LayerFeatures, Tensor, Array or sequence of layers
+        As in `similarity_map`.
 
-    Raises:
-        ValueError, TypeError: as `similarity_map`.
+    Returns
+    -------
+    Moments
+        The scores and their exact moments under permutation, whatever the features. The deviation is
+        sqrt(2 / (n (n - 3))) for n samples.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity_map`.
+
+    See Also
+    --------
+    map_null : The null of any metric, and of the maximum of a map, by permuting.
     """
     xs, ys = _open_map(x, y, "cka", 1)
     with full_precision():
@@ -128,46 +160,94 @@ def map_moments(x: Stack, y: Stack) -> Moments:
 def curve_null(
     pairs: Sequence[Pair], metric: str, k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
 ) -> Null:
-    """The null of a curve of (x, y) pairs: y's samples are permuted, the same way in every pair.
+    """Compute the permutation null of a curve: y's samples are permuted, the same way in every pair.
 
-    `block` samples in a row are moved as one: the patches of an image (`tokens.match_patches`) are not exchangeable one
-    by one, only images are.
+    Parameters
+    ----------
+    pairs : sequence of pairs
+        x (sample, dim) and y (sample, dim') of each point of the curve.
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+    permutations : int
+        How many permutations: 200 resolve p down to .005.
+    seed : int
+        Seed of the permutations.
+    block : int
+        How many consecutive samples move together: the patches of an image (`match_patches`) are not exchangeable one
+        by one, only images are.
 
-    Raises:
-        ValueError: as `similarity`; no permutations; samples that are not whole blocks.
+    Returns
+    -------
+    Null
+        Scores (permutation, pair).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity`; also no permutations, samples that are not whole blocks, or a metric that does not depend on
+        which samples belong together.
     """
-    opened, how = _open(pairs, metric, k)
+    opened, known = open_pairs(pairs, metric, k), METRICS[metric]
     _check_null(metric)
     orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
-    for at, (x, y) in enumerate(opened):
+    for index, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = [how.prepare(x, k)], [how.prepare(y, k)]
-            observed[at] = how.compare(a, b, k)[0, 0]
-            scores[:, at] = how.permuted(a, b, k, orders)[:, 0, 0]
+            a, b = [known.prepare(x, k)], [known.prepare(y, k)]
+            observed[index] = known.compare(a, b, k)[0, 0]
+            scores[:, index] = known.permuted(a, b, k, orders)[:, 0, 0]
     return Null(observed, scores)
 
 
 def map_null(
     x: Stack, y: Stack, metric: str = "cka", k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
 ) -> Null:
-    """The null of a layer map, (permutation, x layer, y layer); x, y as in `similarity_map`, block as in `curve_null`.
+    """Compute the permutation null of a layer map: y's samples are permuted, the same way in every layer.
 
-    Holds what comparing needs of all layers at once: for the metrics of tables (cka and its kin, rsa) 4 bytes a number
-    of (sample, sample), 8 for float64 features, twice that for y.
+    Parameters
+    ----------
+    x, y : LayerFeatures, Tensor, Array or sequence of layers
+        As in `similarity_map`.
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+    permutations : int
+        How many permutations: 200 resolve p down to .005.
+    seed : int
+        Seed of the permutations.
+    block : int
+        How many consecutive samples move together: the patches of an image (`match_patches`) are not exchangeable one
+        by one, only images are.
 
-    Raises:
-        ValueError, TypeError: as `similarity_map`; no permutations; samples that are not whole blocks.
+    Returns
+    -------
+    Null
+        Scores (permutation, x layer, y layer).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity_map`; also no permutations, samples that are not whole blocks, or a metric that does not depend
+        on which samples belong together.
+
+    Notes
+    -----
+    The prepared layers of both sides are held in memory at once. For the metrics of tables (cka, its variants and rsa)
+    a layer of x takes 4 bytes for each entry of (sample, sample), 8 for float64 features, and a layer of y twice that.
     """
     xs, ys = _open_map(x, y, metric, k)
     _check_null(metric)
-    how, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    known, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
     with full_precision():
-        a, b = [how.prepare(one, k) for one in xs], [how.prepare(one, k) for one in ys]
-        return Null(how.compare(a, b, k), how.permuted(a, b, k, orders))
+        a, b = [known.prepare(layer, k) for layer in xs], [known.prepare(layer, k) for layer in ys]
+        return Null(known.compare(a, b, k), known.permuted(a, b, k, orders))
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
+    """Read and check the layers of both sides of a map."""
     xs, ys = read_stack(x, "x")[0], read_stack(y, "y")[0]
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
@@ -175,25 +255,46 @@ def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
     return to_common_dtype(xs, ys)
 
 
-def _open(pairs: Sequence[Pair], metric: str, k: int) -> tuple[list[tuple[Tensor, Tensor]], Metric]:
+def open_pairs(pairs: Sequence[Pair], metric: str, k: int) -> list[tuple[Tensor, Tensor]]:
+    """Convert the pairs of a curve to tensors, and check them.
+
+    Parameters
+    ----------
+    pairs : sequence of pairs
+        x (sample, dim) and y (sample, dim') of each point of the curve.
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+
+    Returns
+    -------
+    list of pairs of Tensor
+        x and y of each point.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity`; also no pairs, or pairs of different samples.
+    """
     if not pairs:
         raise ValueError("a curve needs at least one pair of layers")
     opened = []
-    for at, (x, y) in enumerate(pairs):
+    for index, (x, y) in enumerate(pairs):
         if len(x) != len(pairs[0][0]):
-            raise ValueError(f"pair {at} has {len(x)} samples, pair 0 has {len(pairs[0][0])}: use the same ones")
+            raise ValueError(f"pair {index} has {len(x)} samples, pair 0 has {len(pairs[0][0])}: use the same ones")
         opened.append(read_pair(x, y, metric, k))
-    return opened, METRICS[metric]
+    return opened
 
 
 def _check_null(metric: str) -> None:
-    if metric == "modality_gap":
-        raise ValueError(
-            "modality_gap does not see which samples belong together: a null that permutes them says nothing"
-        )
+    """Raise ValueError for a metric that does not change when samples are permuted."""
+    if not METRICS[metric].sees_pairs:
+        raise ValueError(f"{metric} does not see which samples belong together: a null that permutes them says nothing")
 
 
 def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array:
+    """Draw permutations (permutation, sample) of whole blocks."""
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}: 200 resolve p down to .005")
     if block < 1 or samples % block:
@@ -206,12 +307,14 @@ def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array
 
 
 def _scaled(scores: Array, observed: Array) -> Array:
+    """Calibrate observed scores (...) by scores (permutation, ...)."""
     together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
     threshold = together[int(np.ceil(0.95 * len(together))) - 1]
     return np.maximum(observed - threshold, 0) / np.where(threshold < 1, 1 - threshold, np.nan)
 
 
 def _p(scores: Array, observed: Array) -> Array:
+    """Return the p of observed scores (...) among scores (permutation, ...)."""
     # a permutation that gives the very same score may differ by rounding: it counts as reached
     reached = (scores >= observed - 1e-6).sum(0)
     return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(scores)))

@@ -1,4 +1,4 @@
-"""Patch grids of two vision towers brought onto one grid, so that their patches can be compared one by one."""
+"""Average the patches of two vision towers onto one grid, so that they can be compared one by one."""
 
 from __future__ import annotations
 
@@ -10,28 +10,49 @@ from .inputs import as_tensor
 
 
 def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patches of two towers that saw the same images, averaged onto the coarser grid and listed as samples.
+    """Average the patches of two towers onto the coarser of their grids, and list them as samples.
 
-    x is (..., sample, height, width, dim), y (..., sample, height', width', dim'); what stands before sample, such as
-    layers, may differ. Each patch is a rectangle of the image, 1 / height by 1 / width, so a patch of the coarser grid
-    (the lesser of the two heights, the lesser of the two widths) is the mean of the patches it overlaps, weighted by
-    the area of the overlap. No patch is lost or counted twice, a constant grid stays constant, and a tower that has the
-    coarser grid already keeps its values.
+    Each patch is a rectangle of the image, 1 / height by 1 / width, so a patch of the coarser grid (the lesser of the
+    two heights, the lesser of the two widths) is the mean of the patches it overlaps, weighted by the area of the
+    overlap. No patch is lost or counted twice, a constant grid stays constant, and a tower that has the coarser grid
+    already keeps its values.
 
-    Returns x as (..., sample * patch, dim) and y as (..., sample * patch, dim'): all patches of sample 0 row by row,
-    then those of sample 1. Half precision becomes float32. For SigLIP's 14 x 14 patches and DINOv2's 16 x 16 of the
-    same 100 images, 12 and 24 layers:
+    Parameters
+    ----------
+    x : Tensor or Array
+        Patches (..., sample, height, width, dim) of one tower.
+    y : Tensor or Array
+        Patches (..., sample, height', width', dim') of another tower of the same images. The axes before sample, such
+        as layers, may differ from those of x.
 
-        x, y = match_patches(siglip, dino)  # (12, 100, 14, 14, 768), (24, 100, 16, 16, 1024)
-        x.shape, y.shape  # (12, 19600, 768), (24, 19600, 1024)
-        similarity_map(x, y)  # token-level CKA, 12 x 24
+    Returns
+    -------
+    x : Tensor
+        (..., sample * patch, dim): all patches of sample 0 row by row, then those of sample 1. Half precision becomes
+        float32.
+    y : Tensor
+        (..., sample * patch, dim') in the same order.
 
+    Raises
+    ------
+    ValueError
+        Fewer than four axes, an axis of length 0, or different numbers of samples.
+    TypeError
+        Something that is not an array of real numbers.
+
+    Notes
+    -----
     Patches of one image are not independent samples. A null that permutes them would call any two towers aligned that
-    merely tell images apart: permute images, with `block=14 * 14` in the nulls of `significance`.
+    merely tell images apart: permute images, with ``block=14 * 14`` in `map_null`.
 
-    Raises:
-        ValueError: fewer than four axes, an axis of length 0, or different numbers of samples.
-        TypeError: not real numbers.
+    Examples
+    --------
+    SigLIP's 14 x 14 patches and DINOv2's 16 x 16 of the same 100 images, 12 and 24 layers:
+
+    >>> x, y = match_patches(siglip, dino)  # (12, 100, 14, 14, 768), (24, 100, 16, 16, 1024)
+    >>> x.shape, y.shape
+    (torch.Size([12, 19600, 768]), torch.Size([24, 19600, 1024]))
+    >>> similarity_map(x, y)  # token-level CKA, 12 x 24
     """
     x, y = _grid(x, "x"), _grid(y, "y")
     if x.shape[-4] != y.shape[-4]:

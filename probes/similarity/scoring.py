@@ -1,12 +1,11 @@
-"""Similarity between two sets of features over the same samples: one pair of layers, or a whole layer map."""
+"""Compute the similarity of two sets of features over the same samples: one pair of layers, or a whole layer map."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,21 +26,52 @@ from .inputs import (
     to_common_dtype,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Batches = Iterable[tuple[Stack, Stack]]
 
 
 def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int = 10) -> float:
-    """The similarity of two (sample, dim) arrays or tensors over the same samples; the dims may differ.
+    """Return the similarity of two sets of features over the same samples.
 
-    x is (sample, dim), y (sample, dim'). Computed where the tensors lie. k is the number of neighbours of mutual_knn
-    and cknna. NaN where a side says nothing: all samples equal, or as said below.
+    Parameters
+    ----------
+    x : Tensor or Array
+        Features (sample, dim).
+    y : Tensor or Array
+        Features (sample, dim') of the same samples. The dims may differ, except for cosine and modality_gap.
+    metric : str
+        One of the names below.
+    k : int
+        The number of neighbours of mutual_knn and cknna. Other metrics ignore it.
 
+    Returns
+    -------
+    float
+        The score; NaN where all samples of a side are equal, or as said below.
+
+    Raises
+    ------
+    ValueError
+        An unknown metric, a wrong shape, different numbers of samples (or dims, for cosine and modality_gap), too few
+        samples (k must be less), or a value that is not finite.
+    TypeError
+        Something that is not an array of numbers.
+
+    See Also
+    --------
+    similarity_map : The similarity of all pairs of layers at once.
+    map_null : What unrelated features would score: several metrics are high for these.
+
+    Notes
+    -----
     =============  =====================================================================================================
     cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen
-                   et al. 2021, eq. 3). At most 1, 0 on average for unrelated features whatever their size, also
-                   slightly below. NaN also where all samples are equally far apart. 4 samples at least.
+                   et al. 2021, eq. 3). At most 1; 0 on average for unrelated features of any size, and sometimes
+                   slightly below 0. NaN also where all samples are equally far apart. 4 samples at least.
     cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as
-                   dims outnumber samples: not to be shown without a null.
+                   dims outnumber samples: do not show it without a null.
     cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
                    diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096
                    evenly spaced ones). Biased too. NaN also where the median is 0.
@@ -61,21 +91,20 @@ def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int
                    distance d (Williams et al. 2021). High for unrelated features too.
     rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008),
                    average ranks for ties. NaN also where a sample is constant over its dims.
-    linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (see `metrics.probe`).
+    linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (`metrics.probe`).
                    Not symmetric; negative where the mean predicts better. 10 samples at least.
     cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
     modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same
                    dims.
     =============  =====================================================================================================
 
-    Float32 features are multiplied in float32 and summed in float64; half precision is taken to float32 first, and
-    layers whose result would lose its digits are done again in float64: all scores are within 1e-5 of float64, and
-    neighbours, ties and cuts are those of float64.
+    Scores are computed on the device of the tensors. Float32 features are multiplied in float32 and summed in float64.
+    Half precision is converted to float32 first, and layers whose result would lose its digits are computed again in
+    float64. All scores are within 1e-5 of float64, and neighbours, ties and cuts are those of float64.
 
-    Raises:
-        ValueError: an unknown metric, a wrong shape, different numbers of samples (or dims, for cosine and
-            modality_gap), too few samples (k must be less), or a value that is not finite.
-        TypeError: something that is not an array of numbers.
+    Examples
+    --------
+    >>> similarity(features["image"].layer("3"), features["text"].layer("3"), metric="mutual_knn", k=10)
     """
     one, other = read_pair(x, y, metric, k)
     with full_precision():
@@ -92,28 +121,51 @@ def similarity_map(
     memory: float = MEMORY,
     minibatch: bool = False,
 ) -> pd.DataFrame:
-    """The similarity of every layer of x with every layer of y, over the same samples; metrics as in `similarity`.
+    """Compute the similarity of every layer of x with every layer of y over the same samples.
 
-    x and y are LayerFeatures (layer, sample, dim), understanding first, or plain (layer, sample, dim) tensors or
-    arrays (mapped from disk, if they are large), or lists of (sample, dim) layers of any dims; plain layers are named 0
-    to L - 1 and taken for blocks. The index ("understanding layer") holds x's layers, the columns ("generation layer")
-    y's. `attrs`, plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
-    features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
+    Parameters
+    ----------
+    x : LayerFeatures, Tensor, Array, sequence of layers, or iterable of batches
+        Layers of the understanding model: (layer, sample, dim) features, tensors or arrays (mapped from disk, if they
+        are large), or a list of (sample, dim) layers of any dims. Plain layers are named 0 to L - 1 and taken for
+        blocks. Without y, an iterable of batches of samples, pairs (x, y) of stacks, which is read once. Batches are
+        for `cka` and `cka_biased` only, and the result is exact, from accumulated products of dims.
+    y : LayerFeatures, Tensor, Array or sequence of layers, optional
+        Layers of the generation model.
+    metric : str
+        A name that `similarity` explains.
+    k : int
+        The number of neighbours of mutual_knn and cknna.
+    device : str or torch.device, optional
+        Where to compute; by default where the features are.
+    memory : float
+        Bytes that cka and cka_biased may take beside the features and a batch (one layer of x with all of y at least).
+        With less memory they read the features more often.
+    minibatch : bool
+        Whether batches are scored by CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch alone, summed over
+        batches. It needs batches of 4 samples at least, equal in size for equal weights, and little memory.
 
-    >>> similarity_map(seen["text"], made["image"], "mutual_knn", k=10)      # (x layer, y layer)
-    >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")        # batches, xb (layer, sample, dim)
+    Returns
+    -------
+    DataFrame
+        The layer map: x's layers are the index ("understanding layer"), y's layers the columns ("generation layer").
+        `attrs` is plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
+        features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
 
-    Without y, x gives batches of samples, pairs of stacks, and is read once: `cka` and `cka_biased` only, exact, from
-    accumulated products of dims. With `minibatch`, CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch by itself,
-    summed over batches; it takes batches of 4 samples at least, equal in size for equal weights, and little memory.
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity`; a value that is not finite is named with its layer. Also a timestep sweep (select one with
+        ``.at(t)``), features of different stimuli, and batches for a metric that needs all samples.
 
-    `device`: where to compute; None, where the features lie. `memory`: bytes that cka and cka_biased may hold beside
-    the features and a batch (one layer of x with all of y at least), by reading the features more often.
+    See Also
+    --------
+    map_null : What unrelated features would score.
 
-    Raises:
-        ValueError, TypeError: as `similarity`; a value that is not finite is named with its layer. Also: a timestep
-            sweep (select one with `.at(t)`), features of different stimuli, batches for a metric that needs all
-            samples.
+    Examples
+    --------
+    >>> similarity_map(understanding["text"], generation["image"], "mutual_knn", k=10)  # (x layer, y layer)
+    >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")  # batches, xb (layer, sample, dim)
     """
     if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
         raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
@@ -121,8 +173,8 @@ def similarity_map(
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
         raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
-    xs, x_names, x_depths, x_told = read_stack(x, "x")  # type: ignore[arg-type]
-    ys, y_names, y_depths, y_told = read_stack(y, "y")
+    xs, x_names, x_depths, x_about = read_stack(x, "x")  # type: ignore[arg-type]
+    ys, y_names, y_depths, y_about = read_stack(y, "y")
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
@@ -130,46 +182,69 @@ def similarity_map(
     with full_precision():
         scores = METRICS[metric].scores(xs, ys, k, memory)
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
-    heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_told, "y": y_told}
+    heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
     return heat
 
 
 def _of_batches(
     batches: Batches, metric: str, k: int, device: str | torch.device | None, memory: float, minibatch: bool
 ) -> pd.DataFrame:
-    seen: dict[str, Any] = {"samples": 0}
+    """Compute a layer map from batches, checking each while it is read."""
+    known: dict[str, Any] = {"samples": 0}  # what the batches so far have in common
 
     def opened() -> Iterable[tuple[Layers, Layers]]:
-        for at, batch in enumerate(batches):
+        for index, batch in enumerate(batches):
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
                 raise ValueError(
-                    f"batch {at} must be a pair (x, y) of (layer, sample, dim), got {type(batch).__name__}"
+                    f"batch {index} must be a pair (x, y) of (layer, sample, dim), got {type(batch).__name__}"
                 )
             (xs, x_names, x_depths, _), (ys, y_names, y_depths, _) = (
-                read_stack(side, f"{name} of batch {at}") for side, name in zip(batch, "xy", strict=True)
+                read_stack(side, f"{name} of batch {index}") for side, name in zip(batch, "xy", strict=True)
             )
             check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
             dims = [layer.shape[1] for layer in xs], [layer.shape[1] for layer in ys]
-            if seen.setdefault("dims", dims) != dims:
-                raise ValueError(f"batch {at} has layers of dims {dims}, those before {seen['dims']}: they must agree")
-            seen["samples"] += len(xs[0])
-            seen.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
+            if known.setdefault("dims", dims) != dims:
+                raise ValueError(
+                    f"batch {index} has layers of dims {dims}, those before {known['dims']}: they must agree"
+                )
+            known["samples"] += len(xs[0])
+            known.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
             xs, ys = to_common_dtype(xs, ys, device)
-            first = seen.setdefault("first", xs[0][:0])
+            first = known.setdefault("first", xs[0][:0])
             yield [x.to(first) for x in xs], [y.to(first) for y in ys]
 
     check_metric(metric)
     with full_precision():
         scores = batch_map(opened(), metric, memory, minibatch)
-    check_samples(metric, k, seen["samples"], seen["samples"])
-    x_names, y_names = seen["names"]
-    heat = labelled(scores, x_names, y_names, metric, k, seen["samples"])
-    heat.attrs |= {"x_depths": seen["x_depths"], "y_depths": seen["y_depths"], "x": {}, "y": {}}
+    check_samples(metric, k, known["samples"], known["samples"])
+    x_names, y_names = known["names"]
+    heat = labelled(scores, x_names, y_names, metric, k, known["samples"])
+    heat.attrs |= {"x_depths": known["x_depths"], "y_depths": known["y_depths"], "x": {}, "y": {}}
     return heat
 
 
 def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str, k: int, samples: int) -> pd.DataFrame:
-    """Scores (x layer, y layer) as a layer map."""
+    """Put scores into a layer map.
+
+    Parameters
+    ----------
+    scores : Array
+        (x layer, y layer).
+    x_names, y_names : list
+        Names of layers.
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+
+    Returns
+    -------
+    DataFrame
+        The layer map with metric, k, samples and chance in its `attrs`.
+    """
+    # only whoever makes a map waits for pandas: torch and pandas together take much longer to import than torch
+    import pandas as pd
+
     heat = pd.DataFrame(
         scores,
         index=pd.Index(x_names, name="understanding layer"),
@@ -180,10 +255,36 @@ def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str,
 
 
 def chance(metric: str, k: int, samples: int) -> float | None:
-    """The score expected of unrelated features where it is known: k / (samples - 1) for mutual_knn, 0 for cka, rsa."""
+    """Return the score expected of unrelated features, None where it depends on the features.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+
+    Returns
+    -------
+    float or None
+        k / (samples - 1) for mutual_knn, 0 for cka and rsa.
+    """
     return METRICS[metric].chance(k, samples)
 
 
 def used_k(metric: str, k: int) -> int | None:
-    """k, or None where the metric has no neighbours."""
+    """Return k, or None where the metric has no neighbours.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+
+    Returns
+    -------
+    int or None
+        What a layer map or curve reports as k.
+    """
     return k if METRICS[metric].neighbours else None

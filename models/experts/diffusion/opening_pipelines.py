@@ -6,10 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline
-from transformers import set_seed
 from transformers.utils import cached_file
 
 from .. import loading
@@ -36,8 +33,10 @@ def open_pipeline(
 
     Raises ValueError where the pipeline cannot be read, is of another kind, or would run code of its own.
     """
+    import diffusers  # here, because it takes longer than torch and `open_expert` imports this module for any expert
+
     source = str(name)
-    index = loading.load("model_index.json", DiffusionPipeline.load_config, source)
+    index = loading.load("model_index.json", diffusers.DiffusionPipeline.load_config, source)
     kind, part = getattr(diffusers, str(index.get("_class_name")), None), denoiser_name(index)
     auto = getattr(diffusers, str(index[part][1]), None)
     if kind is None or auto is None or index[part][0] != "diffusers":
@@ -47,6 +46,8 @@ def open_pipeline(
             "that has it, or write an adapter (docs/adapters.md)"
         )
     if random_weights:
+        from transformers import set_seed
+
         set_seed(seed)
         config = loading.load("config", auto.load_config, source, subfolder=part)
         denoiser = auto.from_config(config).float().eval()

@@ -102,7 +102,7 @@ def test_covariances_do_not_depend_on_the_shift():
     wanted = score("cka", x, y)
     for shift in (0.0, 2.0, -30.0):
         mean = torch.full((4,), shift, dtype=torch.float64)
-        near = [[covariances.Near(mean, 0 * mean, scale)] for scale in (1.0, 2.0)]
+        near = [[covariances.Centring(mean, 0 * mean, scale)] for scale in (1.0, 2.0)]
         sums = covariances.Covariances(near[0], near[1], torch.float64)
         sums.add(*([side[:30]] for side in layers(x, y)))
         sums.add(*([side[30:]] for side in layers(x, y)))
