@@ -27,7 +27,9 @@ from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_stacks
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.stimulus_set import Stimulus
-from ..generation.flow import targets_and_noise, velocity_loss
+from ..generation.flow import denoising_loss, targets_and_noise
+from ..generation.sampling import Generator, as_generator
+from ..scenes.dialogues import IGNORE, answer_loss, split_labels
 from ..towers.attention_masks import one_image, text_after
 from ..towers.finding import find_tower
 from ..towers.tower import Tower
@@ -43,7 +45,7 @@ SEMANTIC_WEIGHT = 0.5  # of the semantic loss, beside the velocity loss
 _BLANK = Image.new("RGB", (2, 2))
 
 
-class FusedModel(Fusion):
+class FusedModel(Fusion, Generator):
     """An understanding and a generation expert, joined at the pairs of `plan`; only the bridges are trained.
 
     Text reaches the generator through the bridges alone: its own text stream holds the null caption always.
@@ -130,15 +132,15 @@ class FusedModel(Fusion):
     @property
     def pixels(self) -> tuple[int, int, int]:
         """Of the images that it is trained on, which are what is drawn or what latents stand for."""
-        return getattr(self.experts[1], "pixels", self.size)
+        return as_generator(self.experts[1]).pixels
 
     def latents(self, images: Tensor) -> Tensor:
         """What is drawn of images (batch, channel, row, column) in -1..1: their latents if the generator has any."""
-        return self.experts[1].latents(images) if hasattr(self.experts[1], "latents") else images
+        return as_generator(self.experts[1]).latents(images)
 
-    def decode(self, drawn: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """The images of what was drawn."""
-        return self.experts[1].decode(drawn) if hasattr(self.experts[1], "decode") else drawn
+        return as_generator(self.experts[1]).decode(latents)
 
     def adapt(self, trained: str, rank: int = 8) -> FusedModel:
         """Train more than the bridges: "lora" adapters of this rank in both towers' blocks, or "all" of both towers.
@@ -191,21 +193,17 @@ class FusedModel(Fusion):
         understanding expert is trained and the batch has "questions" (small.vlm_batch), that of their answers.
         """
         image, time, noise = targets_and_noise(self, batch)
-        mix = time[:, None, None, None]
         states: list[Tensor] = []
         with nullcontext() if self.semantic is None else self._at_text_end(states.append):
-            predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
-        loss = velocity_loss(predicted, image, time)
+            loss = denoising_loss(self, batch["caption"], image, time, noise)
         if self.semantic is not None:
             seen = vision_features(self.experts[0], batch["image"])
             loss = loss + SEMANTIC_WEIGHT * self.semantic.loss(states[0], seen)
         if self.plan.both_ways:
             loss = loss + self.caption_loss(batch["caption"], image)
         if self.trained_experts != "bridges" and "questions" in batch:
-            rows = {name: value.to(self.device) for name, value in batch["questions"].items()}
-            labels = rows.pop("labels")
-            logits = self.understanding(**rows).logits
-            loss = loss + F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=-100)
+            inputs, labels = split_labels(batch["questions"], self.device)
+            loss = loss + answer_loss(self.understanding(**inputs).logits.float(), labels)
         return loss
 
     def caption_loss(self, captions: Sequence[str], image: Tensor) -> Tensor:
@@ -226,9 +224,10 @@ class FusedModel(Fusion):
             said, _ = self.together(run, lambda: expert.predict(image, self._own_text(len(image)), time), places)
         finally:
             taken.remove()
-        labels = ids[0].masked_fill(~mask, -100)[:, 1:]
-        lost = F.cross_entropy(said.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="sum")
-        return lost / (labels != -100).sum().clamp(min=1)  # all captions of a batch may be left out
+        labels = ids[0].masked_fill(~mask, IGNORE)[:, 1:]
+        logits = said.logits[:, :-1].transpose(1, 2).float()
+        lost = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return lost / (labels != IGNORE).sum().clamp(min=1)  # all captions of a batch may be left out
 
     def save(self, folder: str | Path) -> None:
         """Write what was trained and the plan, not the experts."""

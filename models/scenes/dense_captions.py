@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from .checker import DetectedThing, detect_things, quarter_of, stands
 from .composing import compose
 from .rendering import render_scene
-from .scene import PARTS, QUARTERS, SIZE, Scene, Thing
+from .scene import PARTS, QUARTERS, SIZE, Scene, Thing, check_part
 
 CATEGORIES = ("entity", "attribute", "relation")
 THINGS = (2, 3, 4)
@@ -52,10 +52,7 @@ def dense_captions(part: str = "test", each: int = 40, seed: int = 0) -> list[De
 
     Raises ValueError for an unknown part or no captions.
     """
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
-    if each < 1:
-        raise ValueError(f"{each} captions of every number of things leave nothing to score: ask for at least one")
+    check_part(part, each, "captions of every number of things")
     rng = np.random.default_rng((seed, PARTS.index(part), 4))
     return [_draw(rng, part, count) for count in THINGS for _ in range(each)]
 

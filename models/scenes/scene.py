@@ -88,7 +88,24 @@ def part_of(text: str) -> str:
     return {7: "evidence", 8: "validation", 9: "test"}.get(tenth, "train")
 
 
-# ---------------------------------------------------------------------------------------------------- drawing
+def check_part(part: str, per_skill: int = 1, counted: str = "captions or questions of every skill") -> None:
+    """Raise a ValueError where there is no such part, or nothing of it to score.
 
+    Parameters
+    ----------
+    part : str
+        One of `PARTS`.
+    per_skill : int
+        How many captions or questions of every skill are asked for.
+    counted : str
+        What the message calls them.
 
-# ---------------------------------------------------------------------------------------------------- composing
+    Raises
+    ------
+    ValueError
+        If the part is unknown, or fewer than one is asked for.
+    """
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
+    if per_skill < 1:
+        raise ValueError(f"{per_skill} {counted} leave nothing to score: ask for at least one")

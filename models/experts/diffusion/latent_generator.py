@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from ....probes.hooks.block_stacks import find_stacks
+from ...generation.sampling import Generator
 from .latents import clean_latents, decode_latents, latent_stride, moment
 from .pipeline_expert import PipelineExpert
 
@@ -18,7 +19,7 @@ _DIGITS = 3
 _TEXT = "encoder_hidden_states"
 
 
-class LatentGenerator:
+class LatentGenerator(Generator):
     """A pipeline of any family that draws still images, or a video of one frame, by flow matching.
 
     >>> generation = LatentGenerator(open_expert("stabilityai/stable-diffusion-3.5-medium"))
@@ -64,7 +65,7 @@ class LatentGenerator:
         self._latents = next(iter(packed))
         digits = packed[self._latents].flatten(1).double().cpu()
         self._order = torch.stack([row * _DIGIT**place for place, row in enumerate(digits)]).sum(0).long()
-        self.size = _still(self.name, shapes[0])
+        self._size = _still(self.name, shapes[0])
         if sorted(self._order.tolist()) != list(range(_product(self.size))):
             raise ValueError(f"{self.name} changes its latents before it denoises them: no fused model can draw them")
         self._stride = latent_stride(expert.pipe)
@@ -76,6 +77,10 @@ class LatentGenerator:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._size
 
     @property
     def pixels(self) -> tuple[int, int, int]:
