@@ -338,5 +338,5 @@ def _remote_code(source: str) -> str:
 def _pickled(source: str, file: str) -> str:
     return (
         f"the weights of expert {source!r} are pickles alone ({file}) and nothing is unpickled here: expected "
-        "safetensors; where you trust them, open the model yourself and write it anew with save_pretrained"
+        "safetensors; where you trust them, open the model yourself and save it again with save_pretrained"
     )

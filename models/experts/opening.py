@@ -129,7 +129,7 @@ def _source(name: str) -> str:
     if name in OWN:
         if not (CHECKPOINTS / name).is_dir():
             raise FileNotFoundError(
-                f"the shipped expert {name!r} is not in {CHECKPOINTS.name}/: install bridgework anew"
+                f"the shipped expert {name!r} is not in {CHECKPOINTS.name}/: install bridgework again"
             )
         return str(CHECKPOINTS / name)
     if name in weights.WEIGHTS:

@@ -218,7 +218,7 @@ def open_dual(checkpoint: loading.Checkpoint) -> DualExpert:
     Raises
     ------
     ValueError
-        If the checkpoint cannot be read, or its two towers cannot be told apart.
+        If the checkpoint cannot be read, or its two towers cannot be found.
     """
     label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
     model = loading.model(AutoModel, source, config, checkpoint.random_weights)
