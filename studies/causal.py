@@ -26,7 +26,7 @@ from ..models.experts.opening import open_expert
 from ..models.experts.pixel_dit import DitExpert
 from ..models.experts.vision_language import LlavaExpert
 from ..models.fusion.fused_model import FusedModel
-from ..models.generation.flow import velocity_loss
+from ..models.generation.flow import add_noise, velocity_loss
 from ..models.scenes.composing import compose, scene_stimuli
 from ..models.scenes.dialogues import answer_loss, question_prompt, tokenize_rows
 from ..models.scenes.questions import compose_question
@@ -108,7 +108,7 @@ def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: in
         noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
         text = dit.encode([example.caption if told else "" for example in composed])
         at = torch.full((size,), time)
-        return velocity_loss(dit.predict(time * noise + (1 - time) * image, text, at), image, at)
+        return velocity_loss(dit.predict(add_noise(image, noise, time), text, at), image, at)
 
     pairs: list[tuple[LlavaExpert | DitExpert, dict[str, Any]]] = [
         (vlm, {"asked of images": partial(asking, False), "asked of captions": partial(asking, True)}),
@@ -158,7 +158,7 @@ def main() -> None:
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
         if not (options.results / f"{name}.csv").exists():
             _save(options.results / f"{name}.csv", measure(vlm, dit))
-    figure = render_scene(options.results)
+    figure = draw(options.results)
     write_atomically(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
     if (options.runs / "fused").is_dir():
         break_links(options.runs, options.results)

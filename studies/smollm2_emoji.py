@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..models.evaluation.image_distance import image_features
 from ..models.experts.opening import open_expert
-from ..models.generation.flow import targets_and_noise, velocity_loss
+from ..models.generation.flow import flow_loss
 from ..models.generation.sampling import generate
 from ..models.training.batches import BRIDGE_TIME_SHIFT, stimuli_batch
 from ..models.training.recipe import Recipe, run_recipe
@@ -69,13 +69,10 @@ def losses(model: Any, part: str) -> pd.DataFrame:
     emoji, found = emoji_part(part), []
     for number in range(BATCHES):
         batch = stimuli_batch(number, SEED, emoji, time_shift=BRIDGE_TIME_SHIFT, caption_dropout=0.0)
-        image, time, noise = targets_and_noise(model, batch)
-        mix, captions = time[:, None, None, None], batch["caption"]
-        row = []
+        captions, row = batch["caption"], []
         for names in (captions, captions[1:] + captions[:1], [""] * len(captions)):
             with torch.inference_mode():
-                predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(names), time)
-            row.append(float(velocity_loss(predicted, image, time)))
+                row.append(float(flow_loss(model, batch | {"caption": names})))
         found.append(row)
     values = np.array(found)  # (batch, names)
     more, low, high = mean_interval(values - values[:, :1])

@@ -12,15 +12,16 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.stats import binomtest
+from torch import Tensor
 
 from ..experts.vision_language import LlavaExpert
 from ..generation.sampling import draws, generate
 from ..scenes import checker
 from ..scenes.composing import examples
-from ..scenes.dialogues import question_prompt, tokenize_rows
+from ..scenes.dialogues import likeliest_answers
 from ..scenes.questions import compose_question
 from ..scenes.rendering import render_scene
-from ..scenes.scene import PARTS, SKILLS
+from ..scenes.scene import PARTS, SKILLS, check_part
 
 
 class Drawn(NamedTuple):
@@ -63,10 +64,7 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
 
 def skills_of(part: str, each: int) -> tuple[str, ...]:
     """The skills that a part has captions of. Raises ValueError for an unknown part or nothing to score."""
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
-    if each < 1:
-        raise ValueError(f"{each} captions or questions of every skill leave nothing to score: ask for at least one")
+    check_part(part, each)
     return tuple(s for s in SKILLS if part != "new" or s != "one object")
 
 
@@ -118,12 +116,13 @@ def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int
 
 def answer(expert: LlavaExpert, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
     """The one-word answer to a question about each image: the likeliest next token."""
-    rows = tokenize_rows(expert.tokenizer, [[(question_prompt(q), "")] for q in questions])
-    last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
-    pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(expert.model.device)
-    inputs = {name: rows[name].to(expert.model.device) for name in ("input_ids", "attention_mask")}
-    logits = expert.model(**inputs, pixel_values=pixels).logits  # (batch, token, vocabulary)
-    return expert.tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())
+    device = expert.model.device
+    pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(device)
+
+    def read(ids: Tensor, mask: Tensor) -> Tensor:
+        return expert.model(input_ids=ids.to(device), attention_mask=mask.to(device), pixel_values=pixels).logits
+
+    return likeliest_answers(expert.tokenizer, questions, read)
 
 
 def _blind(each: int, seed: int) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,5 +1,6 @@
 """Open understanding and generation experts."""
 
-from .opening import CHECKPOINTS, OWN, UNIFIED, open_expert
+from .native_unified import UNIFIED
+from .opening import CHECKPOINTS, OWN, open_expert
 
 __all__ = ["CHECKPOINTS", "OWN", "UNIFIED", "open_expert"]

@@ -24,6 +24,7 @@ from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
+from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, noise_pass, text_pass
@@ -35,7 +36,7 @@ from .two_towers import Fusion, UnderstandingStates
 WEIGHTS = "bridges.safetensors"
 
 
-class FusedModel(Fusion):
+class FusedModel(Fusion, Generator):
     """An understanding and a generation expert, joined at the pairs of a plan; by default only the bridges are trained.
 
     Text reaches the generator through the bridges alone: its own text input is always the null caption.
@@ -146,15 +147,15 @@ class FusedModel(Fusion):
     @property
     def pixels(self) -> tuple[int, int, int]:
         """Channels, rows and columns of the images that it is trained on: of what is drawn, or what latents encode."""
-        return getattr(self.experts[1], "pixels", self.size)
+        return as_generator(self.experts[1]).pixels
 
     def latents(self, images: Tensor) -> Tensor:
         """Return what is drawn of images (batch, channel, row, column) in -1..1: latents if the generator has any."""
-        return self.experts[1].latents(images) if hasattr(self.experts[1], "latents") else images
+        return as_generator(self.experts[1]).latents(images)
 
-    def decode(self, drawn: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Return the images (batch, channel, row, column) of what was drawn."""
-        return self.experts[1].decode(drawn) if hasattr(self.experts[1], "decode") else drawn
+        return as_generator(self.experts[1]).decode(latents)
 
     def targets(self, stimuli: Sequence[Stimulus]) -> Tensor:
         """Return what is to be drawn of stimuli: their images or latents, (batch, channel, row, column)."""

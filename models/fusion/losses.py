@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...probes.hooks.block_outputs import named_inputs
-from ..generation.flow import targets_and_noise, velocity_loss
+from ..generation.flow import denoising_loss, targets_and_noise
+from ..scenes.dialogues import IGNORE, answer_loss, split_labels
 from ..towers.attention_masks import one_image, text_after
 from .expert_passes import text_pass
 from .semantic_tokens import vision_features
@@ -39,11 +40,9 @@ def fused_loss(fused: Any, batch: dict[str, Any]) -> Tensor:
         One number.
     """
     image, time, noise = targets_and_noise(fused, batch)
-    mix = time[:, None, None, None]
     states: list[Tensor] = []
     with nullcontext() if fused.semantic is None else fused.at_text_end(states.append):
-        predicted = fused.predict(mix * noise + (1 - mix) * image, fused.condition(batch["caption"]), time)
-    loss = velocity_loss(predicted, image, time)
+        loss = denoising_loss(fused, batch["caption"], image, time, noise)
     if fused.semantic is not None:
         features = vision_features(fused.experts[0], batch["image"])
         loss = loss + SEMANTIC_WEIGHT * fused.semantic.loss(states[0], features)
@@ -64,10 +63,8 @@ def question_loss(fused: Any, questions: dict[str, Tensor]) -> Tensor:
     questions : dict of Tensor
         The rows of a batch of dialogues, with their labels.
     """
-    rows = {name: value.to(fused.device) for name, value in questions.items()}
-    labels = rows.pop("labels")
-    logits = fused.understanding(**rows).logits
-    return F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=-100)
+    inputs, labels = split_labels(questions, fused.device)
+    return answer_loss(fused.understanding(**inputs).logits.float(), labels)
 
 
 def caption_loss(fused: Any, captions: Sequence[str], image: Tensor) -> Tensor:
@@ -107,6 +104,6 @@ def caption_loss(fused: Any, captions: Sequence[str], image: Tensor) -> Tensor:
         read, _ = fused.together(run, lambda: expert.predict(image, fused.own_text(len(image)), time), places)
     finally:
         handle.remove()
-    labels = ids[0].masked_fill(~mask, -100)[:, 1:]
-    lost = F.cross_entropy(read.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="sum")
-    return lost / (labels != -100).sum().clamp(min=1)  # all captions of a batch may be left out
+    labels = ids[0].masked_fill(~mask, IGNORE)[:, 1:]
+    lost = F.cross_entropy(read.logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=IGNORE, reduction="sum")
+    return lost / (labels != IGNORE).sum().clamp(min=1)  # all captions of a batch may be left out

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from ..experts.pixel_dit import DitExpert
 from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
-from ..generation.flow import velocity_loss
-from ..scenes.dialogues import answer_loss
+from ..generation.flow import flow_loss
+from ..scenes.dialogues import answer_loss, split_labels
 from ..scenes.scene import SIZE
 from .batches import stimuli_batch
 from .loop import fit
@@ -58,9 +58,8 @@ def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        batch = {key: value.to(model.device) for key, value in vlm_batch(step, SEED, emoji, tokenizer).items()}
-        labels = batch.pop("labels")
-        return answer_loss(model(**batch).logits, labels)
+        inputs, labels = split_labels(vlm_batch(step, SEED, emoji, tokenizer), model.device)
+        return answer_loss(model(**inputs).logits, labels)
 
     log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress="scenes-vlm")
     model.half().save_pretrained(final)
@@ -79,11 +78,7 @@ def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any
 
     def loss(step: int) -> torch.Tensor:
         draw = dit_batch if name == "scenes-dit" else stimuli_batch
-        batch = draw(step, SEED, emoji)
-        image, time, noise = (batch[key].to(expert.model.device) for key in ("image", "time", "noise"))
-        mix = time[:, None, None, None]
-        predicted = expert.predict(mix * noise + (1 - mix) * image, expert.encode(batch["caption"]), time)
-        return velocity_loss(predicted, image, time)
+        return flow_loss(expert, draw(step, SEED, emoji))
 
     log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress=name)
     expert.model.half()

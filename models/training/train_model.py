@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...probes.plans.bridge_plan import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
+from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE
 from .batches import batch_source, process_share
 from .loop import Log, fit
@@ -62,7 +63,7 @@ def train(
     made |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
     made["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
     draw = batch_source(
-        getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
+        as_generator(model).pixels, data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
     )
     state = Accelerator()
     check_same_run(Path(folder), model.plan, made)

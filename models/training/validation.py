@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...probes.hooks.model_state import evaluating
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..generation.flow import targets_and_noise, velocity_loss
+from ..generation.flow import flow_loss
+from ..generation.sampling import as_generator, draws_tokens
 from .batches import batch_source
 
 SEED = 2**31  # no training run has it
@@ -27,15 +28,10 @@ def validation_loss(
 
     Raises ValueError where the data have no validation part.
     """
-    draw = batch_source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
+    draw = batch_source(as_generator(model).pixels, data, SEED, batch_size, shuffled, part="validation")
     with evaluating(model):
         return [float(_drawing_loss(model, draw(number)).double()) for number in range(batches)]
 
 
 def _drawing_loss(model: Any, batch: dict[str, Any]) -> Tensor:
-    if not hasattr(model, "predict"):
-        return model.drawing_loss(batch)
-    image, time, noise = targets_and_noise(model, batch)
-    mix = time[:, None, None, None]
-    predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(batch["caption"]), time)
-    return velocity_loss(predicted, image, time)
+    return model.drawing_loss(batch) if draws_tokens(model) else flow_loss(model, batch)

@@ -10,13 +10,14 @@ from transformers import LlavaConfig
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ..experts.pixel_dit import DitExpert
-from ..generation.flow import velocity_loss
+from ..generation.flow import flow_loss
+from ..generation.sampling import Generator
 from .one_trunk import CaptionTokens, OneTrunk
 
 PATCH = 4  # pixels, as scenes-dit has it
 
 
-class UnifiedModel(OneTrunk):
+class UnifiedModel(OneTrunk, Generator):
     """A unified model that denoises patches of pixels, 4 x 4 each, in the trunk that reads and writes text.
 
     A generator as sampling, evaluation and training know it: `condition`, `predict`, `loss`. Patches enter with fixed
@@ -55,8 +56,5 @@ class UnifiedModel(OneTrunk):
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(noisy), *self.size)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The velocity loss of the batch's images at its times (`small.velocity_loss`), by `FLOW_WEIGHT`."""
-        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
-        mix = time[:, None, None, None]
-        predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
-        return self.FLOW_WEIGHT * velocity_loss(predicted, image, time)
+        """The velocity loss of the batch's images at its times (`flow_loss`), by `FLOW_WEIGHT`."""
+        return self.FLOW_WEIGHT * flow_loss(self, batch)

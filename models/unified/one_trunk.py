@@ -33,7 +33,7 @@ from ..experts import loading
 from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
 from ..experts.vision_language import LlavaExpert
-from ..scenes.dialogues import IMAGE, answer_loss, question_prompt, tokenize_rows
+from ..scenes.dialogues import IMAGE, answer_loss, likeliest_answers, split_labels, tokenize_rows
 from ..towers.attention_masks import SequencePlaces
 from .trunk import Trunk, TrunkTokens, sequence_places
 
@@ -73,7 +73,6 @@ class OneTrunk(nn.Module):
         self.reader = LlavaForConditionalGeneration(config)
         self.reader.model.language_model = trunk
         self.reader.tie_weights()
-        self.size = (3, config.vision_config.image_size, config.vision_config.image_size)  # channel, row, column
         self.taken: list[str] = []
 
     @classmethod
@@ -108,6 +107,12 @@ class OneTrunk(nn.Module):
     @property
     def trunk(self) -> Trunk:
         return self.reader.model.language_model
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Channel, row, column of the images that are drawn."""
+        side = self.reader.config.vision_config.image_size
+        return 3, side, side
 
     @property
     def device(self) -> torch.device:
@@ -152,11 +157,12 @@ class OneTrunk(nn.Module):
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         """The one-word answer to a question about each image: the likeliest next token."""
-        rows = tokenize_rows(self.tokenizer, [[(question_prompt(q), "")] for q in questions])
-        last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
-        ids, mask = (rows[name].to(self.device) for name in ("input_ids", "attention_mask"))
-        logits = self.read(ids, mask, to_pixels(images, self.size[1]).to(self.device))[..., : len(self.tokenizer)]
-        return self.tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())
+        pixels = to_pixels(images, self.size[1]).to(self.device)
+
+        def read(ids: Tensor, mask: Tensor) -> Tensor:
+            return self.read(ids.to(self.device), mask.to(self.device), pixels)[..., : len(self.tokenizer)]
+
+        return likeliest_answers(self.tokenizer, questions, read)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """The sum of `losses`: one objective for both tasks."""
@@ -182,9 +188,8 @@ class OneTrunk(nn.Module):
         return {**terms, "drawing": self.drawing_loss(batch)}
 
     def _answered(self, rows: dict[str, Tensor]) -> Tensor:
-        rows = {name: value.to(self.device) for name, value in rows.items()}
-        labels = rows.pop("labels")
-        return answer_loss(self.read(**rows), labels)
+        inputs, labels = split_labels(rows, self.device)
+        return answer_loss(self.read(**inputs), labels)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
         """What drawing the batch's images from their captions costs."""

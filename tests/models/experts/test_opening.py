@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from bridgework.models.experts.language import TextExpert
-from bridgework.models.experts.opening import CHECKPOINTS, OWN, open_expert
+from bridgework.models.experts.opening import CHECKPOINTS, FAMILIES, OWN, open_expert
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.experts.vision import VisionExpert
 from bridgework.probes.extraction.extracting import extract
@@ -149,6 +149,11 @@ def test_a_shipped_expert_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr("bridgework.models.experts.opening.CHECKPOINTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="the shipped expert 'scenes-dit' is not in"):
         open_expert("scenes-dit")
+
+
+def test_the_help_lists_every_family_in_order():
+    listed = [line.strip()[2:] for line in open_expert.__doc__.splitlines() if line.strip().startswith("- ")]
+    assert listed == [family.sentence for family in FAMILIES]
 
 
 def test_a_foreign_family_is_refused(tmp_path):

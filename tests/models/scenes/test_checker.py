@@ -132,7 +132,7 @@ def test_it_cannot_see_the_caption(monkeypatch, rng):
         given.append(image)
         return detect_things(image)
 
-    monkeypatch.setattr("bridgework.models.scenes.checker.read", spy)
+    monkeypatch.setattr("bridgework.models.scenes.checker.detect_things", spy)
     image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
     for caption in ("a red circle and a blue ring", "a black cross and a blue ring"):
         matches_caption(image, "colour attribution", caption)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from bridgework.models.evaluation import reporting
 from bridgework.models.evaluation.reporting import evaluate_dense
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.scenes import dense_captions
@@ -204,7 +205,7 @@ def test_a_generator_is_scored(monkeypatch, tiny_dit, rng):
         asked.append((captions, ids, sampling))
         return [render_scene(d.scene, rng) for d in dense_captions.dense_captions("train", 2)]
 
-    monkeypatch.setattr(dense_captions, "generate", draw_truth)
+    monkeypatch.setattr(reporting, "generate", draw_truth)
     assert (evaluate_dense(tiny_dit, "train", 2, steps=3).score == 1).all()
     captions, ids, sampling = asked[0]
     assert captions == [d.caption for d in dense_captions.dense_captions("train", 2)]

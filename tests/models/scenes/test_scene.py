@@ -24,6 +24,7 @@ from bridgework.models.scenes.scene import (
     SHAPES,
     SKILLS,
     Scene,
+    check_part,
     part_of,
 )
 from bridgework.models.training.scene_batches import emoji_part, vlm_batch
@@ -302,6 +303,16 @@ def test_unknown_words_are_refused(rng):
             refuse()
     with pytest.raises(ValueError, match="'one object' has no new combinations"):
         compose(rng, "one object", "new")
+
+
+def test_nothing_to_score_is_refused():
+    check_part("test", 1)
+    with pytest.raises(ValueError, match="0 captions or questions of every skill leave nothing to score: ask for at"):
+        check_part("test", 0)
+    with pytest.raises(ValueError, match="-1 captions of every colour leave nothing to score"):
+        check_part("test", -1, "captions of every colour")
+    with pytest.raises(ValueError, match="unknown part 'dev'"):
+        check_part("dev", 0)
 
 
 def test_more_stimuli_than_there_are(monkeypatch):

@@ -169,7 +169,7 @@ def test_semantic_tokens_enter_where_no_mask_counts_the_text(generator):
         if fits:
             assert made.predict(noisy, longer, time).shape == noisy.shape
         else:
-            with pytest.raises(ValueError, match="text tokens and told of"):
+            with pytest.raises(ValueError, match="text tokens, but its txt_ids counts"):
                 made.predict(noisy, longer, time)
 
 

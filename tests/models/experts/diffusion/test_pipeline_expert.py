@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from bridgework.models.experts.diffusion.cosmos3 import Cosmos3Expert
-from bridgework.models.experts.diffusion.latents import clean_latents, moment
+from bridgework.models.experts.diffusion.latents import clean_latents, noise_level
 from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline, pipeline_expert
 from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
 from bridgework.models.experts.diffusion.recorded_call import _Noise, frozen_scheduler, record_call
@@ -144,18 +144,18 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
 @pytest.mark.parametrize("family", ["SD 1.5", "SDXL", "CogVideoX", "HunyuanDiT", "PixArt"])
 def test_noise_is_added_as_by_a_variance_preserving_scheduler(experts, family):
     scheduler = experts(family).pipe.scheduler
-    now = moment(scheduler, 0.4)
-    assert now.timestep == 399
+    level = noise_level(scheduler, 0.4)
+    assert level.timestep == 399
     clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     plain = DDPMScheduler.from_config(scheduler.config)
     plain.alphas_cumprod = scheduler.alphas_cumprod
     wanted = plain.add_noise(clean, noise, torch.tensor([399, 399]))
-    assert torch.allclose(now.signal * clean + now.noise * noise, wanted, atol=1e-6)
+    assert torch.allclose(level.signal * clean + level.noise * noise, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["SD 3.5", "Flux", "LTX", "Wan", "Sana", "Cosmos3"])
 def test_noise_is_added_by_flow_matching(experts, family):
-    assert moment(experts(family).pipe.scheduler, 0.4) == (400.0, 0.6, 0.4)
+    assert noise_level(experts(family).pipe.scheduler, 0.4) == (400.0, 0.6, 0.4)
 
 
 def test_noisy_latents_and_times_reach_the_denoiser(experts):
