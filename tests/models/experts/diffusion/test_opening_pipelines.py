@@ -58,15 +58,15 @@ def test_example(kind, folders, stimuli):
     assert count == 1
     space: dict[str, Any] = {"open_pipeline": open_pipeline, "extract": extract, "stimuli": stimuli}
     exec(code if "extract" in code else code + PROBE, space)
-    made, expert = space["made"], space["expert"]
-    assert made["image"].timesteps == (0.2, 0.5, 0.8)
-    assert made["image"].samples == tuple(s.id for s in stimuli)
+    generation, expert = space["generation"], space["expert"]
+    assert generation["image"].timesteps == (0.2, 0.5, 0.8)
+    assert generation["image"].samples == tuple(s.id for s in stimuli)
     for modality in expert.modalities:
-        states = made[modality]
+        states = generation[modality]
         widths = [states.values] if isinstance(states.values, torch.Tensor) else list(states.values)
         assert all(torch.isfinite(value).all() for value in widths)
     if kind == "Cosmos3OmniPipeline":
-        assert space["seen"]["text"].values.shape == (4, 3, 16)
+        assert space["understanding"]["text"].values.shape == (4, 3, 16)
 
 
 def test_a_twin_has_another_denoiser_and_the_same_eyes(folder):
