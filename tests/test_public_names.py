@@ -67,7 +67,7 @@ FACES = {
         "learning": "learning_curves live_curve",
         "maps": "layer_map",
         "plan_drawing": "architecture architectures",
-        "plan_outcomes": "plan_outcomes",
+        "plan_results": "plan_outcomes",
         "samples": "sample_grid",
     },
     "bridgework.studies": {"runs": "demo reproduce", "settings": "EXPERTS RESULTS"},
