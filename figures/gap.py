@@ -85,11 +85,11 @@ def plan_means(table: object, name: str) -> pd.Series:
     ValueError
         If columns or rows are missing, or if a seed is there twice for one plan.
     """
-    table = need(table, ("plan", "seed", "score", "share"), name, "the evaluation of the fused models")
-    if table.duplicated(["plan", "seed"]).any():
-        row = table[table.duplicated(["plan", "seed"])].iloc[0]
+    shares = need(table, ("plan", "seed", "score", "share"), name, "the evaluation of the fused models")
+    if shares.duplicated(["plan", "seed"]).any():
+        row = shares[shares.duplicated(["plan", "seed"])].iloc[0]
         raise ValueError(f"{name}: plan {row.plan!r} has seed {row.seed} twice: pass one row per plan and seed")
-    return table.groupby("plan", sort=False).share.mean().sort_values()
+    return shares.groupby("plan", sort=False).share.mean().sort_values()
 
 
 def interval_of(shares: pd.Series) -> tuple[float, float, int]:

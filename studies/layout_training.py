@@ -110,8 +110,8 @@ def _interval(name: str, values: np.ndarray) -> dict[str, float]:
 
 def draw(results: Path) -> None:
     """Every layout for our experts, from its plan: layouts.png."""
-    depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
-    plans = [lay_out(name, *depths) for name in ORDER]
+    understanding, generation = (len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit"))
+    plans = [lay_out(name, understanding, generation) for name in ORDER]
     write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
 
 

@@ -1,4 +1,4 @@
-"""How much attention one modality's tokens pay to the other's, layer by layer, without rewriting a forward."""
+"""Measure how much attention one modality's tokens pay to the other's, layer by layer, without rewriting a forward."""
 
 from __future__ import annotations
 
@@ -29,25 +29,54 @@ def attention_mass(
     timestep: float | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """The share of their attention that one modality's tokens pay to another's in a joint pass, for every layer.
+    """Measure the share of their attention that one modality's tokens pay to another's in a joint pass, by layer.
 
     The mass of (text, image) is the attention probability that a text token gives to all image tokens together,
-    averaged over text tokens, heads and stimuli; what cross-modal attention is in AIA (arXiv 2511.22663). Beside it
-    stands what it would be if every token attended equally to all keys that its mask allows: longer modalities get
-    more attention for that alone, and in a causal model the first modality can never look at the second.
+    averaged over text tokens, heads and stimuli. It is the cross-modal attention of AIA [1]_. Beside it stands what it
+    would be if every token attended equally to all keys that its mask allows: longer modalities get more attention for
+    that alone, and in a causal model the first modality can never look at the second.
 
+    Parameters
+    ----------
+    subject : Subject
+        The model that is probed.
+    stimuli : Stimuli
+        The images and texts, shown one at a time.
+    task : str, optional
+        "understanding" or "generation". A subject that has one task needs none.
+    timestep : float, optional
+        The timestep of the generation task.
+    device : str
+        Where to run. "auto" is the GPU where there is one.
+
+    Returns
+    -------
+    DataFrame
+        One row per layer, query and key: subject, task, timestep, layer, depth, query, key, mass, low, high (95 %,
+        Student's t over stimuli), expected, samples. The key "other" is special, template and padding tokens. For one
+        query the masses sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If no block attends through SDPA, or for what `extract` refuses.
+    RuntimeError
+        If a block attends twice to all tokens.
+
+    Notes
+    -----
     Probabilities are computed from the queries and keys that reach `scaled_dot_product_attention`, in float32, one
     layer at a time. Blocks that do not attend to all tokens at once (linear attention) have no rows. Which stream comes
-    first in the joint attention of a dual-stream block is seen from gradients.
+    first in the joint attention of a dual-stream block is found from gradients.
 
+    References
+    ----------
+    .. [1] AIA, arXiv 2511.22663.
+
+    Examples
+    --------
     >>> mass = attention_mass(vlm, stimuli)
     >>> mass[(mass["query"] == "text") & (mass["key"] == "image")].set_index("depth")[["mass", "expected"]].plot()
-
-    Returns one row per layer, query and key ("other": special, template and padding tokens; for one query the masses
-    sum to 1): subject, task, timestep, layer, depth, query, key, mass, low, high (95 %, Student's t over stimuli),
-    expected, samples.
-
-    Raises ValueError where no block attends through SDPA, or for what `extract` refuses.
     """
     task = check_task(subject, task, () if timestep is None else (timestep,))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -75,16 +104,29 @@ def attention_mass(
         )
     rows = []
     table = pd.DataFrame(found, columns=["block", "query", "key", "mass", "expected"])
-    for (number, query, key), of in table.groupby(["block", "query", "key"], sort=False):
-        mean, low, high = map(float, mean_interval(of["mass"].to_numpy()))
+    for (number, query, key), samples in table.groupby(["block", "query", "key"], sort=False):
+        mean, low, high = map(float, mean_interval(samples["mass"].to_numpy()))
         row = {"layer": str(number), "depth": (number + 1) / len(subject.blocks), "query": query, "key": key}
-        rows.append(row | {"mass": mean, "low": low, "high": high, "expected": of["expected"].mean()})
+        rows.append(row | {"mass": mean, "low": low, "high": high, "expected": samples["expected"].mean()})
     head = {"subject": subject.name, "task": task, "timestep": timestep}
     return pd.DataFrame([head | row | {"samples": len(stimuli)} for row in rows])
 
 
 def probabilities(call: AttentionCall) -> tuple[Tensor, Tensor]:
-    """The attention probabilities (batch, head, query, key) of a call of SDPA, float32, and which keys are allowed."""
+    """Return the attention probabilities of a call of SDPA, in float32, and which keys are allowed.
+
+    Parameters
+    ----------
+    call : AttentionCall
+        The intercepted call. A mask of numbers is added to the scores.
+
+    Returns
+    -------
+    Tensor
+        The probabilities, (batch, head, query, key).
+    Tensor
+        Whether each key is allowed, bool, of the same shape.
+    """
     query, mask, scale = call.query, call.mask, call.scale
     key = call.key.repeat_interleave(query.shape[1] // call.key.shape[1], 1)  # grouped-query attention
     scores = query.float() @ key.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -139,7 +181,7 @@ def _watch(
 
 
 def _first(query: Tensor, streams: dict[str, Tensor]) -> str:
-    """The stream that the first query depends on: before attention, a token depends on itself alone."""
+    """Return the stream that the first query depends on: before attention, a token depends on itself alone."""
     gradients = torch.autograd.grad(query[:, :, 0].sum(), list(streams.values()), allow_unused=True)
     torch.set_grad_enabled(False)
     for state in streams.values():
@@ -154,7 +196,7 @@ def _fits(shown: ForwardPass, tokens: int) -> bool:
 
 
 def _labels(shown: ForwardPass, stream: str | None, count: int, keys: tuple[str, ...]) -> Tensor:
-    """For each token of a stream, the number of its modality among `keys`."""
+    """Return, for each token of a stream, the number of its modality among `keys`."""
     labels = torch.full((count,), keys.index(OTHER))
     for modality, tokens in shown.tokens.items():
         if shown.streams.get(modality) == stream:
@@ -163,7 +205,7 @@ def _labels(shown: ForwardPass, stream: str | None, count: int, keys: tuple[str,
 
 
 def _sum(chances: Tensor, allowed: Tensor, labels: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mass and uniform mass (query group, key group), over one sample's heads and tokens."""
+    """Average mass and uniform mass (query group, key group) over one sample's heads and tokens."""
     if len(chances) != 1:
         raise RuntimeError(f"attention over {len(chances)} rows for one stimulus: expected one")
     member = torch.nn.functional.one_hot(labels, groups).to(chances)  # (token, group)

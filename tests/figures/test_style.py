@@ -26,7 +26,8 @@ def test_nothing_is_shown(curve, monkeypatch):
 
 
 def test_every_public_name_exists_and_says_what_it_is():
-    for name in bridgework.figures.__all__:
+    assert "plan_outcomes" in dir(bridgework.figures)
+    for name in dir(bridgework.figures):
         assert getattr(bridgework.figures, name).__doc__
 
 
