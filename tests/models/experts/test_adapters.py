@@ -16,7 +16,7 @@ from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.stimuli.controls import mismatched, noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli
-from bridgework.tests.models import stand_ins
+from bridgework.tests.models import bagel_stand_in, stand_ins
 
 DOCS = Path(__file__).parents[3] / "docs" / "adapters.md"
 BLOCKS = dict(re.findall(r"```python (\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
@@ -32,10 +32,11 @@ def stimuli() -> Stimuli:
 @pytest.fixture
 def adapter(monkeypatch):
     """An adapter out of the docs, its checkout's modules replaced by the stand-ins."""
-    for path in ("modeling.bagel.qwen2_navit", "training.prompting_utils"):
-        for end in [at for at, letter in enumerate(path) if letter == "."] + [len(path)]:
+    checkouts = {"modeling.bagel.qwen2_navit": bagel_stand_in, "training.prompting_utils": stand_ins}
+    for path, module in checkouts.items():
+        for end in [place for place, letter in enumerate(path) if letter == "."]:
             monkeypatch.setitem(sys.modules, path[:end], ModuleType(path[:end]))
-        monkeypatch.setitem(sys.modules, path, stand_ins)
+        monkeypatch.setitem(sys.modules, path, module)
 
     def build(name: str, *args, **kwargs):
         space: dict = {}
@@ -70,7 +71,7 @@ def test_an_adapter_is_at_most_thirty_lines(name):
 
 @pytest.fixture
 def bagel():
-    own = stand_ins.bagel()
+    own = bagel_stand_in.bagel()
     own.vae_model.reg.sample = False
     return own
 
@@ -270,7 +271,7 @@ def test_janus_pro(adapter, stimuli, task, joint):
 def test_the_stand_ins_answer_in_training_and_inference_as_the_repository_does(bagel):
     layer = bagel.model.language_model.model.layers[0]
     x, positions = torch.randn(3, stand_ins.DIM), torch.zeros(3, stand_ins.DIM)
-    cache = stand_ins.NaiveCache(stand_ins.LAYERS)
+    cache = bagel_stand_in.NaiveCache(stand_ins.LAYERS)
     lens, none = torch.tensor([3]), torch.zeros(0, dtype=torch.long)
     out = layer(x, lens, positions, torch.arange(3), cache, torch.tensor([0]), none, True, True)
     trained = layer.train()(x, [3], [torch.ones(3, 3, dtype=torch.bool).tril()], positions, torch.arange(3), none)
