@@ -30,7 +30,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))  # libraries put files of their own beside
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))  # libraries may put more files beside it
     try:
         write(folder / path.name)
         os.chmod(folder / path.name, 0o644)

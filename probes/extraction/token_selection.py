@@ -129,11 +129,11 @@ def find_tokens(
                 f"the {modality} tokens have shape {tuple(given.shape)} and {given.dtype} for {batch} stimuli: "
                 "expected a bool mask or int64 positions, (batch, token) or (batch, row, column)"
             )
-    rows, grids = _positions_by_sample(tokens), _grids(tokens) if tokens.ndim == 3 else ()
+    rows, grids = _flat_positions(tokens), _grids(tokens) if tokens.ndim == 3 else ()
     if chosen is not None:
         rows, grids = [choose_positions(row, chosen, f"{modality} tokens") for row in rows], ()
     if special is not None:
-        rows = [torch.cat(pair) for pair in zip(_positions_by_sample(special), rows, strict=True)]
+        rows = [torch.cat(pair) for pair in zip(_flat_positions(special), rows, strict=True)]
         if tokens.dtype == special.dtype == torch.bool:
             rows = [row.sort().values for row in rows]
     for sample, row in enumerate(rows):
@@ -158,7 +158,7 @@ def _grids(tokens: Tensor) -> Grids:
     return tuple((int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks)
 
 
-def _positions_by_sample(tokens: Tensor) -> list[Tensor]:
+def _flat_positions(tokens: Tensor) -> list[Tensor]:
     """Return each sample's positions in the flattened state, in reading order."""
     length = tokens[0].numel() if tokens.dtype == torch.bool else 0  # positions count over the whole state already
     return [token_positions(sample) + number * length for number, sample in enumerate(tokens.cpu())]

@@ -46,14 +46,14 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def existing_shards(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[int]:
+def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[int]) -> set[int]:
     """Find the shards that are there already, and remove what killed writers left of the others.
 
     Parameters
     ----------
     folder : pathlib.Path
         The store. It is made if it is missing.
-    made : dict
+    provenance : dict
         How the features are to be made.
     numbers : iterable of int
         The shards to look for.
@@ -73,13 +73,13 @@ def existing_shards(folder: Path, made: dict[str, Any], numbers: Iterable[int]) 
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).is_file():
-        _check_same(folder, made, _read_index(folder)["made"])
+        _check_same(folder, provenance, _read_index(folder)["made"])
     found = set()
     for number in numbers:
         path = shard_path(folder, number)
         remove_partial_files(path)
         if path.exists():
-            _check_same(folder, made, read_metadata(path)["made"])
+            _check_same(folder, provenance, read_metadata(path)["made"])
             found.add(number)
     return found
 
