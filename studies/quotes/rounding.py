@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_UP, Decimal
 
+DUST = 1e-16  # what is left of a zero that was computed
 SMALLEST = Decimal("1e-4")  # smaller numbers are written with an exponent
 
 
@@ -35,7 +36,7 @@ def rounded(value: float) -> str:
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
     exact = Decimal(f"{value:.10g}")  # without the dust of binary fractions
-    if not exact:
+    if abs(exact) < DUST:
         return "0"
     if abs(exact) < SMALLEST:
         exponent = exact.adjusted()
