@@ -21,13 +21,13 @@ LOSSES = {
 def layouts_compared(table: pd.DataFrame) -> Figure:
     """For each layout, the lowest loss on top: losses of drawing held-out scenes, trained parameters, time of a step.
 
-    ``table`` is what ``python -m bridgework.studies.layout_training`` writes: layout, parameters, step_seconds; loss with the scenes'
+    ``table`` is what ``bridgework reproduce layouts`` writes: layout, parameters, step_seconds; loss with the scenes'
     own captions, shuffled with other scenes', floor of a model trained with others' (may be missing). Losses are paired
     by batch, so the bars are intervals of the differences from ``loss`` (low to high, above_low to above_high).
     Raises TypeError or ValueError for another table or a layout named twice.
     """
     columns = ("layout", "parameters", "step_seconds", "loss", "shuffled", "low", "high")
-    table = need(table, columns, "layouts_compared", "python -m bridgework.studies.layout_training")
+    table = need(table, columns, "layouts_compared", "bridgework reproduce layouts")
     if table["layout"].duplicated().any():
         twice = table["layout"][table["layout"].duplicated()].iloc[0]
         raise ValueError(f"layouts_compared: the layout {twice!r} is there twice: pass one row for each")

@@ -1,7 +1,7 @@
 """The main job, end to end: measure two experts, choose bridges, fuse, score against controls, probe again.
 
-Each step takes a folder, leaves its result there and, run again, goes on from what is there. `python -m bridgework
-demo` and `python -m bridgework reproduce` run the same steps with different budgets.
+Each step takes a folder, leaves its result there and, run again, goes on from what is there. `bridgework demo` and
+`bridgework reproduce scenes` run the same steps with different budgets.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 `scenes-dit`, the generation expert, is an `SD3Transformer2DModel` (13 blocks 96 wide, image and text streams) over
 pixels in patches of 4, with a 2-block `T5EncoderModel` as its text encoder.
 
-    python -m bridgework train scenes-vlm          (likewise scenes-dit; both resume where they were stopped)
+    bridgework train scenes-vlm FOLDER          (likewise scenes-dit; both resume where they were stopped)
 
 The generation expert predicts the clean image and is trained on the error of the velocity that follows from it
 (rectified flow, Liu et al. 2022; predicting the image: Li and He 2025, arXiv 2511.13720): with `z = t noise + (1 - t)

@@ -1,7 +1,7 @@
 """Fetch the picture sets: download a pinned archive, lay every picture on a white square, write its text beside it.
 
 The folders are ordinary image folders with metadata.jsonl. Pictures are PNG of at most 400 pixels a side, square so
-that no processor crops them. `python -m bridgework.probes.stimuli.downloads` (`make stimuli`) fetches all; whoever has the
+that no processor crops them. `bridgework fetch pictures` (`make stimuli`) fetches all; whoever has the
 pinned archive already names it: `fetch("tuxpaint", "tuxpaint-stamps-default_2022.06.04-1_all.deb")`.
 """
 
@@ -78,6 +78,12 @@ def fetch(name: str, archive: str | os.PathLike[str] | None = None) -> Stimuli:
                 os.replace(target, Path(temporary, "damaged"))
             os.replace(made, target)
     return load_stimuli(name)
+
+
+def fetch_all() -> None:
+    """Fetch every picture set, one printed line each."""
+    for name in PICTURE_SETS:
+        print(f"{name}: {len(fetch(name)):,} pictures in {home() / 'stimuli' / name}", flush=True)
 
 
 def _pinned(name: str, folder: Path, archive: str | os.PathLike[str] | None) -> Path:
@@ -215,11 +221,3 @@ def _render(svg: bytes) -> bytes | None:
 def _shuffled(pictures: Iterable[Picture]) -> list[Picture]:
     """In an order that has nothing to do with their kinds: by a hash of the file name, as the Noto set is."""
     return sorted(pictures, key=lambda picture: hashlib.sha256(picture.file_name.encode()).hexdigest())
-
-
-if __name__ == "__main__":
-    try:
-        for known in PICTURE_SETS:
-            print(f"{known}: {len(fetch(known)):,} pictures in {home() / 'stimuli' / known}", flush=True)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
