@@ -44,7 +44,7 @@ def layouts_compared(table: pd.DataFrame) -> Figure:
         If columns or rows are missing, or if a layout is there twice.
     """
     columns = ("layout", "parameters", "step_seconds", "loss", "shuffled", "low", "high")
-    table = need(table, columns, "layouts_compared", "python -m bridgework.studies.layout_training")
+    table = need(table, columns, "layouts_compared", "bridgework reproduce layouts")
     if table["layout"].duplicated().any():
         twice = table["layout"][table["layout"].duplicated()].iloc[0]
         raise ValueError(f"layouts_compared: the layout {twice!r} is there twice: pass one row for each")

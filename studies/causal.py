@@ -1,13 +1,12 @@
-"""The causal evidence: what the shipped experts' tasks rest on, layer by layer, and which bridges carry the text.
+"""Measure the causal evidence: what the experts' tasks rest on, layer by layer, and which bridges carry the text.
 
-`python -m bridgework.studies.causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
-experts and, from the fused models that `python -m bridgework reproduce` left in runs/committed, links.csv and
-link_drift.csv. About half an hour on one core; what is there already is not measured again.
+`bridgework reproduce causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
+experts and, from the fused models that `bridgework reproduce scenes` left in runs/committed, links.csv and
+link_drift.csv. It takes about half an hour on one core. What is there already is not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -149,22 +148,29 @@ def _save(path: Path, table: pd.DataFrame) -> None:
     write_csv(path, table, float_format="%.6g")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bridgework.studies.causal", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/committed"), help="the folder of `reproduce`")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files are written")
-    options = parser.parse_args()
+def measure_causal(folder: Path, runs: Path, budget: Budget = COMMITTED) -> None:
+    """Measure all of this module and draw the figure.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the tables and the figure are written; a table that is there is not measured again.
+    runs : Path
+        The run of the study scenes, whose fused models are read.
+    budget : Budget, optional
+        The budget of that run.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no fused models in `runs`; all else has been written then.
+    """
     vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
-        if not (options.results / f"{name}.csv").exists():
-            _save(options.results / f"{name}.csv", measure(vlm, dit))
-    figure = draw(options.results)
-    write_atomically(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
-    if (options.runs / "fused").is_dir():
-        break_links(options.runs, options.results)
-    else:
-        print(f"no fused models in {options.runs}: run `python -m bridgework reproduce`, and this again")
-
-
-if __name__ == "__main__":
-    main()
+        if not (folder / f"{name}.csv").exists():
+            _save(folder / f"{name}.csv", measure(vlm, dit))
+    figure = draw(folder)
+    write_atomically(folder / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+    if not (runs / "fused").is_dir():
+        raise FileNotFoundError(f"no fused models in {runs}: run `bridgework reproduce scenes causal`")
+    break_links(runs, folder, budget)

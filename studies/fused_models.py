@@ -1,7 +1,7 @@
 """Fuse two experts with the bridges of every plan, score the models against controls, and probe one again.
 
 Each step takes a folder and leaves its result there. When it is run again, it continues with what is there.
-`python -m bridgework demo` and `python -m bridgework reproduce` run the same steps with different budgets.
+`bridgework demo` and `bridgework reproduce scenes` run the same steps with different budgets.
 """
 
 from __future__ import annotations

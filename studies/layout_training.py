@@ -1,4 +1,4 @@
-"""Every layout trained from one recipe with one line of it changed: `python -m bridgework.studies.layout_training --help`.
+"""Train every layout from one recipe with one line of it changed: `bridgework reproduce layouts`.
 
 What drawing held-out scenes costs with their captions is compared with what it costs the same weights with the captions
 of other scenes, and with the same model trained on such captions. It shows that each layout learns to read the caption,
@@ -7,7 +7,6 @@ and ranks none: their parameters and steps to convergence differ.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -113,18 +112,6 @@ def draw(results: Path) -> None:
     understanding, generation = (len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit"))
     plans = [lay_out(name, understanding, generation) for name in ORDER]
     write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m bridgework.studies.layout_training", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--steps", type=int, help="of every run (those of the recipe, studies/recipes/scenes.yaml)")
-    parser.add_argument("--out", type=Path, default=Path("runs/layouts"), help="the folder of the runs (runs/layouts)")
-    options = parser.parse_args()
-    draw(RESULTS.parent)
-    chosen = Recipe.load(RECIPE)
-    compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)
 
 
 def compare_layouts(folder: Path, budget: Budget) -> None:

@@ -1,8 +1,8 @@
 """A real language model and a small generator: SmolLM2-135M fused with emoji-dit, at the aligned blocks or the middle.
 
-`python -m bridgework.studies.smollm2_emoji` measures the layer map, trains both plans by studies/recipes/smollm2-emoji.yaml and writes map.csv,
-alignment.json, middle.json, learning.csv, losses.csv, likeness.csv and samples.png. Half an hour on one core; what is
-there already is not measured again, and training goes on where it was stopped. docs/smollm2_emoji.md tells the results.
+`bridgework reproduce emoji` measures the layer map, trains both plans by studies/recipes/smollm2-emoji.yaml and writes
+map.csv, alignment.json, middle.json, learning.csv, losses.csv, likeness.csv and samples.png. It takes half an hour on
+one core. Training that was stopped resumes. docs/smollm2_emoji.md shows the results.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from ..probes.stimuli.stimulus_set import Stimuli
 
 ROOT = Path(__file__).parent
 RESULTS, RECIPE = ROOT / "results" / "smollm2_emoji", ROOT / "recipes" / "smollm2-emoji.yaml"
-RUNS = Path("runs/smollm2_emoji")
 PLANS = ("alignment", "middle")
 PARTS = ("train", "validation")
 BRIDGES, RANK = 4, 32
@@ -109,7 +108,16 @@ def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return Image.fromarray(np.concatenate(squares))
 
 
-def main(results: Path = RESULTS, runs: Path = RUNS) -> None:
+def fuse_emoji(results: Path, runs: Path) -> None:
+    """Train and score both plans.
+
+    Parameters
+    ----------
+    results : Path
+        Where tables, plans and images are written; plans that are there are not chosen again.
+    runs : Path
+        The folder of the features and of the two training runs, which resume if they were stopped.
+    """
     plan_both(results, runs)
     recipe = Recipe.load(RECIPE)
     models = {"emoji-dit, its own text": open_expert(recipe.generation)}
@@ -134,7 +142,3 @@ def main(results: Path = RESULTS, runs: Path = RUNS) -> None:
         table = pd.concat(parts).round(4)
         write_csv(results / f"{name}.csv", table[["model", "part", *table.columns[:-2]]])
     write_atomically(results / "samples.png", partial(grid(rows).save, format="PNG"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m bridgework choose`: every rule from two feature stores, layouts as published, and what evidence cost."""
+"""`bridgework choose`: every rule from two feature stores, layouts as published, and what evidence cost."""
 
 from __future__ import annotations
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -13,14 +16,20 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgework.__main__ import main
+from bridgework.__main__ import COMMANDS, main
+from bridgework.command_line import parse
 from bridgework.models.experts.opening import open_expert
+from bridgework.models.training import recipe
+from bridgework.models.training.recipe import Recipe
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features.features import Features
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.choosing import FIXED
+from bridgework.probes.plans.rules import RULES
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
+from bridgework.studies import runs
 
-COMMANDS = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "plan")
+NAMES = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "estimate", "fetch")
 
 
 def told(capsys, *arguments: object) -> tuple[object, str]:
@@ -34,16 +43,84 @@ def told(capsys, *arguments: object) -> tuple[object, str]:
 def test_help(capsys):
     status, text = told(capsys, "--help")
     assert status == 0
-    assert text.startswith("usage: python -m bridgework")
-    assert all(command in text for command in COMMANDS)
+    assert text.startswith("usage: bridgework")
+    assert tuple(COMMANDS) == tuple(name for name in COMMANDS if name in NAMES) and len(COMMANDS) == len(NAMES)
+    for name, command in COMMANDS.items():
+        assert name in text
+        assert command.about in " ".join(text.split())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES)
 def test_help_of_each_command(command, capsys):
     status, text = told(capsys, command, "--help")
     assert status == 0
-    assert text.startswith(f"usage: python -m bridgework {command}")
-    assert len(text.splitlines()) >= 5
+    assert text.startswith(f"usage: bridgework {command}")
+    words = " ".join(text.split())
+    assert COMMANDS[command].about in words
+    assert words.endswith(f"example: {COMMANDS[command].example}")
+    options = text.split("options:")[1].split("example:")[0]
+    entries = re.split(r"\n  (?=--)", options)[1:]  # without -h, --help
+    assert len(entries) == options.count("\n  --")
+    for entry in entries:
+        assert re.search(r"[a-z].*\. \(default: [^)]", " ".join(entry.split())), entry
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("extract", ["--batch-size BATCH_SIZE", "(default: 32)", "--dtype {float32,float16,bfloat16}", "--joint "]),
+        ("choose", [", ".join([*RULES, *FIXED]), "(default: mutual_knn)"]),
+        ("train", ["--gated, --no-gated", "--learning-rate LEARNING_RATE", "--steps STEPS", "(default: 600)"]),
+        ("evaluate", ["--distance [EXPERT]", "--cost, --costs", "(default: off)"]),
+        ("plan", ["usage: bridgework estimate", "--layout LAYOUT [LAYOUT ...]", "(default: H)", "(default: 10000)"]),
+    ],
+)
+def test_help_shows_spellings_and_defaults(command, lines, capsys):
+    words = " ".join(told(capsys, command, "--help")[1].split())
+    for line in lines:
+        assert line in words
+
+
+def test_every_field_of_a_recipe_is_an_option(capsys):
+    text = told(capsys, "train", "--help")[1]
+    assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(Recipe))
+
+
+def test_every_example_is_understood():
+    for name, command in COMMANDS.items():
+        program, *arguments = shlex.split(command.example)
+        run, _ = parse(COMMANDS, arguments)
+        assert (program, arguments[0], run) == ("bridgework", name, command.run)
+
+
+def test_examples_run(tmp_path, monkeypatch, capsys):
+    few = ["--limit", "16"]  # instead of the example's own
+    monkeypatch.chdir(tmp_path)
+    main(["extract", "scenes-vlm", "scenes-evidence", "runs/vlm", *few])
+    for name in ("extract", "align", "choose"):
+        main([*shlex.split(COMMANDS[name].example)[1:], *(few if name == "extract" else [])])
+    plan = BridgePlan.load("runs/plan.json")
+    assert (len(plan.pairs), plan.layout) == (4, "H")
+    assert ", ".join(f"{u}-{g}" for u, g in plan.pairs) in capsys.readouterr().out
+
+
+HELP = """
+import sys
+from bridgework.__main__ import COMMANDS, main
+from bridgework.command_line import parse
+
+for command in ((), ("dance",), ("train", "--help"), ("evaluate", "--help"), ("estimate", "--wrong"), ("fetch", "-h")):
+    try:
+        main(list(command) or ["--help"])
+    except SystemExit:
+        pass
+print(sorted({"torch", "transformers", "pandas", "scipy"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def test_help_and_wrong_arguments_wait_for_no_model(tmp_path):
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("dance",), ("extract",), ("extract", "a", "noto", "b", "--limit", "many")])
@@ -166,7 +243,73 @@ def test_an_interruption_is_told(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bridgework.models.experts.opening.open_expert", interrupted)
+    monkeypatch.setattr("bridgework.models.evaluation.reporting.open_expert", interrupted)
     status, text = told(capsys, "evaluate", "scenes-vlm")
     assert status == 130
-    assert text == "bridgework: stopped; the same command goes on from here\n"
+    assert text == "bridgework: stopped; run the same command again to resume\n"
+
+
+def test_a_flag_takes_no_value(capsys):
+    status, _ = told(capsys, "evaluate", "--dense", "scenes-vlm")
+    assert str(status).startswith("bridgework: scenes-vlm draws nothing")
+
+
+def test_options_replace_what_a_recipe_says(monkeypatch, tmp_path):
+    runs = []
+    monkeypatch.setattr(recipe, "run_recipe", lambda *run: runs.append(run))
+    main(["train", "scenes", str(tmp_path)])
+    main(["train", "scenes", str(tmp_path), "--layout", "dense", "--shuffled", "--no-gated", "--learning-rate", "1e-3"])
+    plan = tmp_path / "plan.json"
+    main(["train", str(plan), str(tmp_path), "--steps", "3"])
+    scenes = Recipe.load("scenes")
+    assert [folder for _, folder in runs] == [tmp_path] * 3
+    assert [asked for asked, _ in runs] == [
+        scenes,
+        replace(scenes, layout="dense", shuffled=True, gated=False, learning_rate=0.001),
+        Recipe(plan=str(plan), validate=0, steps=3),
+    ]
+
+
+def test_a_shipped_expert_is_trained_as_it_was(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr("bridgework.models.training.pretraining.pretrain", lambda *a, **o: asked.append((a, o)))
+    main(["train", "scenes-vlm", str(tmp_path), "--steps", "2"])
+    assert asked == [(("scenes-vlm", tmp_path), {"steps": 2})]
+    status, _ = told(capsys, "train", "scenes-vlm", tmp_path, "--seed", "3")
+    assert status == "bridgework: scenes-vlm is trained as it was shipped: it takes no seed, only steps"
+
+
+@pytest.mark.parametrize(
+    ("asked", "fetched"),
+    [(("weights",), ["weights"]), (("pictures",), ["pictures"]), (("pictures", "weights"), ["weights", "pictures"])],
+)
+def test_fetch(monkeypatch, asked, fetched):
+    found = []
+    monkeypatch.setattr("bridgework.models.experts.downloads.weights.fetch_all", lambda: found.append("weights"))
+    monkeypatch.setattr("bridgework.probes.stimuli.downloads.fetch_all", lambda: found.append("pictures"))
+    main(["fetch", *asked])
+    assert found == fetched
+
+
+def test_what_cannot_be_fetched_is_one_line(monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError("converting these weights needs gguf: pip install 'bridgework[weights]'")
+
+    monkeypatch.setattr("bridgework.models.experts.downloads.weights.fetch_all", missing)
+    assert str(told(capsys, "fetch", "weights")[0]).startswith("bridgework: converting these weights needs gguf")
+    assert told(capsys, "fetch", "models")[0] == 2
+
+
+def test_reproduce(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(runs, "reproduce", lambda *a, **o: asked.append((a, o)))
+    main(["reproduce"])
+    main(["reproduce", "real", "layouts", "--results", str(tmp_path)])
+    assert asked == [(([],), {}), ((["real", "layouts"],), {"results": tmp_path})]
+    words = " ".join(told(capsys, "reproduce", "--help")[1].split())
+    assert f"The studies: {', '.join(runs.STUDIES)}. (default: all of them)" in words
+
+
+def test_an_unknown_study_is_one_line(capsys):
+    expected = "bridgework: unknown study 'scene': expected one of scenes, real, causal, layouts, emoji"
+    assert told(capsys, "reproduce", "scene")[0] == expected

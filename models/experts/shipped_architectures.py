@@ -6,7 +6,7 @@ streams) over pixels in patches of 4, each with a 2-block `T5EncoderModel` as it
 
 How each was trained is in models/training/pretraining.py; this does it again, and resumes a run that was stopped:
 
-    python -m bridgework train scenes-vlm runs/scenes-vlm
+    bridgework train scenes-vlm runs/scenes-vlm
 
 A generation expert predicts the clean image and is trained on the error of the velocity that follows from it
 (rectified flow, Liu et al. 2022; predicting the image: Li and He 2025, arXiv 2511.13720): with `z = t noise + (1 - t)

@@ -1,4 +1,4 @@
-"""How our own experts were trained and shipped: `python -m bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
+"""How our own experts were trained and shipped: `bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
 
 from __future__ import annotations
 

@@ -97,3 +97,6 @@ def question_tokenizer(model: Any) -> Any:
         return None
     tokenizer = model.tokenizer if model.plan.layout in TRUNKS else model.experts[0].tokenizer
     return tokenizer if IMAGE in tokenizer.get_vocab() else None
+
+
+reader_of = question_tokenizer  # its former name

@@ -115,12 +115,13 @@ class ExtractionOptions:
 
     Notes
     -----
-    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`; `unset` says what None stands for.
+    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
+    None says what None stands for.
     """
 
     task: str | None = field(
         default=None,
-        metadata={"help": "The task to probe: understanding or generation.", "unset": "the expert's only task"},
+        metadata={"help": "The task to probe: understanding or generation. (default: the expert's only task)"},
     )
     timesteps: Sequence[float] = field(
         default=(),
@@ -138,10 +139,9 @@ class ExtractionOptions:
     layers: Sequence[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the layers to read, such as embeddings 0 7.",
+            "help": "Names of the layers to read, such as embeddings 0 7. (default: all layers)",
             "nargs": "+",
             "metavar": "LAYER",
-            "unset": "all layers",
         },
     )
     pooling: str = field(
@@ -151,8 +151,7 @@ class ExtractionOptions:
     tokens: Mapping[str, Chosen] | None = field(
         default=None,
         metadata={
-            "help": "For a modality, some of its tokens: a slice, positions or a mask.",
-            "unset": "all tokens of a modality",
+            "help": "For a modality, some of its tokens: a slice, positions or a mask. (default: all of them)",
         },
     )
     special: bool = field(
@@ -174,7 +173,7 @@ class ExtractionOptions:
     )
     precision: str | None = field(
         default=None,
-        metadata={"help": "Run the expert under autocast: bf16 or fp16.", "unset": "the expert's own precision"},
+        metadata={"help": "Run the expert under autocast: bf16 or fp16. (default: the expert's own precision)"},
     )
     device: str = field(
         default="auto",
@@ -188,7 +187,7 @@ class ExtractionOptions:
     )
     store: str | os.PathLike[str] | None = field(
         default=None,
-        metadata={"help": "The folder to write the features to.", "unset": "features stay in memory"},
+        metadata={"help": "The folder to write the features to. (default: features stay in memory)"},
     )
 
     def checked(self, subject: Subject) -> ExtractionOptions:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .bridge_plan import BridgePlan
+from .bridge_plan import STREAMS, BridgePlan
 from .fixed_rules import FIXED
-from .matching import best_pairs
+from .layout_table import LAYOUTS
+from .matching import MATCHINGS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
 
 TIE = 1e-9  # scores that differ by less are the same
@@ -211,3 +212,75 @@ def _check(bridges: int, depths: tuple[int, int]) -> int:
             f"{depths[0]} and {depths[1]}), got {bridges!r}"
         )
     return bridges
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """Hold the options of `bridgework choose`, which `choose_from_features` takes, each with its help.
+
+    Attributes
+    ----------
+    rule, bridges, seed, stream
+        As of `choose_bridges`; the rule "published" takes the layout's own pairs (`lay_out`).
+    layout, matching, rank
+        As of `lay_out`.
+    metric, timestep
+        What evidence is measured with: the metric of the layer map, and the timestep of the generation features.
+    evidence
+        A file that `read_evidence` reads, in place of measured evidence.
+
+    Notes
+    -----
+    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
+    None says what None stands for.
+    """
+
+    rule: str = field(
+        default="alignment",
+        metadata={
+            "help": f"How the pairs are chosen: one of {', '.join([*RULES, *FIXED])}; or published, the pairs that the "
+            "layout was published with."
+        },
+    )
+    bridges: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many bridges the plan has. (default: 4; for the rules all, middle, shallow, deep and divergence "
+            "the number follows from the towers)",
+        },
+    )
+    layout: str = field(
+        default="H", metadata={"help": f"How the towers are joined at the bridges: one of {', '.join(LAYOUTS)}."}
+    )
+    metric: str = field(
+        default="mutual_knn", metadata={"help": "The similarity that the layer map and the curves are measured with."}
+    )
+    timestep: float | None = field(
+        default=None,
+        metadata={
+            "help": "The timestep of the generation features that is read. (default: the only one; it must be given "
+            "if the store holds several)",
+        },
+    )
+    evidence: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file with the rule's evidence: a CSV or Parquet table, such as the links of a trained dense "
+            "model, or a divergence as JSON. (default: it is measured from the two stores)",
+            "metavar": "FILE",
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "The seed of the rule random."})
+    matching: str | None = field(
+        default=None,
+        metadata={
+            "help": f"How the rule published pairs blocks of unequal towers: one of {', '.join(MATCHINGS)}. "
+            "(default: the matching of the layout's paper)",
+        },
+    )
+    stream: str = field(
+        default="image", metadata={"help": f"The generation tower's stream that is bridged: {', '.join(STREAMS)}."}
+    )
+    rank: int | None = field(
+        default=None, metadata={"help": "The rank of the bridges' linear maps. (default: full rank)"}
+    )

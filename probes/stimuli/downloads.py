@@ -1,9 +1,8 @@
 """Download the picture sets and turn each into an image folder with metadata.jsonl.
 
 A pinned archive is downloaded, every picture is laid on a white square, and its text is written beside it. Pictures are
-PNG of at most 400 pixels a side, square so that no processor crops them.
-`python -m bridgework.probes.stimuli.downloads` (`make stimuli`) downloads all sets. An archive that is already on the
-disk can be named:
+PNG of at most 400 pixels a side, square so that no processor crops them. `bridgework fetch pictures` (`make stimuli`)
+downloads all sets. An archive that is already on the disk can be named:
 `fetch("tuxpaint", "tuxpaint-stamps-default_2022.06.04-1_all.deb")`.
 """
 
@@ -109,6 +108,12 @@ def fetch(name: str, archive: str | os.PathLike[str] | None = None) -> Stimuli:
                 os.replace(target, Path(temporary, "damaged"))
             os.replace(prepared, target)
     return load_stimuli(name)
+
+
+def fetch_all() -> None:
+    """Fetch every picture set, one printed line each."""
+    for name in PICTURE_SETS:
+        print(f"{name}: {len(fetch(name)):,} pictures in {home() / 'stimuli' / name}", flush=True)
 
 
 def _pinned(name: str, folder: Path, archive: str | os.PathLike[str] | None) -> Path:
@@ -293,11 +298,3 @@ def _render(svg: bytes) -> bytes | None:
 def _shuffled(pictures: Iterable[Picture]) -> list[Picture]:
     """Sort pictures by a hash of the file name, as the Noto set is sorted, so that kinds of pictures are mixed."""
     return sorted(pictures, key=lambda picture: hashlib.sha256(picture.file_name.encode()).hexdigest())
-
-
-if __name__ == "__main__":
-    try:
-        for name in PICTURE_SETS:
-            print(f"{name}: {len(fetch(name)):,} pictures in {home() / 'stimuli' / name}", flush=True)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")

@@ -5,7 +5,7 @@
 - openclipart: 2,492 drawings of the Open Clip Art Library with their authors' titles, some of them Italian or French.
   Public domain.
 
-`python -m bridgework.probes.stimuli.downloads` (`make stimuli`) downloads them, and `load_stimuli` opens them by name.
+`bridgework fetch pictures` (`make stimuli`) downloads them, and `load_stimuli` opens them by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..files import home
 
-REMEDY = "run `make stimuli` (python -m bridgework.probes.stimuli.downloads) to fetch the picture sets"
+REMEDY = "run `make stimuli` (bridgework fetch pictures) to fetch the picture sets"
 
 
 class PictureSet(NamedTuple):

@@ -35,13 +35,12 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
         return run_recipe(each, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(layout_training, "run", watched)
+        patch.setattr(layout_training, "run_recipe", watched)
         compare(recipe, out, results, ("dense", "last"), batches=3)
     assert trained == [("dense", False), ("last", False), ("dense", True)]
     before = pd.read_csv(results)
     assert before["floor"].notna().tolist() == [True, False]
 
-    monkeypatch.setattr(layout_training, "run", lambda each, *args, **options: run_recipe(each, *args, **options))
     table = compare(recipe, out, results, ("dense", "last"), batches=3)
     pd.testing.assert_frame_equal(pd.read_csv(results), table, check_exact=False)
     assert table["layout"].tolist() == ["dense", "last"]

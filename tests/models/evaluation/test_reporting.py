@@ -9,7 +9,6 @@ import pytest
 from bridgework.models.evaluation import reporting
 from bridgework.models.evaluation.reporting import open_model
 from bridgework.models.evaluation.scores import draw_scenes
-from bridgework.models.experts import opening
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.scene_batches import dit_batch
 from bridgework.models.unified.flow_model import UnifiedModel
@@ -28,7 +27,7 @@ def opened(monkeypatch, tiny_vlm, tiny_dit):
         names.append(name)
         return tiny_dit if "dit" in name else tiny_vlm
 
-    monkeypatch.setattr(opening, "open_expert", open_expert)
+    monkeypatch.setattr(reporting, "open_expert", open_expert)
     return names
 
 

@@ -10,6 +10,7 @@ import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.recipe import Recipe, build, data
+from bridgework.models.training.recipe import _plan as recipe_plan
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
 
@@ -65,8 +66,19 @@ def test_wrong_recipes_are_told_with_file_and_key(tmp_path, text, told):
 
 
 def test_a_missing_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent.yaml: see studies/recipes/scenes.yaml"):
+    message = r"no recipe .*absent.yaml: expected a YAML file or one of scenes, smollm2-emoji"
+    with pytest.raises(FileNotFoundError, match=message):
         Recipe.load(tmp_path / "absent.yaml")
+
+
+def test_shipped_recipes_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in RECIPES.glob("*.yaml"):
+        assert Recipe.load(path.stem) == Recipe.load(path)
+    emoji = Recipe.load("smollm2-emoji")
+    assert recipe_plan(emoji, 30, 13) == BridgePlan.load(RECIPES.parents[1] / str(emoji.plan))
+    written(tmp_path, "layout: dense").rename("scenes")
+    assert Recipe.load("scenes") == Recipe(layout="dense")  # a file comes first
 
 
 @pytest.mark.parametrize("layout", ["Y", "last"])

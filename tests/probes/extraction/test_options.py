@@ -28,12 +28,6 @@ def test_they_are_the_keywords_of_extract():
     assert {name: asked[name] for name in keywords} == declared
 
 
-def test_every_option_has_a_sentence():
-    for field in fields(ExtractionOptions):
-        assert field.metadata["help"].endswith("."), field.name
-        assert field.default is not None or field.metadata["unset"], field.name
-
-
 def test_checked_options_name_what_was_left_open():
     toy = open_toy()
     options = ExtractionOptions().checked(toy)
