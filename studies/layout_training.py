@@ -25,7 +25,7 @@ from ..models.training.scene_batches import dit_batch
 from ..models.training.train_model import question_tokenizer
 from ..models.training.validation import validation_loss
 from ..probes.files import write_atomically, write_csv, write_json
-from ..probes.plans.bridge_plan import LAYOUTS, TRUNKS
+from ..probes.plans.layout_table import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
 from ..probes.similarity.intervals import mean_interval
 from .settings import DEMO_LAYOUTS, Budget

@@ -24,7 +24,7 @@ from bridgework.models.training.recipe import Recipe
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features.features import Features
 from bridgework.probes.plans.bridge_plan import BridgePlan
-from bridgework.probes.plans.choosing import FIXED
+from bridgework.probes.plans.fixed_rules import FIXED
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.studies import runs

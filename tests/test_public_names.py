@@ -27,7 +27,8 @@ FACES = {
         "metrics.named_metrics": "METRICS",
         "plans.bridge_plan": "BridgePlan",
         "plans.choosing": "choose_bridges score_plan",
-        "plans.layouts": "LAYOUTS lay_out",
+        "plans.layout_table": "LAYOUTS",
+        "plans.layouts": "lay_out",
         "plans.rules": "RULES",
         "similarity.labels": "label_probe",
         "similarity.nulls": "map_moments map_null",
@@ -82,8 +83,8 @@ FOLDERS = {
     "bridgework.probes.similarity": "MEMORY METRICS chance labelled similarity similarity_map used_k",
     "bridgework.probes.plans": "BridgePlan LAYOUTS STREAMS TRUNKS",
     "bridgework.models.experts": "CHECKPOINTS OWN UNIFIED open_expert",
-    "bridgework.models.scenes": "COLOURS COUNTS Example HELD_OUT PARTS PLURAL QUARTERS Question RELATIONS SHAPES SIZE SKILLS "
-    "Scene Thing ask compose draw examples mask_of part_of scene_stimuli",
+    "bridgework.models.scenes": "COLOURS COUNTS Example HELD_OUT PARTS PLURAL QUARTERS Question RELATIONS SHAPES SIZE "
+    "SKILLS Scene Thing ask compose draw examples mask_of part_of scene_stimuli",
     "bridgework.models.fusion": "FusedModel Fusion States",
     "bridgework.models.unified": "OneTrunk PATCH UnifiedModel Words",
     "bridgework.models.training": "CHECKPOINTS EVERY fit reader_of train",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import TRUNKS
 from ..costs.step_costs import costs
 from ..experts.opening import OWN, open_expert
 from ..fusion.fused_model import FusedModel

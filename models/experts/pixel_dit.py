@@ -15,7 +15,7 @@ from ..generation.flow import noisy_images
 from ..generation.sampling import Generator
 from . import loading
 
-# Importing either takes longer than importing torch, and every expert is opened through the module that imports this one.
+# Importing either takes longer than importing torch, and every expert is opened through a module that imports this one.
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
     from transformers import T5EncoderModel

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ...probes.files import write_atomically
-from ...probes.plans.bridge_plan import LAYOUTS, STREAMS, TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import STREAMS, BridgePlan
+from ...probes.plans.layout_table import LAYOUTS, TRUNKS
 
 if TYPE_CHECKING:
     from ...probes.stimuli.stimulus_set import Stimuli

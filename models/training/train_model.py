@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...probes.plans.bridge_plan import TRUNKS
+from ...probes.plans.layout_table import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import TRUNKS
 from ..towers.attention_masks import SequencePlaces, visible
 
 

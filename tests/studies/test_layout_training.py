@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bridgework.models.training.recipe import Recipe, run_recipe
-from bridgework.probes.plans.bridge_plan import LAYOUTS
+from bridgework.probes.plans.layout_table import LAYOUTS
 from bridgework.studies import layout_training
 from bridgework.studies.layout_training import ORDER, RECIPE, compare
 

@@ -12,7 +12,8 @@ from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.recipe import Recipe, build, data
 from bridgework.models.training.recipe import _plan as recipe_plan
 from bridgework.models.unified.flow_model import UnifiedModel
-from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
 
 RECIPES = Path(__file__).parents[3] / "studies" / "recipes"
 
