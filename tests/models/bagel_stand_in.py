@@ -81,8 +81,8 @@ class MoTDecoderLayer(nn.Module):
         parts = []
         sizes = query_lens.tolist(), lens.tolist(), lens.tolist()
         for one, keys, values in zip(*(y.split(n) for y, n in zip((q, k, v), sizes))):
-            seen = torch.ones(len(one), len(keys), dtype=torch.bool)
-            mask = seen.tril(len(keys) - len(one)) if is_causal else seen
+            visible = torch.ones(len(one), len(keys), dtype=torch.bool)
+            mask = visible.tril(len(keys) - len(one)) if is_causal else visible
             parts.append(F.scaled_dot_product_attention(one[None], keys[None], values[None], attn_mask=mask)[0])
         x = x + self.routed(attn, "o_proj", torch.cat(parts), gen)
         x = x + self.routed(self, "mlp", self.routed(self, "post_attention_layernorm", x, gen), gen)

@@ -56,28 +56,28 @@ class UniversalPrompting:
         return (ids, torch.ones_like(ids)) if text_first else (ids, torch.ones_like(ids), ids)
 
 
-def inverted(seen: Tensor) -> Tensor:
-    """Return 0 where a token is seen and the most negative integer where not, as the repository's masks are."""
-    return torch.zeros(seen.shape, dtype=torch.long).masked_fill(~seen, torch.iinfo(torch.long).min)
+def inverted(visible: Tensor) -> Tensor:
+    """Return 0 where a token is visible and the most negative integer where not, as the repository's masks are."""
+    return torch.zeros(visible.shape, dtype=torch.long).masked_fill(~visible, torch.iinfo(torch.long).min)
 
 
 def create_attention_mask_predict_next(sequence, pad_id, soi_id, eoi_id, rm_pad_in_image=False):
     starts, ends = (sequence == soi_id).cumsum(1), (sequence == eoi_id).cumsum(1)
     image = (starts > ends) | (sequence == eoi_id)
     length = sequence.shape[1]
-    seen = torch.ones(length, length, dtype=torch.bool).tril()[None].repeat(len(sequence), 1, 1)
-    seen[image] = True
+    visible = torch.ones(length, length, dtype=torch.bool).tril()[None].repeat(len(sequence), 1, 1)
+    visible[image] = True
     if rm_pad_in_image:
         pad = sequence == pad_id
-        seen &= ~(~pad[:, :, None] & pad[:, None, :])
-    return inverted(seen[:, None])
+        visible &= ~(~pad[:, :, None] & pad[:, None, :])
+    return inverted(visible[:, None])
 
 
 def create_attention_mask_for_mmu(sequence, eoi_id):
     length = sequence.shape[1]
-    seen = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(sequence), 1, 1, 1)
-    seen[:, :, :, : torch.where(sequence == eoi_id)[1][0] + 1] = True
-    return inverted(seen)
+    visible = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(sequence), 1, 1, 1)
+    visible[:, :, :, : torch.where(sequence == eoi_id)[1][0] + 1] = True
+    return inverted(visible)
 
 
 class Showo(nn.Module):

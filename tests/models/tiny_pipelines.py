@@ -53,16 +53,16 @@ def tokenizer(
     """
     special = ["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>"]
     vocabulary = {piece: i for i, piece in enumerate([*special, *map(chr, range(32, 127))])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(piece), "isolated")
+    built = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    built.pre_tokenizer = pre_tokenizers.Split(Regex(piece), "isolated")
     begin, end = ends
     single = " ".join(filter(None, [begin, "$A", end]))
-    made.post_processor = processors.TemplateProcessing(
+    built.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(token, vocabulary[token]) for token in ends if token]
     )
     tokens = {"pad_token": pad, "bos_token": begin or "<s>", "eos_token": end or "</s>", "unk_token": "<unk>"}
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, additional_special_tokens=special[4:], **tokens, **settings
+        tokenizer_object=built, additional_special_tokens=special[4:], **tokens, **settings
     )
 
 

@@ -59,7 +59,7 @@ def asked():
 
 
 def held_out_in(things: list[tuple[str | None, str]]) -> set[tuple[str, ...]]:
-    """What (colour, shape) things hold of what is held out, derived anew."""
+    """What (colour, shape) things hold of what is held out, derived independently."""
     found: set[tuple[str, ...]] = set()
     count = Counter(shape for _, shape in things)
     for kind, first, second in HELD_OUT:
@@ -118,13 +118,13 @@ def test_new_captions_name_what_is_held_out(captioned):
 
 
 def test_parts_are_disjoint_by_full_caption(captioned):
-    seen = defaultdict(set)
+    parts_of = defaultdict(set)
     for part, drawn in captioned.items():
         for example in drawn:
             assert example.scene.part == part
-            seen[example.scene.caption].add(part)
-    assert len(seen) > 500
-    assert not [caption for caption, parts in seen.items() if len(parts) > 1]
+            parts_of[example.scene.caption].add(part)
+    assert len(parts_of) > 500
+    assert not [caption for caption, parts in parts_of.items() if len(parts) > 1]
 
 
 def test_parts_have_their_shares():
