@@ -1,9 +1,9 @@
 """Fuse two unmodified experts at the layers of a bridge plan.
 
 Generation reads understanding in two passes. The understanding tower runs once on the caption, and the keys and values
-that it offers at the bridged blocks are kept; the generation tower then runs, at every sampling step, and reads them. No
-other token sees noise, so a plan both ways draws in the same two passes; what it adds is that understanding reads a
-clean image, both towers in lockstep. No forward is rewritten.
+that it offers at the bridged blocks are kept. The generation tower then runs, at every sampling step, and reads them.
+Noise is seen by no other token, so a plan both ways draws in the same two passes; what it adds is that understanding
+reads a clean image, both towers in lockstep. No forward is rewritten.
 """
 
 from __future__ import annotations
