@@ -57,7 +57,7 @@ class Nothing(Bridge):
         return KeysValues(own.key, own.value) if isinstance(own, AttentionCall) else KeysValues(own, own)
 
     def attend(
-        self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility
+        self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
     ) -> Tensor:
         return own.own if isinstance(own, AttentionCall) else own
 

@@ -70,7 +70,7 @@ class Bridge(nn.Module):
         """
         raise NotImplementedError
 
-    def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, visibility: Visibility) -> Tensor:
         """Return a tower's state with the other's joined to it.
 
         Parameters
@@ -81,7 +81,7 @@ class Bridge(nn.Module):
             The tower's state at its block.
         mine, other : KeysValues
             What this tower and the other one offer.
-        seen : Visibility
+        visibility : Visibility
             What the tower's queries see.
 
         Returns
@@ -122,7 +122,12 @@ def keys_values_per_query_head(own: AttentionCall) -> KeysValues:
 
 
 def attend_to_both(
-    own: AttentionCall, query: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility, scale: float | None = None
+    own: AttentionCall,
+    query: Tensor,
+    mine: KeysValues,
+    other: KeysValues,
+    visibility: Visibility,
+    scale: float | None = None,
 ) -> Tensor:
     """Attend with one softmax over both towers' tokens.
 
@@ -134,7 +139,7 @@ def attend_to_both(
         The queries that the bridge enters, (batch, head, query token, dim).
     mine, other : KeysValues
         The keys and values of both towers, in the heads of the queries.
-    seen : Visibility
+    visibility : Visibility
         What the queries see of the other tower.
     scale : float, optional
         The factor of the scores. By default dim ** -0.5.
@@ -148,7 +153,7 @@ def attend_to_both(
     if mask is not None:
         mask = _mask_for_heads(mask[(None,) * (4 - mask.ndim)], query.shape[1])
         mask = mask[:, :, own.reads] if mask.shape[2] > 1 else mask
-    mask = concatenate_masks(mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
+    mask = concatenate_masks(mask, visibility.other, (mine.key.shape[2], other.key.shape[2]), query)
     key, value = (torch.cat([a, b], dim=2) for a, b in zip(mine, other, strict=True))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 

@@ -43,9 +43,9 @@ class CrossAttention(Bridge):
         states = self.norms[0](own)
         return KeysValues(*(split_heads(linear(states), self.heads) for linear in (self.key, self.value)))
 
-    def attend(self, side: int, own: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(self, side: int, own: Tensor, mine: KeysValues, other: KeysValues, visibility: Visibility) -> Tensor:
         query = split_heads(self.query(self.norms[1](own)), self.heads)
-        mask = None if seen.other is None else seen.other[:, None]
+        mask = None if visibility.other is None else visibility.other[:, None]
         joint = F.scaled_dot_product_attention(query, *other, attn_mask=mask)
         added = self.out(joint.transpose(1, 2).flatten(2))
         return own + (added if self.gate is None else self.gate * added)

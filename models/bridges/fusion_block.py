@@ -46,12 +46,12 @@ class FusionBlock(Bridge):
         maps = (self.keys[side], self.values[side])
         return KeysValues(*(split_heads(linear(states), self.heads) for linear in maps))
 
-    def attend(self, side: int, own: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(self, side: int, own: Tensor, mine: KeysValues, other: KeysValues, visibility: Visibility) -> Tensor:
         reader = side - 2  # generation is the last of the sides that read
         query = split_heads(self.queries[reader](self.norms[side](own)), self.heads)
         key, value = (torch.cat([a, b], dim=2) for a, b in zip(mine, other, strict=True))
-        own_mask = None if seen.own is None else seen.own[:, None]
-        mask = concatenate_masks(own_mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
+        own_mask = None if visibility.own is None else visibility.own[:, None]
+        mask = concatenate_masks(own_mask, visibility.other, (mine.key.shape[2], other.key.shape[2]), query)
         joint = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         added = self.outs[reader](joint.transpose(1, 2).flatten(2))
         return own + (added if self.gates is None else self.gates[reader] * added)

@@ -59,7 +59,9 @@ class JointAttention(Bridge):
         maps = self.maps[side].children()
         return KeysValues(*(map_heads(m, part, self.heads[1 - side]) for m, part in zip(maps, both, strict=True)))
 
-    def attend(self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(
+        self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
+    ) -> Tensor:
         native = keys_values_per_query_head(own)
-        joint = attend_to_both(own, own.query[:, :, own.reads], native, other, seen, own.scale)
+        joint = attend_to_both(own, own.query[:, :, own.reads], native, other, visibility, own.scale)
         return replace_queries(own, apply_gate((self.text_gate, self.gate)[side], own.own[:, :, own.reads], joint))

@@ -60,13 +60,15 @@ class SharedAttention(Bridge):
         maps = (self.text_key, self.text_value) if side == 0 else (self.key, self.value)
         return KeysValues(*(map_heads(linear, part, self.heads) for linear, part in zip(maps, both, strict=True)))
 
-    def attend(self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(
+        self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
+    ) -> Tensor:
         query = own.query[:, :, own.reads]
         if side == 0:
-            joint = attend_to_both(own, query, keys_values_per_query_head(own), other, seen, own.scale)
+            joint = attend_to_both(own, query, keys_values_per_query_head(own), other, visibility, own.scale)
             return replace_queries(own, apply_gate(self.text_gate, own.own[:, :, own.reads], joint))
         default = own.query.shape[3] ** -0.5
         scaled = query if own.scale is None else query * (own.scale / default)
-        joint = attend_to_both(own, map_heads(self.query, scaled, self.heads), mine, other, seen)
+        joint = attend_to_both(own, map_heads(self.query, scaled, self.heads), mine, other, visibility)
         joint = map_heads(self.back, joint, own.own.shape[1])
         return replace_queries(own, apply_gate(self.gate, own.own[:, :, own.reads], joint))

@@ -135,9 +135,10 @@ def test_wider_gates_drift_further(fuse, plan, stimuli):
         table = link_drift(open_gates(fuse(plan), *values), stimuli, times=TIMES)
         return table[table.layer == "2"].set_index("link").drift.to_dict()
 
-    assert last(0.9, 0.05, 0.0)["3-2"] == 0
-    assert last(0.9, 0.05, 0.0)["0-0"] > last(0.9, 0.05, 0.0)["2-1"] > 0
-    assert last(0.05, 0.9, 0.0)["2-1"] > last(0.05, 0.9, 0.0)["0-0"] > 0
+    first, second = last(0.9, 0.05, 0.0), last(0.05, 0.9, 0.0)
+    assert first["3-2"] == 0
+    assert first["0-0"] > first["2-1"] > 0
+    assert second["2-1"] > second["0-0"] > 0
 
 
 def test_effects_are_those_computed_by_hand(fused, stimuli):
