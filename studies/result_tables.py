@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ..probes.files import write_atomically
 from .quotes import benchmark_quotes, real_quotes, scene_quotes
@@ -31,8 +30,7 @@ def numbers() -> dict[str, str]:
 @cache
 def tables() -> dict[str, Callable[[], str]]:
     """Return what writes each table that a text may hold, by name."""
-    found: dict[str, Any] = scene_quotes.tables(RESULTS) | real_quotes.tables(RESULTS)
-    return found | benchmark_quotes.tables(BENCHMARKS)
+    return scene_quotes.tables(RESULTS) | real_quotes.tables(RESULTS) | benchmark_quotes.tables(BENCHMARKS)
 
 
 def texts() -> list[Path]:

@@ -26,8 +26,9 @@ ORDER = {
         "scenes generation towers", "bridges experts", "fusion unified", "training", "costs", "evaluation",
     ],
     "studies": [
-        "settings quotes", "alignment_curves layout_training real_experts smollm2_emoji plan_stability result_tables",
-        "fused_models", "causal", "demo_page", "runs",
+        "settings", "quotes",
+        "alignment_curves layout_training real_experts smollm2_emoji plan_stability result_tables", "fused_models",
+        "causal", "demo_page", "runs",
     ],
 }  # fmt: skip
 BARRED = {

@@ -85,8 +85,8 @@ def test_the_check_finds_a_number_that_was_changed(tmp_path, monkeypatch, capsys
     assert copy.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")
 
 
-# Decimals that are no results: versions of languages, models, licences; timesteps, of one digit, as no rounded number
-# has; and what stands on the page of trial runs.
+# Decimals that are no results: versions of languages, models and licences; timesteps, of one digit, as no rounded
+# number has; and what stands on the page of trial runs.
 DECIMAL = re.compile(r"(?<![\w.,-])-?\d*\.\d+(?!\w|\.\d)")
 VERSIONS = ("Python 3.11", "SD 3.5", "Stable Diffusion 1.5", "Apache-2.0", "OFL-1.1", "## 0.1.0")
 TIMESTEPS = (".2", ".5", ".8")

@@ -245,8 +245,8 @@ class ChoiceOptions:
     bridges: int | None = field(
         default=None,
         metadata={
-            "help": "How many bridges the plan has. (default: 4; for all, middle, shallow, deep and divergence the number "
-            "follows from the towers)",
+            "help": "How many bridges the plan has. (default: 4; for all, middle, shallow, deep and divergence the "
+            "number follows from the towers)",
         },
     )
     layout: str = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def numbers(results: Path) -> dict[str, str]:
     return found
 
 
-def tables(results: Path) -> dict[str, object]:
+def tables(results: Path) -> dict[str, Callable[[], str]]:
     """Return what writes each table of the benchmarks, by name."""
     return {
         "conformance": lambda: conformance_table(results),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def numbers(results: Path) -> dict[str, str]:
     return _curves(results) | _style(results) | _sink(results) | _emoji(results) | _emoji_training(results)
 
 
-def tables(results: Path) -> dict[str, object]:
+def tables(results: Path) -> dict[str, Callable[[], str]]:
     """Return what writes each table on real experts, by name."""
     return {
         "real": lambda: real_table(results),

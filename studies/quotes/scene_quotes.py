@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ...models.scenes.scene import SKILLS
 from ...probes.similarity.intervals import mean_interval
+from ..settings import PLANS
 from .markers import table
 from .rounding import between, percent, rounded, whole, with_interval
 
-PLANS = ("alignment", "shallow", "middle", "deep", "random", "shuffled captions")
 SUBJECTS = {"scenes-vlm": "vlm", "scenes-dit": "dit"}
 METRICS = {"mutual_knn": "knn", "cka": "cka"}
 CONTROLS = {
@@ -22,7 +24,7 @@ CONTROLS = {
     "mismatched captions": "mismatched",
     "pixel mean x bag of words": "pixels",
 }
-SKILLS = ("one object", "two objects", "counting", "colours", "position", "colour attribution", "all")
+SCORES = (*SKILLS, "all")
 
 
 def numbers(results: Path) -> dict[str, str]:
@@ -33,7 +35,7 @@ def numbers(results: Path) -> dict[str, str]:
     return found
 
 
-def tables(results: Path) -> dict[str, object]:
+def tables(results: Path) -> dict[str, Callable[[], str]]:
     """Return what writes each table of the scenes, by name."""
     return {
         "experts": lambda: experts_table(results),
@@ -68,7 +70,7 @@ def experts_table(results: Path) -> str:
     columns = ["skill", "answers, new scenes", "commonest answer", "without the image", "answers, new combinations"]
     columns += ["drawings, new scenes", "drawings, new combinations"]
     rows = []
-    for skill in SKILLS:
+    for skill in SCORES:
         answers, new = (scores.loc[("scenes-vlm", part, skill)] for part in ("test", "new"))
         row = [skill, rounded(answers.score), rounded(answers.majority), rounded(answers.question_only)]
         row.append(rounded(new.score))
@@ -155,10 +157,10 @@ def _gap(results: Path) -> dict[str, str]:
     first = scores.iloc[0]
     found = {"gap.floor": rounded(first["floor"]), "gap.ceiling": rounded(first["ceiling"])}
     found |= {"gap.steps": whole(first["steps"]), "gap.seeds": whole(scores["seed"].nunique())}
-    found["gap.images"] = whole(first["each"] * (len(SKILLS) - 1))
+    found["gap.images"] = whole(first["each"] * len(SKILLS))
     for plan, rows in scores.groupby("plan"):
         name = f"gap.{slug(str(plan))}"
-        mean, low, high = mean_interval(rows["share"])
+        mean, low, high = map(float, mean_interval(rows["share"].to_numpy()))
         found |= {name: rounded(mean), f"{name}.score": rounded(rows["score"].mean())}
         if len(rows) > 1:
             found[f"{name}.interval"] = between(low, high)
@@ -169,15 +171,21 @@ def gap_table(results: Path) -> str:
     """Return the share of the gap that each plan closes, over training seeds."""
     scores = pd.read_csv(results / "gap.csv")
     rows = []
-    for plan in (name for name in PLANS if name in set(scores["plan"])):
+    for plan in in_order(scores["plan"]):
         of_plan = scores[scores["plan"] == plan].sort_values("seed")
         same = of_plan["pairs"].nunique() == 1
         pairs = plan_pairs(of_plan["pairs"].iloc[0]) if same else "another one for each seed"
-        mean, low, high = mean_interval(of_plan["share"])
+        mean, low, high = map(float, mean_interval(of_plan["share"].to_numpy()))
         interval = between(low, high) if len(of_plan) > 1 else "-"
         rows.append([plan, pairs, rounded(mean), interval, ", ".join(map(rounded, of_plan["score"]))])
     columns = ["plan", "bridges", "share of the gap", "95 % interval over seeds", "scene score of each seed"]
     return table(columns, rows)
+
+
+def in_order(plans: Iterable[str]) -> list[str]:
+    """Return the names of plans, each once, in the order in which they are shown."""
+    names = dict.fromkeys(plans)
+    return sorted(names, key=lambda name: PLANS.index(name) if name in PLANS else len(PLANS))
 
 
 def plan_pairs(pairs: str) -> str:
@@ -199,10 +207,10 @@ def _skill_means(results: Path) -> pd.DataFrame:
 def skills_table(results: Path) -> str:
     """Return the scene score of each skill, the mean over the seeds of each plan."""
     means = _skill_means(results)
-    order = [slug(plan) for plan in PLANS if slug(plan) in means.index]
-    rows = [[plan.replace("-", " "), *(rounded(means.loc[plan, skill]) for skill in SKILLS)] for plan in order]
-    rows.append(["the expert's own text route", *(rounded(means.loc["ceiling", skill]) for skill in SKILLS)])
-    return table(["plan", *SKILLS], rows)
+    order = in_order(plan.replace("-", " ") for plan in means.index.drop("ceiling"))
+    rows = [[plan, *(rounded(means.loc[slug(plan), skill]) for skill in SCORES)] for plan in order]
+    rows.append(["the expert's own text route", *(rounded(means.loc["ceiling", skill]) for skill in SCORES)])
+    return table(["plan", *SCORES], rows)
 
 
 def _stability(results: Path) -> dict[str, str]:
