@@ -75,7 +75,8 @@ def fuse(folder: Path, budget: Budget, plans: Sequence[str] = PLANS, seeds: Sequ
                 continue
             torch.manual_seed(seed)
             fused = FusedModel(*(open_expert(e) for e in EXPERTS), plan_for(folder, name, seed))  # type: ignore[arg-type]
-            log = train(fused, run, budget.steps, seed=seed, shuffled=name == FLOOR)
+            options = {"seed": seed, "shuffled": name == FLOOR, "batch_size": budget.batch_size}
+            log = train(fused, run, budget.steps, **options)
             write_csv(run / "log.csv", pd.DataFrame(log).assign(name=name, seed=seed), index=True)
             save_score(run, fused, budget)
 
@@ -114,7 +115,7 @@ def save_score(run: Path, model: Any, budget: Budget) -> None:
     """
     tables = []
     for part in ("test", "new"):
-        drawn = draw_scenes(model, part, budget.each)
+        drawn = draw_scenes(model, part, budget.each, steps=budget.sampling_steps)
         tables.append(scene_score(drawn).assign(part=part))
         if part == "test":
             shown = drawn[:: max(1, budget.each // 4)][:24]

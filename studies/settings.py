@@ -39,6 +39,10 @@ class Budget:
         The images of every skill that a fused model is scored on.
     layouts : Recipe
         The recipe of the layouts that are compared.
+    batch_size : int
+        The scenes of a training step of each fused model.
+    sampling_steps : int
+        The steps from noise to an image.
     """
 
     samples: int
@@ -47,6 +51,8 @@ class Budget:
     seeds: int
     each: int
     layouts: Recipe = SHORT
+    batch_size: int = 32
+    sampling_steps: int = 16
 
 
 DEMO = Budget(samples=256, bridges=4, steps=80, seeds=1, each=6)

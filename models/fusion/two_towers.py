@@ -117,10 +117,29 @@ class Fusion(nn.Module):
                         f"block {tower.blocks[number]!r} attends with queries of {shape.head_dim} dims and values of "
                         f"{shape.width // shape.heads}: bridge at block outputs, by a layout such as {outside[0]!r}"
                     )
-        self.bridges = nn.ModuleList(
-            bridge(shapes[0][u], shapes[1][g], plan.gated, plan.rank, plan.both_ways) for u, g in plan.pairs
-        )
+        self._widths = shapes
+        self.bridges = self._new_bridges(plan.rank)
         self.disabled_bridges: set[int] = set()
+
+    def _new_bridges(self, rank: int | None) -> nn.ModuleList:
+        kind, plan, (first, second) = BRIDGES[self.plan.layout], self.plan, self._widths
+        return nn.ModuleList(kind(first[u], second[g], plan.gated, rank, plan.both_ways) for u, g in plan.pairs)
+
+    def count_parameters(self, rank: int | None) -> int:
+        """Return how many parameters the bridges would have at another rank.
+
+        Parameters
+        ----------
+        rank : int or None
+            The rank of the bridges' maps; None is full rank.
+
+        Returns
+        -------
+        int
+            The number of parameters of all bridges.
+        """
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self._new_bridges(rank).parameters())
 
     def read(self, run: Run, mask: Tensor | None = None, places: SequencePlaces | None = None) -> UnderstandingStates:
         """Run the understanding tower once and return what the bridges read.

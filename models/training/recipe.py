@@ -258,7 +258,7 @@ def build(recipe: Recipe) -> Any:
 
     rank = plan.rank
     if recipe.parameters is not None:
-        rank = rank_for(recipe.parameters, lambda rank: sum(p.numel() for p in fuse(rank).bridges.parameters()))
+        rank = rank_for(recipe.parameters, fuse(1).count_parameters)
     model = fuse(rank).adapt(recipe.trained)
     for expert in experts if recipe.checkpointing else ():
         of_transformers = hasattr(expert.model, "gradient_checkpointing_enable")  # diffusers names it the other way

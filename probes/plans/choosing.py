@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from .bridge_plan import STREAMS, BridgePlan
@@ -192,8 +193,13 @@ def rank_for(parameters: int, count: Callable[[int], int]) -> int:
     >>> rank_for(100, lambda rank: 3 * rank + 7)
     31
     """
+    count = cache(count)  # a call may build a model
     if (least := count(1)) > parameters:
         raise ValueError(f"{parameters} trainable parameters are too few: bridges of rank 1 have {least}")
+    if (step := count(2) - least) > 0:
+        linear = 1 + (parameters - least) // step  # right where every rank adds as many parameters
+        if count(linear) <= parameters < count(linear + 1):
+            return linear
     low, high = 1, 2
     while (found := count(high)) <= parameters:
         if found <= count(low):

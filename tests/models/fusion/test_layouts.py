@@ -226,3 +226,13 @@ def test_a_checkpoint_of_another_plan_is_refused_by_its_file(fuse, make_experts,
     experts = make_experts()
     with pytest.raises(ValueError, match=r"bridges.safetensors does not hold the bridges of its plan: train again"):
         FusedModel.load(tmp_path, *experts)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parameters_are_counted_without_building_the_model_again(fuse, layout):
+    fused = fuse(plan_for(layout, both_ways=layout in TWO_WAYS))
+    before = [parameter.clone() for parameter in fused.bridges.parameters()]
+    for rank in (1, 3, 1000, None):
+        again = fuse(replace(fused.plan, rank=rank))
+        assert fused.count_parameters(rank) == sum(p.numel() for p in again.bridges.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, fused.bridges.parameters(), strict=True))

@@ -144,10 +144,16 @@ def test_a_budget_of_parameters_is_met_through_the_rank():
     assert count(plan) <= 1000 < count(replace(plan, rank=34))
     for budget in (10, 11, 12, 99, 100, 1023, 1024):
         assert rank_for(budget, lambda rank: 3 * rank + 7) == (budget - 7) // 3
+    for budget in range(1, 200):  # not linear in the rank
+        assert rank_for(budget, lambda rank: rank**2) == int(budget**0.5)
     with pytest.raises(ValueError, match="36 trainable parameters are too few: bridges of rank 1 have 37"):
         choose_bridges(heat, bridges=3, parameters=36, count=count)
-    with pytest.raises(ValueError, match="do not grow with the rank"):
-        rank_for(10, lambda rank: 5)
+    for count_of in (lambda rank: 5, lambda rank: min(rank, 3)):
+        with pytest.raises(ValueError, match="do not grow with the rank"):
+            rank_for(10, count_of)
+    asked: list[int] = []
+    assert rank_for(10_000, lambda rank: asked.append(rank) or 3 * rank + 7) == 3331
+    assert len(asked) <= 4  # each may build a model
     for fields in ({}, {"count": count, "rank": 4}):
         with pytest.raises(ValueError, match="pass count, and no rank"):
             choose_bridges(heat, bridges=3, parameters=100, **fields)
