@@ -1,1 +1,1 @@
-"""Speed, memory and correctness of the similarity metrics, beside public packages; run by hand."""
+"""Measure correctness, speed and memory, beside public packages; every module with a command is run by hand."""

@@ -1,4 +1,4 @@
-"""The block stacks of every architecture that transformers and diffusers can build from its default configuration.
+"""Find the block stacks of every architecture that transformers and diffusers build from a default configuration.
 
     python -m bridgework.benchmarks.architectures     # two minutes; writes benchmarks/results/architectures.csv
 
@@ -30,7 +30,15 @@ ENDINGS = ("Model", "Transformer", "Adapter")
 
 
 def architectures() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, int | None]]]]:
-    """Library, name, and what builds the model and tells how many layers its configuration says, if it does."""
+    """Yield every architecture of both libraries.
+
+    Yields
+    ------
+    library, name : str
+        Where the architecture comes from, and what it is called there.
+    build : callable
+        Returns the model and the number of layers in its configuration, None where it has no such number.
+    """
     for name in sorted(MODEL_MAPPING_NAMES):
 
         def build(name: str = name) -> tuple[nn.Module, int | None]:
@@ -51,7 +59,14 @@ def architectures() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, in
 
 
 def survey() -> pd.DataFrame:
-    """One row for each architecture: library, architecture, stacks (path: blocks), layers (by its config), note."""
+    """Build every architecture and find its stacks.
+
+    Returns
+    -------
+    DataFrame
+        One row per architecture. Columns: library, architecture, stacks (path: blocks), layers (by its configuration)
+        and note, empty where a stack has as many blocks as the configuration has layers.
+    """
     rows = []
     for library, name, build in tqdm(list(architectures())):
         row: dict[str, Any] = {"library": library, "architecture": name}
@@ -72,6 +87,7 @@ def survey() -> pd.DataFrame:
 
 
 def main() -> None:
+    """Write and print the table."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -80,7 +96,7 @@ def main() -> None:
     odd = table[table["note"] != ""]
     print(odd[["architecture", "layers", "stacks", "note"]].fillna("").to_string(index=False))
     built = table[~table["note"].str.startswith("not built")]
-    print(f"{len(built)} architectures built, {(built['note'] == '').sum()} with the stacks that their configs tell of")
+    print(f"{len(built)} architectures built, {(built['note'] == '').sum()} with the stacks that their configs name")
 
 
 if __name__ == "__main__":

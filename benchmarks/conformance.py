@@ -1,6 +1,8 @@
-"""Which scores are right: every metric in every regime, ours and every peer's, against the plain NumPy references.
+"""Compare the scores of every metric in every regime, ours and every peer's, with plain NumPy references.
 
-`python -m bridgework.benchmarks.conformance` prints a Markdown table and writes results/conformance.csv.
+    python -m bridgework.benchmarks.conformance     # under a minute; writes benchmarks/results/conformance.csv
+
+The command prints a Markdown table too.
 """
 
 from __future__ import annotations
@@ -31,14 +33,29 @@ Score = Callable[[Tensor, Tensor], float]
 
 
 def difference(value: float, reference: float) -> float:
-    """Absolute difference; two NaN agree, one does not."""
+    """Return the absolute difference: 0 where both are NaN, NaN where one is."""
     if math.isnan(value) and math.isnan(reference):
         return 0.0
     return abs(value - reference)
 
 
 def contestants(metric: str) -> Iterator[tuple[str, Score]]:
-    """Ours, and each installed peer that offers the metric: as given, and given float64 where it does not upcast."""
+    """Yield our score of a metric and that of each installed peer that offers it.
+
+    A peer that computes in the dtype of its input is scored on float64 copies too.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `REFERENCE`.
+
+    Yields
+    ------
+    name : str
+        Whose score it is.
+    score : callable
+        ``score(x, y)`` of two (sample, dim) tensors.
+    """
     yield OURS, lambda x, y: similarity(x, y, metric, K)
     for peer in PEERS:
         if peer.metric == metric and peer.installed:
@@ -48,12 +65,12 @@ def contestants(metric: str) -> Iterator[tuple[str, Score]]:
 
 
 def doubled(peer: Peer) -> Score:
-    """The peer on float64 copies of its input."""
+    """Return a score that calls the peer on float64 copies of its input."""
     return lambda x, y: peer.score(x.double(), y.double())
 
 
 class Outcome(NamedTuple):
-    """One score beside the reference; `error` says what was raised instead."""
+    """Hold one score beside the reference; `error` says what was raised instead, and is empty otherwise."""
 
     value: float
     reference: float
@@ -62,7 +79,22 @@ class Outcome(NamedTuple):
 
 
 def outcome(score: Score, metric: str, regime: str, seed: int) -> Outcome:
-    """The score on one draw of a regime."""
+    """Score one draw of a regime.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(x, y)``.
+    metric, regime : str
+        Names of `REFERENCE` and `REGIMES`.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    Outcome
+        The score, the reference and their difference.
+    """
     x, y = draw(regime, metric, seed)
     reference = REFERENCE[metric](exact(x), exact(y), K)
     try:
@@ -75,25 +107,63 @@ def outcome(score: Score, metric: str, regime: str, seed: int) -> Outcome:
 
 
 def worst(score: Score, metric: str, regime: str, seeds: int) -> dict[str, Any]:
-    """The outcome with the largest difference, and whether it is right; NaN and errors are the largest."""
+    """Return the outcome with the largest difference, and whether it is right; NaN and errors count as largest.
+
+    Parameters
+    ----------
+    score, metric, regime
+        As in `outcome`.
+    seeds : int
+        How many draws are scored.
+
+    Returns
+    -------
+    dict
+        The fields of `Outcome`, and right.
+    """
     outcomes = [outcome(score, metric, regime, seed) for seed in range(seeds)]
-    most = max(outcomes, key=lambda one: math.inf if math.isnan(one.difference) else one.difference)
+    most = max(outcomes, key=lambda result: math.inf if math.isnan(result.difference) else result.difference)
     return most._asdict() | {"right": bool(most.difference <= TOLERANCE)}
 
 
 def table(metrics: list[str], seeds: int = SEEDS) -> pd.DataFrame:
-    """The tidy table: metric, who, regime, value, reference, difference, error, right; one row per cell."""
+    """Score every contestant in every regime.
+
+    Parameters
+    ----------
+    metrics : list of str
+        Names of `REFERENCE`.
+    seeds : int
+        How many draws of each regime are scored; the worst counts.
+
+    Returns
+    -------
+    DataFrame
+        One row per metric, contestant and regime. Columns: metric, who, regime, value, reference, difference, error,
+        right.
+    """
     rows = []
     for metric in metrics:
         for who, score in contestants(metric):
             for regime in REGIMES:
-                told = {"metric": metric, "who": who, "regime": regime}
-                rows.append(told | worst(score, metric, regime, seeds))
+                cell = {"metric": metric, "who": who, "regime": regime}
+                rows.append(cell | worst(score, metric, regime, seeds))
     return pd.DataFrame(rows)
 
 
 def markdown(tidy: pd.DataFrame) -> str:
-    """One line per metric and contestant, one column per regime: the difference, marked where it is too large."""
+    """Write the table in Markdown: one line per metric and contestant, one column per regime.
+
+    Parameters
+    ----------
+    tidy : DataFrame
+        What `table` returns.
+
+    Returns
+    -------
+    str
+        Differences, bold where they are too large.
+    """
 
     def cell(row: pd.Series) -> str:
         if row["error"]:
@@ -111,7 +181,7 @@ def markdown(tidy: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Make the table."""
+    """Write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.conformance", description=__doc__)
     parser.add_argument("--metrics", nargs="+", default=list(REFERENCE), choices=list(REFERENCE), metavar="METRIC")
     parser.add_argument("--seeds", type=int, default=SEEDS)

@@ -1,10 +1,10 @@
-"""The race of extraction: a bare forward pass, ours, `output_hidden_states`, nnsight and captum, on two real models.
+"""Compare the cost of extraction by us, `output_hidden_states`, nnsight and captum with that of a bare forward pass.
 
-    python -m bridgework.benchmarks.extraction       # half an hour on two cores; writes results/extraction.csv
+    python -m bridgework.benchmarks.extraction     # half an hour on two cores; writes benchmarks/results/extraction.csv
 
-Each contestant shows SmolLM2-135M and DINOv2-S the same 500 emoji in the same batches and, but for the bare pass, ends
-with the mean over the words or patches of every layer. They take turns on a fifth of the stimuli at a time; times are
-ratios to the bare pass. Memory is what a process of its own takes at its peak, above the loaded model.
+Each contestant shows SmolLM2-135M and DINOv2-S the same 500 emoji in the same batches and, except for the bare pass,
+returns the mean over the words or patches of every layer. Contestants take turns on a fifth of the stimuli at a time,
+and times are ratios to the bare pass. Memory is the peak of a separate process, above the loaded model.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .support.inputs import machine
 RESULTS = Path(__file__).with_name("results")
 EXPERTS = ("smollm2-135m", "dinov2-s")
 BATCH, PARTS = 20, 5
-HELD = 100  # stimuli while memory is looked at
+HELD = 100  # stimuli while memory is measured
 
 Contestant = Callable[[Any, Stimuli], Any]
 
 
 def bare(expert: Any, stimuli: Stimuli) -> None:
-    """Inputs are prepared and the model runs; nothing is kept."""
-    for shown in _passes(expert, stimuli):
-        shown.run()
+    """Prepare inputs and run the model; nothing is kept."""
+    for forward_pass in _passes(expert, stimuli):
+        forward_pass.run()
 
 
 def trunk(expert: Any, stimuli: Stimuli) -> None:
-    """The same without the head that predicts words, which comes after the last layer."""
+    """Do the same without the head that predicts words, which comes after the last layer."""
     head, expert.model = expert.model, expert.model.base_model
     try:
         bare(expert, stimuli)
@@ -54,50 +54,51 @@ def trunk(expert: Any, stimuli: Stimuli) -> None:
 
 
 def ours(expert: Any, stimuli: Stimuli) -> Tensor:
+    """Extract features (layer, sample, dim) by `extract`."""
     return next(iter(extract(expert, stimuli, batch_size=BATCH).values())).values
 
 
 def native(expert: Any, stimuli: Stimuli) -> Tensor:
-    """transformers' own hidden states, all held until the pass is over; the last is after the final norm."""
+    """Pool transformers' own hidden states, all held until the pass is over; the last is after the final norm."""
     kept = []
-    for shown in _passes(expert, stimuli):
-        states = expert.model(**_inputs(expert, shown), output_hidden_states=True).hidden_states
-        kept.append(torch.stack([_mean(state, shown) for state in states]))
+    for forward_pass in _passes(expert, stimuli):
+        states = expert.model(**_inputs(expert, forward_pass), output_hidden_states=True).hidden_states
+        kept.append(torch.stack([_mean(state, forward_pass) for state in states]))
     return torch.cat(kept, 1)
 
 
 def nnsight(expert: Any, stimuli: Stimuli) -> Tensor:
-    """Interventions written as if inside the model, pooled there."""
+    """Pool inside nnsight's interventions, which are written as if they were part of the model."""
     import nnsight
 
     wrapped = nnsight.NNsight(expert.model)
     layers = wrapped.get(expert.blocks[0].rpartition(".")[0])
     kept = []
-    for shown in _passes(expert, stimuli):
-        inputs, count = _inputs(expert, shown), len(expert.blocks)
+    for forward_pass in _passes(expert, stimuli):
+        inputs, count = _inputs(expert, forward_pass), len(expert.blocks)
         with wrapped.trace(**inputs):
-            states = [_mean(layers[0].input, shown)]
-            for at in range(count):
-                states.append(_mean(layers[at].output, shown))
+            states = [_mean(layers[0].input, forward_pass)]
+            for index in range(count):
+                states.append(_mean(layers[index].output, forward_pass))
             pooled = nnsight.save(torch.stack(states))
         kept.append(pooled)
     return torch.cat(kept, 1)
 
 
 def captum(expert: Any, stimuli: Stimuli) -> Tensor:
-    """LayerActivation of all blocks at once; what enters the first block is not among them."""
+    """Pool captum's LayerActivation of all blocks at once, which lacks what enters the first block."""
     from captum.attr import LayerActivation
 
     blocks = [expert.model.get_submodule(path) for path in expert.blocks]
     kept = []
-    for shown in _passes(expert, stimuli):
-        inputs = _inputs(expert, shown)
+    for forward_pass in _passes(expert, stimuli):
+        inputs = _inputs(expert, forward_pass)
 
         def forward(*values: Tensor, names: tuple[str, ...] = tuple(inputs)) -> Any:
             return expert.model(**dict(zip(names, values, strict=True)))
 
         states = LayerActivation(forward, blocks).attribute(tuple(inputs.values()))
-        kept.append(torch.stack([_mean(state, shown) for state in states]))  # type: ignore[arg-type]
+        kept.append(torch.stack([_mean(state, forward_pass) for state in states]))  # type: ignore[arg-type]
     return torch.cat(kept, 1)
 
 
@@ -112,18 +113,18 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 class _Called(Exception):
-    """Carries what the model is called with."""
+    """Carries the arguments of the model's call."""
 
 
-def _inputs(expert: Any, shown: ForwardPass) -> dict[str, Any]:
-    """What a pass gives to the model."""
+def _inputs(expert: Any, forward_pass: ForwardPass) -> dict[str, Any]:
+    """Return the arguments that a pass gives to the model."""
 
     def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         raise _Called(kwargs)
 
     handle = expert.model.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        shown.run()
+        forward_pass.run()
     except _Called as called:
         return called.args[0]
     finally:
@@ -133,24 +134,41 @@ def _inputs(expert: Any, shown: ForwardPass) -> dict[str, Any]:
 
 def _passes(expert: Any, stimuli: Stimuli) -> list[ForwardPass]:
     starts = range(0, len(stimuli), BATCH)
-    return [expert.show(stimuli[at : at + BATCH], expert.modalities, expert.tasks[0], None) for at in starts]
+    return [expert.show(stimuli[start : start + BATCH], expert.modalities, expert.tasks[0], None) for start in starts]
 
 
-def _mean(state: Tensor, shown: ForwardPass) -> Tensor:
-    (mask,) = shown.tokens.values()
+def _mean(state: Tensor, forward_pass: ForwardPass) -> Tensor:
+    """Average a state (batch, token, dim) over the tokens of the pass's modality."""
+    (mask,) = forward_pass.tokens.values()
     assert mask is not None
     weight = (mask / mask.sum(1, keepdim=True)).to(state)  # (batch, token)
     return torch.einsum("btd,bt->bd", state, weight)
 
 
 def by_length(samples: int) -> Stimuli:
-    """The emoji, sorted as `extract` sorts them, so that all contestants have the same batches."""
+    """Return so many emoji, sorted as `extract` sorts them, so that all contestants have the same batches."""
     stimuli = load_stimuli("noto", samples)
     return Stimuli(sorted(stimuli, key=lambda s: len(s.text)), stimuli.name)
 
 
 def race(name: str, samples: int, device: str) -> pd.DataFrame:
-    """Times of all contestants, who take turns on each part of the stimuli; `differs` is the largest relative error."""
+    """Time all contestants, which take turns on each part of the stimuli.
+
+    Parameters
+    ----------
+    name : str
+        The expert.
+    samples : int
+        How many emoji.
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    DataFrame
+        One row per contestant. Columns: expert, contestant, stimuli, seconds, over bare (ratio to the bare pass),
+        differs (the largest relative error beside ours).
+    """
     expert, stimuli = open_expert(name), by_length(samples)
     expert.model.to(device)
     size = len(stimuli) // PARTS
@@ -159,23 +177,23 @@ def race(name: str, samples: int, device: str) -> pd.DataFrame:
         for run in CONTESTANTS.values():
             run(expert, stimuli[:BATCH])  # libraries load and allocate on first use
         for part in tqdm(range(PARTS), desc=name):
-            shown = stimuli[part * size : (part + 1) * size]
-            wanted = ours(expert, shown)
+            some = stimuli[part * size : (part + 1) * size]
+            wanted = ours(expert, some)
             order = list(CONTESTANTS)[part:] + list(CONTESTANTS)[:part]
-            for each in order:
+            for contestant in order:
                 _wait(device)
                 began = time.perf_counter()
-                values = CONTESTANTS[each](expert, shown)
+                values = CONTESTANTS[contestant](expert, some)
                 _wait(device)
-                seconds[each] += time.perf_counter() - began
+                seconds[contestant] += time.perf_counter() - began
                 if values is not None:
                     layers = slice(-len(values), -1)  # all but the last, which transformers norms
                     error = (values[:-1].cpu() - wanted[layers]).abs().amax((1, 2)) / wanted[layers].abs().amax((1, 2))
-                    differs[each] = max(differs[each], float(error.max()))
+                    differs[contestant] = max(differs[contestant], float(error.max()))
     rows = [
-        {"expert": name, "contestant": each, "stimuli": size * PARTS, "seconds": round(seconds[each], 2)}
-        | {"over bare": round(seconds[each] / seconds["bare"], 3), "differs": differs[each]}
-        for each in CONTESTANTS
+        {"expert": name, "contestant": contestant, "stimuli": size * PARTS, "seconds": round(seconds[contestant], 2)}
+        | {"over bare": round(seconds[contestant] / seconds["bare"], 3), "differs": differs[contestant]}
+        for contestant in CONTESTANTS
     ]
     return pd.DataFrame(rows)
 
@@ -186,13 +204,14 @@ def _wait(device: str) -> None:
 
 
 def extra_memory(name: str, contestant: str, device: str) -> float:
-    """MB that a process which runs one contestant alone takes at its peak, above what it held with the model loaded."""
+    """Return the peak memory in MB of a process that runs one contestant alone, above that with the model loaded."""
     own = [sys.executable, "-m", "bridgework.benchmarks.extraction", "--alone", name, contestant, "--device", device]
     done = subprocess.run(own, capture_output=True, text=True, check=True)
     return round(float(done.stdout.split()[-1]), 1)
 
 
 def alone(name: str, contestant: str, device: str) -> None:
+    """Run one contestant and print the MB that it took at its peak."""
     expert, stimuli = open_expert(name), by_length(HELD)
     expert.model.to(device)
     if device == "cpu":
@@ -208,6 +227,7 @@ def alone(name: str, contestant: str, device: str) -> None:
 
 
 def main() -> None:
+    """Run the race, and write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -219,7 +239,7 @@ def main() -> None:
     tables = []
     for name in EXPERTS:
         table = race(name, options.samples, options.device)
-        table["extra MB"] = [extra_memory(name, each, options.device) for each in CONTESTANTS]
+        table["extra MB"] = [extra_memory(name, contestant, options.device) for contestant in CONTESTANTS]
         tables.append(table)
     results = pd.concat(tables, ignore_index=True).assign(machine=machine(options.device))
     suffix = "" if options.device == "cpu" else f"-{options.device}"

@@ -1,13 +1,13 @@
-"""What bridges cost: in place without doing anything, over sampling steps, and from layout to layout.
+"""Measure what bridges cost: without arithmetic of their own, over sampling steps, and from layout to layout.
 
-    python -m bridgework.benchmarks.fusion       # ten minutes on an idle core; writes results/fusion_*.csv
+    python -m bridgework.benchmarks.fusion     # ten minutes on an idle core; writes benchmarks/results/fusion_*.csv
 
-Everything that is compared takes turns in one run, in an order that rotates; the best of the rounds counts. Seconds are
-the processor's, of one thread: what other processes take of the machine is not among them.
+Everything that is compared takes turns in one run, in an order that rotates, and the best round counts. Seconds are
+processor time of one thread, so other processes on the machine do not count.
 
-fusion_overhead   two towers with hooks, meeting and hand-over at every block, the bridges' own arithmetic left out,
-                  against the two bare forward passes; and, beside it, with bridges behind gates at 0
-fusion_sampling   drawing images with the understanding states computed once, against computing them at every step
+fusion_overhead   two towers with hooks that exchange states at every block, without the bridges' arithmetic, against
+                  the two bare forward passes; and, beside it, with bridges behind gates at 0
+fusion_sampling   sampling images with understanding states computed once, against computing them at every step
 fusion_layouts    dense, H and double fusion on the same experts: time of a step, memory, FLOPs of attention
 """
 
@@ -48,35 +48,59 @@ Run = Callable[[], Any]
 
 
 class Nothing(Bridge):
-    """A bridge in its place: it is handed the other tower's states, and gives back its own."""
+    """A bridge without arithmetic: it receives the other tower's states and returns its own tower's."""
 
-    def forward(self, step: str, *given: Any) -> Any:
-        return getattr(self, step)(*given)
+    def forward(self, step: str, *args: Any) -> Any:
+        """Run a step, without the conversions of `Bridge`."""
+        return getattr(self, step)(*args)
 
     def keys_values(self, side: int, own: Tensor | AttentionCall) -> KeysValues:
+        """Return the tower's states as keys and values."""
         return KeysValues(own.key, own.value) if isinstance(own, AttentionCall) else KeysValues(own, own)
 
     def attend(
         self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
     ) -> Tensor:
+        """Return the tower's own result."""
         return own.own if isinstance(own, AttentionCall) else own
 
 
 class Again:
-    """A fused model that runs the understanding tower at every sampling step."""
+    """A fused model that runs the understanding tower at every sampling step.
+
+    Parameters
+    ----------
+    fused : FusedModel
+        The model, which runs it once by itself.
+    """
 
     def __init__(self, fused: FusedModel) -> None:
         self.name, self.device, self.size, self.fused = fused.name, fused.device, fused.size, fused
 
     def condition(self, captions: Sequence[str]) -> list[str]:
+        """Keep the captions for `predict`."""
         return list(captions)
 
     def predict(self, noisy: Tensor, text: list[str], time: Tensor) -> Tensor:
+        """Run both towers."""
         return self.fused.predict(noisy, self.fused.condition(text), time)
 
 
 def take_turns(contestants: Mapping[Any, Run], rounds: int) -> dict[Any, float]:
-    """The best time of each in seconds of the processor; the first round, which warms up, does not count."""
+    """Return the best time of each contestant; the first round, which warms up, does not count.
+
+    Parameters
+    ----------
+    contestants : mapping
+        What is timed, by name.
+    rounds : int
+        How many rounds count.
+
+    Returns
+    -------
+    dict
+        Seconds of processor time by name.
+    """
     names = list(contestants)
     best = dict.fromkeys(names, float("inf"))
     for number in tqdm(range(1 + rounds), leave=False):
@@ -90,27 +114,59 @@ def take_turns(contestants: Mapping[Any, Run], rounds: int) -> dict[Any, float]:
 
 
 def passes(experts: tuple[Any, Any], samples: int) -> tuple[Run, Run, Tensor]:
-    """One forward pass of either expert on captions, the noisy images of as many, and which tokens are captions'."""
+    """Prepare one forward pass of either expert: captions for one, as many noisy images for the other.
+
+    Parameters
+    ----------
+    experts : tuple
+        Understanding and generation expert.
+    samples : int
+        How many captions and images.
+
+    Returns
+    -------
+    understand, generate_ : callable
+        The passes.
+    words : Tensor
+        Which tokens of the understanding expert are the captions' (sample, token).
+    """
     understanding, generation = experts
-    shown = understanding.show(scene_stimuli("validation", samples), ("text",), "understanding", None)
+    prepared = understanding.show(scene_stimuli("validation", samples), ("text",), "understanding", None)
     noisy, text = torch.randn(samples, *generation.size), generation.encode([""] * samples)
-    words = shown.tokens["text"] | shown.special["text"]
-    return shown.run, lambda: generation.predict(noisy, text, torch.full((samples,), 0.5)), words
+    words = prepared.tokens["text"] | prepared.special["text"]
+    return prepared.run, lambda: generation.predict(noisy, text, torch.full((samples,), 0.5)), words
 
 
 def bridged(fused: FusedModel, runs: tuple[Run, Run], words: Tensor, both_ways: bool) -> tuple[Any, Any]:
-    """Both towers' results, with their bridges in place: in two passes, or in lockstep."""
+    """Run both towers with their bridges: in two passes, or in lockstep.
+
+    Parameters
+    ----------
+    fused : FusedModel
+        The towers and bridges.
+    runs : tuple of callable
+        Their forward passes.
+    words : Tensor
+        Which tokens of the understanding expert are the captions' (sample, token).
+    both_ways : bool
+        Whether the towers run in lockstep.
+
+    Returns
+    -------
+    tuple
+        Results of the understanding and of the generation tower.
+    """
     if both_ways:
         places = text_after(words, 1), one_image(len(words), 0, False, fused.device)
         return fused.together(*runs, places)
-    said: list[Any] = []
-    states = fused.read(lambda: said.append(runs[0]()), words)
+    results: list[Any] = []
+    states = fused.read(lambda: results.append(runs[0]()), words)
     with fused.reading(states):
-        return said[0], runs[1]()
+        return results[0], runs[1]()
 
 
 def hooked(fused: FusedModel, runs: tuple[Run, Run]) -> tuple[Any, Any]:
-    """Both towers' results, with hooks at every bridged block that look and leave."""
+    """Run both towers with hooks at every bridged block that change nothing, and return both results."""
     results = []
     for side, run in enumerate(runs):
         visits = {pair[side]: lambda state: None for pair in fused.plan.pairs}
@@ -121,29 +177,41 @@ def hooked(fused: FusedModel, runs: tuple[Run, Run]) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
-    """Two towers bridged at every block, over their bare forward passes.
+    """Time two towers that are bridged at every block, and their bare forward passes.
 
-    Columns: towers, at (block outputs or attention), ways, what (nothing, hooks, no-op bridges, gated bridges),
-    seconds, over_bare, bridges; understanding_seconds and generation_seconds of the bare passes.
+    Parameters
+    ----------
+    name : str
+        The understanding expert.
+    samples, rounds : int
+        How many captions, and how many rounds.
+
+    Returns
+    -------
+    DataFrame
+        Columns: towers, at (block outputs or attention), ways, what (nothing, hooks, no-op bridges, gated bridges),
+        seconds, over_bare, bridges; understanding_seconds and generation_seconds of the bare passes.
     """
     experts = open_expert(name), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
     understand, generate_, words = passes(experts, samples)
     both = understand, generate_
     runs: dict[Any, Run] = {}
-    for at, layout in LEVELS.items():
+    for level, layout in LEVELS.items():
         plan = lay_out(layout, *depths, matching="repeat", both_ways=True)
         gated, noop = FusedModel(*experts, plan).eval(), FusedModel(*experts, plan).eval()
         noop.bridges = nn.ModuleList(Nothing() for _ in plan.pairs)
-        runs[at, "-", "hooks"] = lambda fused=noop: hooked(fused, both)
+        runs[level, "-", "hooks"] = lambda fused=noop: hooked(fused, both)
         for ways, both_ways in (("one way", False), ("both ways", True)):
             for what, fused in (("no-op bridges", noop), ("gated bridges", gated)):
-                runs[at, ways, what] = lambda f=fused, b=both_ways: bridged(f, both, words, b)
+                runs[level, ways, what] = lambda f=fused, b=both_ways: bridged(f, both, words, b)
     alone = {"understanding": understand, "generation": generate_}
     bare: dict[Any, Run] = {("-", "-", "nothing"): lambda: (understand(), generate_())}
     seconds = take_turns({**alone, **bare, **runs}, rounds)
     apart = {f"{side}_seconds": seconds.pop(side) for side in alone}
-    rows = [{"at": at, "ways": ways, "what": what, "seconds": taken} for (at, ways, what), taken in seconds.items()]
+    rows = [
+        {"at": level, "ways": ways, "what": what, "seconds": taken} for (level, ways, what), taken in seconds.items()
+    ]
     table = pd.DataFrame(rows)
     table.insert(0, "towers", f"{name} + {GENERATION}")
     table["over_bare"] = table["seconds"] / table["seconds"].iloc[0]
@@ -151,14 +219,24 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
 
 
 def sampling(name: str, samples: int, steps: int = 16, rounds: int = 3) -> pd.DataFrame:
-    """Images drawn with understanding states computed once and reused, or computed at every step.
+    """Time sampling with understanding states computed once and reused, and computed at every step.
 
-    Columns: towers, samples, steps, once_seconds, again_seconds, times_as_long.
+    Parameters
+    ----------
+    name : str
+        The understanding expert.
+    samples, steps, rounds : int
+        How many images, sampling steps and rounds.
+
+    Returns
+    -------
+    DataFrame
+        One row. Columns: towers, samples, steps, once_seconds, again_seconds, times_as_long, rounds.
     """
     experts = open_expert(name), open_expert(GENERATION)
     fused = FusedModel(*experts, lay_out("H", len(experts[0].blocks), len(experts[1].blocks))).eval()
-    shown = scene_stimuli("validation", samples)
-    captions, ids = [s.text for s in shown], [s.id for s in shown]
+    stimuli = scene_stimuli("validation", samples)
+    captions, ids = [s.text for s in stimuli], [s.id for s in stimuli]
     contestants: dict[str, Run] = {
         "once": lambda: generate(fused, captions, ids, steps),
         "again": lambda: generate(Again(fused), captions, ids, steps),
@@ -170,10 +248,19 @@ def sampling(name: str, samples: int, steps: int = 16, rounds: int = 3) -> pd.Da
 
 
 def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
-    """Dense, H and double fusion between the same experts: as published, and all with the pairs of H.
+    """Compare dense, H and double fusion between the same experts: as published, and all with the pairs of H.
 
-    Columns: layout, pairs, bridges and what `costs` tells; over_bare_attention, forward_attention_flops over those of
-    the two experts alone (row "none"): what is more than 1 is the bridges'; over_first, step_seconds over those of H.
+    Parameters
+    ----------
+    samples, rounds : int
+        The batch size, and how many rounds.
+
+    Returns
+    -------
+    DataFrame
+        Columns: layout, pairs, bridges and what `costs` reports; over_bare_attention, forward_attention_flops over
+        those of the two experts alone (row "none"), of which what is more than 1 is the bridges'; over_first,
+        step_seconds over those of H.
     """
     experts = open_expert("scenes-vlm"), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
@@ -202,7 +289,7 @@ def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
 
 
 def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
-    """The loss, its gradients and AdamW's update of the bridges."""
+    """Return a function that computes the loss, its gradients and AdamW's update of the bridges."""
     optimizer = torch.optim.AdamW(fused.bridges.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -214,6 +301,7 @@ def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
 
 
 def main() -> None:
+    """Write and print the three tables."""
     tables = {
         "overhead": pd.concat([overhead(name, samples) for name, samples in TOWERS.items()]),
         "sampling": pd.concat([sampling(name, samples) for name, samples in (("scenes-vlm", 16), ("smollm2-135m", 4))]),

@@ -1,4 +1,7 @@
-"""The case for a GPU: a large debiased CKA map, as a share of what the card's matrix products reach."""
+"""Time a large debiased CKA map on a GPU, as a share of the rate of the card's matrix products.
+
+python -m bridgework.benchmarks.similarity --device cuda     # adds this case; writes benchmarks/results/similarity.csv
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,22 @@ ROWS = 1_024  # of all 96 Grams at a time in the floor: 6 GiB
 
 
 def gpu_case(rounds: int, layers: int = LAYERS, samples: int = SAMPLES, dims: int = DIMS) -> pd.DataFrame:
-    """48 x 48 layers of 16,384 x 4,096 features on the card, TF32 off; the deviation is from the CPU.
+    """Time the map of 48 x 48 layers of 16,384 x 4,096 features on the card, with TF32 off.
 
-    The CPU scores the first, the middle and the last layer of each side. The rate counts the operations of whole
-    Grams and their inner products, whatever is left out by symmetry.
+    The deviation is from the CPU, which scores the first, the middle and the last layer of each side. The rate counts
+    the operations of whole Grams and their inner products, though symmetry saves half of them.
+
+    Parameters
+    ----------
+    rounds : int
+        How many rounds, of which the best counts.
+    layers, samples, dims : int
+        Size of each side.
+
+    Returns
+    -------
+    DataFrame
+        As `support.race.race`.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     on_card = [stack(layers, samples, dims, side, device="cuda") for side in (0, 1)]

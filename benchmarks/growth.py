@@ -1,7 +1,9 @@
-"""How time and memory of a layer map grow with samples and with layers.
+"""Measure how time and memory of a layer map grow with samples and with layers.
 
-`python -m bridgework.benchmarks.growth` measures every point in a process of its own and writes results/growth.csv
-and results/growth.png; `--plot` only draws the figure again.
+    python -m bridgework.benchmarks.growth     # hours; writes benchmarks/results/growth.csv and growth.png
+
+Every point is measured in a separate process. `--most 4096` stops at fewer samples, and `--plot` only draws the figure
+again.
 """
 
 from __future__ import annotations
@@ -26,27 +28,39 @@ RESULTS = Path(__file__).with_name("results")
 DIMS = 256
 SAMPLES = tuple(2**power for power in range(9, 17))  # at 6 x 6 layers
 LAYERS = (6, 12, 24, 48)  # at 2,048 samples
-MOST = {"cka": 65_536, "mutual_knn": 65_536, "svcca": 65_536, "rsa": 8_192}  # samples each metric is measured up to
+MOST = {"cka": 65_536, "mutual_knn": 65_536, "svcca": 65_536, "rsa": 8_192}  # the most samples for each metric
 MARKERS = dict(zip(MOST, "os^D"))
 
 
 def peak() -> int:
-    """The largest resident memory of this process since `forget_peak`, in bytes."""
+    """Return the largest resident memory of this process since `forget_peak`, in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if not found:
-        raise OSError("/proc/self/status tells no VmHWM: this benchmark needs Linux")
+        raise OSError("/proc/self/status has no VmHWM: this benchmark needs Linux")
     return 1024 * int(found.group(1))
 
 
 def forget_peak() -> None:
-    """Let `peak` start again from what is resident now: making the inputs took more."""
+    """Let `peak` start again from what is resident now, because making the inputs took more."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(metric: str, layers: int, samples: int) -> dict[str, Any]:
-    """Seconds of one layers x layers map, and the peak memory above that of the process with its inputs.
+    """Measure one layers x layers map: its seconds, and the peak memory above that of the process with its inputs.
 
     Maps of less than 20 seconds are repeated, up to three times, and the best counts.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `MOST`.
+    layers, samples : int
+        Size of each side.
+
+    Returns
+    -------
+    dict
+        A row of growth.csv.
     """
     from ..probes.similarity.scoring import similarity_map
 
@@ -72,17 +86,42 @@ def measure(metric: str, layers: int, samples: int) -> dict[str, Any]:
 
 
 def points(metrics: list[str], most: int) -> list[tuple[str, int, int]]:
-    """(metric, layers, samples) of every point, smallest first."""
+    """Return (metric, layers, samples) of every point, smallest first.
+
+    Parameters
+    ----------
+    metrics : list of str
+        Names of `MOST`.
+    most : int
+        The largest number of samples.
+
+    Returns
+    -------
+    list of tuple
+        The points.
+    """
     grown = {(metric, 6, samples) for metric in metrics for samples in SAMPLES if samples <= min(MOST[metric], most)}
     grown |= {(metric, layers, 2048) for metric in metrics for layers in LAYERS if most >= 2048}
     return sorted(grown, key=lambda point: (list(MOST).index(point[0]), point[1] * point[2], point[1]))
 
 
 def measured_apart(point: tuple[str, int, int]) -> dict[str, Any]:
-    """`measure` in a fresh process.
+    """Call `measure` in a fresh process.
 
-    Raises:
-        RuntimeError: the process failed, or was killed for its memory.
+    Parameters
+    ----------
+    point : tuple
+        (metric, layers, samples).
+
+    Returns
+    -------
+    dict
+        What `measure` returns.
+
+    Raises
+    ------
+    RuntimeError
+        The process failed, or was killed for its memory.
     """
     metric, layers, samples = point
     command = [sys.executable, "-m", __spec__.name, "--point", metric, str(layers), str(samples)]
@@ -93,7 +132,15 @@ def measured_apart(point: tuple[str, int, int]) -> dict[str, Any]:
 
 
 def plot(table: pd.DataFrame, out: Path) -> None:
-    """Time and memory against samples and against layers, logarithmic, one line for each metric."""
+    """Draw time and memory against samples and against layers, logarithmic, one line for each metric.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of growth.csv.
+    out : Path
+        The file to write.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained", sharex="col", sharey="row")
     columns = {
         "samples": ("samples", table[table["layers"] == 6], "6 x 6 layers"),
@@ -114,7 +161,17 @@ def plot(table: pd.DataFrame, out: Path) -> None:
 
 
 def lines(ax: Axes, rows: pd.DataFrame, by: str, value: str) -> None:
-    """One line for each metric, on logarithmic axes whose ticks are the measured points."""
+    """Draw one line for each metric, on logarithmic axes whose ticks are the measured points.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    rows : DataFrame
+        The measured points.
+    by, value : str
+        The columns of the horizontal and of the vertical axis.
+    """
     for metric, part in rows.groupby("metric", sort=False):
         part = part.sort_values(by)
         ax.plot(part[by], part[value].clip(lower=0.1 if "MiB" in value else None), marker=MARKERS[metric], label=metric)
@@ -147,12 +204,12 @@ def main() -> None:
         for metric, layers, samples in points(options.metrics, options.most):
             print(f"{metric:12} {layers:3} layers {samples:6} samples ", end="", flush=True)
             try:
-                told = measured_apart((metric, layers, samples))
+                row = measured_apart((metric, layers, samples))
             except RuntimeError as error:
                 print(error, flush=True)
                 continue
-            print(f"{told['seconds']:9.3f} s {told['extra MiB']:9.1f} MiB", flush=True)
-            rows.append(told)
+            print(f"{row['seconds']:9.3f} s {row['extra MiB']:9.1f} MiB", flush=True)
+            rows.append(row)
             pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
     plot(pd.read_csv(out), options.results / "growth.png")
 

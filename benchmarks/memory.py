@@ -1,11 +1,11 @@
-"""The planner's memory against what a training step was seen to allocate, on our own experts.
+"""Compare the memory that `estimate_cost` computes with what a training step allocates, on our own experts.
 
-    python -m bridgework.benchmarks.memory       # some minutes on one core; writes results/memory.csv
+    python -m bridgework.benchmarks.memory     # some minutes on one core; writes benchmarks/results/memory.csv
 
-Planned is what `models/costs/estimate.py` computes from the experts' configs. Measured is the same step run for real by
-`FusedModel` and the optimizers of `train`: the weights and optimizer states that it holds, and on top of them the most
-that torch's allocator gives out during a step, by its profiler. Resident memory would be no measure of this: Python,
-code and what the allocator keeps in reserve are in it.
+Planned is what `models/costs/estimate.py` computes from the experts' configurations. Measured is the same step run by
+`FusedModel` and the optimizers of `train`: the weights and optimizer states that it holds, plus the most that torch's
+allocator provides during a step, by its profiler. Resident memory would not measure this: it includes Python, code and
+what the allocator keeps in reserve.
 """
 
 from __future__ import annotations
@@ -53,7 +53,28 @@ def measure(
     precision: str = "float32",
     checkpointing: bool = False,
 ) -> tuple[int, int]:
-    """Peak bytes of a real training step on scenes, and the tokens of its longest caption."""
+    """Measure a training step on scenes.
+
+    Parameters
+    ----------
+    understanding, generation : str
+        The experts.
+    layout : str
+        The layout of bridges.
+    batch : int
+        The batch size.
+    trained, precision : str
+        What is trained, and "float32" or "mixed".
+    checkpointing : bool
+        Whether activations are recomputed in the backward pass.
+
+    Returns
+    -------
+    peak : int
+        Peak bytes.
+    tokens : int
+        Tokens of the longest caption.
+    """
     torch.manual_seed(0)
     experts: tuple[Any, Any] = open_expert(understanding), open_expert(generation)
     depths = len(experts[0].blocks), len(experts[1].blocks)
@@ -62,13 +83,13 @@ def measure(
         experts[0].model.gradient_checkpointing_enable()
         experts[1].model.enable_gradient_checkpointing()
     fused.train()
-    drawn = dit_batch(0, 0, size=batch)
+    scenes = dit_batch(0, 0, size=batch)
     named = [(name, p) for name, p in fused.trained().named_parameters() if p.requires_grad]
     optimizers = build_optimizers(named, 1e-4, 1e-4, lambda name: 1.0, together=False)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
-            loss = fused.loss(drawn)
+            loss = fused.loss(scenes)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
         for optimizer in optimizers:
@@ -88,17 +109,18 @@ def measure(
 
 
 def main() -> None:
+    """Write and print the table."""
     torch.set_num_threads(1)
     rows = []
     for experts, options in tqdm(RUNS, desc="memory"):
-        seen, tokens = measure(*experts, **options)
+        measured, tokens = measure(*experts, **options)
         start = time.perf_counter()
-        given: dict[str, Any] = {"precision": "float32", "tokens": tokens} | options
-        planned = estimate_cost(*experts, **given).peak
+        settings: dict[str, Any] = {"precision": "float32", "tokens": tokens} | options
+        planned = estimate_cost(*experts, **settings).peak
         row = {"understanding": experts[0], "generation": experts[1], "trained": "bridges", "precision": "float32"}
         row |= {"checkpointing": False} | options | {"tokens": tokens}
-        row |= {"measured_mb": round(seen / 1e6, 1), "planned_mb": round(planned / 1e6, 1)}
-        rows.append(row | {"quotient": round(planned / seen, 3), "seconds": round(time.perf_counter() - start, 1)})
+        row |= {"measured_mb": round(measured / 1e6, 1), "planned_mb": round(planned / 1e6, 1)}
+        rows.append(row | {"quotient": round(planned / measured, 3), "seconds": round(time.perf_counter() - start, 1)})
     table = pd.DataFrame(rows).assign(machine=machine())
     table.to_csv(RESULTS / "memory.csv", index=False)
     print(table.to_string(index=False))

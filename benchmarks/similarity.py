@@ -1,8 +1,10 @@
-"""The race of layer maps: ours, the public packages, plain NumPy and the floor, on the same features in one run.
+"""Time layer maps by us, the public packages, plain NumPy and the floor, on the same features in one run.
 
-`python -m bridgework.benchmarks.similarity` prints a Markdown table and writes results/similarity.csv. The features
-are 12 and 16 layers of 2,048 samples (`inputs.stack`). Contestants that would take minutes score some of the pairs,
-and their time is scaled to all of them, as the table says. `--device cuda` adds the case for a GPU.
+    python -m bridgework.benchmarks.similarity     # some minutes; writes benchmarks/results/similarity.csv
+
+The command prints a Markdown table too. The features are 12 and 16 layers of 2,048 samples (`support.inputs.stack`).
+Contestants that would take minutes score some of the pairs, and their time is scaled to all of them, as the table says.
+`--device cuda` adds the case for a GPU.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ CASES = ("cka", "mutual_knn", "cknna", "svcca", "procrustes", "rsa", "nulls")
 
 
 def checked_pairs(x: Tensor, y: Tensor) -> Pairs:
-    """Four pairs from the corners and the middle of the map, two of them in the middle row."""
+    """Return four pairs from the corners and the middle of the map, two of them in the middle row."""
     rows, columns = len(x), len(y)
     middle = rows // 2
     return [(0, 0), (middle, columns // 4), (middle, 3 * columns // 4), (rows - 1, columns - 1)]
 
 
 def ours(x: Tensor, y: Tensor, metric: str) -> Contestant:
-    """The whole map."""
+    """Enter our whole map of two stacks (layer, sample, dim)."""
     return Contestant(OURS, lambda: whole(similarity_map(x, y, metric, K).to_numpy()))
 
 
 def truth(x: Tensor, y: Tensor, metric: str) -> Contestant:
-    """The NumPy reference of one pair at a time, on the pairs that all others are checked on."""
+    """Enter the NumPy reference of one pair at a time, on the pairs that all others are checked on."""
     pairs = checked_pairs(x, y)
     every = len(x) * len(y)
 
@@ -52,7 +54,20 @@ def truth(x: Tensor, y: Tensor, metric: str) -> Contestant:
 
 
 def peers(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
-    """The installed packages that offer the metric, each on the largest part of the map that takes seconds."""
+    """Enter the installed packages that offer the metric, each on the largest part of the map that takes seconds.
+
+    Parameters
+    ----------
+    x, y : Tensor
+        Stacks (layer, sample, dim).
+    metric : str
+        A name of `REFERENCE`.
+
+    Returns
+    -------
+    list of Contestant
+        One per package.
+    """
     entered = []
     every, middle = len(x) * len(y), len(x) // 2
     for peer in PEERS:
@@ -80,7 +95,7 @@ def peers(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
 
 
 def floor(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
-    """The matrix products that the map cannot do without, for the metrics that have such."""
+    """Enter the matrix products that the map cannot avoid, for the metrics that have such."""
 
     def timed(name: str, products: Callable[[Tensor, Tensor], object]) -> list[Contestant]:
         def run() -> Scores:
@@ -95,13 +110,13 @@ def floor(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
 
 
 def map_case(x: Tensor, y: Tensor, metric: str, rounds: int, device: str) -> pd.DataFrame:
-    """One metric's whole layer map, ours against everybody."""
+    """Time one metric's whole layer map, ours and everybody else's."""
     contestants = [ours(x, y, metric), *floor(x, y, metric), *peers(x, y, metric), truth(x, y, metric)]
     return race(f"{metric} map", contestants, rounds, device)
 
 
 def null_cases(x: Tensor, y: Tensor, rounds: int, device: str) -> pd.DataFrame:
-    """What a permutation null of the whole map costs, beside the map itself."""
+    """Time a permutation null of the whole map, and the map itself, for three metrics."""
     tables = []
     for metric in ("cka", "mutual_knn", "cknna"):
 
@@ -125,7 +140,7 @@ def null_cases(x: Tensor, y: Tensor, rounds: int, device: str) -> pd.DataFrame:
 
 
 def calibration(x: Tensor, y: Tensor) -> list[Contestant]:
-    """calibrated-similarity on 4 pairs and 1 permutation, scaled to the whole map and 200."""
+    """Enter calibrated-similarity on 4 pairs and 1 permutation, scaled to the whole map and 200 permutations."""
     part_x, part_y = [x[len(x) // 2]], list(y[: min(4, len(y))])
     pairs = len(part_x) * len(part_y)
     scale = len(x) * len(y) / pairs * (PERMUTATIONS + 1) / 2
@@ -140,7 +155,7 @@ def calibration(x: Tensor, y: Tensor) -> list[Contestant]:
 
 
 def main() -> None:
-    """Run the race."""
+    """Run the race, and write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.similarity", description=__doc__)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES, metavar="CASE", help=f"{CASES}")
     parser.add_argument("--rounds", type=int, default=3, help="of which the best counts")

@@ -1,7 +1,10 @@
-"""A map over more features than fit in memory: two towers in memory-mapped files, CKA within a few GB.
+"""Time CKA over more features than fit in memory: two towers in memory-mapped files, within a few GB.
 
-`python -m bridgework.benchmarks.streaming FOLDER` writes 100,000 samples x 24 layers x 1,024 dims of each of two towers
-(19.7 GB, once, and goes on where it was interrupted), computes their layer map and writes results/streaming.csv.
+    python -m bridgework.benchmarks.streaming FOLDER     # needs 20 GB of disk; writes benchmarks/results/streaming.csv
+
+The command writes 100,000 samples x 24 layers x 1,024 dims of each of two towers into the folder (19.7 GB; it resumes
+where it was interrupted, and reuses them later), and computes their layer map. `--samples`, `--layers` and `--dims`
+make it smaller.
 """
 
 from __future__ import annotations
@@ -27,20 +30,36 @@ CHUNK = 10_000  # samples made at a time
 
 
 def tower(folder: Path, side: int, layers: int, samples: int, dims: int) -> NDArray[np.float32]:
-    """One tower's features (layer, sample, dim), memory-mapped; made from seeds where the file does not hold them yet.
+    """Return one tower's features, memory-mapped, and draw from seeds what the file does not have yet.
 
-    `tower_0.json` beside the file tells its shape and how many of its layers are whole.
+    `tower_0.json` beside the file records its shape and how many of its layers are complete.
 
-    Raises:
-        ValueError: the folder holds a tower of another shape.
+    Parameters
+    ----------
+    folder : Path
+        Where the file is.
+    side : int
+        0 or 1.
+    layers, samples, dims : int
+        Size of the tower.
+
+    Returns
+    -------
+    Array
+        (layer, sample, dim), float32.
+
+    Raises
+    ------
+    ValueError
+        The folder has a tower of another shape.
     """
-    file, told = folder / f"tower_{side}.f32", folder / f"tower_{side}.json"
+    file, progress = folder / f"tower_{side}.f32", folder / f"tower_{side}.json"
     shape = [layers, samples, dims]
-    state = json.loads(told.read_text()) if told.exists() else {"shape": shape, "layers": 0}
+    state = json.loads(progress.read_text()) if progress.exists() else {"shape": shape, "layers": 0}
     if state["shape"] != shape:
         raise ValueError(f"{file} has shape {state['shape']}, not {shape}: give another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
-    if not told.exists() or not file.exists():
+    if not progress.exists() or not file.exists():
         state["layers"] = 0
         with file.open("wb") as opened:
             opened.truncate(4 * layers * samples * dims)
@@ -50,24 +69,38 @@ def tower(folder: Path, side: int, layers: int, samples: int, dims: int) -> NDAr
         for start in range(0, samples, CHUNK):
             chunk = start // CHUNK
             signal = common_signal(min(CHUNK, samples - start), chunk)
-            made = layer_features(signal, dims, strength(layer, layers), 1000 * (2 * layer + side + 1), chunk)
-            part[start : start + CHUNK] = made.numpy()
+            features = layer_features(signal, dims, strength(layer, layers), 1000 * (2 * layer + side + 1), chunk)
+            part[start : start + CHUNK] = features.numpy()
         part.flush()
-        told.write_text(json.dumps({"shape": shape, "layers": layer + 1}))
+        progress.write_text(json.dumps({"shape": shape, "layers": layer + 1}))
     return np.memmap(file, np.float32, "r", shape=(layers, samples, dims))
 
 
 def anonymous() -> int:
-    """Bytes of memory that this process holds: pages of mapped files can be dropped at any time, and do not count."""
+    """Return the bytes of memory that this process holds.
+
+    Pages of mapped files can be dropped at any time, and do not count.
+    """
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if not found:
-        raise OSError("/proc/self/status tells no RssAnon: this benchmark needs Linux")
+        raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
     return 1024 * int(found.group(1))
 
 
 @contextmanager
 def sampled_peak(every: float = 0.02) -> Iterator[list[int]]:
-    """A list of one number that grows to the largest `anonymous` seen inside the block."""
+    """Watch `anonymous` inside the block.
+
+    Parameters
+    ----------
+    every : float
+        Seconds between two readings.
+
+    Yields
+    ------
+    list of int
+        One number, which grows to the largest reading.
+    """
     peak, over = [anonymous()], threading.Event()
 
     def watch() -> None:
@@ -84,7 +117,10 @@ def sampled_peak(every: float = 0.02) -> Iterator[list[int]]:
 
 
 def map_flops(layers: int, samples: int, dims: int) -> float:
-    """Floating-point operations of the map in feature space: x'y of all pairs of layers, half of x'x of every layer."""
+    """Return the floating-point operations of the map in feature space.
+
+    These are x'y of all pairs of layers, and half of x'x of every layer.
+    """
     return 2.0 * samples * dims**2 * layers**2 + 2 * layers * float(samples * dims**2)
 
 
@@ -110,7 +146,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
     rate = max(rate, mm_rate())
     flops = map_flops(layers, samples, dims)
-    told = {
+    row = {
         "samples": samples,
         "layers": layers,
         "dims": dims,
@@ -125,10 +161,10 @@ def main() -> None:
         "largest score": float(np.nanmax(heat.to_numpy())),
         "device": machine(),
     }
-    for name, value in told.items():
+    for name, value in row.items():
         print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
     options.results.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame([told]).to_csv(options.results / "streaming.csv", index=False, float_format="%.6g")
+    pd.DataFrame([row]).to_csv(options.results / "streaming.csv", index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Every tiny model: its stacks, where tokens stand in them, agreement with native hidden states, overhead of capture.
+"""Survey tiny models: their stacks, the tokens in them, agreement with native hidden states, overhead of capture.
 
-python -m bridgework.benchmarks.zoo        # a minute; writes benchmarks/results/zoo.csv
+python -m bridgework.benchmarks.zoo     # a minute; writes benchmarks/results/zoo.csv
 """
 
 from __future__ import annotations
@@ -30,13 +30,23 @@ ROUNDS = 20
 
 
 def survey(names: list[str] | None = None, rounds: int = ROUNDS) -> pd.DataFrame:
-    """One row for each stack of each model.
+    """Survey every stack of every model.
 
-    Columns: model, family, stack, blocks, shape (of what enters it), tokens (of each kind and stream, in the order of
-    the sequence), between (whether the model changes states between blocks), native (how many hidden states of the
-    model's own are equal bit for bit, of how many), norm (what its last hidden state is normed by); once for a model,
-    pooled (the time of a forward pass in which every layer of every stack is pooled, over that of a bare one) and added
-    (microseconds a block), the best of `rounds`.
+    Parameters
+    ----------
+    names : list of str, optional
+        Names of `ZOO`; all by default.
+    rounds : int
+        Repetitions of the timing, of which the best counts; 0 leaves the timing out.
+
+    Returns
+    -------
+    DataFrame
+        One row per stack. Columns: model, family, stack, blocks, shape (of what enters it), tokens (of each kind and
+        stream, in the order of the sequence), between (the blocks before which the model changes states), native (how
+        many of the model's own hidden states are equal bit for bit, of how many), norm (the module that norms its last
+        hidden state); once per model, pooled (the time of a forward pass in which every layer of every stack is pooled,
+        over that of a bare one) and added (microseconds a block).
     """
     rows: list[dict[str, Any]] = []
     for name in tqdm(names or list(ZOO)):
@@ -52,6 +62,7 @@ def survey(names: list[str] | None = None, rounds: int = ROUNDS) -> pd.DataFrame
 
 
 def _stacks(built: Built) -> Iterator[dict[str, Any]]:
+    """Yield the row of every stack of a model."""
     streams = find_streams(built.model, built.inputs)
     natives = native_states(built)
     for path, blocks in find_stacks(built.model).items():
@@ -63,17 +74,28 @@ def _stacks(built: Built) -> Iterator[dict[str, Any]]:
             built.model(**built.inputs)
         states = list(taps.values())
         row |= {"shape": "; ".join(str(tuple(s.shape)) for s in streams[path].values())}
-        row |= {"tokens": told(streams[path]), "between": changed_between(built, blocks, states)}
+        row |= {"tokens": token_order(streams[path]), "between": changed_between(built, blocks, states)}
         yield row | compared(built.model, states, natives)
 
 
-def told(streams: Mapping[str | None, Stream]) -> str:
-    """The kinds of tokens of the first sample in the order in which they stand, as "3 text, 16 image, 5 text"."""
+def token_order(streams: Mapping[str | None, Stream]) -> str:
+    """Describe the kinds of tokens of the first sample in their order, as "3 text, 16 image, 5 text".
+
+    Parameters
+    ----------
+    streams : mapping
+        The streams of a stack, by name.
+
+    Returns
+    -------
+    str
+        The description, one part per stream.
+    """
     parts = []
     for name, stream in streams.items():
-        at = sorted((int(i), kind) for kind, each in stream.positions.items() for i in each[0] if i >= 0)
+        kinds = sorted((int(i), kind) for kind, places in stream.positions.items() for i in places[0] if i >= 0)
         runs: list[list[Any]] = []
-        for _, kind in at:
+        for _, kind in kinds:
             if runs and runs[-1][1] == kind:
                 runs[-1][0] += 1
             else:
@@ -83,7 +105,22 @@ def told(streams: Mapping[str | None, Stream]) -> str:
 
 
 def changed_between(built: Built, blocks: list[str], states: list[Any]) -> str:
-    """The blocks before which the model changes the stream (DeepStack's additions, a patch embedding of each stage)."""
+    """Return the blocks before which a model changes the stream, as DeepStack or a patch embedding of a stage does.
+
+    Parameters
+    ----------
+    built : Built
+        The model.
+    blocks : list of str
+        Paths of the blocks of one stack.
+    states : list
+        What enters the first block, and the output of every block.
+
+    Returns
+    -------
+    str
+        Numbers of blocks.
+    """
     changed = []
     for number, block in enumerate(blocks[1:], start=1):
         with capture(built.model, [EMBEDDINGS, block]) as taps:
@@ -94,7 +131,7 @@ def changed_between(built: Built, blocks: list[str], states: list[Any]) -> str:
 
 
 def native_states(built: Built) -> list[tuple[Tensor, ...]]:
-    """Every tuple of hidden states that the model gives out by itself."""
+    """Return every tuple of hidden states that the model returns by itself."""
     found: list[tuple[Tensor, ...]] = []
 
     def collect(output: Any) -> None:
@@ -116,7 +153,22 @@ def native_states(built: Built) -> list[tuple[Tensor, ...]]:
 
 
 def compared(model: nn.Module, states: list[Any], natives: list[tuple[Tensor, ...]]) -> dict[str, Any]:
-    """How many of the native hidden states of a stack, embeddings included, are ours bit for bit; `states` are ours."""
+    """Count the native hidden states of a stack, embeddings included, that are equal to ours bit for bit.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    states : list
+        Our hidden states.
+    natives : list of tuple
+        What `native_states` returns.
+
+    Returns
+    -------
+    dict
+        native ("5 of 5") and norm (the module that norms the last hidden state), empty where nothing is native.
+    """
     for theirs in natives:
         if len(theirs) == len(states) and isinstance(states[0], Tensor) and _equal(theirs[0], states[0]):
             same = [_equal(a, b) for a, b in zip(theirs, states, strict=True)]
@@ -129,6 +181,7 @@ def compared(model: nn.Module, states: list[Any], natives: list[tuple[Tensor, ..
 
 
 def _gives(module: nn.Module, state: Tensor, wanted: Tensor) -> bool:
+    """Return whether a module is a norm that maps the state to what is wanted."""
     if not type(module).__name__.endswith(("LayerNorm", "RMSNorm")):
         return False
     weight = getattr(module, "weight", None)
@@ -136,35 +189,50 @@ def _gives(module: nn.Module, state: Tensor, wanted: Tensor) -> bool:
 
 
 def _equal(one: Any, other: Any) -> bool:
+    """Return whether two states are equal bit for bit, stream by stream."""
     if isinstance(one, dict):
         return isinstance(other, dict) and all(_equal(one[name], other[name]) for name in one if name in other)
     return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
 
 
 def overhead(built: Built, rounds: int) -> dict[str, float]:
-    """What pooling every layer adds to a forward pass: as a ratio, and in microseconds a block."""
-    blocks = [blocks for blocks in find_stacks(built.model).values() if _runs(built, blocks)]
+    """Time what pooling every layer adds to a forward pass.
+
+    Parameters
+    ----------
+    built : Built
+        The model.
+    rounds : int
+        Repetitions, of which the best counts.
+
+    Returns
+    -------
+    dict
+        pooled, as a ratio, and added, in microseconds a block.
+    """
+    stacks = [blocks for blocks in find_stacks(built.model).values() if _runs(built, blocks)]
 
     def bare() -> None:
         built.model(**built.inputs)
 
     def ours() -> None:
-        with ExitStack() as stack:
-            for each in blocks:
-                stack.enter_context(capture(built.model, [EMBEDDINGS, *each], keep=_mean, stop=False))
+        with ExitStack() as captures:
+            for blocks in stacks:
+                captures.enter_context(capture(built.model, [EMBEDDINGS, *blocks], keep=_mean, stop=False))
             built.model(**built.inputs)
 
     times: dict[Callable[[], None], list[float]] = {bare: [], ours: []}
     for _ in range(rounds):
-        for run, each in times.items():
+        for run, seconds in times.items():
             began = time.perf_counter()
             run()
-            each.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
     without, pooled = min(times[bare]), min(times[ours])
-    return {"pooled": round(pooled / without, 2), "added": round((pooled - without) / sum(map(len, blocks)) * 1e6)}
+    return {"pooled": round(pooled / without, 2), "added": round((pooled - without) / sum(map(len, stacks)) * 1e6)}
 
 
 def _runs(built: Built, blocks: list[str]) -> bool:
+    """Return whether a stack runs in a forward pass."""
     ran = []
     handle = built.model.get_submodule(blocks[0]).register_forward_hook(lambda *_: ran.append(True))
     built.model(**built.inputs)
@@ -177,6 +245,7 @@ def _mean(path: str, stream: str | None, state: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Write and print the table."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     table = survey()

@@ -1,1 +1,1 @@
-"""What several benchmarks share."""
+"""Share features, references, peers and tiny models among benchmarks."""

@@ -1,4 +1,4 @@
-"""What the speed benchmarks are run on, and what they are measured against: features, and the machine's own rate."""
+"""Draw the features of speed benchmarks, and measure the rate of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def use_all_cores() -> int:
 
 
 def machine(device: str = "cpu") -> str:
-    """What a result was measured on, in words."""
+    """Describe the machine that a result was measured on, "cpu" or "cuda"."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     gpu = "" if torch.cuda.is_available() else ", no GPU"
@@ -30,27 +30,44 @@ def machine(device: str = "cpu") -> str:
 
 
 def spectrum(dims: int, device: str = "cpu") -> Tensor:
-    """Standard deviations that fall as a power law, i^-1/2, with a sum of squares of `dims`; (dims,)."""
+    """Return standard deviations (dims,) that fall as a power law, i^-1/2, with a sum of squares of `dims`."""
     falling = torch.arange(1, dims + 1, device=device).float().rsqrt()
     return falling * (dims / (falling**2).sum()).sqrt()
 
 
 def strength(layer: int, layers: int) -> float:
-    """The share of a layer's variance that is common: rises from .05 to .6 in the middle, and falls again."""
+    """Return the common share of a layer's variance, which rises from .05 to .6 in the middle and falls again."""
     return 0.05 + 0.55 * (1 - abs(2 * layer / max(layers - 1, 1) - 1))
 
 
 def common_signal(samples: int, seed: int, device: str = "cpu") -> Tensor:
-    """What all layers of both sides share, (sample, 64), float32, its spectrum a power law."""
+    """Draw what all layers of both sides share (sample, 64), float32, its spectrum a power law."""
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn(samples, SIGNAL, generator=generator, device=device) * spectrum(SIGNAL, device)
 
 
 def layer_features(signal: Tensor, dims: int, share: float, seed: int, part: int = 0) -> Tensor:
-    """One layer (sample, dims), float32: the signal (sample, 64) at this share of the variance, and the layer's own.
+    """Draw one layer: the signal at a share of the variance, and noise of the layer alone.
 
-    Both are mixed at random over the dims, so no feature is special, and both spectra fall as a power law. Parts of one
-    layer, made at different times, differ in `part` alone.
+    Both are mixed at random over the dims, so no feature is special, and both spectra fall as a power law.
+
+    Parameters
+    ----------
+    signal : Tensor
+        The common signal (sample, 64).
+    dims : int
+        Dims of the layer.
+    share : float
+        The signal's share of the variance, 0 to 1.
+    seed : int
+        Seed of the layer.
+    part : int
+        Which part of the layer's samples: parts that are drawn at different times differ in `part` alone.
+
+    Returns
+    -------
+    Tensor
+        (sample, dims), float32.
     """
     device = signal.device
 
@@ -64,7 +81,24 @@ def layer_features(signal: Tensor, dims: int, share: float, seed: int, part: int
 
 
 def stack(layers: int, samples: int, dims: int, side: int, seed: int = 0, device: str = "cpu") -> Tensor:
-    """All layers of one side, (layer, sample, dim), float32; sides 0 and 1 share their signal and nothing else."""
+    """Draw all layers of one side; sides 0 and 1 share their signal and nothing else.
+
+    Parameters
+    ----------
+    layers, samples, dims : int
+        Size of the side.
+    side : int
+        0 or 1.
+    seed : int
+        Seed of both sides.
+    device : str
+        Where to draw.
+
+    Returns
+    -------
+    Tensor
+        (layer, sample, dim), float32.
+    """
     signal = common_signal(samples, seed, device)
     features = torch.empty(layers, samples, dims, device=device)
     for layer in range(layers):
@@ -74,7 +108,22 @@ def stack(layers: int, samples: int, dims: int, side: int, seed: int = 0, device
 
 
 def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0) -> float:
-    """Floating-point operations a second of torch.mm on square float32 matrices: the best of as many as fit."""
+    """Measure the rate of torch.mm on square float32 matrices.
+
+    Parameters
+    ----------
+    size : int
+        Rows of the matrices.
+    device : str
+        Where to multiply.
+    seconds : float
+        How long to repeat; the best time counts.
+
+    Returns
+    -------
+    float
+        Floating-point operations a second.
+    """
     a, b = torch.randn(2, size, size, device=device)
     out = torch.empty(size, size, device=device)
     best, start = float("inf"), time.perf_counter()
@@ -88,6 +137,6 @@ def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0) -> floa
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()

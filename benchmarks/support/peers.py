@@ -1,7 +1,7 @@
-"""Public packages that offer one of the metrics, each called as its own documentation shows.
+"""Call public packages that offer one of the metrics, each as its documentation shows.
 
-Tensors are handed over as they are; NumPy has no bfloat16, so rsatoolbox gets float32 arrays of the same values.
-A peer that is not installed is absent, not an error: the extra `benchmarks` installs them all.
+Tensors are passed as they are. NumPy has no bfloat16, so rsatoolbox gets float32 arrays of the same values. A peer that
+is not installed is absent, not an error: the extra `benchmarks` installs them all.
 """
 
 from __future__ import annotations
@@ -24,34 +24,45 @@ Array = NDArray[Any]
 
 
 class Peer(NamedTuple):
-    """One metric of one package; `scores` gives the layer map (x layer, y layer) of two lists of layers.
+    """Hold one metric of one package.
 
-    upcasts: whether it computes in float64 whatever it is given.
+    Attributes
+    ----------
+    name : str
+        What tables call it.
+    package : str
+        The package, as it is imported.
+    metric : str
+        A name of `REFERENCE`.
+    scores : callable
+        ``scores(xs, ys)`` returns the layer map (x layer, y layer) of two lists of layers.
+    upcasts : bool
+        Whether it computes in float64 for any input.
     """
 
     name: str
-    package: str  # as imported
+    package: str
     metric: str
     scores: Callable[[Layers, Layers], Array]
     upcasts: bool = False
 
     @property
     def installed(self) -> bool:
-        """Whether the package can be imported."""
+        """Return whether the package can be imported."""
         return find_spec(self.package) is not None
 
     def score(self, x: Tensor, y: Tensor) -> float:
-        """One pair of (sample, dim) layers."""
+        """Score one pair of (sample, dim) layers."""
         return float(self.scores([x], [y])[0, 0])
 
 
 def pytorch_cka(xs: Layers, ys: Layers) -> Array:
-    """pytorch-cka: `cka_from_features` on lists of layers."""
+    """Call pytorch-cka: `cka_from_features` on lists of layers."""
     return import_module("cka").cka_from_features(list(xs), list(ys)).double().numpy()
 
 
 class Lookup(nn.Module):
-    """A model whose layers give back stored features: the input is the index of the samples."""
+    """A model whose layers return stored features: the input is the index of the samples."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -63,8 +74,8 @@ class Lookup(nn.Module):
 
 
 def torch_cka(xs: Layers, ys: Layers) -> Array:
-    """torch_cka: it compares models over a loader, here one batch of all samples; its progress bar is muted."""
-    names = [[f"layers.{at}" for at in range(len(side))] for side in (xs, ys)]
+    """Call torch_cka, which compares models over a loader, here one batch of all samples, without its progress bar."""
+    names = [[f"layers.{index}" for index in range(len(side))] for side in (xs, ys)]
     loader = DataLoader(TensorDataset(torch.arange(len(xs[0]))), batch_size=len(xs[0]))
     with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
         compared = import_module("torch_cka").CKA(Lookup(xs), Lookup(ys), "x", "y", names[0], names[1])
@@ -73,22 +84,22 @@ def torch_cka(xs: Layers, ys: Layers) -> Array:
 
 
 def by_pairs(function: Callable[[Tensor, Tensor], Any]) -> Callable[[Layers, Layers], Array]:
-    """The map of a function of one pair, which is all that some packages offer."""
+    """Build the map of a function of one pair, which is all that some packages offer."""
     return lambda xs, ys: np.array([[float(function(x, y)) for y in ys] for x in xs])
 
 
 def ckatorch_batch(x: Tensor, y: Tensor) -> Tensor:
-    """ckatorch: `cka_batch` of one minibatch that holds all samples."""
+    """Call ckatorch's `cka_batch` on one minibatch of all samples."""
     return import_module("ckatorch.core").cka_batch(x[None], y[None])
 
 
 def ckatorch_base(**options: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """ckatorch: `cka_base` with these options."""
+    """Return a call of ckatorch's `cka_base` with these options."""
     return lambda x, y: import_module("ckatorch.core").cka_base(x, y, **options)
 
 
 def rsatoolbox(xs: Layers, ys: Layers) -> Array:
-    """rsatoolbox: one correlation RDM per layer, all of them compared by Spearman's correlation."""
+    """Call rsatoolbox: one correlation RDM per layer, all of them compared by Spearman's correlation."""
     dataset, rdm = import_module("rsatoolbox.data").Dataset, import_module("rsatoolbox.rdm")
 
     def rdms(side: Layers) -> Any:
@@ -99,7 +110,7 @@ def rsatoolbox(xs: Layers, ys: Layers) -> Array:
 
 
 def readme_cka(x: Tensor, y: Tensor) -> Tensor:
-    """The CKA in calibrated-similarity's README, which its users pass in: linear and biased."""
+    """Compute the CKA of calibrated-similarity's README, which its users pass in: linear and biased."""
     x, y = x - x.mean(0), y - y.mean(0)
     hsic_xy = (x @ x.T * (y @ y.T)).sum()
     hsic_xx = (x @ x.T * (x @ x.T)).sum()
@@ -108,7 +119,7 @@ def readme_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def calibrated(xs: Layers, ys: Layers, permutations: int) -> tuple[float, float]:
-    """calibrated-similarity: the calibrated maximum of the map and its p value."""
+    """Call calibrated-similarity, and return the calibrated maximum of the map and its p value."""
     calibrate_layers = import_module("calibrated_similarity").calibrate_layers
     generator = torch.Generator().manual_seed(0)
     score, p, _ = calibrate_layers(list(xs), list(ys), readme_cka, agg="max", K=permutations, generator=generator)

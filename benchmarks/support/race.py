@@ -1,4 +1,4 @@
-"""A fair race: contestants take turns, the best of several rounds counts, and every score is checked."""
+"""Time contestants fairly: they take turns, the best of several rounds counts, and every score is checked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ COLUMNS = ["case", "who", "seconds", "ratio to floor", "speedup of ours", "devia
 
 
 class Contestant(NamedTuple):
-    """run(): the scores by pair of layers, or nothing to check; its seconds are multiplied by `scale`, as `note` says.
+    """Hold one contestant.
 
-    Ours is `bridgework`, a floor's name starts with `floor`, and the others are measured by the `NumPy reference`.
+    Attributes
+    ----------
+    who : str
+        Its name. Ours is `bridgework`, a floor's name starts with `floor`, and `NumPy reference` has the true scores.
+    run : callable
+        Returns the scores by pair of layers, or nothing to check.
+    scale : float
+        By what its seconds are multiplied, where it scores a part of the map.
+    note : str
+        What the table says about it.
     """
 
     who: str
@@ -32,17 +41,17 @@ class Contestant(NamedTuple):
 
 
 def whole(scores: Array) -> Scores:
-    """The scores of a whole layer map by pair."""
+    """Return the scores of a whole layer map by pair."""
     return {(i, j): float(value) for (i, j), value in np.ndenumerate(np.asarray(scores))}
 
 
 def some(pairs: Pairs, function: Callable[[int, int], float]) -> Callable[[], Scores]:
-    """A contestant's run that scores these pairs one by one."""
+    """Build a contestant's run that scores these pairs one by one."""
     return lambda: {pair: function(*pair) for pair in pairs}
 
 
 def deviation(scores: Scores, reference: Scores) -> float:
-    """The largest absolute difference over the pairs that both hold; NaN where they share none."""
+    """Return the largest absolute difference over the pairs that both have; NaN where they share none."""
     shared = [abs(scores[pair] - reference[pair]) for pair in scores if pair in reference]
     return float(np.max(shared)) if shared else math.nan
 
@@ -50,45 +59,65 @@ def deviation(scores: Scores, reference: Scores) -> float:
 def race(
     case: str, contestants: Sequence[Contestant], rounds: int, device: str, clock: Callable[[], None] = lambda: None
 ) -> pd.DataFrame:
-    """One row for each contestant, in the order given; clock() is called before every reading of the time.
+    """Time contestants and check their scores.
 
-    `ratio to floor` and `speedup of ours` are quotients of the best times; NaN without a floor, or without ours.
+    Parameters
+    ----------
+    case : str
+        What is computed.
+    contestants : sequence of Contestant
+        They take turns in this order.
+    rounds : int
+        How many rounds, of which the best counts.
+    device : str
+        What the table says about the machine.
+    clock : callable
+        Called before every reading of the time.
+
+    Returns
+    -------
+    DataFrame
+        One row per contestant with `COLUMNS`. `ratio to floor` and `speedup of ours` are quotients of the best times,
+        NaN without a floor or without ours.
     """
-    best = {one.who: math.inf for one in contestants}
+    best = {contestant.who: math.inf for contestant in contestants}
     scores: dict[str, Scores] = {}
     failed: dict[str, str] = {}
     for _ in range(rounds):
-        for one in contestants:
-            if one.who in failed:
+        for contestant in contestants:
+            if contestant.who in failed:
                 continue
             clock()
             start = time.perf_counter()
             try:
-                scores[one.who] = one.run()
+                scores[contestant.who] = contestant.run()
             except Exception as raised:  # a peer's failure is a result, not the end of the race
-                failed[one.who], best[one.who] = f"{type(raised).__name__}: {raised}".splitlines()[0], math.nan
+                failed[contestant.who], best[contestant.who] = (
+                    f"{type(raised).__name__}: {raised}".splitlines()[0],
+                    math.nan,
+                )
                 continue
             clock()
-            best[one.who] = min(best[one.who], (time.perf_counter() - start) * one.scale)
-    floor = next((best[one.who] for one in contestants if one.who.startswith(FLOOR)), math.nan)
+            best[contestant.who] = min(best[contestant.who], (time.perf_counter() - start) * contestant.scale)
+    floor = next((best[contestant.who] for contestant in contestants if contestant.who.startswith(FLOOR)), math.nan)
     rows = [
         {
             "case": case,
-            "who": one.who,
-            "seconds": best[one.who],
-            "ratio to floor": best[one.who] / floor,
-            "speedup of ours": best[one.who] / best.get(OURS, math.nan),
-            "deviation": deviation(scores.get(one.who, {}), scores.get(TRUTH, {})),
-            "note": failed.get(one.who, one.note),
+            "who": contestant.who,
+            "seconds": best[contestant.who],
+            "ratio to floor": best[contestant.who] / floor,
+            "speedup of ours": best[contestant.who] / best.get(OURS, math.nan),
+            "deviation": deviation(scores.get(contestant.who, {}), scores.get(TRUTH, {})),
+            "note": failed.get(contestant.who, contestant.note),
             "device": device,
         }
-        for one in contestants
+        for contestant in contestants
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for reading: three figures, dashes for what does not apply."""
+    """Write the table in Markdown, with three figures, and dashes for what does not apply."""
 
     def shown(value: object) -> str:
         if not isinstance(value, float):

@@ -1,8 +1,8 @@
-"""Every metric for one pair of layers in plain NumPy, float64, as the papers write it; nothing shared with the package.
+"""Compute every metric for one pair of layers in plain NumPy, float64, as the papers write it.
 
-x and y are (sample, dim) arrays over the same samples. These are what the metrics are tested against, and the plain
-NumPy that the benchmarks compare with. A side whose samples are all the same gives NaN, except in `cosine` and
-`modality_gap`. Where ties matter, cosines and dissimilarities are rounded to 12 decimals first.
+Nothing is shared with the package: the metrics are tested against these functions, and the benchmarks compare with
+them. x and y are (sample, dim) arrays over the same samples. A side whose samples are all the same gives NaN, except in
+`cosine` and `modality_gap`. Where ties matter, cosines and dissimilarities are rounded to 12 decimals first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Array = NDArray[Any]
 
 DECIMALS = 12  # float64 cosines and correlations of equal rows agree to about 15
 VARIANCE = 0.99  # kept by svcca and pwcca (Raghu et al. 2017)
-MEDIAN_OF = 4096  # samples that the median distance of cka_rbf is taken over
+MEDIAN_OF = 4096  # samples whose median distance is the bandwidth of cka_rbf
 FOLDS = 5
 PENALTIES = 10.0 ** np.arange(-5, 4)  # of the linear probe, per sample and mean variance
 
 
 def constant(x: Array) -> bool:
-    """Whether all samples are the same."""
+    """Return whether all samples are the same."""
     return bool((x == x[0]).all())
 
 
 def centred(x: Array) -> Array:
-    """Column means removed."""
+    """Remove column means."""
     return x - x.mean(0)
 
 
@@ -40,7 +40,7 @@ def centred(x: Array) -> Array:
 
 
 def hsic_1(a: Array, b: Array) -> float:
-    """The unbiased estimator of HSIC (Song et al. 2012, eq. 5) of two (sample, sample) Gram matrices."""
+    """Return the unbiased estimator of HSIC (Song et al. 2012, eq. 5) of two (sample, sample) Gram matrices."""
     n = len(a)
     a, b = a.copy(), b.copy()
     np.fill_diagonal(a, 0)
@@ -51,18 +51,18 @@ def hsic_1(a: Array, b: Array) -> float:
 
 
 def hsic_0(a: Array, b: Array) -> float:
-    """tr(AHBH), H the centring matrix, of two (sample, sample) kernel matrices (Kornblith et al. 2019)."""
+    """Return tr(AHBH), H the centring matrix, of two (sample, sample) kernel matrices (Kornblith et al. 2019)."""
     return float(np.sum((a - a.mean(0) - a.mean(1, keepdims=True) + a.mean()) * b))
 
 
 def normalised(hsic: Callable[[Array, Array], float], a: Array, b: Array) -> float:
-    """HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)); NaN where a side's own is not positive."""
+    """Return HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)); NaN where a side's own HSIC is not positive."""
     own = hsic(a, a), hsic(b, b)
     return hsic(a, b) / float(np.sqrt(own[0]) * np.sqrt(own[1])) if min(own) > 0 else float("nan")
 
 
 def cka(x: Array, y: Array, k: int = 10) -> float:
-    """Debiased linear CKA (Nguyen et al. 2021, eq. 2 and 3); centring changes nothing in it but the rounding."""
+    """Return debiased linear CKA (Nguyen et al. 2021, eq. 2 and 3); centring changes only its rounding."""
     if constant(x) or constant(y):
         return float("nan")
     x, y = centred(x), centred(y)
@@ -70,7 +70,7 @@ def cka(x: Array, y: Array, k: int = 10) -> float:
 
 
 def cka_biased(x: Array, y: Array, k: int = 10) -> float:
-    """Linear CKA (Kornblith et al. 2019)."""
+    """Return linear CKA (Kornblith et al. 2019)."""
     if constant(x) or constant(y):
         return float("nan")
     x, y = centred(x), centred(y)
@@ -78,7 +78,7 @@ def cka_biased(x: Array, y: Array, k: int = 10) -> float:
 
 
 def rbf(x: Array) -> Array:
-    """exp(-squared distance / (2 median)), (sample, sample); the median is over all pairs, the diagonal included."""
+    """Return exp(-squared distance / (2 median)), (sample, sample); the median includes the diagonal."""
     some = x[np.linspace(0, len(x) - 1, MEDIAN_OF).round().astype(int)] if len(x) > MEDIAN_OF else x
     squared = cdist(x, x, "sqeuclidean")
     median = np.median(squared if some is x else cdist(some, some, "sqeuclidean"))
@@ -86,20 +86,20 @@ def rbf(x: Array) -> Array:
 
 
 def cka_rbf(x: Array, y: Array, k: int = 10) -> float:
-    """CKA with Gaussian kernels as wide as the median distance (Kornblith et al. 2019)."""
+    """Return CKA with Gaussian kernels as wide as the median distance (Kornblith et al. 2019)."""
     if constant(x) or constant(y):
         return float("nan")
     return normalised(hsic_0, rbf(x), rbf(y))
 
 
 def dissimilarities(x: Array) -> Array:
-    """1 - Pearson correlation of every two samples over the dims: the upper triangle of the RDM."""
+    """Return 1 - Pearson correlation of every two samples over the dims: the upper triangle of the RDM."""
     rdm = np.round(1 - np.corrcoef(x), DECIMALS)
     return rdm[np.triu_indices(len(x), 1)]
 
 
 def rsa(x: Array, y: Array, k: int = 10) -> float:
-    """Spearman correlation of two RDMs (Kriegeskorte et al. 2008); NaN where a sample is constant over its dims."""
+    """Return the Spearman correlation of two RDMs (Kriegeskorte et al. 2008); NaN where a sample is constant."""
     if any((side == side[:, :1]).all(1).any() for side in (x, y)):
         return float("nan")
     ranks = [rankdata(dissimilarities(side)) for side in (x, y)]
@@ -112,19 +112,19 @@ def rsa(x: Array, y: Array, k: int = 10) -> float:
 
 
 def cosines(x: Array) -> Array:
-    """(sample, sample) cosines, uncentred, rounded; 0 for rows of zeros."""
+    """Return rounded, uncentred cosines (sample, sample); 0 for rows of zeros."""
     unit = unit_rows(x)
     return np.round(unit @ unit.T, DECIMALS)
 
 
 def unit_rows(x: Array) -> Array:
-    """Rows of length 1; rows of zeros stay."""
+    """Scale rows to length 1; rows of zeros stay."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norms > 0, norms, 1)
 
 
 def neighbours(similarity: Array, k: int) -> Array:
-    """(sample, sample) 1 where the second is among the first's k nearest others, ties to the lower index."""
+    """Return (sample, sample) 1 where the second is among the first's k nearest others, ties to the lower index."""
     others = similarity.copy()
     np.fill_diagonal(others, -np.inf)
     nearest = np.argsort(-others, axis=1, kind="stable")[:, :k]
@@ -134,14 +134,14 @@ def neighbours(similarity: Array, k: int) -> Array:
 
 
 def mutual_knn(x: Array, y: Array, k: int = 10) -> float:
-    """The mean share of common members among the k nearest neighbours (Huh et al. 2024)."""
+    """Return the mean share of common members among the k nearest neighbours (Huh et al. 2024)."""
     if constant(x) or constant(y):
         return float("nan")
     return float((neighbours(cosines(x), k) * neighbours(cosines(y), k)).sum() / (len(x) * k))
 
 
 def cknna(x: Array, y: Array, k: int = 10) -> float:
-    """CKA over common nearest neighbours, as the code of Huh et al. 2024 has it, without its epsilon."""
+    """Return CKA over common nearest neighbours, by the code of Huh et al. 2024 without its epsilon."""
     if constant(x) or constant(y):
         return float("nan")
     n = len(x)
@@ -164,24 +164,24 @@ def cknna(x: Array, y: Array, k: int = 10) -> float:
 
 
 def kept_directions(x: Array) -> Array:
-    """Left singular vectors (sample, r) of centred x, as few as hold 99 % of the variance."""
+    """Return the fewest left singular vectors (sample, r) of centred x that have 99 % of the variance."""
     u, s, _ = np.linalg.svd(centred(x), full_matrices=False)
     share = np.cumsum(s**2) / np.sum(s**2)
     return u[:, : int(np.argmax(share >= VARIANCE)) + 1]
 
 
 def svcca(x: Array, y: Array, k: int = 10) -> float:
-    """Mean canonical correlation of the directions that hold 99 % of each side's variance (Raghu et al. 2017)."""
+    """Return the mean canonical correlation of the directions with 99 % of each side's variance (Raghu et al. 2017)."""
     if constant(x) or constant(y):
         return float("nan")
     return float(np.linalg.svd(kept_directions(x).T @ kept_directions(y), compute_uv=False).mean())
 
 
 def pwcca(x: Array, y: Array, k: int = 10) -> float:
-    """Canonical correlations weighted by how much of x each canonical variate carries (Morcos et al. 2018).
+    """Return canonical correlations weighted by how much of x each canonical variate has (Morcos et al. 2018).
 
-    Directions that both sides hold whole all have correlation 1, and any rotation of them is as canonical: their weight
-    is its mean over all rotations.
+    Directions that both sides share completely all have correlation 1, and any rotation of them is as canonical: their
+    weight is its mean over all rotations.
     """
     if constant(x) or constant(y):
         return float("nan")
@@ -196,12 +196,12 @@ def pwcca(x: Array, y: Array, k: int = 10) -> float:
 
 
 def mean_component(dims: int) -> float:
-    """The mean magnitude of one coordinate of a random unit vector: 1 in one dim, 2 / pi in two."""
+    """Return the mean magnitude of one coordinate of a random unit vector: 1 in one dim, 2 / pi in two."""
     return float(np.exp(gammaln(dims / 2) - gammaln((dims + 1) / 2)) / np.sqrt(np.pi))
 
 
 def procrustes(x: Array, y: Array, k: int = 10) -> float:
-    """1 - d^2 / 2 with the orthogonal Procrustes distance d of centred sides of norm 1 (Ding et al. 2021)."""
+    """Return 1 - d^2 / 2 with the orthogonal Procrustes distance d of centred sides of norm 1 (Ding et al. 2021)."""
     if constant(x) or constant(y):
         return float("nan")
     x, y = (centred(side) / np.linalg.norm(centred(side)) for side in (x, y))
@@ -212,7 +212,7 @@ def procrustes(x: Array, y: Array, k: int = 10) -> float:
 
 
 def linear_probe(x: Array, y: Array, k: int = 10) -> float:
-    """Five-fold R2 of ridge regression from x onto y, its penalty chosen within each fold by leave-one-out error."""
+    """Return five-fold R2 of ridge regression from x onto y; leave-one-out error chooses the penalty in each fold."""
     if constant(x) or constant(y):
         return float("nan")
     errors = spread = 0.0
@@ -233,12 +233,12 @@ def linear_probe(x: Array, y: Array, k: int = 10) -> float:
 
 
 def cosine(x: Array, y: Array, k: int = 10) -> float:
-    """Mean over samples of the cosine between x_i and y_i."""
+    """Return the mean over samples of the cosine between x_i and y_i."""
     return float((unit_rows(x) * unit_rows(y)).sum(1).mean())
 
 
 def modality_gap(x: Array, y: Array, k: int = 10) -> float:
-    """Distance between the means of the unit rows (Liang et al. 2022)."""
+    """Return the distance between the means of the unit rows (Liang et al. 2022)."""
     return float(np.linalg.norm(unit_rows(x).mean(0) - unit_rows(y).mean(0)))
 
 

@@ -1,6 +1,6 @@
-"""The inputs that metrics are checked on: pairs of layers as models give them, and as they break naive code.
+"""Draw the inputs that metrics are checked on: pairs of layers as models have them, and as they break naive code.
 
-A regime is a function of a generator and the dims of the two sides; it gives x and y, (sample, dim) tensors, float32
+A regime is a function of a generator and the dims of the two sides. It returns x and y, (sample, dim) tensors, float32
 unless its name says otherwise.
 """
 
@@ -20,30 +20,30 @@ SAMPLES, SHARED = 256, 8
 
 
 def normal(rng: np.random.Generator, *shape: int) -> torch.Tensor:
-    """Standard normal, float32."""
+    """Draw standard normal numbers, float32."""
     return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
 def independent(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """Nothing in common: scores at the chance level, where a small absolute error is a large relative one."""
+    """Draw unrelated sides: at the chance level a small absolute error is a large relative one."""
     return normal(rng, SAMPLES, dims[0]), normal(rng, SAMPLES, dims[1])
 
 
 def related(rng: np.random.Generator, dims: tuple[int, int], samples: int = SAMPLES) -> Pair:
-    """Eight common directions under as much noise."""
+    """Draw eight common directions under as much noise."""
     shared = normal(rng, samples, SHARED)
     x, y = (shared @ normal(rng, SHARED, dim) / SHARED**0.5 + normal(rng, samples, dim) for dim in dims)
     return x, y
 
 
 def common_offset(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """A mean of 30 on every feature, as biases give it."""
+    """Add a mean of 30 to every feature, as biases do."""
     x, y = related(rng, dims)
     return x + 30, y + 30
 
 
 def massive_dimension(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """One feature a thousand times as large, as in the residual streams of trained transformers."""
+    """Make one feature a thousand times as large, as in the residual streams of trained transformers."""
     x, y = related(rng, dims)
     x[:, 3] *= 1000
     y[:, 5] *= 1000
@@ -51,7 +51,7 @@ def massive_dimension(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
 
 
 def massive_sample(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """One sample a hundred times as large, as a sink token is."""
+    """Make one sample a hundred times as large, as a sink token is."""
     x, y = related(rng, dims)
     x[7] *= 100
     y[7] *= 100
@@ -59,50 +59,50 @@ def massive_sample(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
 
 
 def shared_pattern(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """A pattern over the dims that all samples have in common, ten times as large as what tells them apart."""
+    """Add a pattern over the dims that all samples share, ten times as large as their differences."""
     x, y = related(rng, dims)
     return x + 10 * normal(rng, dims[0]), y + 10 * normal(rng, dims[1])
 
 
 def tiny_scale(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """Values around 1e-4, whose products of products are around 1e-16."""
+    """Draw values around 1e-4, whose products of products are around 1e-16."""
     x, y = related(rng, dims)
     return x * 1e-4, y * 1e-4
 
 
 def unit_rows(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """Rows of length 1, as after normalisation."""
+    """Scale rows to length 1, as after normalisation."""
     x, y = related(rng, dims)
     return x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
 
 
 def few_samples(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """Fewer samples than features, 64 x 2048; dims that differ stay different."""
+    """Draw fewer samples than features, 64 x 2048; dims that differ stay different."""
     return related(rng, (2048, 2048 if dims[0] == dims[1] else 1024), samples=64)
 
 
 def duplicates_and_ties(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """Small integers with every fourth sample given twice: equal distances everywhere."""
+    """Draw small integers, and every fourth sample twice: many distances are equal."""
     x, y = (side.round().clamp(-2, 2) for side in related(rng, dims))
     x[1::4], y[1::4] = x[::4].clone(), y[::4].clone()
     return x, y
 
 
 def constant_columns(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """A quarter of the features constant: dead units, and an offset."""
+    """Make a quarter of the features constant: dead units, and an offset."""
     x, y = related(rng, dims)
     x[:, ::4], y[:, ::4] = 0, 2.5
     return x, y
 
 
 def bf16(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """bfloat16 tensors."""
+    """Draw bfloat16 tensors."""
     x, y = related(rng, dims)
     return x.bfloat16(), y.bfloat16()
 
 
 def fp16(rng: np.random.Generator, dims: tuple[int, int]) -> Pair:
-    """float16 tensors, large enough for their squared lengths to overflow it."""
+    """Draw float16 tensors whose squared lengths overflow float16."""
     x, y = related(rng, dims)
     return (50 * x).half(), (50 * y).half()
 
@@ -125,10 +125,10 @@ REGIMES: dict[str, Regime] = {
 
 
 def draw(regime: str, metric: str, seed: int) -> Pair:
-    """The regime's pair for this metric and seed: dims 96 and 64, or 96 twice where the metric needs them equal."""
+    """Draw a regime's pair for a metric: dims 96 and 64, or 96 twice where the metric needs them equal."""
     return REGIMES[regime](np.random.default_rng(seed), (96, 96 if metric in SAME_DIMS else 64))
 
 
 def exact(side: torch.Tensor) -> np.ndarray:
-    """The very same values as float64, for the references."""
+    """Return the same values as float64, for the references."""
     return side.double().numpy()

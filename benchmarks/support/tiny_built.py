@@ -1,4 +1,4 @@
-"""What a tiny model is, and the sizes that all of them have."""
+"""Define what a tiny model consists of, and the sizes that all of them have."""
 # ruff: noqa: E741
 
 from __future__ import annotations
@@ -18,18 +18,28 @@ B = 2
 
 @dataclass
 class Built:
-    """A model, the inputs of one forward pass, and where there is one the call that exposes its vision states."""
+    """Hold a tiny model.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model.
+    inputs : dict
+        The arguments of one forward pass of two samples.
+    vision : callable, optional
+        Returns the vision tower's hidden states natively, where there is such a call.
+    """
 
     model: nn.Module
     inputs: dict[str, Any]
-    vision: Callable[[], Any] | None = None  # call that should natively expose vision hidden states
+    vision: Callable[[], Any] | None = None
 
 
 Table = dict[str, tuple[str, Callable[[], Built]]]  # name -> family, builder
 
 
 def into(table: Table):
-    """A decorator `zoo(name, family)` that puts a builder into the table."""
+    """Return a decorator `zoo(name, family)` that puts a builder into the table."""
 
     def zoo(name: str, family: str):
         def enter(build: Callable[[], Built]) -> Callable[[], Built]:
@@ -42,4 +52,5 @@ def into(table: Table):
 
 
 def pix(b=B, s=32):
+    """Draw pixels (b, 3, s, s)."""
     return torch.randn(b, 3, s, s)

@@ -1,4 +1,4 @@
-"""Tiny random-weight models of diffusers; see tiny_models."""
+"""Build tiny random-weight models of diffusers (`tiny_models` lists all)."""
 # One model is a few long lines of numbers, easier to compare with its neighbours than as pages of one number a line.
 # fmt: off
 # ruff: noqa: C408, E501, E702

@@ -1,4 +1,4 @@
-"""Tiny random-weight models of transformers; see tiny_models."""
+"""Build tiny random-weight models of transformers (`tiny_models` lists all)."""
 # One model is a few long lines of numbers, easier to compare with its neighbours than as pages of one number a line.
 # fmt: off
 # ruff: noqa: C408, E501, E702
@@ -34,7 +34,7 @@ def clip_vision(**kw):
 
 
 def feats_len(out) -> int:
-    """number of projected image tokens (all images together) in get_image_features' result"""
+    """Count the projected image tokens, of all images together, in the result of get_image_features."""
     f = out.pooler_output if hasattr(out, "pooler_output") else out
     if isinstance(f, (list, tuple)):
         return sum(x.reshape(-1, x.shape[-1]).shape[0] for x in f)
@@ -42,7 +42,7 @@ def feats_len(out) -> int:
 
 
 def vlm(model, vision_kwargs, image_id=IMG, extra=None, prefix=3, suffix=5, feat_model=None) -> Built:
-    """make input_ids with exactly as many placeholders as the model's own vision path gives"""
+    """Make input_ids with exactly as many placeholders as the model's vision path returns tokens."""
     model.eval()
     with torch.no_grad():
         n = feats_len((feat_model or model).get_image_features(**vision_kwargs))

@@ -214,10 +214,10 @@ def _scores(
 
 def _own(own: Array, whole: Array, lost: float) -> Array | None:
     """Return each layer's own HSIC, NaN where it is constant; None where too little of it is left to be exact."""
-    known = whole > 0  # NaN, where it was not asked for, is neither
-    if (own[known] <= lost * whole[known]).any():
+    varied = whole > 0  # NaN, where it was not asked for, is neither
+    if (own[varied] <= lost * whole[varied]).any():
         return None
-    return np.where(known, own, np.nan)
+    return np.where(varied, own, np.nan)
 
 
 def groups(dims_x: Sequence[int], dims_y: Sequence[int], memory: float) -> list[slice]:
@@ -283,7 +283,7 @@ def of_batches(batches: Iterable[Batch], debiased: bool, memory: float) -> Array
             centring = [[centring_of(layer.double(), [slice(None)]) for layer in side] for side in (xs, ys)]
             for side in centring:  # a layer that is constant so far need not stay so
                 side[:] = [layer._replace(scale=1.0) if layer.constant else layer for layer in side]
-            sums = Covariances(*centring, torch.float64)
+            sums = Covariances(centring[0], centring[1], torch.float64)
         for start in range(0, len(xs[0]), ROWS):
             sums.add([x[start : start + ROWS] for x in xs], [y[start : start + ROWS] for y in ys])
     if sums is None:

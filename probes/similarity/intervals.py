@@ -66,7 +66,7 @@ def curve_draws(
     which covers .915 to .975 (200 to 400 repetitions each, lowest at N = 64). An odd N adds the factor 2 m / N.
     """
     opened = open_pairs(pairs, metric, k)
-    known = METRICS[metric]
+    formula = METRICS[metric]
     samples = len(opened[0][0])
     half = samples // 2
     near = min(max(1, round(k * half / samples)), half - 1)
@@ -76,13 +76,13 @@ def curve_draws(
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for index, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = known.prepare(x, k), known.prepare(y, k)
-            scores[index] = known.compare([a], [b], k)[0, 0]
-            if half < known.least:
+            a, b = formula.prepare(x, k), formula.prepare(y, k)
+            scores[index] = formula.compare([a], [b], k)[0, 0]
+            if half < formula.least:
                 continue
 
             def score(chosen: Array, a: Any = a, b: Any = b) -> float:
-                return known.compare([known.subset(a, chosen, near)], [known.subset(b, chosen, near)], near)[0, 0]
+                return formula.compare([formula.subset(a, chosen, near)], [formula.subset(b, chosen, near)], near)[0, 0]
 
             split = np.array([[score(chosen) for chosen in both] for both in halves])
         gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2

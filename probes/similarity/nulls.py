@@ -189,15 +189,15 @@ def curve_null(
         As `similarity`; also no permutations, samples that are not whole blocks, or a metric that does not depend on
         which samples belong together.
     """
-    opened, known = open_pairs(pairs, metric, k), METRICS[metric]
+    opened, formula = open_pairs(pairs, metric, k), METRICS[metric]
     _check_null(metric)
     orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for index, (x, y) in enumerate(opened):
         with full_precision():
-            a, b = [known.prepare(x, k)], [known.prepare(y, k)]
-            observed[index] = known.compare(a, b, k)[0, 0]
-            scores[:, index] = known.permuted(a, b, k, orders)[:, 0, 0]
+            a, b = [formula.prepare(x, k)], [formula.prepare(y, k)]
+            observed[index] = formula.compare(a, b, k)[0, 0]
+            scores[:, index] = formula.permuted(a, b, k, orders)[:, 0, 0]
     return Null(observed, scores)
 
 
@@ -240,10 +240,10 @@ def map_null(
     """
     xs, ys = _open_map(x, y, metric, k)
     _check_null(metric)
-    known, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    formula, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
     with full_precision():
-        a, b = [known.prepare(layer, k) for layer in xs], [known.prepare(layer, k) for layer in ys]
-        return Null(known.compare(a, b, k), known.permuted(a, b, k, orders))
+        a, b = [formula.prepare(layer, k) for layer in xs], [formula.prepare(layer, k) for layer in ys]
+        return Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders))
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:

@@ -190,7 +190,7 @@ def _of_batches(
     batches: Batches, metric: str, k: int, device: str | torch.device | None, memory: float, minibatch: bool
 ) -> pd.DataFrame:
     """Compute a layer map from batches, checking each while it is read."""
-    known: dict[str, Any] = {"samples": 0}  # what the batches so far have in common
+    common: dict[str, Any] = {"samples": 0}  # what the batches so far have in common
 
     def opened() -> Iterable[tuple[Layers, Layers]]:
         for index, batch in enumerate(batches):
@@ -203,23 +203,23 @@ def _of_batches(
             )
             check_samples(metric, k, len(xs[0]), len(ys[0]), alone=minibatch)
             dims = [layer.shape[1] for layer in xs], [layer.shape[1] for layer in ys]
-            if known.setdefault("dims", dims) != dims:
+            if common.setdefault("dims", dims) != dims:
                 raise ValueError(
-                    f"batch {index} has layers of dims {dims}, those before {known['dims']}: they must agree"
+                    f"batch {index} has layers of dims {dims}, those before {common['dims']}: they must agree"
                 )
-            known["samples"] += len(xs[0])
-            known.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
+            common["samples"] += len(xs[0])
+            common.update(names=(x_names, y_names), x_depths=x_depths, y_depths=y_depths)
             xs, ys = to_common_dtype(xs, ys, device)
-            first = known.setdefault("first", xs[0][:0])
+            first = common.setdefault("first", xs[0][:0])
             yield [x.to(first) for x in xs], [y.to(first) for y in ys]
 
     check_metric(metric)
     with full_precision():
         scores = batch_map(opened(), metric, memory, minibatch)
-    check_samples(metric, k, known["samples"], known["samples"])
-    x_names, y_names = known["names"]
-    heat = labelled(scores, x_names, y_names, metric, k, known["samples"])
-    heat.attrs |= {"x_depths": known["x_depths"], "y_depths": known["y_depths"], "x": {}, "y": {}}
+    check_samples(metric, k, common["samples"], common["samples"])
+    x_names, y_names = common["names"]
+    heat = labelled(scores, x_names, y_names, metric, k, common["samples"])
+    heat.attrs |= {"x_depths": common["x_depths"], "y_depths": common["y_depths"], "x": {}, "y": {}}
     return heat
 
 

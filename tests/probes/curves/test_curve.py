@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
+from bridgework.probes.curves import curve as curves
 from bridgework.probes.curves.curve import alignment_curve
 from bridgework.probes.curves.divergence_depth import divergence
 from bridgework.probes.curves.shapes import rises, rises_then_falls
 from bridgework.probes.features.layer_features import LayerFeatures
+from bridgework.probes.similarity.intervals import curve_draws
 from bridgework.probes.similarity.scoring import similarity
 
 UNIFORK = pd.read_csv(Path(__file__).parents[2] / "data" / "unifork_curves.csv")
@@ -29,7 +32,7 @@ def features(values, modality: str, layers: int | None = None, **changes) -> Lay
     """The features of a subject of so many blocks, of which the first ones are given."""
     tensor = torch.as_tensor(np.asarray(values), dtype=torch.float32)
     blocks = layers or tensor.shape[-3] - 1
-    given = {
+    fields = {
         "values": tensor,
         "layers": ("embeddings", *map(str, range(tensor.shape[-3] - 1))),
         "depths": tuple(i / blocks for i in range(tensor.shape[-3])),
@@ -41,7 +44,7 @@ def features(values, modality: str, layers: int | None = None, **changes) -> Lay
         "timesteps": (0.2, 0.5, 0.8)[: tensor.shape[0]] if tensor.ndim == 4 else (),
         "samples": tuple(f"s{i}" for i in range(tensor.shape[-2])),
     }
-    return LayerFeatures(**(given | changes))
+    return LayerFeatures(**(fields | changes))
 
 
 def two_modalities(strengths, samples: int = 60, seed: int = 0, **changes) -> tuple[LayerFeatures, LayerFeatures]:
@@ -57,9 +60,9 @@ def curve_of(scores, width: float = 0.004, seed: int = 0, subject: str = "expert
     scores = np.asarray(scores, float)
     draws = scores[:, None] + width * rng(seed).standard_normal((len(scores), 200))
     depths = np.linspace(0, 1, len(scores)) if depths is None else depths
-    told = {"subject": subject, "layer": [*map(str, range(len(scores)))], "depth": depths, "score": scores}
-    told |= {"metric": "mutual_knn", "k": 10, "samples": 100, "pairing": "one", "draws": draws.tolist()}
-    return pd.DataFrame(told)
+    columns = {"subject": subject, "layer": [*map(str, range(len(scores)))], "depth": depths, "score": scores}
+    columns |= {"metric": "mutual_knn", "k": 10, "samples": 100, "pairing": "one", "draws": draws.tolist()}
+    return pd.DataFrame(columns)
 
 
 def published(model: str, task: str) -> pd.DataFrame:
@@ -69,7 +72,14 @@ def published(model: str, task: str) -> pd.DataFrame:
     return curve.assign(layer=rows["layer"].astype(str).to_numpy())
 
 
-def test_curve_tells_what_was_measured():
+@pytest.fixture
+def few_splits(monkeypatch):
+    """Intervals from 10 splits instead of 100, for tests of everything but their width."""
+    monkeypatch.setattr(curves, "curve_draws", partial(curve_draws, splits=10))
+
+
+@pytest.mark.usefixtures("few_splits")
+def test_curve_says_what_was_measured():
     image, text = two_modalities([0, 1, 3], pass_="joint")
     curve = alignment_curve(image, text, k=5, permutations=19)
     assert curve.columns.tolist() == [*COLUMNS.split(), "pairing", "draws"]
@@ -81,8 +91,8 @@ def test_curve_tells_what_was_measured():
     ]  # fmt: skip
     assert (first["k"], first["samples"], first["chance"]) == (5, 60, 5 / 59)
     assert curve["timestep"].isna().all()
-    for at, score in enumerate(curve["score"]):
-        assert score == pytest.approx(similarity(image.values[at], text.values[at], "mutual_knn", 5))
+    for index, score in enumerate(curve["score"]):
+        assert score == pytest.approx(similarity(image.values[index], text.values[index], "mutual_knn", 5))
     assert (curve["low"] < curve["score"]).all()
     assert (curve["score"] < curve["high"]).all()
     assert curve["p"].iloc[2] == pytest.approx(1 / 20)
@@ -92,12 +102,14 @@ def test_curve_tells_what_was_measured():
     pd.testing.assert_frame_equal(curve, alignment_curve(image, text, k=5, permutations=19))
 
 
+@pytest.mark.usefixtures("few_splits")
 def test_cka_has_no_k():
     curve = alignment_curve(*two_modalities([0, 1]), metric="cka", permutations=9)
     assert curve["k"].isna().all()
     assert (curve["chance"] == 0).all()
 
 
+@pytest.mark.usefixtures("few_splits")
 def test_layers_are_matched_by_name():
     image, text = two_modalities([0, 1, 3, 3])
     short = features(text.values[:3], "text", layers=3)
@@ -109,15 +121,16 @@ def test_layers_are_matched_by_name():
         alignment_curve(image, replace(text, layers=("a", "b", "c", "d")))
 
 
+@pytest.mark.usefixtures("few_splits")
 def test_sweep_has_a_row_per_timestep_and_layer():
     pairs = [two_modalities([0, 2, 3], seed=s) for s in range(2)]
     image, text = (features(np.stack([p[i].values for p in pairs]), m) for i, m in enumerate(("image", "text")))
     curve = alignment_curve(image, text, permutations=5)
     assert curve["timestep"].tolist() == [0.2] * 3 + [0.5] * 3
-    for at, (one, other) in enumerate(pairs):
+    for index, (one, other) in enumerate(pairs):
         single = alignment_curve(one, other, permutations=5)
-        assert curve["score"][3 * at : 3 * at + 3].tolist() == pytest.approx(single["score"].tolist())
-        assert curve["draws"].iloc[3 * at] == pytest.approx(single["draws"].iloc[0])
+        assert curve["score"][3 * index : 3 * index + 3].tolist() == pytest.approx(single["score"].tolist())
+        assert curve["draws"].iloc[3 * index] == pytest.approx(single["draws"].iloc[0])
     assert alignment_curve(image.at(0.5), text.at(0.5), permutations=5)["timestep"].tolist() == [0.5] * 3
     still = alignment_curve(image, pairs[0][1], permutations=5)
     assert still["score"][:3].tolist() == pytest.approx(curve["score"][:3].tolist())
@@ -128,6 +141,7 @@ def test_sweep_has_a_row_per_timestep_and_layer():
         alignment_curve(image, features(text.values, "text", timesteps=(0.1, 0.2)))
 
 
+@pytest.mark.usefixtures("few_splits")
 def test_fixed_reference():
     image, text = two_modalities([0, 1, 3])
     curve = alignment_curve(image, text.values[2], permutations=5)
@@ -135,6 +149,7 @@ def test_fixed_reference():
     assert curve["score"].tolist() == pytest.approx(wanted)
 
 
+@pytest.mark.usefixtures("few_splits")
 def test_constant_layer_has_no_score_and_is_named():
     image, text = two_modalities([0, 1, 3])
     image.values[1] = 1
@@ -250,13 +265,13 @@ def test_shapes_of_measured_curves():
     assert split.depth > 4 / 7
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_named():
     image, text = two_modalities([0, 1, 2])
     curve = curve_of([0.1, 0.2, 0.3])
     nan = features(text.values.clone(), "text")
     nan.values[1, 3] = float("nan")
     ids = tuple(reversed(text.samples))
-    for bad, told in [
+    for bad, message in [
         (
             lambda: alignment_curve(image, features(text.values, "text", subject="b")),
             "'expert' and y's 'b'.*similarity_map",
@@ -277,7 +292,7 @@ def test_bad_input_is_told():
         (lambda: divergence(curve, curve.assign(layer=["a", "b", "c"])), "no layer in common"),
         (lambda: divergence(curve, curve, kind="best"), "unknown kind 'best': expected split"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             bad()
     with pytest.raises(TypeError, match="x must be LayerFeatures"):
         alignment_curve(image.values, text)

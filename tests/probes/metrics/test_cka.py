@@ -70,8 +70,8 @@ def test_debiased_cka_is_exact_where_float32_fails(name):
     for make, tolerance in ((np.asarray, 1e-6), (np.float64, 1e-9)):
         a, b = make(x), make(y)
         assert score("cka", a, b) == pytest.approx(wanted, abs=tolerance)
-        related = [cka.CKA.prepare(side, 0) for side in layers(a, b)]
-        assert cka.CKA.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(wanted, abs=tolerance)
+        prepared = [cka.CKA.prepare(side, 0) for side in layers(a, b)]
+        assert cka.CKA.compare(prepared[:1], prepared[1:], 0)[0, 0] == pytest.approx(wanted, abs=tolerance)
         by_dims = covariances.scores(layers(a), layers(b), True, MEMORY)
         assert by_dims is None or by_dims[0, 0] == pytest.approx(wanted, abs=tolerance)
 
@@ -185,8 +185,8 @@ def test_rbf_is_the_published_formula(samples, offset):
         y[-1] = y[0]
     for make, tolerance in ((np.asarray, 2e-6), (np.float64, 1e-12)):
         assert score("cka_rbf", make(x), make(y)) == pytest.approx(naive_rbf(x, y), abs=tolerance)
-    related = [cka.CKA_RBF.prepare(side, 0) for side in layers(x, y)]
-    assert cka.CKA_RBF.compare(related[:1], related[1:], 0)[0, 0] == pytest.approx(naive_rbf(x, y), abs=2e-6)
+    prepared = [cka.CKA_RBF.prepare(side, 0) for side in layers(x, y)]
+    assert cka.CKA_RBF.compare(prepared[:1], prepared[1:], 0)[0, 0] == pytest.approx(naive_rbf(x, y), abs=2e-6)
 
 
 def test_bandwidth_of_many_samples_is_that_of_evenly_spaced_ones(monkeypatch):
@@ -236,11 +236,11 @@ def test_subsets_are_scored_by_themselves(metric):
     x, y = rng(0).standard_normal((50, 4)), rng(1).standard_normal((50, 6))
     y[:, :4] += x
     chosen = np.sort(rng(2).permutation(50)[:20])
-    known = METRICS[metric]
-    parts = [known.subset(known.prepare(side, 0), chosen, 0) for side in layers(x, y)]
-    found = known.compare(parts[:1], parts[1:], 0)[0, 0]
+    formula = METRICS[metric]
+    parts = [formula.subset(formula.prepare(side, 0), chosen, 0) for side in layers(x, y)]
+    found = formula.compare(parts[:1], parts[1:], 0)[0, 0]
     if metric == "cka_rbf":  # the bandwidth stays that of all samples
         assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=0.02)
     else:
         assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=1e-12)
-    assert known.subset(None, chosen, 0) is None
+    assert formula.subset(None, chosen, 0) is None

@@ -116,22 +116,24 @@ def test_not_invariant(metric, change):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_map_compare_subset_and_permuted_agree_with_features(metric):
-    known, g = METRICS[metric], rng(5)
+    formula, g = METRICS[metric], rng(5)
     xs, ys = (list(torch.as_tensor(g.standard_normal((layers, 40, 9)).astype("f"))) for layers in (2, 3))
-    a, b = [known.prepare(x, 10) for x in xs], [known.prepare(y, 10) for y in ys]
+    a, b = [formula.prepare(x, 10) for x in xs], [formula.prepare(y, 10) for y in ys]
     wanted = np.array([[PLAIN[metric](x.numpy(), y.numpy()) for y in ys] for x in xs])
-    np.testing.assert_allclose(known.scores(xs, ys, 10), wanted, atol=1e-12)
-    np.testing.assert_allclose(known.compare(a, b, 10), wanted, atol=1e-12)
+    np.testing.assert_allclose(formula.scores(xs, ys, 10), wanted, atol=1e-12)
+    np.testing.assert_allclose(formula.compare(a, b, 10), wanted, atol=1e-12)
 
     chosen = np.sort(g.permutation(40)[:17])
-    cut = known.compare([known.subset(one, chosen, 10) for one in a], [known.subset(one, chosen, 10) for one in b], 10)
+    cut = formula.compare(
+        [formula.subset(one, chosen, 10) for one in a], [formula.subset(one, chosen, 10) for one in b], 10
+    )
     np.testing.assert_allclose(cut, [[score(metric, x[chosen], y[chosen]) for y in ys] for x in xs], atol=1e-12)
 
     orders = np.stack([g.permutation(40) for _ in range(4)])
-    moved = known.permuted(a, b, 10, orders)
+    moved = formula.permuted(a, b, 10, orders)
     wanted = np.array([[[score(metric, x, y[order]) for y in ys] for x in xs] for order in orders])
     np.testing.assert_allclose(moved, wanted, atol=1e-12)
-    assert np.array_equal(moved, known.permuted(a, b, 10, orders))
+    assert np.array_equal(moved, formula.permuted(a, b, 10, orders))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -81,7 +81,7 @@ def test_more_dims_than_samples_do_not_overfit():
 
 
 def test_probe_reads_from_x_onto_y():
-    """y is part of x: x tells y, y does not tell the rest of x."""
+    """y is part of x: x determines y, y does not determine the rest of x."""
     x = rng(0).standard_normal((100, 10))
     assert score(x, x[:, :2]) > 0.99
     assert score(x[:, :2], x) == pytest.approx(0.2, abs=0.1)
@@ -152,8 +152,8 @@ def test_map_compare_subset_and_permuted_agree_with_features():
 
     orders = np.stack([g.permutation(40) for _ in range(2)])
     moved = LINEAR_PROBE.permuted(a, b, 10, orders)
-    for at, order in enumerate(orders):
-        np.testing.assert_allclose(moved[at], [[score(x, y[order]) for y in ys] for x in xs], atol=1e-6)
+    for permutation, order in enumerate(orders):
+        np.testing.assert_allclose(moved[permutation], [[score(x, y[order]) for y in ys] for x in xs], atol=1e-6)
 
 
 # Onto labels

@@ -252,26 +252,28 @@ def test_constant_layer_is_nan_in_its_row_and_column(metric, dtype, constant):
 @pytest.mark.parametrize("samples", [60, 30])
 @pytest.mark.parametrize("metric", METRICS)
 def test_map_compare_subset_and_permuted_agree_with_features(metric, samples):
-    known, g = METRICS[metric], rng(0)
+    formula, g = METRICS[metric], rng(0)
     xs = [torch.as_tensor(side.astype("f")) for side in (related(samples, seed=1)[0], related(samples, seed=2)[1])]
     ys = [torch.as_tensor(related(samples, dy=dy, seed=1)[1].astype("f")) for dy in (20, 35, 45)]
-    a, b = [known.prepare(x, 10) for x in xs], [known.prepare(y, 10) for y in ys]
+    a, b = [formula.prepare(x, 10) for x in xs], [formula.prepare(y, 10) for y in ys]
     wanted = np.array([[score(metric, x, y) for y in ys] for x in xs])
-    np.testing.assert_allclose(known.scores(xs, ys, 10), wanted, atol=1e-12)
-    np.testing.assert_allclose(known.compare(a, b, 10), wanted, atol=1e-12)
+    np.testing.assert_allclose(formula.scores(xs, ys, 10), wanted, atol=1e-12)
+    np.testing.assert_allclose(formula.compare(a, b, 10), wanted, atol=1e-12)
 
     chosen = np.sort(g.permutation(samples)[: samples // 2])
-    cut = known.compare([known.subset(one, chosen, 10) for one in a], [known.subset(one, chosen, 10) for one in b], 10)
+    cut = formula.compare(
+        [formula.subset(one, chosen, 10) for one in a], [formula.subset(one, chosen, 10) for one in b], 10
+    )
     np.testing.assert_allclose(cut, [[score(metric, x[chosen], y[chosen]) for y in ys] for x in xs], atol=1e-6)
 
     orders = np.stack([g.permutation(samples) for _ in range(3)])
-    moved = known.permuted(a, [b[0], None, b[2]], 10, orders)
+    moved = formula.permuted(a, [b[0], None, b[2]], 10, orders)
     assert moved.shape == (3, 2, 3)
     assert np.isnan(moved[:, :, 1]).all()
-    for at, order in enumerate(orders):
+    for permutation, order in enumerate(orders):
         for i, x in enumerate(xs):
             for j in (0, 2):
-                assert moved[at, i, j] == pytest.approx(score(metric, x, ys[j][order]), abs=2e-6)
+                assert moved[permutation, i, j] == pytest.approx(score(metric, x, ys[j][order]), abs=2e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -1,4 +1,4 @@
-"""Labels are read out where they can be, and nowhere else; bad input is told."""
+"""Labels are read out where they can be, and nowhere else; bad input is refused."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def test_null_is_the_score_of_permuted_features(metric):
     null = map_null(x, y, metric, k=4, permutations=6, seed=3)
     np.testing.assert_allclose(null.observed, similarity_map(x, y, metric, 4), atol=1e-12)
     orders = [np.argsort(order) for order in permutations(24, 6, 3)]
-    for at, order in enumerate(orders):
+    for permutation, order in enumerate(orders):
         # permuting x back is permuting y
-        np.testing.assert_allclose(null.scores[at], similarity_map(x[:, order], y, metric, 4), atol=1e-12)
+        np.testing.assert_allclose(null.scores[permutation], similarity_map(x[:, order], y, metric, 4), atol=1e-12)
     curve = curve_null([(x[0], y[1]), (x[1], y[2])], metric, k=4, permutations=6, seed=3)
     np.testing.assert_allclose(curve.scores, null.scores[:, [0, 1], [1, 2]], atol=1e-12)
 
@@ -81,9 +81,9 @@ def test_constant_layers_have_no_p():
 def test_a_null_moves_whole_blocks():
     x, y = rng(0).standard_normal((2, 24, 5)), rng(1).standard_normal((2, 24, 6))
     null = map_null(x, y, "cka", permutations=3, seed=5, block=4)
-    for at, order in enumerate(permutations(6, 3, 5)):
+    for permutation, order in enumerate(permutations(6, 3, 5)):
         moved = (order[:, None] * 4 + np.arange(4)).ravel()
-        np.testing.assert_allclose(null.scores[at], similarity_map(x, y[:, moved]), atol=1e-12)
+        np.testing.assert_allclose(null.scores[permutation], similarity_map(x, y[:, moved]), atol=1e-12)
     curve = curve_null([(x[0], y[0])], "cka", permutations=3, seed=5, block=4)
     np.testing.assert_allclose(curve.scores[:, 0], null.scores[:, 0, 0], atol=1e-12)
 
@@ -140,13 +140,13 @@ def test_moments_give_calibrated_p():
 def test_draws_are_centred_and_paired():
     pairs = [correlated(rng(s), 41, 0.8) for s in range(2)]
     for metric in METRICS:
-        scores, draws = curve_draws([pairs[0], pairs[0], pairs[1]], metric, k=6, seed=2, splits=20)
-        assert draws.shape == (40, 3)
+        scores, draws = curve_draws([pairs[0], pairs[0], pairs[1]], metric, k=6, seed=2, splits=6)
+        assert draws.shape == (12, 3)
         np.testing.assert_allclose(scores, [similarity(x, y, metric, 6) for x, y in (pairs[0], pairs[0], pairs[1])])
         np.testing.assert_allclose(draws.mean(0), scores, atol=1e-12)
         np.testing.assert_array_equal(draws[:, 0], draws[:, 1])
-        np.testing.assert_array_equal(draws[:, 2], curve_draws([pairs[1]], metric, k=6, seed=2, splits=20)[1][:, 0])
-        assert not np.array_equal(draws, curve_draws(pairs[:1] * 3, metric, k=6, seed=3, splits=20)[1])
+        np.testing.assert_array_equal(draws[:, 2], curve_draws([pairs[1]], metric, k=6, seed=2, splits=6)[1][:, 0])
+        assert not np.array_equal(draws[:, 0], curve_draws(pairs[:1], metric, k=6, seed=3, splits=6)[1][:, 0])
         low, high = interval(scores, draws)
         assert (low < scores).all()
         np.testing.assert_allclose(high - scores, scores - low)
@@ -165,18 +165,21 @@ def test_too_few_samples_for_halves_give_no_interval():
     [("cka", 0.0), ("cka", 0.6), ("cka", 0.95), ("mutual_knn", 0.0), ("mutual_knn", 0.9), ("rsa", 0.6)],
 )
 def test_intervals_cover_the_truth(metric, signal):
-    # the truth for this number of samples is the mean over many fresh sets
+    # The truth for this number of samples is the mean over many fresh sets. At .95, 200 sets cover it 190 times with a
+    # standard deviation of 3, so the bounds leave three of them below and two above. They were tried on intervals that
+    # are wrong, with these 20 splits: half the variance fails below in all six cases, the difference var(D) - var(A) of
+    # `curve_draws` too, two thirds of the variance in five; twice the variance fails above in five, var(D) in one.
     samples, k, g = 64, 8, rng(7)
     truth = np.mean([similarity(*correlated(g, samples, signal), metric, k) for _ in range(500)])
     covered = 0
     for _ in range(200):
-        scores, draws = curve_draws([correlated(g, samples, signal)], metric, k, splits=50)
+        scores, draws = curve_draws([correlated(g, samples, signal)], metric, k, splits=20)
         low, high = interval(scores, draws)
         covered += bool(low[0] <= truth <= high[0])
-    assert 0.9 <= covered / 200 <= 0.99, covered
+    assert 0.9 <= covered / 200 <= 0.98, covered
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_named():
     x = rng(0).standard_normal((2, 10, 3))
     with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
         map_null(x, x, permutations=0)

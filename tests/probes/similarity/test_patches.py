@@ -15,8 +15,8 @@ def rng(seed: int) -> np.random.Generator:
 
 def painted(picture, height: int, width: int, points: int = 420) -> torch.Tensor:
     """(1, height, width, 1): the means of a function of the unit square over the patches of a grid."""
-    at = (np.arange(points) + 0.5) / points
-    values = picture(at[:, None], at[None, :])
+    centres = (np.arange(points) + 0.5) / points
+    values = picture(centres[:, None], centres[None, :])
     blocks = values.reshape(height, points // height, width, points // width)
     return torch.as_tensor(blocks.mean((1, 3)))[None, ..., None]
 

@@ -37,7 +37,7 @@ def golden_pair(name: str) -> list[np.ndarray]:
 
 def stack_of(shape: tuple[int, ...], seed: int, **changes) -> LayerFeatures:
     layers, samples = shape[-3], shape[-2]
-    given = {
+    fields = {
         "values": torch.from_numpy(rng(seed).standard_normal(shape).astype("f")),
         "layers": ("embeddings", *map(str, range(layers - 1))),
         "depths": tuple(i / (layers - 1) for i in range(layers)),
@@ -49,7 +49,7 @@ def stack_of(shape: tuple[int, ...], seed: int, **changes) -> LayerFeatures:
         "timesteps": (0.2, 0.8)[: shape[0]] if len(shape) == 4 else (),
         "samples": tuple(f"s{i}" for i in range(samples)),
     }
-    return LayerFeatures(**(given | changes))
+    return LayerFeatures(**(fields | changes))
 
 
 @pytest.mark.parametrize("case", GOLDENS, ids=[case["name"] for case in GOLDENS])
@@ -62,23 +62,23 @@ def test_goldens(case, metric):
 @pytest.mark.parametrize("metric", list(METRICS))
 def test_map_is_every_pair_and_labelled(metric):
     dims = 6 if METRICS[metric].same_dims else 5
-    x, made = stack_of((3, 20, 6), 0, modality="text"), stack_of((4, 20, dims), 1, subject="other")
-    y = made.values
-    heat = similarity_map(x, made, metric, k=5)
+    x, generation = stack_of((3, 20, 6), 0, modality="text"), stack_of((4, 20, dims), 1, subject="other")
+    y = generation.values
+    heat = similarity_map(x, generation, metric, k=5)
     assert heat.index.tolist() == ["embeddings", "0", "1"]
     assert heat.columns.tolist() == ["embeddings", "0", "1", "2"]
     assert (heat.index.name, heat.columns.name) == ("understanding layer", "generation layer")
     for i in range(3):
         for j in range(4):
             assert heat.iloc[i, j] == pytest.approx(similarity(x.values[i], y[j], metric, 5), abs=1e-6)
-    told = json.loads(json.dumps(heat.attrs))
-    assert told["metric"] == metric
-    assert told["samples"] == 20
-    assert told["k"] == (5 if metric in ("mutual_knn", "cknna") else None)
-    assert told["chance"] == {"cka": 0.0, "rsa": 0.0, "mutual_knn": 5 / 19}.get(metric)
-    assert told["x_depths"] == [0, 0.5, 1]
-    assert told["x"]["modality"] == "text"
-    assert told["y"]["subject"] == "other"
+    attrs = json.loads(json.dumps(heat.attrs))
+    assert attrs["metric"] == metric
+    assert attrs["samples"] == 20
+    assert attrs["k"] == (5 if metric in ("mutual_knn", "cknna") else None)
+    assert attrs["chance"] == {"cka": 0.0, "rsa": 0.0, "mutual_knn": 5 / 19}.get(metric)
+    assert attrs["x_depths"] == [0, 0.5, 1]
+    assert attrs["x"]["modality"] == "text"
+    assert attrs["y"]["subject"] == "other"
 
 
 def test_map_of_plain_stacks():
@@ -218,9 +218,9 @@ def test_memory_bounds_what_is_held_and_not_what_is_found():
         similarity_map(batches(x, y, 30), memory=100)
 
 
-def test_batches_that_cannot_be_taken_are_told():
+def test_batches_that_cannot_be_taken_are_named():
     x, y = halves()
-    for bad, told in [
+    for bad, message in [
         (lambda: similarity_map(batches(x, y, 30), metric="mutual_knn"), "mutual_knn needs all samples at once"),
         (lambda: similarity_map(batches(x, y, 30), metric="no"), "unknown metric 'no'"),
         (lambda: similarity_map(batches(x, y, 30), metric="cka_biased", minibatch=True), "which is metric='cka'"),
@@ -239,13 +239,13 @@ def test_batches_that_cannot_be_taken_are_told():
         (lambda: similarity_map(iter([(x[:, :2], y[:, :2])])), "cka needs at least 4 samples, got 2"),
         (lambda: similarity_map(iter([(x * torch.nan, y)])), "layer 0 of x of batch 0 holds NaN"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             bad()
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_named():
     x = rng(0).standard_normal((20, 4))
-    for bad, told in [
+    for bad, message in [
         (
             lambda: similarity(x, x, "ckaa"),
             "unknown metric 'ckaa': expected one of cka, cka_biased, cka_rbf, mutual_knn",
@@ -267,7 +267,7 @@ def test_bad_input_is_told():
         (lambda: similarity_map(x, x), r"x must be \(layer, sample, dim\)"),
         (lambda: similarity_map(stack_of((2, 3, 20, 4), 0), x[None]), r"timesteps 0.2, 0.8: select one with .at"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             bad()
     with pytest.raises(TypeError, match="array or tensor of real numbers"):
         similarity(np.array([["a", "b"]]), x)
@@ -285,7 +285,7 @@ def test_what_is_not_finite_is_named():
             similarity(x.values[1], x.values[0])
 
 
-def test_different_stimuli_are_told():
+def test_different_stimuli_are_named():
     ids = tuple(f"s{i}" for i in (0, 2, 1, *range(3, 10)))
     with pytest.raises(ValueError, match=r"sample 1 is 's1' in 'expert' but 's2' in 'other'"):
         similarity_map(stack_of((2, 10, 4), 0), stack_of((2, 10, 4), 1, samples=ids, subject="other"))
