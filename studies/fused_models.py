@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
 
 from ..models.evaluation.scores import draw_scenes, scene_score
 from ..models.experts.opening import open_expert
@@ -26,7 +27,6 @@ from ..probes.extraction.extracting import extract
 from ..probes.files import write_csv, write_parquet
 from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.choosing import choose_bridges
-from ..probes.similarity.intervals import mean_interval
 from .alignment_curves import read_map
 from .settings import EXPERTS, PLAN_TIMESTEP, PLANS, Budget
 
@@ -109,11 +109,10 @@ def gap(folder: Path, budget: Budget) -> pd.DataFrame:
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """The share of the gap that each plan closes: share (mean over seeds), low, high (Student, 95 %), seeds."""
-    rows = []
-    for plan, shares in table.groupby("plan", sort=False)["share"]:
-        mean, low, high = map(float, mean_interval(shares.to_numpy()))
-        rows.append({"plan": plan, "share": mean, "low": low, "high": high, "seeds": len(shares)})
-    return pd.DataFrame(rows).set_index("plan")
+    shares = table.groupby("plan", sort=False)["share"]
+    mean, error, seeds = shares.mean(), shares.sem(), shares.size()
+    reach = error * student.ppf(0.975, (seeds - 1).clip(lower=1))
+    return pd.DataFrame({"share": mean, "low": mean - reach, "high": mean + reach, "seeds": seeds})
 
 
 def probe_again(folder: Path, budget: Budget) -> None:
