@@ -15,7 +15,7 @@ from ..generation.flow import noisy_images
 from ..generation.sampling import Generator
 from . import loading
 
-# Importing either takes longer than importing torch, and every expert is opened through a module that imports this one.
+# Both take longer to import than torch, and every expert is opened by a module that imports this one.
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
     from transformers import T5EncoderModel

@@ -1,4 +1,4 @@
-"""Compute representational similarity analysis (Kriegeskorte et al. 2008): do two layers separate the same samples?"""
+"""Compute representational similarity analysis (Kriegeskorte et al. 2008): are the same pairs of samples far apart?"""
 
 from __future__ import annotations
 
