@@ -27,8 +27,8 @@ ORDER = {
     ],
     "studies": [
         "settings", "quotes",
-        "alignment_curves layout_training real_experts smollm2_emoji plan_stability result_tables", "fused_models",
-        "causal", "demo_page", "runs",
+        "alignment_curves layout_training real_experts real_costs smollm2_emoji plan_stability result_tables",
+        "fused_models", "causal", "demo_page", "runs",
     ],
 }  # fmt: skip
 BARRED = {
