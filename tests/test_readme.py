@@ -108,7 +108,7 @@ def written(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("file", [file for file in {*PAGES, *TEXTS} if file.name != TRIALS], ids=name)
+@pytest.mark.parametrize("file", [file for file in sorted({*PAGES, *TEXTS}) if file.name != TRIALS], ids=name)
 def test_no_number_is_typed_by_hand(file):
     assert not unsourced(written(file))
 
