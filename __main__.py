@@ -99,7 +99,7 @@ COMMANDS = {
         commands.reproduce,
         {
             "names": {
-                "help": "The studies: scenes, real, causal, layouts, emoji. (default: all of them)",
+                "help": "The studies: scenes, stability, costs, real, causal, layouts, emoji. (default: all of them)",
                 "nargs": "*",
                 "metavar": "STUDY",
             },

@@ -11,19 +11,23 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..figures.alignment import alignment_curves
+from ..figures.plan_results import plan_outcomes
 from ..models.evaluation.scores import evaluate
 from ..models.experts.downloads import weights
 from ..models.experts.opening import open_expert
 from ..models.training.recipe import Recipe
 from ..probes.files import write_atomically, write_csv
+from ..probes.plans.bridge_plan import BridgePlan
 from . import layout_training, smollm2_emoji
-from .alignment_curves import measure
+from .alignment_curves import measure, read_map
 from .causal import measure_causal
 from .demo_page import write_page
 from .fused_models import fuse, fused_folder, gap, probe_again
 from .layout_training import compare_layouts
+from .plan_stability import measure_plan_stability
+from .real_costs import estimate_real_costs
 from .real_experts import measure_real, measure_sets
-from .settings import COMMITTED, DEMO, METRICS, RESULTS, RUNS
+from .settings import COMMITTED, DEMO, FLOOR, METRICS, RESULTS, RUNS
 
 
 def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) -> Path:
@@ -103,8 +107,19 @@ def run_scenes(runs: Path) -> None:
     score_experts(folder)
     fuse(folder, COMMITTED)
     gap(folder, COMMITTED)
+    draw_outcomes(folder)
     probe_again(folder, COMMITTED)
     collect(folder)
+
+
+def run_stability(runs: Path) -> None:
+    """Choose plans from many sets of evidence scenes."""
+    measure_plan_stability(runs / "committed")
+
+
+def run_costs(runs: Path) -> None:
+    """Estimate what two large experts take."""
+    estimate_real_costs(runs / "costs")
 
 
 def run_real(runs: Path) -> None:
@@ -158,8 +173,21 @@ STUDIES = {
         "committed",
         (
             "curves.parquet", "alignment_curves.png", "map.csv", "map.json", "plan.json", "shapes.json", "gap.csv",
+            "plan_outcomes.png",
             "fused.parquet", "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv",
         ),
+    ),
+    "stability": Study(
+        "how far the plan of the rule alignment depends on the scenes and on the metric; some minutes",
+        run_stability,
+        "committed",
+        ("plan_stability.csv",),
+    ),
+    "costs": Study(
+        "memory and GPU hours of two large experts, computed from their configs; some minutes",
+        run_costs,
+        "costs",
+        ("real_costs.csv", "real_costs_lora.csv"),
     ),
     "real": Study(
         "DINOv2-S against two text models on four picture sets; fetched weights and pictures are needed",
@@ -201,6 +229,14 @@ def draw_curves(folder: Path) -> None:
         folder / "alignment_curves.png",
         lambda path: figure.savefig(path, format="png", dpi=130, bbox_inches="tight"),
     )
+
+
+def draw_outcomes(folder: Path) -> None:
+    """Draw the layer map with the bridges of each plan, beside what each plan brought: plan_outcomes.png."""
+    table = pd.read_csv(folder / "gap.csv")
+    plan = BridgePlan.load(folder / "plan.json")
+    figure = plan_outcomes(read_map(folder), table[table["plan"] != FLOOR], plan)
+    write_atomically(folder / "plan_outcomes.png", lambda path: figure.savefig(path, format="png", dpi=110))
 
 
 def score_experts(folder: Path) -> None:

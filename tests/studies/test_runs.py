@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from bridgework.studies import runs
-from bridgework.studies.runs import STUDIES, Study, draw_curves, reproduce
+from bridgework.studies.runs import STUDIES, Study, draw_curves, draw_outcomes, reproduce
 from bridgework.studies.settings import RESULTS
 
 
@@ -23,8 +24,18 @@ def test_every_committed_result_is_written_by_one_study():
 
 
 def test_studies_say_what_they_do():
-    assert list(STUDIES) == ["scenes", "real", "causal", "layouts", "emoji"]
+    assert list(STUDIES) == ["scenes", "stability", "costs", "real", "causal", "layouts", "emoji"]
     assert all(study.about for study in STUDIES.values())
+
+
+def test_the_headline_figure_is_drawn_from_the_committed_tables(tmp_path):
+    for file in ("gap.csv", "plan.json", "map.csv", "map.json"):
+        shutil.copy(RESULTS / file, tmp_path)
+    draw_outcomes(tmp_path)
+    with Image.open(tmp_path / "plan_outcomes.png") as drawn, Image.open(RESULTS / "plan_outcomes.png") as kept:
+        assert drawn.size == kept.size
+        difference = ImageChops.difference(drawn.convert("RGB"), kept.convert("RGB"))
+    assert np.asarray(difference).mean() < 1
 
 
 def test_reproducing_copies_files_and_folders(tmp_path, monkeypatch, capsys):
