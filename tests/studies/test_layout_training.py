@@ -28,11 +28,11 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     recipe, out, results = Recipe(layout="H", **FEW), tmp_path / "runs", tmp_path / "layouts.csv"
     trained = []
 
-    def watched(each, folder, **options):
+    def watched(run, folder, **options):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        trained.append((each.layout, each.shuffled))
-        return run_recipe(each, folder, **options)
+        trained.append((run.layout, run.shuffled))
+        return run_recipe(run, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(layout_training, "run_recipe", watched)

@@ -65,7 +65,7 @@ def test_some_are_spread_over_the_part():
     shown, whole = smollm2_emoji.some("validation"), emoji_part("validation")
     assert isinstance(shown, Stimuli)
     assert len(set(shown.ids)) == 8
-    places = [whole.ids.index(each) for each in shown.ids]
+    places = [whole.ids.index(id) for id in shown.ids]
     assert np.diff(places).min() >= len(whole) // 8
 
 

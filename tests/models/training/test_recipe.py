@@ -1,4 +1,4 @@
-"""A recipe is a small file; what is wrong in it is told with the file and the key."""
+"""A recipe is a small file; an error names the file and the key that is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last"),
         ("layout: H\nlayers: 3", "layers"),
@@ -57,12 +57,12 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
         ("layout: [", "is not YAML"),
     ],
 )
-def test_wrong_recipes_are_told_with_file_and_key(tmp_path, text, told):
+def test_wrong_recipes_are_refused_by_file_and_key(tmp_path, text, message):
     path = written(tmp_path, text)
     with pytest.raises(ValueError) as raised:
         Recipe.load(path)
     assert str(path) in str(raised.value)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
