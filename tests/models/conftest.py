@@ -113,9 +113,9 @@ def fuse(make_experts, monkeypatch) -> Callable[[BridgePlan], FusedModel]:
     monkeypatch.setattr(expert_passes, "find_tower", find_once)
 
     def build(plan: BridgePlan) -> FusedModel:
-        experts = make_experts()
+        understanding, generation = make_experts()
         torch.manual_seed(2)
-        return FusedModel(*experts, plan)
+        return FusedModel(understanding, generation, plan)
 
     return build
 
