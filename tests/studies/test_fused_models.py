@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from bridgework.models import open_expert, scene_stimuli
+from bridgework.models.experts import opening
+from bridgework.models.towers import finding
+from bridgework.models.towers.tower import Tower
 from bridgework.models.training.recipe import Recipe
 from bridgework.probes import BridgePlan
 from bridgework.probes.curves import curve
@@ -32,15 +39,36 @@ TINY = Budget(
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Path:
-    """A whole run with nulls and intervals from few draws; training steps are timed for layout_costs.csv alone."""
+    """A whole run, made cheap where the tests below do not look.
+
+    Experts are opened and their towers found once, nulls and intervals rest on few draws, and training steps are timed
+    for layout_costs.csv alone.
+    """
     folder = tmp_path_factory.mktemp("study")
+    find, towers = finding.find_tower, {}
+
+    def find_once(model: nn.Module, run: Callable[[], Any], **where: Any) -> Tower:
+        key = (id(model), *sorted(where.items()))
+        if key not in towers:
+            towers[key] = find(model, run, **where)
+        return towers[key]
+
     with pytest.MonkeyPatch.context() as patch:
+        replace_everywhere(patch, opening.open_expert, cache(opening.open_expert))
+        replace_everywhere(patch, find, find_once)
         patch.setattr(curve, "curve_draws", partial(curve.curve_draws, splits=4))
         for module in (alignment_curves, fused_models):
             patch.setattr(module, "alignment_curve", partial(curve.alignment_curve, permutations=20))
         patch.setattr(layout_training, "step_seconds", lambda model, recipe: 0.1)
         run(folder)
     return folder
+
+
+def replace_everywhere(patch: pytest.MonkeyPatch, function: Callable, other: Callable) -> None:
+    """Put another function in place of one in every module that has imported it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("bridgework.") and vars(module).get(function.__name__) is function:
+            patch.setattr(module, function.__name__, other)
 
 
 def run(folder: Path) -> None:
