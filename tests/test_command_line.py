@@ -28,6 +28,7 @@ from bridgework.probes.plans.fixed_rules import FIXED
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.studies import runs
+from bridgework.studies.runs import STUDIES
 
 NAMES = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "estimate", "fetch")
 
@@ -319,5 +320,5 @@ def test_reproduce(monkeypatch, tmp_path, capsys):
 
 
 def test_an_unknown_study_is_one_line(capsys):
-    expected = "bridgework: unknown study 'scene': expected one of scenes, real, causal, layouts, emoji"
+    expected = f"bridgework: unknown study 'scene': expected one of {', '.join(STUDIES)}"
     assert run_to_exit(capsys, "reproduce", "scene")[0] == expected

@@ -40,28 +40,18 @@ def planned(small):
     return estimate_cost(small[0], small[1], "H", **FEW)
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_vlm, tiny_dit) -> tuple[Path, Path]:
-    """Folders of two small experts with weights and tokenizers."""
-    understanding, generation = (tmp_path_factory.mktemp(name) for name in ("tiny-vlm", "tiny-dit"))
-    for part in (tiny_vlm.model, tiny_vlm.tokenizer, tiny_vlm.processor):
-        part.save_pretrained(understanding)
-    tiny_dit.model.save_pretrained(generation / "transformer")
-    tiny_dit.text_encoder.save_pretrained(generation / "text_encoder")
-    tiny_dit.tokenizer.save_pretrained(generation / "tokenizer")
-    return understanding, generation
-
-
-def test_memory_of_our_experts():
-    experts, options = ("scenes-vlm", "scenes-dit"), {"layout": "H", "batch": 8, "precision": "float32"}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layout": "H", "batch": 8, "precision": "float32"},
+        {"layout": "dense", "batch": 16, "precision": "mixed", "trained": "all", "checkpointing": True},
+    ],
+    ids=lambda options: options["layout"],
+)
+def test_memory_of_our_experts(options):
+    experts = ("scenes-vlm", "scenes-dit")
     measured, tokens = memory.measure(*experts, **options)
     assert estimate_cost(*experts, **options, tokens=tokens).peak == pytest.approx(measured, rel=0.15)
-
-
-def test_memory_of_small_experts_trained_whole(saved):
-    options = {"layout": "dense", "batch": 16, "precision": "mixed", "trained": "all", "checkpointing": True}
-    measured, tokens = memory.measure(*map(str, saved), **options)
-    assert estimate_cost(*saved, **options, tokens=tokens).peak == pytest.approx(measured, rel=0.15)
 
 
 def test_the_committed_measurement_holds_the_promise():
