@@ -175,7 +175,7 @@ def test_packages_import_relatively():
 FILE = re.compile(
     r"(?<![\w/.-])((?:probes|models|figures|studies|benchmarks|tests|notebooks|docs)/[\w./-]*\w\.(?:py|md|ipynb|yaml|csv|png|json|parquet|html))\b"
 )
-MODULE = re.compile(r"\bbridgework(?:\.\w+)+")
+MODULE = re.compile(r"\bbridgework(?!\.(?:json|egg)\b)(?:\.\w+)+")
 WRITTEN = [file for file in FILES if file.suffix in (".py", ".md", ".ipynb", ".toml") or file.name == "Makefile"]
 
 

@@ -152,7 +152,7 @@ def test_a_shipped_expert_that_is_not_there(monkeypatch, tmp_path):
 
 
 def test_the_help_lists_every_family_in_order():
-    listed = [line.strip()[2:] for line in open_expert.__doc__.splitlines() if line.strip().startswith("- ")]
+    listed = [line.strip()[2:] for line in (open_expert.__doc__ or "").splitlines() if line.strip().startswith("- ")]
     assert listed == [family.sentence for family in FAMILIES]
 
 
