@@ -217,7 +217,8 @@ def _() -> Any:
     )  # fmt: skip
     vae.bn.running_mean.fill_(0.2)
     vae.bn.running_var.fill_(3.0)
-    encoder = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LANGUAGE | {"num_hidden_layers": 28}))
+    deep = {"num_hidden_layers": 28, "num_attention_heads": 1}  # the pipeline reads its blocks 9, 18 and 27
+    encoder = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LANGUAGE | deep))
     return diffusers.Flux2KleinPipeline(flow(use_dynamic_shifting=True), vae, encoder, chat_tokenizer(), denoiser)
 
 

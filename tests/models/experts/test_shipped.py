@@ -18,7 +18,7 @@ def answers():
 
 @pytest.fixture(scope="module")
 def drawings():
-    return evaluate(open_expert("scenes-dit"), "test", each=6).set_index("skill")
+    return evaluate(open_expert("scenes-dit"), "test", each=10).set_index("skill")
 
 
 def test_target_of_the_understanding_expert(answers):
