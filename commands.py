@@ -47,7 +47,7 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
     print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
     if plan.rule in RULES:
         amounts = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) or "not recorded"
-        print(f"the evidence of {plan.rule}, {RULES[plan.rule].needs}, cost: {amounts}")
+        print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
 
 
 def train(what: str, folder: Path, **options: Any) -> None:

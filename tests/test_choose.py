@@ -68,7 +68,7 @@ def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
     assert len(plan.pairs) == 2
     assert (plan.understanding_layers, plan.generation_layers) == (5, 6)
     assert printed.startswith("understanding block - generation block: ")
-    assert re.search(rf"the evidence of {rule}, .* cost: [\d.]+ seconds$", printed.rstrip())
+    assert re.search(rf"the rule {rule} read .*; its cost: [\d.]+ seconds$", printed.rstrip())
 
 
 def test_divergence_reads_the_stores_too(choose):
@@ -114,3 +114,16 @@ def test_layouts(choose):
     ]:
         with pytest.raises(SystemExit, match=message):
             choose(*options)
+
+
+def test_features_of_several_timesteps_need_one(tmp_path, capsys):
+    store(tmp_path / "understanding", "understanding", 5)
+    store(tmp_path / "generation", "generation", 6, (0.2, 0.5))
+    folders = [str(tmp_path / name) for name in ("understanding", "generation", "plan.json")]
+    with pytest.raises(SystemExit) as stop:
+        main(["choose", *folders])
+    assert str(stop.value) == (
+        "bridgework: the generation features hold the timesteps 0.2, 0.5: choose one with --timestep"
+    )
+    main(["choose", *folders, "--rule", "shallow", "--bridges", "2"])
+    assert "0-1, 1-3" in capsys.readouterr().out

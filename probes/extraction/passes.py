@@ -167,7 +167,8 @@ class PassRunner:
         chosen = (self.options.tokens or {}).get(modality)
         if modality not in shown.tokens and chosen is None:
             raise ValueError(
-                f"{self.subject.name} does not say which tokens are {modality}: choose them, such as "
+                f"{self.subject.name} does not say which tokens are {modality}: leave {modality!r} out of its "
+                f"modalities if it has none, or choose the tokens, such as "
                 f"tokens={{{modality!r}: slice(1, None)}}"
             )
         special = shown.special.get(modality) if self.options.special else None

@@ -17,7 +17,7 @@ TIE = 1e-9  # scores that differ by less are the same
 
 
 def choose_bridges(
-    evidence: Evidence | None,
+    evidence: Evidence | None = None,
     rule: str = "alignment",
     bridges: int | None = None,
     seed: int = 0,
@@ -61,7 +61,7 @@ def choose_bridges(
     Parameters
     ----------
     evidence : DataFrame or Divergence or None
-        The evidence of the rule, as in the table. For a fixed plan a layer map, or None beside `layers`. What its
+        The evidence of the rule, as in the table. For a fixed plan a layer map, or nothing beside `layers`. What its
         `attrs` hold goes into the plan; {"cost": {"steps": ..., "seconds": ...}} is what the evidence took, training
         included.
     rule : str
@@ -102,11 +102,11 @@ def choose_bridges(
 
     Examples
     --------
-    >>> choose_bridges(None, "middle", 4, layers=(16, 13)).pairs
+    >>> choose_bridges(rule="middle", bridges=4, layers=(16, 13)).pairs
     ((5, 4), (6, 5), (8, 6), (9, 7))
-    >>> choose_bridges(None, "shallow", 4, layers=(16, 13)).pairs
+    >>> choose_bridges(rule="shallow", bridges=4, layers=(16, 13)).pairs
     ((0, 4), (1, 5), (2, 6), (3, 7))
-    >>> choose_bridges(None, "deep", 4, layers=(16, 13)).pairs
+    >>> choose_bridges(rule="deep", bridges=4, layers=(16, 13)).pairs
     ((12, 4), (13, 5), (14, 6), (15, 7))
     >>> choose_bridges(heat, bridges=4, rank=8)                                # K bridges of equal rank
     >>> choose_bridges(heat, bridges=4, parameters=100_000, count=trainable)   # the largest rank within a budget

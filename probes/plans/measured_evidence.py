@@ -71,6 +71,9 @@ def choose_from_features(
         row = RULES[rule if rule in RULES else "alignment"]
         if row.measure is None:
             raise ValueError(f"the rule {rule!r} needs {row.needs}: pass it as --evidence FILE")
+        if len(times := generation["image"].timesteps) > 1:
+            swept = ", ".join(f"{time:g}" for time in times)
+            raise ValueError(f"the generation features hold the timesteps {swept}: choose one with --timestep")
         evidence = row.measure(understanding, generation, options.metric)
         cost = {"seconds": round(perf_counter() - began, 1)}
         if rule == "alignment":

@@ -73,7 +73,10 @@ def test_chosen_tokens(toy, stimuli):
 def test_choosing_is_the_way_out_where_a_subject_cannot_tell(toy, stimuli, monkeypatch):
     plain, show = extract(toy, stimuli), toy.show
     monkeypatch.setattr(toy, "show", lambda *asked: show(*asked)._replace(tokens={}), raising=False)
-    with pytest.raises(ValueError, match=r"toy does not say which tokens are image: choose them, such as tokens="):
+    with pytest.raises(
+        ValueError,
+        match=r"toy does not say which tokens are image: leave 'image' out .* choose the tokens, such as tokens=",
+    ):
         extract(toy, stimuli)
     chosen = extract(toy, stimuli, tokens={"image": slice(None), "text": [0]})
     assert torch.equal(chosen["image"].values, plain["image"].values)
