@@ -5,7 +5,7 @@ Each side offers the other keys and values, `keys_values`, and joins what the ot
 gated bridge gives `own + gate * (joint - own)`; the gate, one number a channel, is 0 at first: the untouched expert.
 
 To add a bridge, write its class in a module of this folder, name it in models/bridges/registry.py, and describe its
-layout in probes/plans/layouts.py.
+layout in probes/plans/layout_table.py.
 """
 
 from __future__ import annotations
