@@ -1,9 +1,3 @@
-# make demo   the main job on the bundled data, offline once installed
-# make test   every test and notebook, with sockets blocked
-# make setup  the environment and the real weights, hashes verified
-# make stimuli  three more picture sets, 200 MB to download, hashes verified
-# make clean  remove what these made
-
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,21 +10,32 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup stimuli clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup stimuli clean
 
-demo: $(INSTALLED)
-	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m bridgework demo
+# This target prints every target below that has a sentence behind two hashes.
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@$(ENTER)
 
-# tests/conftest.py blocks the sockets, in notebook kernels and subprocesses as well.
-test: setup $(PEERS)
-	$(BIN)/python -m pytest tests notebooks \
+ENTER = echo "The command line afterwards: source $(BIN)/activate, then bridgework --help"
+
+demo: $(INSTALLED) ## the main job on the bundled data, offline once installed
+	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/bridgework demo
+	@$(ENTER)
+
+# tests/conftest.py blocks the sockets, in notebook kernels and subprocesses as well. A file runs on one worker, so that
+# its fixtures are made once and the cells of a notebook share a kernel.
+test: setup $(PEERS) ## every test and notebook, with sockets blocked
+	$(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 120
 
-setup: $(INSTALLED)
-	$(BIN)/python -m bridgework.models.experts.downloads.weights
+setup: $(INSTALLED) ## the environment and the weights of real experts, hashes verified
+	$(BIN)/bridgework fetch weights
 
-stimuli: $(INSTALLED)
-	$(BIN)/python -m bridgework.probes.stimuli.downloads
+stimuli: $(INSTALLED) ## three more picture sets, 200 MB to download, hashes verified
+	$(BIN)/bridgework fetch pictures
 
 # torch comes first and alone, so that a CPU build is taken where the machine offers one. An interrupted installation
 # may have left half a package that looks whole, so it starts again, from the files that pip has already fetched.
@@ -51,6 +56,6 @@ $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip check
 	touch $@
 
-clean:
-	rm -rf $(VENV) weights runs figures/gallery build dist bridgework.egg-info .pytest_cache .ruff_cache
+clean: ## remove the environment, fetched weights, runs and the gallery
+	rm -rf $(VENV) weights runs figures/gallery build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

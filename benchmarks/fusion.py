@@ -31,9 +31,9 @@ from ..models.fusion.fused_model import FusedModel
 from ..models.generation.sampling import generate
 from ..models.scenes.composing import scene_stimuli
 from ..models.towers.attention_masks import one_image, text_after
-from ..models.towers.tower import AttentionCall
 from ..models.towers.visiting import visiting
 from ..models.training.scene_batches import dit_batch
+from ..probes.hooks.attention_calls import AttentionCall
 from ..probes.plans.layouts import lay_out
 from .support.inputs import machine
 
@@ -59,7 +59,7 @@ class Nothing(Bridge):
         return KeysValues(own.key, own.value) if isinstance(own, AttentionCall) else KeysValues(own, own)
 
     def attend(
-        self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, seen: Visibility
+        self, side: int, own: Tensor | AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
     ) -> Tensor:
         """Return the tower's own result."""
         return own.own if isinstance(own, AttentionCall) else own

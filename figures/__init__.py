@@ -1,4 +1,4 @@
-"""Draw labelled results as matplotlib figures. Nothing here measures, and nothing here calls ``plt.show``."""
+"""Draw labelled results as matplotlib figures. Nothing here measures, and nothing here calls `plt.show`."""
 
 import lazy_loader
 

@@ -10,4 +10,5 @@ from .learning import live_curve as live_curve
 from .maps import layer_map as layer_map
 from .plan_drawing import architecture as architecture
 from .plan_drawing import architectures as architectures
+from .plan_results import plan_outcomes as plan_outcomes
 from .samples import sample_grid as sample_grid

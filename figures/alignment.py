@@ -1,4 +1,4 @@
-"""Curves: alignment along depth with its null and controls, before and after training, and loss along steps."""
+"""Draw alignment curves along depth: with their null and controls, and before and after training."""
 
 from __future__ import annotations
 
@@ -30,16 +30,36 @@ DEPTH = "relative depth (0 = embeddings, 1 = last block)"
 
 @styled
 def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
-    """Alignment score against relative depth: one panel per subject and task, one colour per timestep.
+    """Draw alignment score against relative depth: one panel per subject and task, one colour per timestep.
 
-    ``curves`` is one or several tables of ``probes.alignment_curve`` under each other. Lines are scores, bands their
-    intervals (low to high). The grey area reaches from 0 to the 95 % quantile of the permutation null (the highest over
-    timesteps): a score inside it is what unrelated pairs give. The optional column ``control`` ("none", "random
-    weights", "mismatched captions", "pixel mean x bag of words") marks rows drawn as thin broken lines; a control has
-    the subject, task, pass, metric, k and samples of the curve that it controls for; one of a single row has no depth
-    and is drawn across.
+    Lines are scores, and bands their intervals (low to high). The grey area reaches from 0 to the 95 % quantile of the
+    permutation null (the highest over timesteps): a score inside it is what unrelated pairs give.
 
-    Raises TypeError or ValueError for a table that is no such table, an unknown control, a control without its curve.
+    Parameters
+    ----------
+    curves : DataFrame
+        One or several tables of `alignment_curve` under each other. The optional column control ("none", "random
+        weights", "mismatched captions", "pixel mean x bag of words") marks rows that are drawn as thin broken lines. A
+        control has the subject, task, pass, metric, k and samples of the curve that it controls for. A control of a
+        single row has no depth and is drawn across.
+    title : str, optional
+        A title above the panels.
+
+    Returns
+    -------
+    Figure
+        The panels with one legend.
+
+    Raises
+    ------
+    TypeError
+        If `curves` is no DataFrame.
+    ValueError
+        If columns or rows are missing, if a control is unknown, or if it has no curve.
+
+    See Also
+    --------
+    before_after : Draws the curves of one model before and after training.
     """
     table = _tidy(curves, "alignment_curves")
     main, controls = table[table.control == "none"], table[table.control != "none"]
@@ -73,12 +93,31 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
 
 @styled
 def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
-    """Alignment curves of one fused model before and after training, and under each the difference.
+    """Draw the alignment curves of one fused model before and after training, and under each the difference.
 
-    Both are tables of ``probes.alignment_curve`` over the same tasks, timesteps and layers (control rows are left out).
-    One column of panels per task and timestep; the lower panel is score after minus score before.
+    There is one column of panels per task and timestep. The lower panel is score after minus score before.
 
-    Raises ValueError where the two were not measured alike: other layers, tasks, timesteps, metric, k or N.
+    Parameters
+    ----------
+    before, after : DataFrame
+        Tables of `alignment_curve` over the same tasks, timesteps and layers. Control rows are left out.
+
+    Returns
+    -------
+    Figure
+        The panels with one legend.
+
+    Raises
+    ------
+    TypeError
+        If a table is no DataFrame.
+    ValueError
+        If columns or rows are missing, or if the two were not measured alike: other layers, tasks, timesteps, metric, k
+        or N.
+
+    See Also
+    --------
+    alignment_curves : Draws curves with their controls.
     """
     pairs = _pairs(_tidy(before, "before_after, before"), _tidy(after, "before_after, after"))
     figure, grid = plt.subplots(
@@ -118,7 +157,7 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
 
 
 def _tidy(curves: object, name: str) -> pd.DataFrame:
-    """The table checked, with a control column and numeric timesteps (NaN for none)."""
+    """Return the table, checked, with a control column and numeric timesteps (NaN for none)."""
     table = need(curves, COLUMNS, name, "alignment_curve").copy()
     if "control" not in table:
         table["control"] = "none"
@@ -131,9 +170,9 @@ def _tidy(curves: object, name: str) -> pd.DataFrame:
 
 
 def _same(controls: pd.DataFrame, main: pd.DataFrame) -> pd.DataFrame:
-    """The controls measured on the same subject and task, in the same way, as ``main``."""
-    of = main.iloc[0]
-    alike = [(controls[c] == of[c]) | (controls[c].isna() & bool(pd.isna(of[c]))) for c in WHAT]
+    """Return the controls that were measured on the same subject and task, in the same way, as `main`."""
+    first = main.iloc[0]
+    alike = [(controls[c] == first[c]) | (controls[c].isna() & bool(pd.isna(first[c]))) for c in WHAT]
     return controls[np.logical_and.reduce(alike)]
 
 
@@ -177,7 +216,7 @@ def _panel(ax: Axes, main: pd.DataFrame, controls: pd.DataFrame, shades: dict) -
 
 
 def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[pd.DataFrame]:
-    """One table per task and timestep with the columns of both: score_before, score_after, ..."""
+    """Return one table per task and timestep with the columns of both: score_before, score_after, ..."""
     keys = ["task", "pass", "timestep", "pooling", "metric", "k", "samples", "layer", "depth"]
     before, after = before[before.control == "none"], after[after.control == "none"]
     for name, table in (("before", before), ("after", after)):
@@ -198,7 +237,7 @@ def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend under the panels, each label once: first what was measured, then what to hold it against."""
+    """Add one legend under the panels, each label once: first what was measured, then what to compare it with."""
     found = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""Causal evidence along depth: what an output loses without a modality, who looks at whom, where tasks conflict."""
+"""Draw causal evidence along depth: what an output loses without a modality, attention across, gradient conflict."""
 
 from __future__ import annotations
 
@@ -25,14 +25,31 @@ NAMES = (
 
 @styled
 def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict: pd.DataFrame) -> Figure:
-    """One row of panels per subject: attributions, cross-modal attention, gradient conflict, each against depth.
+    """Draw one row of panels per subject: attributions, cross-modal attention, gradient conflict, each against depth.
 
-    The tables are those of ``probes.attribute``, ``probes.attention_mass`` (each at one timestep a subject) and
-    ``probes.gradient_conflict`` with a column ``subject``; several methods, pairs of tasks and subjects may stand below
-    each other. Bands are 95 % intervals, in the first column of the ablation alone. Attention is drawn beside its
-    expectation under uniform attention (dotted).
+    Bands are 95 % intervals, in the first column of the ablation alone. Attention is drawn beside its expectation under
+    uniform attention (dotted).
 
-    Raises TypeError or ValueError for another table, or several timesteps of a subject.
+    Parameters
+    ----------
+    attribution : DataFrame
+        The table of `attribute`, one timestep a subject. Several methods and subjects may stand below each other.
+    attention : DataFrame
+        The table of `attention_mass`, one timestep a subject.
+    conflict : DataFrame
+        The table of `gradient_conflict` with a column subject. Several pairs of tasks may stand below each other.
+
+    Returns
+    -------
+    Figure
+        The panels with one legend.
+
+    Raises
+    ------
+    TypeError
+        If a table is no DataFrame.
+    ValueError
+        If columns or rows are missing, or if a subject has several timesteps.
     """
     need(attribution, ("subject", "method", "modality", "depth", "attribution", "low", "high", "gain"), *NAMES[0])
     need(attention, ("subject", "timestep", "query", "key", "depth", "mass", "low", "high", "expected"), *NAMES[1])
@@ -46,11 +63,11 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
     drawers = (_lost, _looks, partial(_pulls, colours=colours))
     for row, subject in zip(grid, subjects, strict=True):
         for ax, draw, table in zip(row, drawers, (attribution, attention, conflict), strict=True):
-            of = table[table["subject"] == subject]
-            if of.empty:
+            rows = table[table["subject"] == subject]
+            if rows.empty:
                 ax.remove()
                 continue
-            draw(ax, of)
+            draw(ax, rows)
             ax.set_xlim(-0.02, 1.02)
             ax.set_xlabel("relative depth")
     _legend(figure)
@@ -101,7 +118,7 @@ def _plain(method: str) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend under the panels, each label once."""
+    """Add one legend under the panels, each label once."""
     found: dict[str, object] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

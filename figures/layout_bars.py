@@ -1,4 +1,4 @@
-"""Layouts beside each other: what each has learnt from its captions, and what that cost."""
+"""Draw layouts beside each other: what each has learnt from its captions, and what that cost."""
 
 from __future__ import annotations
 
@@ -19,15 +19,32 @@ LOSSES = {
 
 @styled
 def layouts_compared(table: pd.DataFrame) -> Figure:
-    """For each layout, the lowest loss on top: losses of drawing held-out scenes, trained parameters, time of a step.
+    """Draw, for each layout, the losses on held-out scenes, the trained parameters and the time of a training step.
 
-    ``table`` is what ``python -m bridgework.studies.layout_training`` writes: layout, parameters, step_seconds; loss with the scenes'
-    own captions, shuffled with other scenes', floor of a model trained with others' (may be missing). Losses are paired
-    by batch, so the bars are intervals of the differences from ``loss`` (low to high, above_low to above_high).
-    Raises TypeError or ValueError for another table or a layout named twice.
+    The layout with the lowest loss is on top. Losses are paired by batch, so the bars are intervals of the differences
+    from the loss with the scenes' own captions.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The layouts.csv of the study: columns layout, parameters, step_seconds; loss with the scenes' own captions;
+        shuffled, with other scenes' captions, and low and high of the difference; and, where that was measured, floor,
+        the loss of a model trained with other scenes' captions, with above_low and above_high.
+
+    Returns
+    -------
+    Figure
+        Three panels.
+
+    Raises
+    ------
+    TypeError
+        If `table` is no DataFrame.
+    ValueError
+        If columns or rows are missing, or if a layout is there twice.
     """
     columns = ("layout", "parameters", "step_seconds", "loss", "shuffled", "low", "high")
-    table = need(table, columns, "layouts_compared", "python -m bridgework.studies.layout_training")
+    table = need(table, columns, "layouts_compared", "bridgework reproduce layouts")
     if table["layout"].duplicated().any():
         twice = table["layout"][table["layout"].duplicated()].iloc[0]
         raise ValueError(f"layouts_compared: the layout {twice!r} is there twice: pass one row for each")

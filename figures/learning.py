@@ -15,10 +15,30 @@ from .style import NO, need, styled
 
 @styled
 def learning_curves(log: pd.DataFrame) -> Figure:
-    """Loss against step, one line per name, on a logarithmic scale where the losses span more than a decade.
+    """Draw loss against step, one line per name, on a logarithmic scale where the losses span more than a decade.
 
-    ``log`` has columns step, loss, name. A line of more than 40 steps is drawn faint, with its running mean (over a
-    twentieth of its steps) on top. Raises TypeError or ValueError for another table.
+    A line of more than 40 steps is drawn faint, with its running mean (over a twentieth of its steps) on top.
+
+    Parameters
+    ----------
+    log : DataFrame
+        Columns step, loss, name.
+
+    Returns
+    -------
+    Figure
+        The curves with their legend.
+
+    Raises
+    ------
+    TypeError
+        If `log` is no DataFrame.
+    ValueError
+        If columns or rows are missing.
+
+    See Also
+    --------
+    live_curve : Draws a run while it trains.
     """
     log = need(log, ("step", "loss", "name"), "learning_curves", "the training log")
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
@@ -33,16 +53,34 @@ def learning_curves(log: pd.DataFrame) -> Figure:
 
 @styled
 def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
-    """The loss of a run so far, and the validation loss at its checkpoints, to be shown again while it trains.
+    """Draw the loss of a run so far, and the validation loss at its checkpoints, to be shown again while it trains.
 
-    ``log`` is what ``train`` returns and gives to ``on_log``: lines with step and loss, and now and then with
-    validation_loss; before the first line it is empty. pyplot does not know the figure, so a notebook shows it once,
-    where it is told to:
+    pyplot does not know the figure, so a notebook shows it only where `display` asks for it.
 
+    Parameters
+    ----------
+    log : sequence of mappings
+        What `train` returns and passes to `on_log`: lines with step and loss, and now and then with validation_loss.
+        Before the first line it is empty.
+
+    Returns
+    -------
+    Figure
+        The curve, or an empty figure.
+
+    Raises
+    ------
+    ValueError
+        If the lines have no step or no loss.
+
+    See Also
+    --------
+    learning_curves : Draws finished runs beside each other.
+
+    Examples
+    --------
     >>> display(live_curve([]), display_id="loss")
     >>> train(fused, "runs/mine", on_log=lambda log: update_display(live_curve(log), display_id="loss"))
-
-    Raises ValueError for lines without a step or a loss.
     """
     figure = Figure(figsize=(6.4, 2.9))
     ax = figure.subplots()
@@ -50,19 +88,19 @@ def live_curve(log: Sequence[Mapping[str, float]]) -> Figure:
     if not len(log):
         return figure
     table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
-    told = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
+    title = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
     ax.plot([], [], color=_losses(ax, table), label="training")
     if "validation_loss" in table and (checked := table.dropna(subset="validation_loss")).size:
         ax.plot(checked.step, checked.validation_loss, color=NO, marker="o", label="validation")
-        told += f", validation {checked.validation_loss.iloc[-1]:.3g}"
+        title += f", validation {checked.validation_loss.iloc[-1]:.3g}"
     _logarithmic(ax, table.loss)
-    ax.set_title(told)
+    ax.set_title(title)
     figure.legend(loc="outside right upper")
     return figure
 
 
 def _losses(ax: Axes, rows: pd.DataFrame) -> object:
-    """One line of losses, faint under its running mean where it is long; returns its colour."""
+    """Draw one line of losses, faint under its running mean where it is long, and return its colour."""
     noisy = len(rows) > 40
     (line,) = ax.plot(rows.step, rows.loss, lw=0.8 if noisy else 1.8, alpha=0.35 if noisy else 1.0)
     if noisy:

@@ -1,7 +1,8 @@
-"""Layer maps: the similarity of every understanding layer with every generation layer, and the plan drawn on it."""
+"""Draw layer maps: the similarity of every understanding with every generation layer, and a plan's bridges on it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -22,69 +23,154 @@ RING = "#ffb000"
 
 @styled
 def layer_map(heat: pd.DataFrame, plan: BridgePlan | None = None) -> Figure:
-    """Heat map of a layer map: generation layers along x, understanding layers along y, **deeper is right and up**.
+    """Draw a layer map: generation layers along x, understanding layers along y, **deeper is right and up**.
 
-    ``heat`` comes from ``probes.similarity_map``: labels are layer names ("embeddings", "0", "1", ...), ``heat.attrs``
-    says metric, k, samples, chance, and in x and y whose layers these are, which the axis labels repeat. ``plan``'s
-    bridges are ringed cells joined by a line in depth order; its pairs count blocks from 0, without the embeddings.
+    The bridges of a plan are ringed cells, joined by a line in depth order.
 
-    Raises TypeError for no DataFrame, ValueError for an unlabelled map or a plan with a layer that the map lacks.
+    Parameters
+    ----------
+    heat : DataFrame
+        The table of `similarity_map`. Labels are layer names ("embeddings", "0", "1", ...). `heat.attrs` holds metric,
+        k, samples and chance, and in x and y whose layers these are, which the axis labels repeat.
+    plan : BridgePlan, optional
+        The plan. Its pairs count blocks from 0, without the embeddings.
+
+    Returns
+    -------
+    Figure
+        The map with its colour bar.
+
+    Raises
+    ------
+    TypeError
+        If `heat` is no DataFrame.
+    ValueError
+        If the map has no cells or lacks its attrs, or if the plan has a layer that the map lacks.
+
+    See Also
+    --------
+    plan_outcomes : Draws the map beside what the bridges of several plans brought.
+    """
+    check_map(heat, "layer_map")
+    width, height = _size(heat.shape[1]), _size(heat.shape[0])
+    figure, ax = plt.subplots(figsize=(max(width, 3.4) + 1.6, max(height, 2.6) + 1.2))
+    draw_map(ax, heat, plan, min(width / heat.shape[1], height / heat.shape[0]), "layer_map")
+    subtitle = measured(*(heat.attrs.get(key) for key in ("metric", "k", "samples", "chance")))
+    title = "layer map"
+    if plan is not None:
+        count = len(plan.pairs)
+        title = f"{count} {'bridge' if count == 1 else 'bridges'} by rule “{plan.rule}”"
+    heading(ax, title, subtitle)
+    return figure
+
+
+def check_map(heat: object, name: str) -> None:
+    """Raise an error if a table is no layer map.
+
+    Parameters
+    ----------
+    heat : object
+        The table.
+    name : str
+        The name of the figure, which the errors begin with.
+
+    Raises
+    ------
+    TypeError
+        If it is no DataFrame.
+    ValueError
+        If it has no cells, or if its attrs do not hold metric and samples.
     """
     if not isinstance(heat, pd.DataFrame):
-        raise TypeError(f"layer_map: expected the DataFrame of similarity_map, got {type(heat).__name__}")
+        raise TypeError(f"{name}: expected the DataFrame of similarity_map, got {type(heat).__name__}")
     if heat.empty:
-        raise ValueError("layer_map: the map has no cells: pass a table from similarity_map")
+        raise ValueError(f"{name}: the map has no cells: pass a table from similarity_map")
     missing = [key for key in ("metric", "samples") if heat.attrs.get(key) is None]
     if missing:
-        raise ValueError(f"layer_map: heat.attrs lacks {', '.join(missing)}: set it as similarity_map does")
-    cells = _cells(heat, plan) if plan is not None else []
+        raise ValueError(f"{name}: heat.attrs lacks {', '.join(missing)}: set it as similarity_map does")
 
-    rows, columns = heat.shape
-    width, height = _size(columns), _size(rows)
-    figure, ax = plt.subplots(figsize=(max(width, 3.4) + 1.6, max(height, 2.6) + 1.2))
-    values = heat.to_numpy(float)
+
+def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: float, name: str) -> None:
+    """Draw a layer map into axes, with its colour bar and the rings of a plan.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    heat : DataFrame
+        The layer map.
+    plan : BridgePlan or None
+        The plan whose bridges are ringed.
+    inches : float
+        The side of a cell on the page, which the rings follow.
+    name : str
+        The name of the figure, which errors begin with.
+
+    Raises
+    ------
+    ValueError
+        If the plan has a layer that the map lacks.
+    """
+    cells = cells_of(heat, plan.pairs, name) if plan is not None else []
     label = f"similarity ({heat.attrs['metric']})"
-    sns.heatmap(values, ax=ax, cmap="mako", cbar_kws={"label": label, "pad": 0.02}, linewidths=0, rasterized=True)
+    bar = {"label": label, "pad": 0.02}
+    sns.heatmap(heat.to_numpy(float), ax=ax, cmap="mako", cbar_kws=bar, linewidths=0, rasterized=True)
     ax.grid(False)
     ax.invert_yaxis()
-    _ticks(ax, heat)
+    _ticks(ax, heat, inches)
     if cells:
         outline = [patheffects.withStroke(linewidth=2.4, foreground="black")]
         y, x = [row + 0.5 for row, _ in cells], [column + 0.5 for _, column in cells]
         ax.plot(x, y, color=RING, lw=1, zorder=3, path_effects=outline)
-        side = 72 * min(width / columns, height / rows)
+        side = 72 * inches
         line = min(2.0, 0.12 * side)
         ring = {"marker": "o", "s": (0.8 * side) ** 2, "clip_on": False, "zorder": 4}
         ax.scatter(x, y, facecolors="none", edgecolors="black", linewidths=2 * line, **ring)
         ax.scatter(x, y, facecolors="none", edgecolors=RING, linewidths=line, label="bridges", **ring)
-    of = measured(heat.attrs["metric"], heat.attrs.get("k"), heat.attrs["samples"], heat.attrs.get("chance"))
-    bridges = "bridge" if len(cells) == 1 else "bridges"
-    heading(ax, f"{len(cells)} {bridges} by rule “{plan.rule}”" if plan is not None else "layer map", of)
-    return figure
 
 
 def _size(count: int) -> float:
-    """Inches for so many layers: .3 each, less where there are many."""
+    """Return the inches for so many layers: .3 each, less where there are many."""
     return min(max(0.3 * count, 2.0), 6.0)
 
 
-def _cells(heat: pd.DataFrame, plan: BridgePlan) -> list[tuple[int, int]]:
-    """(row, column) of each bridge, found by the block's name: the embeddings, where present, shift both."""
-    rows = {str(name): place for place, name in enumerate(heat.index)}
-    columns = {str(name): place for place, name in enumerate(heat.columns)}
+def cells_of(heat: pd.DataFrame, pairs: Iterable[tuple[int, int]], name: str) -> list[tuple[int, int]]:
+    """Return the cell of each bridge, found by the block's name: the embeddings, where present, shift both.
+
+    Parameters
+    ----------
+    heat : DataFrame
+        The layer map.
+    pairs : iterable of (int, int)
+        (understanding block, generation block).
+    name : str
+        The name of the figure, which errors begin with.
+
+    Returns
+    -------
+    list of (int, int)
+        (row, column) of each pair, in depth order.
+
+    Raises
+    ------
+    ValueError
+        If the map lacks a block.
+    """
+    rows = {str(label): place for place, label in enumerate(heat.index)}
+    columns = {str(label): place for place, label in enumerate(heat.columns)}
     cells = []
-    for understanding, generation in sorted(plan.pairs):
+    for understanding, generation in sorted(pairs):
         for tower, block, places in (("understanding", understanding, rows), ("generation", generation, columns)):
             if str(block) not in places:
                 raise ValueError(
-                    f"layer_map: the plan bridges {tower} layer {block}, the map has {', '.join(places)}: "
+                    f"{name}: the plan bridges {tower} layer {block}, the map has {', '.join(places)}: "
                     "pass the map that the plan was chosen from"
                 )
         cells.append((rows[str(understanding)], columns[str(generation)]))
     return cells
 
 
-def _ticks(ax: Axes, heat: pd.DataFrame) -> None:
+def _ticks(ax: Axes, heat: pd.DataFrame, inches: float) -> None:
     sides = (ax.xaxis, heat.columns, "generation", "y"), (ax.yaxis, heat.index, "understanding", "x")
     for axis, labels, word, stack in sides:
         names = ["emb." if str(label) == "embeddings" else str(label) for label in labels]
@@ -92,15 +178,16 @@ def _ticks(ax: Axes, heat: pd.DataFrame) -> None:
         first = 1 if names[0] == "emb." else 0
         places = list(range(first, len(names), step))
         if first:
-            # "emb." is wide: where not every block has a tick, block 0 gives way to it.
-            places = [0, *places[step > 1 :]]
+            # "emb." is wide: where not every block has a tick, or cells are narrow, block 0 gives way to it.
+            narrow = step > 1 or (axis is ax.xaxis and inches < 0.25)
+            places = [0, *places[narrow:]]
         axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places], rotation=0)
-        axis.set_label_text(f"{labels.name or f'{word} layer'} (block; deeper →){_told(heat.attrs.get(stack))}")
+        axis.set_label_text(f"{labels.name or f'{word} layer'} (block; deeper →){_origin(heat.attrs.get(stack))}")
     ax.tick_params(length=0)
 
 
-def _told(stack: dict | None) -> str:
-    """A second line for an axis label: subject, modality and timestep, as far as the map tells them."""
+def _origin(stack: dict | None) -> str:
+    """Return a second line for an axis label: subject, modality and timestep, as far as the map holds them."""
     stack = stack or {}
     parts = [str(stack[key]) for key in ("subject", "modality") if stack.get(key)]
     if stack.get("timestep") is not None:

@@ -1,4 +1,4 @@
-"""A fused or unified model of any layout, drawn from its plan alone."""
+"""Draw a fused or unified model of any layout from its plan alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, _along, _arrow, _block, _box
+from ..probes.plans.layout_table import LAYOUTS
+from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, draw_arrow, draw_block, point_along, rounded_box
 from .style import QUIET, TRAINED, heading, styled
 
 if TYPE_CHECKING:
@@ -23,34 +24,41 @@ STREAMS = {
     "text": "each bridge enters the text stream",
     "both": "each bridge enters both streams, image and text",
 }
-JOINS = {
-    "shared": "one trunk for both tasks",
-    "Y": "one trunk whose deep blocks fork into a branch for each task",
-    "X": "one trunk whose ends are apart, a pair for each task",
-    "dense": "own weights, one joint attention",
-    "H": "joint attention in the understanding expert's head space",
-    "double fusion": "behind each pair, a self-attention block over the tokens of both towers",
-    "last": "cross-attention to the last understanding state",
-}
-ONE_TRUNK = ("shared", "Y", "X")
 
 
 @styled
 def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expert", "generation expert")) -> Figure:
-    """Draw the model of ``plan``, first blocks at the bottom, numbered from 0.
+    """Draw the model that a plan makes of two experts, first blocks at the bottom, numbered from 0.
 
     What the two tasks have in common is green: the bridges between two frozen towers, or the shared blocks of one
-    trunk. Bridged blocks are coloured. "dense" is drawn as bands, "H" as arrows between blocks, "double fusion" as
-    blocks of its own behind each pair, "last" as arrows from the last understanding block; two heads where both towers
-    read, a circle where a gate is. Where the deeper tower's first blocks are a prelude, they stand below the other's.
-    ``names`` are the experts'; a trunk may have been initialised from them.
+    trunk. Bridged blocks are coloured. "dense" is drawn as bands, "H" as arrows between blocks, "double fusion" as a
+    block behind each pair, "last" as arrows from the last understanding block. An arrow has two heads where both towers
+    read, and a circle where a gate is. Where the deeper tower's first blocks are a prelude, they stand below the other
+    tower.
+
+    Parameters
+    ----------
+    plan : BridgePlan
+        The plan.
+    names : (str, str)
+        The names of the two experts. A trunk may have been initialised from them.
+
+    Returns
+    -------
+    Figure
+        The drawing.
+
+    See Also
+    --------
+    architectures : Draws several plans beside each other.
     """
     figure, ax = plt.subplots(figsize=(6.2, 2.2 + _inches(plan)))
     _draw(ax, plan, _top(plan), 9.0)
-    entered = "" if plan.layout in ONE_TRUNK else f"; {STREAMS[plan.stream]}"
-    matched = ", ".join(filter(None, [_told(plan), _matched(plan)]))
+    layout = LAYOUTS[plan.layout]
+    entered = "" if layout.trunk else f"; {STREAMS[plan.stream]}"
+    matched = ", ".join(filter(None, [_counted(plan), _matched(plan)]))
     figure.suptitle(fill(f"{plan.layout}: {matched}{entered}", 72), fontsize=10)
-    ax.set_title(fill(JOINS[plan.layout], 80), loc="center", fontsize=9, fontweight="normal", color=QUIET)
+    ax.set_title(fill(layout.sentence, 80), loc="center", fontsize=9, fontweight="normal", color=QUIET)
     below = {"y": _bottom(plan) - 0.05, "ha": "center", "va": "top", "linespacing": 1.4}
     for side, name in enumerate(names):
         note = "\n".join([fill(name, 26), _blocks(plan, side)])
@@ -61,9 +69,26 @@ def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expe
 
 @styled
 def architectures(plans: Sequence[BridgePlan]) -> Figure:
-    """Several plans beside each other, four in a row, each drawn as `architecture` does, with its layout as heading.
+    """Draw several plans beside each other, four in a row, each as `architecture` does and headed by its layout.
 
-    Raises ValueError for no plans.
+    Parameters
+    ----------
+    plans : sequence of BridgePlan
+        The plans, at least one.
+
+    Returns
+    -------
+    Figure
+        The drawings.
+
+    Raises
+    ------
+    ValueError
+        If there are no plans.
+
+    See Also
+    --------
+    architecture : Draws one plan with the names of its experts.
     """
     if not plans:
         raise ValueError("architectures: no plans: pass at least one")
@@ -81,19 +106,19 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
 
 
 def _lines(plan: BridgePlan) -> list[str]:
-    """What a small drawing tells, always as many lines, so that headings beside each other stand level."""
-    if plan.layout in ONE_TRUNK:
-        return [_told(plan), "", "", ""]
+    """Return what a small drawing says, always as many lines, so that headings beside each other stand level."""
+    if LAYOUTS[plan.layout].trunk:
+        return [_counted(plan), "", "", ""]
     trained, *rest = _joined(plan)[1:]
     stream = "both streams" if plan.stream == "both" else f"the {plan.stream} stream"
-    return [_told(plan), f"{trained}, into {stream}", ", ".join(rest), _matched(plan)]
+    return [_counted(plan), f"{trained}, into {stream}", ", ".join(rest), _matched(plan)]
 
 
 def _draw(ax: Axes, plan: BridgePlan, top: float, size: float) -> None:
-    """The blocks, what joins them, what goes in and what comes out; ``size`` of letters in points."""
+    """Draw the blocks, what joins them, what goes in and what comes out; `size` is that of letters, in points."""
     ax.set(xlim=(0, 1), ylim=(_bottom(plan), top + 1.5))
     ax.axis("off")
-    (_trunk if plan.layout in ONE_TRUNK else _towers)(ax, plan, size)
+    (_trunk if LAYOUTS[plan.layout].trunk else _towers)(ax, plan, size)
 
 
 def _towers(ax: Axes, plan: BridgePlan, size: float) -> None:
@@ -101,7 +126,7 @@ def _towers(ax: Axes, plan: BridgePlan, size: float) -> None:
     for side, (blocks, lift) in enumerate(zip(_depths(plan), lifts, strict=True)):
         joined = {pair[side] for pair in plan.pairs}
         for block in range(blocks):
-            _block(ax, PLACES[side], block + lift, str(block), TASKS[side] if block in joined else None, size)
+            draw_block(ax, PLACES[side], block + lift, str(block), TASKS[side] if block in joined else None, size)
         middle = PLACES[side] + WIDTH / 2
         tokens = plan.semantic_tokens if side else 0
         into, out = ("text", "noisy image")[side], ("", "image")[side]
@@ -116,51 +141,52 @@ def _towers(ax: Axes, plan: BridgePlan, size: float) -> None:
 
 
 def _bridge(ax: Axes, plan: BridgePlan, understanding: int, generation: int, lifts: Sequence[int], size: float) -> None:
-    """What joins one pair; its parts carry the pair as their gid."""
+    """Draw what joins one pair; its parts carry the pair as their gid."""
+    drawn_as = LAYOUTS[plan.layout].drawn_as
     name = f"{understanding}-{generation}"
     left, right = PLACES[0] + WIDTH + 0.01, PLACES[1] - 0.005
     start, end = understanding + lifts[0] + 0.5, generation + lifts[1] + 0.5
     heads = "<|-|>" if plan.both_ways else "-|>"
-    if plan.layout == "double fusion":
-        # what a block hands on leaves it at its upper edge
+    if drawn_as == "blocks":
+        # the output of a block leaves it at its upper edge
         middle, start, end = (start + end) / 2 + 0.5, start + 0.5, end + 0.5
-        ax.add_patch(_box((BETWEEN, middle - 0.2), BLOCK, 0.4, TRAINED, TRAINED, name))
+        ax.add_patch(rounded_box((BETWEEN, middle - 0.2), BLOCK, 0.4, TRAINED, TRAINED, name))
         entering, leaving = [(left, start), (BETWEEN, middle)], [(BETWEEN + BLOCK, middle), (right, end)]
-        _arrow(ax, entering, size, heads=heads, name=name)
-        _arrow(ax, leaving, size, heads="<|-|>", name=name)
-        gates = [_along(leaving, 0.5)] + [_along(entering, 0.5)] * plan.both_ways
-    elif plan.layout == "last":
-        _arrow(ax, [(left, start), (0.5, start), (0.5, end), (right, end)], size, name=name)
+        draw_arrow(ax, entering, size, heads=heads, name=name)
+        draw_arrow(ax, leaving, size, heads="<|-|>", name=name)
+        gates = [point_along(leaving, 0.5)] + [point_along(entering, 0.5)] * plan.both_ways
+    elif drawn_as == "last":
+        draw_arrow(ax, [(left, start), (0.5, start), (0.5, end), (right, end)], size, name=name)
         gates = [(right - 0.045, end)]
     else:
-        if plan.layout == "dense":
+        if drawn_as == "bands":
             corners = [(left - 0.01, start - 0.3), (left - 0.01, start + 0.3), (right, end + 0.3), (right, end - 0.3)]
             ax.add_patch(Polygon(corners, facecolor=TRAINED, alpha=0.22, lw=0, gid=name))
         line = [(left, start), (right, end)]
-        _arrow(ax, line, size, heads=heads, name=name)
-        gates = [_along(line, 0.85)] + [_along(line, 0.15)] * plan.both_ways
+        draw_arrow(ax, line, size, heads=heads, name=name)
+        gates = [point_along(line, 0.85)] + [point_along(line, 0.15)] * plan.both_ways
     for gate in gates if plan.gated else ():
         ax.plot(*gate, "o", ms=size / 1.8, mfc="white", mec=TRAINED, mew=1.2, zorder=4, gid=f"gate {name}")
 
 
 def _trunk(ax: Axes, plan: BridgePlan, size: float) -> None:
-    """Shared blocks in the middle; blocks of one task to its side, a row apart where they meet and where they fork."""
-    blocks, shared = plan.generation_layers, [i for i, _ in plan.pairs]
-    meets, forks = shared[0] > 0, shared[-1] < blocks - 1
+    """Draw shared blocks in the middle, blocks of one task at its side, a row apart where they meet and fork."""
+    blocks, shared = plan.generation_layers, [block for block, _ in plan.pairs]
+    meets, forks = _apart(plan)
     rows = [block + meets * (block >= shared[0]) + forks * (block > shared[-1]) for block in range(blocks)]
     for block, row in enumerate(rows):
         if block in shared:
-            _block(ax, TRUNK, row, str(block), "both", size)
+            draw_block(ax, TRUNK, row, str(block), "both", size)
         else:
             for side, task in enumerate(TASKS):
-                _block(ax, PLACES[side], row, str(block), task, size)
+                draw_block(ax, PLACES[side], row, str(block), task, size)
     for side, (into, out) in enumerate((("text, image", "text"), ("noisy image", "image"))):
         own, joint = PLACES[side] + WIDTH / 2, 0.5 + (-0.06, 0.06)[side]
         first, last = rows[shared[0]], rows[shared[-1]] + 1
         if meets:
-            _arrow(ax, [(own, first - 0.95), (joint, first - 0.05)], size, name="meet")
+            draw_arrow(ax, [(own, first - 0.95), (joint, first - 0.05)], size, name="meet")
         if forks:
-            _arrow(ax, [(joint, last + 0.05), (own, last + 0.95)], size, name="fork")
+            draw_arrow(ax, [(joint, last + 0.05), (own, last + 0.95)], size, name="fork")
         _ends(ax, own, (own if meets else joint, 0), (own if forks else joint, rows[-1] + 1), into, out, size)
 
 
@@ -174,12 +200,12 @@ def _ends(
     size: float,
     tokens: int = 0,
 ) -> None:
-    """What enters at the bottom (x, row) and what leaves at the top, written in the middle of the tower."""
+    """Draw what enters at the bottom (x, row) and what leaves at the top, written in the middle of the tower."""
     ways = [(-0.05, QUIET), (0.05, TRAINED)] if tokens else [(0.0, QUIET)]
     for aside, colour in ways:
-        _arrow(ax, [(middle + aside, -0.95), (bottom[0] + aside, bottom[1] - 0.05)], size, colour)
+        draw_arrow(ax, [(middle + aside, -0.95), (bottom[0] + aside, bottom[1] - 0.05)], size, colour)
         if out:
-            _arrow(ax, [(top[0] + aside, top[1]), (middle + aside, top[1] + 0.8)], size, colour)
+            draw_arrow(ax, [(top[0] + aside, top[1]), (middle + aside, top[1] + 0.8)], size, colour)
     texts = [(-1.05, into, "top", QUIET), (top[1] + 0.85, out, "bottom", QUIET)]
     if tokens:
         texts += [(-1.85, f"{tokens} semantic tokens", "top", TRAINED)]
@@ -193,17 +219,22 @@ def _depths(plan: BridgePlan) -> tuple[int, int]:
 
 
 def _lifts(plan: BridgePlan) -> tuple[int, int]:
-    """How many rows each tower stands higher: the shallower one by the deeper one's prelude, where it has one."""
+    """Return how many rows each tower stands higher: the shallower one by the deeper one's prelude, if there is one."""
     surplus = plan.generation_layers - plan.understanding_layers
     if {generation - understanding for understanding, generation in plan.pairs} != {surplus}:
         return 0, 0
     return max(surplus, 0), max(-surplus, 0)
 
 
+def _apart(plan: BridgePlan) -> tuple[bool, bool]:
+    """Return whether a trunk's tasks have blocks of their own before and behind the shared ones."""
+    return plan.pairs[0][0] > 0, plan.pairs[-1][0] < plan.generation_layers - 1
+
+
 def _top(plan: BridgePlan) -> int:
-    """Rows that the drawing needs above 0."""
-    if plan.layout in ONE_TRUNK:
-        return plan.generation_layers + (plan.layout == "Y") + 2 * (plan.layout == "X")
+    """Return the rows that the drawing needs above 0."""
+    if LAYOUTS[plan.layout].trunk:
+        return plan.generation_layers + sum(_apart(plan))
     return max(_depths(plan)) + bool(plan.semantic_tokens)
 
 
@@ -215,29 +246,29 @@ def _inches(plan: BridgePlan) -> float:
     return min(max(0.3 * _top(plan), 2.2), 7.0)
 
 
-def _told(plan: BridgePlan) -> str:
-    """How many bridges or shared blocks, and which rule chose them."""
+def _counted(plan: BridgePlan) -> str:
+    """Say how many bridges or shared blocks there are, and which rule chose them."""
     count = len(plan.pairs)
-    if plan.layout in ONE_TRUNK:
+    if LAYOUTS[plan.layout].trunk:
         return f"{count} of {plan.generation_layers} blocks shared, rule “{plan.rule}”"
     return f"K = {count} {'bridge' if count == 1 else 'bridges'}, rule “{plan.rule}”"
 
 
 def _matched(plan: BridgePlan) -> str:
-    """How towers of unequal depth were matched, where the plan says so."""
+    """Say how towers of unequal depth were matched, where the plan says so."""
     return f"matching “{plan.evidence['matching']}”" if "matching" in plan.evidence else ""
 
 
 def _blocks(plan: BridgePlan, side: int) -> str:
-    if plan.layout in ONE_TRUNK:
+    if LAYOUTS[plan.layout].trunk:
         own = plan.generation_layers - len(plan.pairs)
         return f"{own or 'no'} blocks of its own"
     return f"{_depths(plan)[side]} blocks, frozen ❄"
 
 
 def _joined(plan: BridgePlan) -> list[str]:
-    """What is trained, line by line."""
-    if plan.layout in ONE_TRUNK:
+    """Say what is trained, line by line."""
+    if LAYOUTS[plan.layout].trunk:
         return ["trunk:", "trained"]
     gates = "gates ○ start at 0" if plan.gated else "no gates"
     rank = "full rank" if plan.rank is None else f"rank {plan.rank}"

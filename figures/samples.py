@@ -1,4 +1,4 @@
-"""What a fused model made, and how it scored: samples with their verdicts, and the share of the gap closed."""
+"""Draw images that a model made, with their captions and the checker's verdicts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,26 @@ from .style import NO, YES, styled
 
 @styled
 def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bool]) -> Figure:
-    """Generated images with their captions and the checker's verdicts, as a coloured frame and a tick or cross.
+    """Draw generated images with their captions and the checker's verdicts, as a coloured frame and a tick or cross.
 
-    ``images``: PIL images or arrays, (height, width) or (height, width, 3), uint8 or float in 0..1; ``captions`` and
-    ``verdicts`` of the same length. Raises ValueError for none, unequal lengths, other shapes or floats out of 0..1.
+    Parameters
+    ----------
+    images : sequence of PIL images or arrays
+        Arrays are (height, width) or (height, width, 3), uint8 or float in 0..1.
+    captions : sequence of str
+        The caption of each image.
+    verdicts : sequence of bool
+        Whether each image shows what its caption says.
+
+    Returns
+    -------
+    Figure
+        The images, at most six in a row.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or if lengths differ, an array has another shape, or floats lie out of 0..1.
     """
     if not len(images) or not len(images) == len(captions) == len(verdicts):
         counts = f"{len(images)} images, {len(captions)} captions, {len(verdicts)} verdicts"

@@ -1,4 +1,4 @@
-"""What all figures share: the style sheet, the colours of the two tasks, and the check of an incoming table."""
+"""Hold what all figures share: the style sheet, the colours of the two tasks, and the check of an incoming table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ Arguments = ParamSpec("Arguments")
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Run a drawing function inside the style sheet, whatever the caller's own settings are."""
+    """Make a drawing function run inside the style sheet, whatever the caller's settings are.
+
+    Parameters
+    ----------
+    draw : callable
+        A function that returns a figure.
+
+    Returns
+    -------
+    callable
+        The same function, inside the style.
+    """
 
     @wraps(draw)
     def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -35,10 +46,30 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.DataFrame:
-    """Return ``table`` if it is a DataFrame with rows and all ``columns``.
+    """Return a table if it is a DataFrame with rows and all columns that a figure needs.
 
-    Raises TypeError for anything but a DataFrame, ValueError for missing columns or no rows; both name the table
-    (``name``) and what makes a right one (``maker``).
+    Parameters
+    ----------
+    table : object
+        The table.
+    columns : iterable of str
+        The columns that it must have.
+    name : str
+        The name of the figure or of the table, which errors begin with.
+    maker : str
+        What makes a right table, which errors name.
+
+    Returns
+    -------
+    DataFrame
+        The same table.
+
+    Raises
+    ------
+    TypeError
+        If it is no DataFrame.
+    ValueError
+        If columns or rows are missing.
     """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"{name}: expected a pandas.DataFrame from {maker}, got {type(table).__name__}")
@@ -51,7 +82,15 @@ def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.Dat
 
 
 def heading(ax: Axes, title: str, subtitle: str) -> None:
-    """A bold title, and under it a quieter line for what was measured."""
+    """Write a bold title, and under it a quieter line for what was measured.
+
+    Parameters
+    ----------
+    ax : Axes
+        The axes that get the title.
+    title, subtitle : str
+        The two texts; the second may have several lines.
+    """
     ax.set_title(title, pad=7 + 11 * (1 + subtitle.count("\n")))
     ax.annotate(
         subtitle,
@@ -67,7 +106,23 @@ def heading(ax: Axes, title: str, subtitle: str) -> None:
 
 
 def measured(metric: object, k: object, samples: object, chance: object) -> str:
-    """``mutual_knn · k = 10 · N = 512 · chance 0.020``; what does not apply (None or NaN) is left out."""
+    """Return a line that says how scores were measured; what does not apply (None or NaN) is left out.
+
+    Parameters
+    ----------
+    metric, k, samples, chance : object
+        The name of the metric, its number of neighbours, the number of samples, and the score of unrelated features.
+
+    Returns
+    -------
+    str
+        The line.
+
+    Examples
+    --------
+    >>> measured("mutual_knn", 10, 512, 0.0196)
+    'mutual_knn · k = 10 · N = 512 · chance 0.020'
+    """
     parts = [str(metric)]
     for text, value in (("k = {:g}", k), ("N = {:g}", samples), ("chance {:.3f}", chance)):
         if value is not None and not pd.isna(value):

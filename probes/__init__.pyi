@@ -15,10 +15,10 @@ from .features.layer_features import LayerFeatures as LayerFeatures
 from .hooks.block_stacks import find_stacks as find_stacks
 from .hooks.capturing import capture as capture
 from .metrics.named_metrics import METRICS as METRICS
-from .plans.bridge_plan import LAYOUTS as LAYOUTS
 from .plans.bridge_plan import BridgePlan as BridgePlan
 from .plans.choosing import choose_bridges as choose_bridges
 from .plans.choosing import score_plan as score_plan
+from .plans.layout_table import LAYOUTS as LAYOUTS
 from .plans.layouts import lay_out as lay_out
 from .plans.rules import RULES as RULES
 from .similarity.labels import label_probe as label_probe

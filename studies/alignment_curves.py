@@ -22,7 +22,7 @@ from ..probes.features.features import Features
 from ..probes.features.layer_features import LayerFeatures
 from ..probes.files import write_csv, write_json, write_parquet
 from ..probes.plans.choosing import choose_bridges
-from ..probes.similarity.scoring import chance, similarity, similarity_map
+from ..probes.similarity.scoring import chance, similarity, similarity_map, used_k
 from ..probes.stimuli.controls import mismatched
 from ..probes.stimuli.images import to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli
@@ -30,9 +30,17 @@ from .settings import EXPERTS, METRICS, PLAN_METRIC, PLAN_TIMESTEP, TIMESTEPS, B
 
 
 def measure(folder: Path, budget: Budget) -> None:
-    """Curves of both experts with their controls, the layer map, the shapes and the bridge plan, on the evidence split.
+    """Measure the curves of both experts with their controls, the layer map, the shapes and the bridge plan.
 
-    Writes curves.parquet, map.csv, plan.json and shapes.json.
+    All of it is measured on the evidence split of the scenes. Writes curves.parquet, shapes.json, map.csv, map.json and
+    plan.json. A folder that has its plan is left as it is.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of the run.
+    budget : Budget
+        The number of scenes and of bridges.
     """
     if (folder / "plan.json").exists():
         return
@@ -43,13 +51,13 @@ def measure(folder: Path, budget: Budget) -> None:
         for twin in (False, True):
             expert = open_expert(name, random_weights=twin)
             times = TIMESTEPS if expert.timed_tasks else ()
-            seen = features[expert.name] = extract_cached(folder, expert, stimuli, timesteps=times)
+            own = features[expert.name] = extract_cached(folder, expert, stimuli, timesteps=times)
             control = "random weights" if twin else "none"
-            curves += [_curve(seen["image"], seen["text"], metric, control, name) for metric in METRICS]
-        expert, seen = open_expert(name), features[name]
-        unrelated = _permuted(seen["text"])
-        curves += [_curve(seen["image"], unrelated, metric, "mismatched captions", name) for metric in METRICS]
-        curves += [_pixels_and_words(stimuli, seen["image"], metric) for metric in METRICS]
+            curves += [_curve(own["image"], own["text"], metric, control, name) for metric in METRICS]
+        expert, own = open_expert(name), features[name]
+        unrelated = _permuted(own["text"])
+        curves += [_curve(own["image"], unrelated, metric, "mismatched captions", name) for metric in METRICS]
+        curves += [_pixels_and_words(stimuli, own["image"], metric) for metric in METRICS]
         times = (PLAN_TIMESTEP,) if expert.timed_tasks else ()
         for control, shown in (("none", stimuli), ("mismatched captions", mismatched(stimuli))):
             both = extract_cached(folder, expert, shown, timesteps=times, joint=True)
@@ -67,7 +75,18 @@ def measure(folder: Path, budget: Budget) -> None:
 
 
 def read_map(folder: Path) -> pd.DataFrame:
-    """The layer map as `similarity_map` returned it."""
+    """Read the layer map of a run, as `similarity_map` returned it.
+
+    Parameters
+    ----------
+    folder : path
+        A folder with map.csv and map.json.
+
+    Returns
+    -------
+    DataFrame
+        The map (understanding layer, generation layer) with its attrs.
+    """
     heat = pd.read_csv(folder / "map.csv", index_col=0, dtype={0: str})
     heat.columns.name = "generation layer"
     heat.attrs = json.loads((folder / "map.json").read_text())
@@ -79,7 +98,7 @@ def _curve(image: LayerFeatures, text: LayerFeatures, metric: str, control: str,
 
 
 def _permuted(features: LayerFeatures) -> LayerFeatures:
-    """The features with every sample's replaced by another's, as `mismatched` does to captions."""
+    """Replace the features of every sample by those of another, as `mismatched` does to captions."""
     circle = np.random.default_rng(0).permutation(len(features.samples))
     order = np.empty_like(circle)
     order[circle] = np.roll(circle, 1)
@@ -87,7 +106,7 @@ def _permuted(features: LayerFeatures) -> LayerFeatures:
 
 
 def _pixels_and_words(stimuli: Stimuli, like: LayerFeatures, metric: str) -> pd.DataFrame:
-    """What needs no model: the mean over patches of the pixels (sample, 48) and the bag of words of the caption."""
+    """Compare what needs no model: the mean over patches of the pixels (sample, 48) with the caption's bag of words."""
     patches = to_pixels([s.image for s in stimuli], 32).unfold(2, 4, 4).unfold(3, 4, 4)  # (sample, 3, 8, 8, 4, 4)
     counts: Any = CountVectorizer(token_pattern=r"\S+").fit_transform([s.text for s in stimuli])
     words = counts.toarray().astype(float)  # (sample, word)
@@ -95,26 +114,39 @@ def _pixels_and_words(stimuli: Stimuli, like: LayerFeatures, metric: str) -> pd.
     row = {"subject": like.subject, "task": like.task, "pass": like.pass_, "pooling": like.pooling, "layer": "pixels"}
     row |= {"depth": 0.0, "metric": metric, "samples": len(stimuli), "score": score, "low": score, "high": score}
     row |= {"chance": chance(metric, 10, len(stimuli)), "control": "pixel mean x bag of words"}
-    return pd.DataFrame([row]).assign(k=pd.array([10 if metric == "mutual_knn" else None], dtype="Int64"))
+    return pd.DataFrame([row]).assign(k=pd.array([used_k(metric, 10)], dtype="Int64"))
 
 
 def shapes(curves: pd.DataFrame) -> dict[str, Any]:
-    """The two published shapes, tested on each curve and its controls, and the divergence depth of the experts."""
+    """Test the two published shapes on each curve and its controls, and find the divergence depth of the experts.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        The curves of `measure`.
+
+    Returns
+    -------
+    dict
+        By curve ("subject | pass | metric | control | timestep"): claim, holds, and the tested intervals; by
+        "divergence | metric | timestep": the fields of the divergence. Plain JSON.
+    """
     found: dict[str, Any] = {}
     lines = curves[curves["layer"] != "pixels"].groupby(
         ["subject", "pass", "metric", "control", "timestep"], dropna=False, sort=False
     )
     for keys, line in lines:
         test = rises if line["task"].iloc[0] == "understanding" else rises_then_falls
-        shape = test(line)
+        verdict = test(line)
         label = " | ".join(str(key) for key in keys if not (isinstance(key, float) and np.isnan(key)))
-        found[label] = {"claim": test.__name__.replace("_", " "), "holds": bool(shape.holds)} | {
-            name: list(interval) for name, interval in shape.intervals.items()
+        found[label] = {"claim": test.__name__.replace("_", " "), "holds": bool(verdict.holds)} | {
+            name: list(interval) for name, interval in verdict.intervals.items()
         }
     plain = curves[(curves["control"] == "none") & (curves["pass"] == "separate")]
     for metric in METRICS:
-        of = plain[plain["metric"] == metric]
-        ours, theirs = of[of["subject"] == EXPERTS[0]], of[of["subject"] == EXPERTS[1]]
+        scored = plain[plain["metric"] == metric]
+        understanding, generation = (scored[scored["subject"] == name] for name in EXPERTS)
         for time in TIMESTEPS:
-            found[f"divergence | {metric} | {time}"] = asdict(divergence(ours, theirs[theirs["timestep"] == time]))
+            apart = divergence(understanding, generation[generation["timestep"] == time])
+            found[f"divergence | {metric} | {time}"] = asdict(apart)
     return found

@@ -1,13 +1,12 @@
-"""The causal evidence: what the shipped experts' tasks rest on, layer by layer, and which bridges carry the text.
+"""Measure the causal evidence: what the experts' tasks rest on, layer by layer, and which bridges carry the text.
 
-`python -m bridgework.studies.causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
-experts and, from the fused models that `python -m bridgework reproduce` left in runs/committed, links.csv and
-link_drift.csv. About half an hour on one core; what is there already is not measured again.
+`bridgework reproduce causal` writes attribution.csv, attention.csv, conflict.csv and causal_evidence.png of the two
+experts and, from the fused models that `bridgework reproduce scenes` left in runs/committed, links.csv and
+link_drift.csv. It takes about half an hour on one core. What is there already is not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..models.experts.opening import open_expert
 from ..models.experts.pixel_dit import DitExpert
 from ..models.experts.vision_language import LlavaExpert
 from ..models.fusion.fused_model import FusedModel
-from ..models.generation.flow import velocity_loss
+from ..models.generation.flow import add_noise, velocity_loss
 from ..models.scenes.composing import compose, scene_stimuli
 from ..models.scenes.dialogues import answer_loss, question_prompt, tokenize_rows
 from ..models.scenes.questions import compose_question
@@ -44,47 +43,112 @@ from .settings import COMMITTED, EXPERTS, TIMESTEPS, Budget
 RESULTS = Path(__file__).parent / "results"
 PART = "validation"
 TIMESTEP = 0.8  # noisy: here the caption decides what is drawn
-STEPS = {"conductance": 32, "integrated_gradients": 16, "ablation": 2}  # of paths; ablation has none
-ASKED = 2  # questions of every skill, and as many scenes, that outputs are attributed on
-DENOISED = 128  # scenes that attention, drift and loss are measured on
-BATCHES = 12  # of 8 rows, of each task whose gradients are compared
+STEPS = {"conductance": 32, "integrated_gradients": 16, "ablation": 2}  # along a path; ablation has no path
+ASKED = 2  # questions of every skill, and as many scenes: what outputs are attributed on
+DENOISED = 128  # scenes: what attention, drift and loss are measured on
+BATCHES = 12  # batches of each task whose gradients are compared
 
 
 def questions(each: int, part: str = PART, seed: int = 0) -> tuple[Stimuli, dict[str, str]]:
-    """`each` questions of every skill as stimuli, the text being question and answer, and the answers by id."""
+    """Return questions about scenes as stimuli.
+
+    Parameters
+    ----------
+    each : int
+        Number of questions of every skill.
+    part : str
+        Part of the scenes.
+    seed : int
+        Seed of the questions.
+
+    Returns
+    -------
+    stimuli : Stimuli
+        Images of the scenes; a text is a question with its answer.
+    answers : dict of str to str
+        The answers by the stimuli's ids.
+    """
     rng = np.random.default_rng((seed, PARTS.index(part), 4))
-    shown, answers = [], {}
+    stimuli, answers = [], {}
     for number, skill in enumerate(skill for skill in SKILLS for _ in range(each)):
         asked = compose_question(rng, skill, part)
-        shown.append(Stimulus(render_scene(asked.scene, rng), f"{asked.question} {asked.answer}", f"{skill} {number}"))
-        answers[shown[-1].id] = asked.answer
-    return Stimuli(shown, f"questions-{part}"), answers
+        image, text = render_scene(asked.scene, rng), f"{asked.question} {asked.answer}"
+        stimuli.append(Stimulus(image, text, f"{skill} {number}"))
+        answers[stimuli[-1].id] = asked.answer
+    return Stimuli(stimuli, f"questions-{part}"), answers
 
 
 def attributions(vlm: LlavaExpert, dit: DitExpert, each: int = ASKED) -> pd.DataFrame:
-    """Answers' log-probability and minus the denoising error, by all methods."""
+    """Attribute the answers' log-probability and minus the denoising error to layers, by every method of `STEPS`.
+
+    Parameters
+    ----------
+    vlm : LlavaExpert
+        The understanding expert.
+    dit : DitExpert
+        The generation expert.
+    each : int
+        Number of questions of every skill.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The tables of `attribute`, one below the other.
+    """
     asked, answers = questions(each)
     drawn = scene_stimuli(PART, len(asked))
-    answering = answer_log_probability(vlm.tokenizer, answers)
+    log_probability = answer_log_probability(vlm.tokenizer, answers)
     tables = []
     for method, steps in STEPS.items():
-        how: dict[str, Any] = {"method": method, "steps": steps}
-        tables.append(attribute(vlm, asked, answering, **how))
-        tables.append(attribute(dit, drawn, minus_denoising_error, timestep=TIMESTEP, **how))
+        options: dict[str, Any] = {"method": method, "steps": steps}
+        tables.append(attribute(vlm, asked, log_probability, **options))
+        tables.append(attribute(dit, drawn, minus_denoising_error, timestep=TIMESTEP, **options))
     return pd.concat(tables)
 
 
 def attention(vlm: LlavaExpert, dit: DitExpert, samples: int = DENOISED) -> pd.DataFrame:
-    """Cross-modal attention mass over scenes and their captions, the generation expert at all timesteps."""
-    shown = scene_stimuli(PART, samples)
-    swept = [attention_mass(dit, shown, timestep=time) for time in TIMESTEPS]
-    return pd.concat([attention_mass(vlm, shown), *swept])
+    """Measure the cross-modal attention mass over scenes and their captions.
+
+    Parameters
+    ----------
+    vlm : LlavaExpert
+        The understanding expert.
+    dit : DitExpert
+        The generation expert, which is measured at every timestep of the studies.
+    samples : int
+        Number of scenes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The tables of `attention_mass`, one below the other.
+    """
+    scenes = scene_stimuli(PART, samples)
+    swept = [attention_mass(dit, scenes, timestep=time) for time in TIMESTEPS]
+    return pd.concat([attention_mass(vlm, scenes), *swept])
 
 
 def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: int = 8) -> pd.DataFrame:
-    """Questions about images x about captions; denoising at .2 x at .8; denoising with captions x without.
+    """Compare the gradients of pairs of tasks, block by block.
 
-    No two batches share a scene, so that tasks are compared over as different data as halves are.
+    The pairs are questions about images and about captions, denoising at time .2 and at .8, and denoising with captions
+    and without. No two batches share a scene, so that two tasks see data as different as two halves of one task do.
+
+    Parameters
+    ----------
+    vlm : LlavaExpert
+        The understanding expert.
+    dit : DitExpert
+        The generation expert.
+    batches : int
+        Number of batches of each task.
+    size : int
+        Number of rows in a batch.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The tables of `gradient_conflict`, one below the other, with the column subject.
     """
     numbers = iter(range(10**6))
 
@@ -101,14 +165,14 @@ def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: in
             rows["pixel_values"] = to_pixels([render_scene(q.scene, rng) for q in asked], SIZE)
         return answer_loss(vlm.model(**rows).logits, labels)
 
-    def denoising(time: float, told: bool, number: int) -> Tensor:
+    def denoising(time: float, captioned: bool, number: int) -> Tensor:
         rng = np.random.default_rng((number, 6))
         composed = [compose(rng, "full", PART) for _ in range(size)]
         image = to_pixels([render_scene(example.scene, rng) for example in composed], SIZE)
         noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-        text = dit.encode([example.caption if told else "" for example in composed])
+        text = dit.encode([example.caption if captioned else "" for example in composed])
         at = torch.full((size,), time)
-        return velocity_loss(dit.predict(time * noise + (1 - time) * image, text, at), image, at)
+        return velocity_loss(dit.predict(add_noise(image, noise, time), text, at), image, at)
 
     pairs: list[tuple[LlavaExpert | DitExpert, dict[str, Any]]] = [
         (vlm, {"asked of images": partial(asking, False), "asked of captions": partial(asking, True)}),
@@ -123,7 +187,17 @@ def conflicts(vlm: LlavaExpert, dit: DitExpert, batches: int = BATCHES, size: in
 
 
 def break_links(runs: Path, results: Path, budget: Budget = COMMITTED) -> None:
-    """Every bridge of the fused models with the alignment plan, one model for each seed: links.csv, link_drift.csv."""
+    """Break every bridge of the fused models with the alignment plan, and write links.csv and link_drift.csv.
+
+    Parameters
+    ----------
+    runs : Path
+        Folder of the run that trained the fused models, one for each seed.
+    results : Path
+        Folder of the tables.
+    budget : Budget
+        Budget of that run.
+    """
     stimuli = scene_stimuli(PART, DENOISED)
     links, drifts = [], []
     for seed in range(budget.seeds):
@@ -139,32 +213,51 @@ def break_links(runs: Path, results: Path, budget: Budget = COMMITTED) -> None:
 
 
 def draw(results: Path) -> Figure:
-    """The figure of the three tables, the generation expert at the noisy timestep."""
-    attributed, looked, pulled = (pd.read_csv(results / f"{n}.csv") for n in ("attribution", "attention", "conflict"))
-    looked = looked[looked["timestep"].isna() | (looked["timestep"] == TIMESTEP)]
-    return causal_evidence(attributed[attributed["modality"] != OTHER], looked, pulled)
+    """Draw the figure of the three tables, with the generation expert at the noisy timestep.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of attribution.csv, attention.csv and conflict.csv.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    names = ("attribution", "attention", "conflict")
+    attributed, attended, conflicted = (pd.read_csv(results / f"{name}.csv") for name in names)
+    attended = attended[attended["timestep"].isna() | (attended["timestep"] == TIMESTEP)]
+    return causal_evidence(attributed[attributed["modality"] != OTHER], attended, conflicted)
 
 
 def _save(path: Path, table: pd.DataFrame) -> None:
     write_csv(path, table, float_format="%.6g")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bridgework.studies.causal", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/committed"), help="the folder of `reproduce`")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files are written")
-    options = parser.parse_args()
+def measure_causal(folder: Path, runs: Path, budget: Budget = COMMITTED) -> None:
+    """Measure all of this module and draw the figure.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the tables and the figure are written; a table that is there is not measured again.
+    runs : Path
+        The run of the study scenes, whose fused models are read.
+    budget : Budget, optional
+        The budget of that run.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no fused models in `runs`; all else has been written then.
+    """
     vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
     for name, measure in (("attention", attention), ("conflict", conflicts), ("attribution", attributions)):
-        if not (options.results / f"{name}.csv").exists():
-            _save(options.results / f"{name}.csv", measure(vlm, dit))
-    figure = render_scene(options.results)
-    write_atomically(options.results / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
-    if (options.runs / "fused").is_dir():
-        break_links(options.runs, options.results)
-    else:
-        print(f"no fused models in {options.runs}: run `python -m bridgework reproduce`, and this again")
-
-
-if __name__ == "__main__":
-    main()
+        if not (folder / f"{name}.csv").exists():
+            _save(folder / f"{name}.csv", measure(vlm, dit))
+    figure = draw(folder)
+    write_atomically(folder / "causal_evidence.png", lambda path: figure.savefig(path, format="png", dpi=110))
+    if not (runs / "fused").is_dir():
+        raise FileNotFoundError(f"no fused models in {runs}: run `bridgework reproduce scenes causal`")
+    break_links(runs, folder, budget)

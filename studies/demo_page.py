@@ -16,19 +16,33 @@ from ..figures.layout_bars import layouts_compared
 from ..figures.learning import learning_curves
 from ..figures.maps import layer_map
 from ..figures.plan_drawing import architecture, architectures
+from ..figures.plan_results import plan_outcomes
 from ..figures.samples import sample_grid
 from ..models.experts.opening import open_expert
-from ..probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.layouts import lay_out
 from . import causal
 from .alignment_curves import read_map
 from .fused_models import summarise
 from .layout_training import layout_folder
-from .settings import EXPERTS, METRICS, PLANS, RESULTS
+from .settings import EXPERTS, FLOOR, METRICS, RESULTS
 
 
 def write_page(folder: Path, gallery: Path) -> Path:
-    """Every figure of a run, and those of the committed run beside them, as one page."""
+    """Write every figure of a run, and those of the committed run beside them, as one page.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of the run.
+    gallery : path
+        The folder of the page.
+
+    Returns
+    -------
+    path
+        The page.
+    """
     entries = list(entries_of(folder, "this run"))
     committed = (RESULTS / "gap.csv").exists()
     if committed:
@@ -54,11 +68,22 @@ def write_page(folder: Path, gallery: Path) -> Path:
 
 
 def headline(folder: Path) -> dict[str, Any]:
-    """The few numbers that answer the question."""
+    """Return the few numbers that answer the question.
+
+    Parameters
+    ----------
+    folder : path
+        A folder of results.
+
+    Returns
+    -------
+    dict
+        Texts by name, in the order in which the page shows them.
+    """
     table = pd.read_csv(folder / "gap.csv")
     plan = BridgePlan.load(folder / "plan.json")
     numbers: dict[str, Any] = {}
-    for name, row in summarise(table).drop(PLANS[-1]).iterrows():
+    for name, row in summarise(table).drop(FLOOR).iterrows():
         spread = f" [{row.low:.2f}, {row.high:.2f}]" if row.seeds > 1 else ""
         numbers[f"gap closed, {name}"] = f"{row.share:.2f}{spread}"
     numbers["floor and ceiling (scene score)"] = f"{table['floor'].iloc[0]:.2f} and {table['ceiling'].iloc[0]:.2f}"
@@ -70,26 +95,40 @@ def headline(folder: Path) -> dict[str, Any]:
 
 
 def entries_of(folder: Path, label: str) -> list[Entry]:
-    """The gallery entries of one run's folder."""
-    short = "" if label == "this run" else "committed "
+    """Draw the figures of one run's folder.
+
+    Parameters
+    ----------
+    folder : path
+        A folder of results.
+    label : str
+        Whose run it is; "this run" for the one that the page is about.
+
+    Returns
+    -------
+    list of Entry
+        The entries of the gallery.
+    """
+    prefix = "" if label == "this run" else "committed "
     curves = pd.read_parquet(folder / "curves.parquet")
     plan = BridgePlan.load(folder / "plan.json")
     heat = read_map(folder)
-    made: list[Entry] = []
+    table = pd.read_csv(folder / "gap.csv")
+    of_plans = table[table["plan"] != FLOOR]
+    entries: list[Entry] = []
 
     def add(name: str, figure: Any, caption: str, numbers: pd.DataFrame) -> None:
-        made.append(Entry(short + name, figure, caption, numbers, label))
+        entries.append(Entry(prefix + name, figure, caption, numbers, label))
 
+    add("plans and outcomes", plan_outcomes(heat, of_plans, plan), CAPTIONS["outcomes"], of_plans)
     for metric in METRICS:
-        of = curves[(curves["metric"] == metric) & (curves["pass"] == "separate")]
-        add(f"alignment curves {metric}", alignment_curves(of), CAPTIONS["curves"], _short(of))
+        rows = curves[(curves["metric"] == metric) & (curves["pass"] == "separate")]
+        add(f"alignment curves {metric}", alignment_curves(rows), CAPTIONS["curves"], _short(rows))
     joint = curves[curves["pass"] == "joint"]
     add("joint passes", alignment_curves(joint), CAPTIONS["joint"], _short(joint))
     add("layer map", layer_map(heat, plan), CAPTIONS["map"], heat.reset_index())
     pairs = pd.DataFrame(plan.pairs, columns=["understanding block", "generation block"])
     add("fused model", architecture(plan, EXPERTS), CAPTIONS["architecture"], pairs)
-    table = pd.read_csv(folder / "gap.csv")
-    of_plans = table[table["plan"] != PLANS[-1]]
     add("gap closed", gap_closed(of_plans), CAPTIONS["gap"], table)
     again = pd.read_parquet(folder / "fused.parquet")
     before, after = (again[again["when"] == when] for when in ("before", "after"))
@@ -115,16 +154,29 @@ def entries_of(folder: Path, label: str) -> list[Entry]:
         add("layouts learning", learning_curves(learning), CAPTIONS["layout learning"], learning)
     if (folder / "attribution.csv").exists():
         add("causal evidence", causal.draw(folder), CAPTIONS["causal"], pd.read_csv(folder / "conflict.csv"))
-    return made
+    return entries
 
 
 def plan_of(folder: Path, layout: str) -> BridgePlan:
-    """The plan that a layout was trained with in a run's folder; of the committed run, the published one."""
+    """Return the plan that a layout was trained with in a run's folder, or the published one for the committed run.
+
+    Parameters
+    ----------
+    folder : path
+        A folder of results.
+    layout : str
+        The layout.
+
+    Returns
+    -------
+    BridgePlan
+        The plan.
+    """
     trained = layout_folder(folder, layout) / "plan.json"
     if trained.exists():
         return BridgePlan.load(trained)
-    depths = [len(open_expert(name).blocks) for name in EXPERTS]
-    return lay_out(layout, depths[0], depths[0] if layout in TRUNKS else depths[1])
+    understanding, generation = (len(open_expert(name).blocks) for name in EXPERTS)
+    return lay_out(layout, understanding, generation)
 
 
 CAPTIONS = {
@@ -135,7 +187,11 @@ CAPTIONS = {
     "map": "Understanding text x generation image on the evidence split; rings are the bridges of the alignment plan.",
     "architecture": "The fused model, drawn from its plan. Text reaches the generator through the bridges alone.",
     "gap": "Scene score on new scenes as the share of the gap between models trained with shuffled captions (0) "
-    "and the expert's own text route (1).",
+    "and the expert's own text route (1). Alignment is chosen from the layer map; shallow, middle and deep measure "
+    "nothing.",
+    "outcomes": "Left: the layer map with the bridges of every plan that is the same for all seeds; rings are those of "
+    "the alignment plan. Right: what the bridges brought. Shallow, middle and deep are fixed: they have the same "
+    "generation blocks, and the first, the middle or the last understanding blocks.",
     "again": "The fused model probed like any subject. In generation, the image stream stands in for text: the caption "
     "is on the bridges and the image is pure noise.",
     "samples": "New scenes drawn by the fused model (alignment plan, first seed), with the checker's verdicts.",
@@ -144,8 +200,8 @@ CAPTIONS = {
     "compared": "What drawing held-out scenes costs with their captions and with others', and the same model trained "
     "with others'. A layout has learnt to read where blue lies left of the bars. Each has its own number of steps to "
     "convergence, and in the committed run its own number of parameters: this ranks none.",
-    "layout learning": "Velocity loss of H, dense and double fusion, of one recipe and as many trained parameters. In "
-    "so few steps they need not leave the floor: the committed run is longer.",
+    "layout learning": "Velocity loss of H, dense and double fusion, with one recipe and as many trained parameters. "
+    "In so few steps they need not leave the floor: the committed run is longer.",
     "causal": "What the experts' outputs lose without each layer's tokens, who looks at whom, and where tasks pull the "
     "weights apart.",
     "real": "DINOv2-S (patch tokens, each layer) against a text model's last layer, on Noto emoji and their names.",

@@ -1,4 +1,4 @@
-"""Every layout trained from one recipe with one line of it changed: `python -m bridgework.studies.layout_training --help`.
+"""Train every layout from one recipe with one line of it changed: `bridgework reproduce layouts`.
 
 What drawing held-out scenes costs with their captions is compared with what it costs the same weights with the captions
 of other scenes, and with the same model trained on such captions. It shows that each layout learns to read the caption,
@@ -7,7 +7,6 @@ and ranks none: their parameters and steps to convergence differ.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -26,14 +25,13 @@ from ..models.training.scene_batches import dit_batch
 from ..models.training.train_model import question_tokenizer
 from ..models.training.validation import validation_loss
 from ..probes.files import write_atomically, write_csv, write_json
-from ..probes.plans.bridge_plan import LAYOUTS, TRUNKS
+from ..probes.plans.layout_table import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
 from ..probes.similarity.intervals import mean_interval
 from .settings import DEMO_LAYOUTS, Budget
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
-DRAWN = ("dense", "H", "double fusion", "last", *TRUNKS)
 ORDER = (*(layout for layout in LAYOUTS if layout not in TRUNKS), *TRUNKS)  # the quick ones first
 
 
@@ -44,32 +42,42 @@ def compare(
     layouts: Sequence[str] = ORDER,
     batches: int = 16,
 ) -> pd.DataFrame:
-    """Train every layout of a recipe, each with its own captions and with others', and write one row each to `results`.
+    """Train every layout of a recipe, with its own captions and with others', and write one row per layout.
 
-    Started again, it goes on where it was stopped; the table is written anew after every run.
+    A run that was stopped is resumed. The table is written anew after every run.
 
-    Args:
-        recipe: all but its line `layout` (and `shuffled`).
-        out: a folder for the runs.
-        batches: of the validation part, of `recipe.batch_size` scenes each.
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe, all of it but the lines `layout` and `shuffled`.
+    out : Path
+        Folder of the runs.
+    results : Path
+        File of the table, a CSV.
+    layouts : sequence of str
+        Names of the layouts.
+    batches : int
+        Number of batches of the validation part, of `recipe.batch_size` scenes each.
 
-    Returns:
-        layout; parameters, those trained; steps, batch_size; step_seconds, of a training step in float32, the median of
-        five once it is trained;
-        loss, of drawing held-out scenes with their captions, and shuffled, of the same weights with other scenes';
-        difference, shuffled - loss, with low and high (95 %, Student, paired by batch); batches;
-        floor, the loss of the same model trained with other scenes' captions, and above, above_low, above_high:
-        floor - loss, likewise. The last four are empty until that run is done.
+    Returns
+    -------
+    pandas.DataFrame
+        The table: layout; parameters, the number of trained ones; steps, batch_size; step_seconds, the median of five
+        training steps in float32 after training;
+        loss, of drawing held-out scenes with their captions, and shuffled, of the same weights with other scenes'
+        captions; difference, shuffled - loss, with low and high (95 %, Student, paired by batch); batches;
+        floor, the loss of the same model trained with other scenes' captions, and above, above_low, above_high,
+        floor - loss with its interval. The last four are empty until that run is done.
     """
     rows: dict[str, dict[str, Any]] = {}
     for shuffled in (False, True):
         for layout in layouts:
-            done = _trained(replace(recipe, layout=layout, shuffled=shuffled), out, batches)
+            run = _trained(replace(recipe, layout=layout, shuffled=shuffled), out, batches)
             if not shuffled:
-                rows[layout] = {"layout": layout} | done
+                rows[layout] = {"layout": layout} | run
             else:
-                rows[layout]["floor"] = float(np.mean(done["losses"]))
-                rows[layout] |= _interval("above", np.subtract(done["losses"], rows[layout]["losses"]))
+                rows[layout]["floor"] = float(np.mean(run["losses"]))
+                rows[layout] |= _interval("above", np.subtract(run["losses"], rows[layout]["losses"]))
             table = pd.DataFrame(rows.values()).drop(columns=["losses", "made"])
             write_csv(results, table)
             print(table.round(4).to_string(index=False), flush=True)
@@ -77,62 +85,77 @@ def compare(
 
 
 def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
-    """One run with what it cost and its losses, trained unless `out` has them."""
+    """Return the row of one run, with its losses: of the run in `out` if it is there, else train it."""
     folder = out / f"{recipe.layout}{' shuffled' if recipe.shuffled else ''}".replace(" ", "-")
-    told = folder / f"losses-{batches}.json"
-    if told.exists() and (row := json.loads(told.read_text()))["made"] == asdict(recipe):
+    path = folder / f"losses-{batches}.json"
+    if path.exists() and (row := json.loads(path.read_text()))["made"] == asdict(recipe):
         return row
     print(f"{folder.name}: {recipe.steps} steps", flush=True)
     model = run_recipe(recipe, folder)
-    held = {
+    losses = {
         shuffled: np.array(validation_loss(model, batches, shuffled=shuffled, batch_size=recipe.batch_size))
         for shuffled in (False, True)
     }
     row = {"parameters": sum(p.numel() for p in model.trained().parameters() if p.requires_grad)}
     row |= {"steps": recipe.steps, "batch_size": recipe.batch_size, "step_seconds": step_seconds(model, recipe)}
-    row |= {"loss": float(held[False].mean()), "shuffled": float(held[True].mean())}
-    row |= _interval("difference", held[True] - held[False]) | {"batches": batches}
-    row |= {"losses": held[False].tolist(), "made": asdict(recipe)}
-    write_json(told, row)
+    row |= {"loss": float(losses[False].mean()), "shuffled": float(losses[True].mean())}
+    row |= _interval("difference", losses[True] - losses[False]) | {"batches": batches}
+    row |= {"losses": losses[False].tolist(), "made": asdict(recipe)}
+    write_json(path, row)
     return row
 
 
 def step_seconds(model: Any, recipe: Recipe) -> float:
-    """Of a training step on a batch of scenes, questions included where the model is asked some."""
+    """Return the seconds of a training step on a batch of scenes, with questions if the model learns to answer some.
+
+    Parameters
+    ----------
+    model : FusedModel or UnifiedModel
+        The model.
+    recipe : Recipe
+        Its recipe.
+
+    Returns
+    -------
+    float
+        Seconds, to four decimals.
+    """
     draw = batch_source(model.size, None, recipe.seed, recipe.batch_size, False, tokenizer=question_tokenizer(model))
     return round(costs(model, draw(0))["step_seconds"], 4)
 
 
 def _interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of values and its interval as the columns of a row."""
     mean, low, high = map(float, mean_interval(values))
     prefix = "" if name == "difference" else f"{name}_"
     return {name: mean, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def draw(results: Path) -> None:
-    """Every layout for our experts, from its plan: layouts.png."""
-    depths = [len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit")]
-    plans = [lay_out(name, depths[0], depths[0] if name in TRUNKS else depths[1]) for name in DRAWN]
+    """Draw the plan of every layout for our experts, and write layouts.png.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of the figure.
+    """
+    understanding, generation = (len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit"))
+    plans = [lay_out(name, understanding, generation) for name in ORDER]
     write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m bridgework.studies.layout_training", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--steps", type=int, help="of every run (those of the recipe, studies/recipes/scenes.yaml)")
-    parser.add_argument("--out", type=Path, default=Path("runs/layouts"), help="the folder of the runs (runs/layouts)")
-    options = parser.parse_args()
-    draw(RESULTS.parent)
-    chosen = Recipe.load(RECIPE)
-    compare(replace(chosen, steps=options.steps or chosen.steps), options.out, RESULTS)
-
-
 def compare_layouts(folder: Path, budget: Budget) -> None:
-    """H, dense and double fusion as published, with one recipe and as many trained parameters.
+    """Train H, dense and double fusion as published, from one recipe and with as many trained parameters each.
 
-    Writes layouts.csv (see `layouts.compare`), layout_costs.csv (see `costs`), layout_learning.csv (step, loss, name)
-    and the plans, layouts/LAYOUT/plan.json.
+    It writes layouts.csv (see `compare`), layout_costs.csv (see `models.costs.step_costs.costs`), layout_learning.csv
+    (step, loss, name) and the plans, layouts/LAYOUT/plan.json.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    budget : Budget
+        Its `layouts` is the recipe.
     """
     recipe = budget.layouts
     compare(recipe, folder / "layouts", folder / "layouts.csv", DEMO_LAYOUTS, batches=4)
@@ -149,4 +172,18 @@ def compare_layouts(folder: Path, budget: Budget) -> None:
 
 
 def layout_folder(folder: Path, layout: str) -> Path:
+    """Return the folder of a layout's run.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run of `compare_layouts`.
+    layout : str
+        Name of the layout.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
     return folder / "layouts" / layout.replace(" ", "-")

@@ -1,6 +1,6 @@
-"""Real experts on real pictures: DINOv2-S against two text models on four sets, and what a first-token sink does.
+"""Compare DINOv2-S with two text models on four sets of pictures, and measure what a first-token sink does.
 
-Nothing here was trained or chosen by us. `make setup` fetches the weights, `make stimuli` three of the four sets.
+Weights and pictures are not ours. `make setup` fetches the weights, `make stimuli` three of the four sets.
 """
 
 from __future__ import annotations
@@ -25,39 +25,65 @@ from .settings import METRICS
 SEER = "dinov2-s"
 READERS = ("minilm-l6", "smollm2-135m")
 SETS = ("noto", "fluent", "tuxpaint", "openclipart")
-SAMPLES = 480  # of every set: mutual-kNN falls with N, and the smallest set has 498
-ANCHOR = 9  # DINOv2's block 8, three quarters up: where its curves on the emoji peak
+SAMPLES = 480  # of every set: mutual-kNN depends on the number of samples, and the smallest set has 498
+ANCHOR = 9  # index of DINOv2's block 8, at three quarters of the depth: its curves on the emoji peak there
 FILES = ("real_curves.parquet", "real_sink.parquet", "real_maps.csv")
 
 
 def measure_real(folder: Path, samples: int) -> None:
-    """DINOv2-S against the last layer of MiniLM-L6 and of SmolLM2-135M, on the emoji: real.parquet."""
+    """Compare DINOv2-S with the last layers of MiniLM-L6 and SmolLM2-135M on emoji, and write real.parquet.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the table and of the stores of features.
+    samples : int
+        Number of emoji.
+    """
     if not (folder / "real.parquet").exists():
         curves = image_curves(folder, load_stimuli("noto", limit=samples), metrics=METRICS[:1])
         write_parquet(folder / "real.parquet", curves.drop(columns="set"))
 
 
 def measure_sets(folder: Path) -> None:
-    """Everything below on all four sets, `SAMPLES` of each, and the curves on all of Noto.
+    """Measure everything below on all four sets, `SAMPLES` of each, and the curves on all of Noto as well.
 
-    Writes real_curves.parquet (`image_curves` and `style_curves`), real_sink.parquet and real_maps.csv.
+    It writes real_curves.parquet (`image_curves` and `style_curves`), real_sink.parquet (`sink_curves`) and
+    real_maps.csv (`map_peaks`).
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the tables and of the stores of features.
     """
     if all((folder / name).exists() for name in FILES):
         return
-    shown = {name: load_stimuli(name, limit=SAMPLES) for name in SETS}
-    curves = [image_curves(folder, stimuli) for stimuli in (*shown.values(), load_stimuli("noto"))]
-    curves.append(style_curves(folder, shown["noto"], shown["fluent"]))
-    maps = pd.concat([map_peaks(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
-    sink = pd.concat([sink_curves(folder, stimuli) for stimuli in shown.values()], ignore_index=True)
+    sets = {name: load_stimuli(name, limit=SAMPLES) for name in SETS}
+    curves = [image_curves(folder, stimuli) for stimuli in (*sets.values(), load_stimuli("noto"))]
+    curves.append(style_curves(folder, sets["noto"], sets["fluent"]))
+    maps = pd.concat([map_peaks(folder, stimuli) for stimuli in sets.values()], ignore_index=True)
+    sink = pd.concat([sink_curves(folder, stimuli) for stimuli in sets.values()], ignore_index=True)
     write_parquet(folder / FILES[0], pd.concat(curves, ignore_index=True))
     write_parquet(folder / FILES[1], sink)
     write_csv(folder / FILES[2], maps.round(4))
 
 
 def image_curves(folder: Path, stimuli: Stimuli, metrics: tuple[str, ...] = METRICS) -> pd.DataFrame:
-    """Every layer of DINOv2-S and of its random-weight twin against the last layer of each reader.
+    """Compare every layer of DINOv2-S and of its random-weight twin with the last layer of each text model.
 
-    The columns of `alignment_curve`, control ("none", "random weights") and set.
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    stimuli : Stimuli
+        One set.
+    metrics : tuple of str
+        Names of the metrics.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `alignment_curve`, control ("none" or "random weights") and set.
     """
     curves = []
     for twin, reader in product((False, True), READERS):
@@ -69,7 +95,20 @@ def image_curves(folder: Path, stimuli: Stimuli, metrics: tuple[str, ...] = METR
 
 
 def style_curves(folder: Path, ours: Stimuli, theirs: Stimuli) -> pd.DataFrame:
-    """Every layer of DINOv2-S and of its twin, on one set against the same things drawn in another style."""
+    """Compare every layer of DINOv2-S with itself, on one set and on the same things drawn in another style.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    ours, theirs : Stimuli
+        The two sets, in the same order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `image_curves`, for DINOv2-S and its random-weight twin.
+    """
     curves = []
     for twin, metric in product((False, True), METRICS):
         curve = alignment_curve(images(folder, ours, twin), images(folder, theirs, twin), metric)
@@ -78,24 +117,36 @@ def style_curves(folder: Path, ours: Stimuli, theirs: Stimuli) -> pd.DataFrame:
 
 
 def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
-    """Every layer of SmolLM2-135M against block 8 of DINOv2-S and the last layer of MiniLM-L6, pooled four ways.
+    """Compare every layer of SmolLM2-135M, pooled four ways, with block 8 of DINOv2-S and the last layer of MiniLM-L6.
 
-    Over the words only (pooling "mean") and over the first token as well ("mean + special"), each raw and cleaned; by
-    CKA also its weight in that mean alone, 1 / (1 + words), which is one number a caption ("weight", without a layer).
-    Columns: set, against, pooling, layer, depth, metric, k, samples, score, null95, p.
+    The mean is taken over the words only (pooling "mean") or over the first token as well ("mean + special"), each raw
+    and cleaned. By CKA the first token's weight in that mean, 1 / (1 + words), is compared as well: one number per
+    caption (pooling "weight", without a layer).
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    stimuli : Stimuli
+        One set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        set, against, pooling, layer, depth, metric, k, samples, score, null95, p.
     """
     curves: list[dict[str, Any]] = []
     anchors = {SEER: images(folder, stimuli).values[ANCHOR], READERS[0]: texts(folder, stimuli, READERS[0]).values[-1]}
     reader = open_expert(READERS[1])
     words: Any = reader.show(stimuli, ("text",), "understanding", None).tokens["text"]
     weight = 1 / (1 + words.sum(1).double())
-    shown: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
+    pooled: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
     for special in (False, True):
         raw = extract_cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
-        shown += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
-    for (pooling, layers, depths, text), (name, anchor), metric in product(shown, anchors.items(), METRICS):
+        pooled += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
+    for (pooling, layers, depths, text), (name, anchor), metric in product(pooled, anchors.items(), METRICS):
         if pooling == "weight" and metric != "cka":
-            continue  # neighbours by the cosine of one number are halves of the samples
+            continue  # the cosine of one number is 1 or -1: neighbours would be half of the samples
         null = map_null(text, anchor[None], metric)
         curve = {"set": stimuli.name, "against": name, "pooling": pooling, "layer": layers, "depth": depths}
         curve |= {"metric": metric, "k": used_k(metric, 10), "samples": len(stimuli)}
@@ -104,31 +155,83 @@ def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
 
 
 def map_peaks(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
-    """The largest score of every layer map, and how large the largest of a map is where images and texts are permuted.
+    """Return the largest score of every layer map, beside the largest of maps with permuted pairs.
 
-    Columns: set, control, reader, metric, k, samples, image and text (the layers of the pair), score, peak95, p.
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    stimuli : Stimuli
+        One set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        set, control, reader, metric, k, samples, image and text (the layers of the pair), score, peak95, p.
     """
     rows = []
     for twin, reader, metric in product((False, True), READERS, METRICS):
         image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader)
         null = map_null(image, text, metric)
-        at, to = divmod(int(null.observed.argmax()), null.observed.shape[1])
+        image_layer, text_layer = divmod(int(null.observed.argmax()), null.observed.shape[1])
         row = {"set": stimuli.name, "control": control(twin), "reader": reader, "metric": metric}
-        row |= {"k": used_k(metric, 10), "samples": len(stimuli), "image": image.layers[at], "text": text.layers[to]}
+        row |= {"k": used_k(metric, 10), "samples": len(stimuli), "image": image.layers[image_layer]}
+        row |= {"text": text.layers[text_layer]}
         rows.append(row | {"score": null.observed.max(), "peak95": null.peak95, "p": null.peak_p})
     return pd.DataFrame(rows)
 
 
 def images(folder: Path, stimuli: Stimuli, twin: bool = False) -> LayerFeatures:
-    """What DINOv2-S, or its random-weight twin, makes of the images: the mean over patches, every layer."""
+    """Extract the features of images by DINOv2-S, the mean over patches of every layer.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    stimuli : Stimuli
+        One set.
+    twin : bool
+        Whether its random-weight twin takes the place of DINOv2-S.
+
+    Returns
+    -------
+    LayerFeatures
+        (layer, sample, dim).
+    """
     return extract_cached(folder, open_expert(SEER, random_weights=twin), stimuli)["image"]
 
 
 def texts(folder: Path, stimuli: Stimuli, reader: str) -> LayerFeatures:
-    """What a reader makes of the texts: the mean over words, every layer."""
+    """Extract the features of texts by a text model, the mean over words of every layer.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the stores of features.
+    stimuli : Stimuli
+        One set.
+    reader : str
+        Name of the text model.
+
+    Returns
+    -------
+    LayerFeatures
+        (layer, sample, dim).
+    """
     return extract_cached(folder, open_expert(reader), stimuli)["text"]
 
 
 def control(twin: bool) -> str:
-    """The name of the control in tables of curves."""
+    """Return the name of the control in tables of curves.
+
+    Parameters
+    ----------
+    twin : bool
+        Whether the curve is of the random-weight twin.
+
+    Returns
+    -------
+    str
+        "random weights" or "none".
+    """
     return "random weights" if twin else "none"

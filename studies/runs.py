@@ -1,34 +1,52 @@
-"""The demo and the committed runs: the same steps with different budgets, and one page that shows both."""
+"""Run the demo and the studies whose results are committed: the same steps with different budgets."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from ..figures.alignment import alignment_curves
+from ..figures.plan_results import plan_outcomes
 from ..models.evaluation.scores import evaluate
 from ..models.experts.downloads import weights
 from ..models.experts.opening import open_expert
-from ..probes.files import write_csv
-from .alignment_curves import measure
+from ..models.training.recipe import Recipe
+from ..probes.files import write_atomically, write_csv
+from ..probes.plans.bridge_plan import BridgePlan
+from . import layout_training, smollm2_emoji
+from .alignment_curves import measure, read_map
+from .causal import measure_causal
 from .demo_page import write_page
 from .fused_models import fuse, fused_folder, gap, probe_again
 from .layout_training import compare_layouts
-from .real_experts import FILES, measure_real, measure_sets
-from .settings import COMMITTED, DEMO, RESULTS, RUNS
-
-COMMITTED_FILES = (
-    "curves.parquet", "map.csv", "map.json", "plan.json", "shapes.json", "gap.csv", "fused.parquet", "real.parquet",
-    "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv", *FILES,
-)  # fmt: skip
+from .plan_stability import measure_plan_stability
+from .real_costs import estimate_real_costs
+from .real_experts import measure_real, measure_sets
+from .settings import COMMITTED, DEMO, FLOOR, METRICS, RESULTS, RUNS
 
 
 def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) -> Path:
-    """Run the main job on the bundled data within minutes, and write the page that shows it; returns the page.
+    """Run the main job on the bundled data within minutes, and write the page that shows it.
 
-    Stopped and started again, it goes on where it was. The numbers of the committed longer run stand beside.
+    A run that was stopped resumes when it is started again. The page shows the numbers of the committed longer run
+    beside those of this run.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        The folder of the run.
+    gallery : Path, optional
+        The folder of the page.
+
+    Returns
+    -------
+    Path
+        The page, index.html.
     """
     began = time.monotonic()
     measure(folder, DEMO)
@@ -44,27 +62,185 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
     return page
 
 
-def reproduce(folder: Path = RUNS / "committed", results: Path = RESULTS) -> None:
-    """The committed run, in full: an hour or two. Leaves its small result files in `results`."""
-    budget = COMMITTED
-    measure(folder, budget)
-    measure_real(folder, samples=512)
-    measure_sets(folder)
+def reproduce(names: Sequence[str] = (), runs: Path = RUNS, results: Path = RESULTS) -> None:
+    """Run studies in full and write the result files that are committed.
+
+    What a stopped run has left in `runs` is not measured again. All studies together take some hours.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        Names in `STUDIES`; all studies if left out. "causal" reads the fused models that "scenes" leaves in `runs`.
+    runs : Path, optional
+        The folder that the studies work in.
+    results : Path, optional
+        The folder that the result files are copied to.
+
+    Raises
+    ------
+    ValueError
+        A study is unknown.
+    FileNotFoundError
+        Weights or pictures are not fetched, or a study has not written one of its files.
+    """
+    if unknown := [name for name in names if name not in STUDIES]:
+        raise ValueError(f"unknown study {unknown[0]!r}: expected one of {', '.join(STUDIES)}")
+    for name in names or STUDIES:
+        study = STUDIES[name]
+        print(f"{name}: {study.about}", flush=True)
+        study.run(runs)
+        for file in study.files:
+            source, target = runs / study.folder / file, results / file
+            if not source.exists():
+                raise FileNotFoundError(f"the study {name} has not written {source}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                shutil.rmtree(target)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+
+
+def run_scenes(runs: Path) -> None:
+    """Measure, fuse and score the shipped experts on scenes, with the budget of the committed run."""
+    folder = runs / "committed"
+    measure(folder, COMMITTED)
+    draw_curves(folder)
     score_experts(folder)
-    fuse(folder, budget)
-    gap(folder, budget)
-    probe_again(folder, budget)
+    fuse(folder, COMMITTED)
+    gap(folder, COMMITTED)
+    draw_outcomes(folder)
+    probe_again(folder, COMMITTED)
     collect(folder)
-    results.mkdir(exist_ok=True)
-    for name in COMMITTED_FILES:
-        copy = shutil.copytree if (folder / name).is_dir() else shutil.copy
-        if (results / name).is_dir():
-            shutil.rmtree(results / name)
-        copy(folder / name, results / name)
+
+
+def run_stability(runs: Path) -> None:
+    """Choose plans from many sets of evidence scenes."""
+    measure_plan_stability(runs / "committed")
+
+
+def run_costs(runs: Path) -> None:
+    """Estimate what two large experts take."""
+    estimate_real_costs(runs / "costs")
+
+
+def run_real(runs: Path) -> None:
+    """Measure real experts on real pictures."""
+    measure_real(runs / "committed", samples=512)
+    measure_sets(runs / "committed")
+
+
+def run_causal(runs: Path) -> None:
+    """Measure what the experts' tasks rest on, and what each bridge of the committed fused models carries."""
+    measure_causal(runs / "causal", runs / "committed")
+
+
+def run_layouts(runs: Path) -> None:
+    """Draw every layout, and train each from one recipe."""
+    folder = runs / "layouts"
+    layout_training.draw(folder)
+    layout_training.compare(Recipe.load("scenes"), folder, folder / "layouts.csv")
+
+
+def run_emoji(runs: Path) -> None:
+    """Fuse SmolLM2-135M with the generator of emoji, by two plans."""
+    smollm2_emoji.fuse_emoji(runs / "smollm2_emoji", runs / "smollm2_emoji")
+
+
+class Study(NamedTuple):
+    """Hold a study whose results are committed.
+
+    Attributes
+    ----------
+    about : str
+        What it does, in one sentence.
+    run : callable
+        Runs it in the folder of all runs, and resumes what was stopped.
+    folder : str
+        Where it leaves its files, below the folder of all runs.
+    files : tuple of str
+        The files and folders that it writes, each below `folder` and, committed, below studies/results.
+    """
+
+    about: str
+    run: Callable[[Path], None]
+    folder: str
+    files: tuple[str, ...]
+
+
+STUDIES = {
+    "scenes": Study(
+        "alignment, bridge plans, fused models and their scores on scenes; one to two hours",
+        run_scenes,
+        "committed",
+        (
+            "curves.parquet", "alignment_curves.png", "map.csv", "map.json", "plan.json", "shapes.json", "gap.csv",
+            "plan_outcomes.png",
+            "fused.parquet", "scores.csv", "learning.csv", "samples.csv", "samples", "experts.csv",
+        ),
+    ),
+    "stability": Study(
+        "how far the plan of the rule alignment depends on the scenes and on the metric; some minutes",
+        run_stability,
+        "committed",
+        ("plan_stability.csv",),
+    ),
+    "costs": Study(
+        "memory and GPU hours of two large experts, computed from their configs; some minutes",
+        run_costs,
+        "costs",
+        ("real_costs.csv", "real_costs_lora.csv"),
+    ),
+    "real": Study(
+        "DINOv2-S against two text models on four picture sets; fetched weights and pictures are needed",
+        run_real,
+        "committed",
+        ("real.parquet", "real_curves.parquet", "real_sink.parquet", "real_maps.csv"),
+    ),
+    "causal": Study(
+        "what the experts' tasks rest on, and what each bridge of the study scenes carries; half an hour",
+        run_causal,
+        "causal",
+        ("attribution.csv", "attention.csv", "conflict.csv", "causal_evidence.png", "links.csv", "link_drift.csv"),
+    ),
+    "layouts": Study(
+        "every layout, trained from one recipe with its captions and with those of other scenes; some hours",
+        run_layouts,
+        "layouts",
+        ("layouts.csv", "layouts.png"),
+    ),
+    "emoji": Study(
+        "SmolLM2-135M fused with a generator of emoji, by two plans; half an hour; fetched weights are needed",
+        run_emoji,
+        ".",
+        tuple(
+            f"smollm2_emoji/{file}"
+            for file in (
+                "map.csv", "alignment.json", "middle.json", "learning.csv", "losses.csv", "likeness.csv", "samples.png",
+            )
+        ),
+    ),
+}  # fmt: skip
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw the alignment curves of both experts with their controls: alignment_curves.png."""
+    curves = pd.read_parquet(folder / "curves.parquet")
+    figure = alignment_curves(curves[(curves["metric"] == METRICS[0]) & (curves["pass"] == "separate")])
+    write_atomically(
+        folder / "alignment_curves.png",
+        lambda path: figure.savefig(path, format="png", dpi=130, bbox_inches="tight"),
+    )
+
+
+def draw_outcomes(folder: Path) -> None:
+    """Draw the layer map with the bridges of each plan, beside what each plan brought: plan_outcomes.png."""
+    table = pd.read_csv(folder / "gap.csv")
+    plan = BridgePlan.load(folder / "plan.json")
+    figure = plan_outcomes(read_map(folder), table[table["plan"] != FLOOR], plan)
+    write_atomically(folder / "plan_outcomes.png", lambda path: figure.savefig(path, format="png", dpi=110))
 
 
 def score_experts(folder: Path) -> None:
-    """Both shipped experts on new scenes and new combinations: experts.csv."""
+    """Score both shipped experts on new scenes and new combinations: experts.csv."""
     if (folder / "experts.csv").exists():
         return
     tables = []

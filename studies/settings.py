@@ -1,4 +1,4 @@
-"""Settle what a run costs and where its results lie."""
+"""Settle what the studies compare, what a run may cost, and where its results lie."""
 
 from __future__ import annotations
 
@@ -10,22 +10,39 @@ from ..models.training.recipe import Recipe
 RUNS = Path("runs")
 RESULTS = Path(__file__).parent / "results"
 
-
 EXPERTS = ("scenes-vlm", "scenes-dit")
 TIMESTEPS = (0.2, 0.5, 0.8)
 PLAN_TIMESTEP = 0.5
 PLAN_METRIC = "mutual_knn"  # pixel means and bags of words share much of any layer's CKA and little of this
 METRICS = ("mutual_knn", "cka")
-PLANS = ("alignment", "middle", "random", "shuffled captions")
+FLOOR = "shuffled captions"  # models with the alignment plan, trained with the captions of other scenes
+PLANS = ("alignment", "shallow", "middle", "deep", "random", FLOOR)
 DEMO_LAYOUTS = ("H", "dense", "double fusion")
 SHORT = Recipe(layout=DEMO_LAYOUTS[0], parameters=160_000, steps=40, batch_size=16, validate=0)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may cost. `steps` are training steps of each fused model, `each` the images scored per skill.
+    """What a run may cost.
 
-    `layouts` is the recipe of the layouts that are set beside each other.
+    Attributes
+    ----------
+    samples : int
+        The scenes that curves and maps are measured on.
+    bridges : int
+        The bridges of each plan.
+    steps : int
+        The training steps of each fused model.
+    seeds : int
+        The fused models of each plan.
+    each : int
+        The images of every skill that a fused model is scored on.
+    layouts : Recipe
+        The recipe of the layouts that are compared.
+    batch_size : int
+        The scenes of a training step of each fused model.
+    sampling_steps : int
+        The steps from noise to an image.
     """
 
     samples: int
@@ -34,6 +51,8 @@ class Budget:
     seeds: int
     each: int
     layouts: Recipe = SHORT
+    batch_size: int = 32
+    sampling_steps: int = 16
 
 
 DEMO = Budget(samples=256, bridges=4, steps=80, seeds=1, each=6)

@@ -1,4 +1,4 @@
-"""The laws of docs/architecture.md: where modules lie, what they may import, how long they are, what they are called."""
+"""The laws of docs/architecture.md: where modules lie, what they may import, their length, what they are called."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ FOLDER = 12
 
 # What each part may import: those to its left, of the same row none. In probes and models the parts are folders.
 ORDER = {
-    "probes": ["files hooks metrics", "stimuli features", "subjects similarity", "extraction curves", "evidence", "plans"],
+    "probes": [
+        "files hooks metrics", "stimuli features", "subjects similarity", "extraction curves", "evidence", "plans",
+    ],
     "models": [
         "scenes generation towers", "bridges experts", "fusion unified", "training", "costs", "evaluation",
     ],
     "studies": [
-        "settings", "alignment_curves layout_training real_experts smollm2_emoji result_tables", "fused_models", "causal",
-        "demo_page", "runs",
+        "settings", "quotes",
+        "alignment_curves layout_training real_experts real_costs smollm2_emoji plan_stability result_tables",
+        "fused_models", "causal", "demo_page", "runs",
     ],
 }  # fmt: skip
 BARRED = {
@@ -176,6 +179,8 @@ FILE = re.compile(
     r"(?<![\w/.-])((?:probes|models|figures|studies|benchmarks|tests|notebooks|docs)/[\w./-]*\w\.(?:py|md|ipynb|yaml|csv|png|json|parquet|html))\b"
 )
 MODULE = re.compile(r"\bbridgework(?:\.\w+)+")
+OUTPUTS = {"figures/gallery/index.html"}  # what commands write, and no checkout holds
+NO_MODULES = {"bridgework.json", "bridgework.egg"}  # files: the manifest of fetched weights, bridgework.egg-info
 WRITTEN = [file for file in FILES if file.suffix in (".py", ".md", ".ipynb", ".toml") or file.name == "Makefile"]
 
 
@@ -195,6 +200,6 @@ def exists(path: str) -> bool:
 @pytest.mark.parametrize("file", WRITTEN, ids=name)
 def test_every_written_path_exists(file):
     text = file.read_text(encoding="utf-8")
-    assert not [path for path in FILE.findall(text) if not (ROOT / path).exists()]
+    assert not [path for path in set(FILE.findall(text)) - OUTPUTS if not (ROOT / path).exists()]
     if file.name != "test_architecture.py":
-        assert not [path for path in MODULE.findall(text) if not exists(path)]
+        assert not [path for path in set(MODULE.findall(text)) - NO_MODULES if not exists(path)]

@@ -1,4 +1,4 @@
-"""`python -m bridgework choose`: every rule from two feature stores, layouts as published, and what evidence cost."""
+"""`bridgework choose`: every rule from two feature stores, layouts as published, and what evidence cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STIMULI = tuple(f"stimulus {number}" for number in range(48))
 
 
 def store(folder, task: str, blocks: int, timesteps: tuple[float, ...] = ()) -> None:
-    """A feature store whose image and text share more, the deeper the layer; a generator's come down again."""
+    """Write a feature store whose image and text share more, the deeper the layer; a generator's share less again."""
     g = torch.Generator().manual_seed(blocks)
     common = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
     shares = [layer / blocks for layer in range(blocks + 1)]
@@ -45,13 +45,18 @@ def store(folder, task: str, blocks: int, timesteps: tuple[float, ...] = ()) -> 
 
 @pytest.fixture
 def choose(tmp_path, capsys):
-    """Runs `choose` on towers of 5 and 6 blocks; the plan and what was printed, or what the user is told."""
-    store(tmp_path / "seen", "understanding", 5)
-    store(tmp_path / "made", "generation", 6, (0.2, 0.8))
+    """Run `choose` on towers of 5 and 6 blocks, and return the plan and what was printed."""
+    store(tmp_path / "understanding", "understanding", 5)
+    store(tmp_path / "generation", "generation", 6, (0.2, 0.8))
 
     def run(*options: object) -> tuple[BridgePlan, str]:
         out = tmp_path / "plan.json"
-        main(["choose", *map(str, (tmp_path / "seen", tmp_path / "made", out, "--timestep", 0.2, *options))])
+        main(
+            [
+                "choose",
+                *map(str, (tmp_path / "understanding", tmp_path / "generation", out, "--timestep", 0.2, *options)),
+            ]
+        )
         return BridgePlan.load(out), capsys.readouterr().out
 
     return run
@@ -63,7 +68,7 @@ def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
     assert len(plan.pairs) == 2
     assert (plan.understanding_layers, plan.generation_layers) == (5, 6)
     assert printed.startswith("understanding block - generation block: ")
-    assert re.search(rf"the evidence of {rule}, .* cost: [\d.]+ seconds$", printed.rstrip())
+    assert re.search(rf"the rule {rule} read .*; its cost: [\d.]+ seconds$", printed.rstrip())
 
 
 def test_divergence_reads_the_stores_too(choose):
@@ -98,13 +103,27 @@ def test_layouts(choose):
     plan, _ = choose("--rule", "published", "--layout", "dense", "--matching", "optimal")
     assert len(plan.pairs) == 5
     assert plan.evidence["matching"] == "optimal"
+    plan, _ = choose("--rule", "published", "--layout", "Y")
+    assert (plan.pairs, plan.understanding_layers, plan.generation_layers) == (((0, 0), (1, 1)), 5, 5)
     plan, _ = choose("--rule", "middle", "--layout", "dense")
     assert (plan.layout, len(plan.pairs)) == ("dense", 3)
-    for options, told in [
-        (("--rule", "published", "--layout", "Y"), "one trunk has one depth, got 5 and 6 blocks"),
+    for options, message in [
         (("--matching", "repeat"), "--matching is of --rule published"),
         (("--rule", "published", "--bridges", 2), "--bridges is of the other rules"),
         (("--layout", "last"), "must read the last understanding block, 4"),
     ]:
-        with pytest.raises(SystemExit, match=told):
+        with pytest.raises(SystemExit, match=message):
             choose(*options)
+
+
+def test_features_of_several_timesteps_need_one(tmp_path, capsys):
+    store(tmp_path / "understanding", "understanding", 5)
+    store(tmp_path / "generation", "generation", 6, (0.2, 0.5))
+    folders = [str(tmp_path / name) for name in ("understanding", "generation", "plan.json")]
+    with pytest.raises(SystemExit) as stop:
+        main(["choose", *folders])
+    assert str(stop.value) == (
+        "bridgework: the generation features hold the timesteps 0.2, 0.5: choose one with --timestep"
+    )
+    main(["choose", *folders, "--rule", "shallow", "--bridges", "2"])
+    assert "0-1, 1-3" in capsys.readouterr().out

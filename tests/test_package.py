@@ -78,7 +78,7 @@ def test_wheel_holds_weights_their_configs_style_and_licences(names):
     checkpoints = [name for name in names if name.startswith("bridgework/models/experts/checkpoints/")]
     assert any(name.endswith(".safetensors") for name in checkpoints)
     assert any(name.endswith("config.json") for name in checkpoints)
-    assert "bridgework/figures/style.mplstyle" in names
+    assert {"bridgework/figures/style.mplstyle", "bridgework/figures/gallery.html"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/stimuli/noto/")]
     assert any("licen" in name or "ofl" in name for name in noto)

@@ -17,7 +17,7 @@ PACKAGES = ("probes", "models", "figures", "studies")
 CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
 FOLDERS = (*CODE, "docs", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
-TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle"}
+TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle", ".html"}
 NAMES = {"Makefile", "LICENSE", ".gitignore", "run"}
 
 NOTEBOOK_BYTES = 500_000
@@ -102,6 +102,43 @@ def test_type_checker_sees_through_the_package(tmp_path):
     wrong.write_text("from bridgework.probes import load_stimuli\n\ncount: int = load_stimuli('noto')\n")
     done = check_types(tmp_path, wrong)
     assert "bad-assignment" in done.stdout, done.stdout + done.stderr
+
+
+# Docstrings
+
+GOOGLE = re.compile(r"^\s*(?:Args|Arguments|Returns|Raises|Attributes|Yields):\s*$", re.MULTILINE)
+NO_VERB = {
+    "a",
+    "an",
+    "the",
+    "what",
+    "whether",
+    "how",
+    "which",
+    "where",
+    "one",
+    "every",
+    "each",
+    "all",
+    "so",
+    "for",
+    "of",
+}
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if file.relative_to(ROOT).parts[0] in PACKAGES], ids=name)
+def test_docstrings_are_numpydoc_and_begin_with_a_verb(file):
+    module = parse(file)
+    assert ast.get_docstring(module) is not None
+    for node in ast.walk(module):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            text = ast.get_docstring(node) or ""
+            assert not GOOGLE.search(text), f"{node.name} has a section that is not numpydoc's"
+            public = node in module.body and not node.name.startswith("_")
+            if public and "overload" not in [ast.unparse(each) for each in node.decorator_list]:
+                assert text, f"{node.name} has no docstring"
+                first = text.split()[0].lower()
+                assert isinstance(node, ast.ClassDef) or first not in NO_VERB, f"{node.name}: {text.splitlines()[0]}"
 
 
 # Size

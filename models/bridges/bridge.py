@@ -1,15 +1,11 @@
-"""The bridges: what one tower hands over at a bridged layer, and how the other joins it to its own.
+"""Define what a bridge is, and the pieces that bridges are made of.
 
-Every bridge is an attention over the tokens of both towers and differs in where it stands and what is learnt:
+A bridge is an attention over the tokens of both towers. Side 0 is the understanding tower, side 1 the generation tower.
+Each side offers the other keys and values, `keys_values`, and joins what the other offers to its own state, `attend`. A
+gated bridge gives `own + gate * (joint - own)`; the gate, one number a channel, is 0 at first: the untouched expert.
 
-    SharedAttention  inside attention, in the understanding expert's head space      H (HBridge, arXiv 2511.20520)
-    JointAttention   inside attention, in each tower's own head space                dense (BAGEL, LMFusion)
-    FusionBlock      a self-attention block of its own behind a pair of blocks       double fusion (arXiv 2510.22946)
-    CrossAttention   generation reads the last understanding state                   last (MetaQuery, arXiv 2504.06256)
-
-`keys_values(side, own)` is what a tower (0 = understanding, 1 = generation) offers the other, keys and values; `attend(side,
-own, mine, other, seen)` is its state with the other's joined in, `mine` being what it handed over itself. A gated
-bridge gives `own + gate * (joint - own)`, the gate, one number a channel, being 0 at first: the untouched expert.
+To add a bridge, write its class in a module of this folder, name it in models/bridges/registry.py, and describe its
+layout in probes/plans/layout_table.py.
 """
 
 from __future__ import annotations
@@ -21,40 +17,84 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
+from ...probes.hooks.attention_calls import AttentionCall
 from ..towers.attention_masks import concatenate_masks
-from ..towers.tower import AttentionCall, BlockWidths
+from ..towers.tower import BlockWidths
 from .low_rank import LowRankLinear
 
 
 class KeysValues(NamedTuple):
-    """Keys and values, (batch, head, token, dim)."""
+    """Keys and values, each (batch, head, token, dim)."""
 
     key: Tensor
     value: Tensor
 
 
 class Visibility(NamedTuple):
-    """What each query of a tower sees, bool: of its own tokens and of the other's, (batch, query or 1, key) or None."""
+    """What each query of a tower sees.
+
+    Attributes
+    ----------
+    own, other : Tensor or None
+        Of its own tokens and of the other tower's: bool, (batch, query or 1, key). None sees all.
+    """
 
     own: Tensor | None = None
     other: Tensor | None = None
 
 
 class Bridge(nn.Module):
-    """What all bridges are; `inside` says whether one stands inside attention."""
+    """The base class of all bridges.
+
+    A subclass is built as `kind(understanding, generation, gated, rank, both_ways)`: the `BlockWidths` of the two
+    blocks, and the fields of the plan.
+
+    Attributes
+    ----------
+    inside : bool
+        Whether the bridge stands inside attention: its state is then an `AttentionCall`, else the block's output
+        (batch, token, dim).
+    """
 
     inside: bool
 
     def keys_values(self, side: int, own: Any) -> KeysValues:
+        """Return what a tower offers the other.
+
+        Parameters
+        ----------
+        side : int
+            0 for the understanding tower, 1 for the generation tower.
+        own : AttentionCall or Tensor
+            The tower's state at its block.
+        """
         raise NotImplementedError
 
-    def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, seen: Visibility) -> Tensor:
+    def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, visibility: Visibility) -> Tensor:
+        """Return a tower's state with the other's joined to it.
+
+        Parameters
+        ----------
+        side : int
+            0 for the understanding tower, 1 for the generation tower.
+        own : AttentionCall or Tensor
+            The tower's state at its block.
+        mine, other : KeysValues
+            What this tower and the other one offer.
+        visibility : Visibility
+            What the tower's queries see.
+
+        Returns
+        -------
+        Tensor
+            Inside attention (batch, head, query token, dim) for all queries, else (batch, token, dim).
+        """
         raise NotImplementedError
 
     def forward(self, step: str, *given: Any) -> Any:
-        """`keys_values` or `attend`, by name: what hooks on modules does (FSDP gathers weights so) sees calls alone.
+        """Run `keys_values` or `attend`, by name: FSDP and other hooks on modules see only calls of `forward`.
 
-        Computed in the bridge's precision, whatever the towers' is; under autocast in autocast's.
+        It is computed in the bridge's precision, whatever the towers' is; under autocast in autocast's.
         """
         weight = next(self.parameters())
         if not torch.is_autocast_enabled(weight.device.type):
@@ -62,40 +102,64 @@ class Bridge(nn.Module):
         return getattr(self, step)(*given)
 
 
-def _embedding(source: BlockWidths, target: BlockWidths) -> Tensor:
-    """(target width, source width): head into head, dim into dim, as far as there are as many."""
+def head_embedding(source: BlockWidths, target: BlockWidths) -> Tensor:
+    """Return the map (target width, source width) of head into head and dim into dim, as far as there are as many."""
     embed = torch.zeros(target.heads, target.head_dim, source.heads, source.head_dim)
     for head in range(source.heads):
         embed[head % target.heads, :, head] = torch.eye(target.head_dim, source.head_dim)
     return embed.view(target.heads * target.head_dim, source.heads * source.head_dim)
 
 
-def _mapped(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
-    """Through a linear map over all heads: (batch, head, token, dim) -> (batch, head', token, dim')."""
+def map_heads(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
+    """Apply a linear map over all heads: (batch, head, token, dim) to (batch, `heads`, token, dim')."""
     return linear(states.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def _each_query_head(own: AttentionCall) -> tuple[Tensor, Tensor]:
-    """Keys and values with as many heads as queries (grouped-query attention shares them)."""
+def keys_values_per_query_head(own: AttentionCall) -> KeysValues:
+    """Return keys and values with as many heads as queries, which share them in grouped-query attention."""
     shared = own.query.shape[1] // own.key.shape[1]
-    return own.key.repeat_interleave(shared, 1), own.value.repeat_interleave(shared, 1)
+    return KeysValues(own.key.repeat_interleave(shared, 1), own.value.repeat_interleave(shared, 1))
 
 
-def _attend_both(
-    own: AttentionCall, query: Tensor, mine: KeysValues, other: KeysValues, seen: Visibility, scale: float | None = None
+def attend_to_both(
+    own: AttentionCall,
+    query: Tensor,
+    mine: KeysValues,
+    other: KeysValues,
+    visibility: Visibility,
+    scale: float | None = None,
 ) -> Tensor:
-    """One softmax over both towers' tokens, for the queries that the bridge enters: (batch, head, query, dim)."""
+    """Attend with one softmax over both towers' tokens.
+
+    Parameters
+    ----------
+    own : AttentionCall
+        The block's attention, whose mask holds for its own keys.
+    query : Tensor
+        The queries that the bridge enters, (batch, head, query token, dim).
+    mine, other : KeysValues
+        The keys and values of both towers, in the heads of the queries.
+    visibility : Visibility
+        What the queries see of the other tower.
+    scale : float, optional
+        The factor of the scores. By default dim ** -0.5.
+
+    Returns
+    -------
+    Tensor
+        (batch, head, query token, dim).
+    """
     mask = own.mask
     if mask is not None:
-        mask = _for_heads(mask[(None,) * (4 - mask.ndim)], query.shape[1])
+        mask = _mask_for_heads(mask[(None,) * (4 - mask.ndim)], query.shape[1])
         mask = mask[:, :, own.reads] if mask.shape[2] > 1 else mask
-    mask = concatenate_masks(mask, seen.other, (mine.key.shape[2], other.key.shape[2]), query)
+    mask = concatenate_masks(mask, visibility.other, (mine.key.shape[2], other.key.shape[2]), query)
     key, value = (torch.cat([a, b], dim=2) for a, b in zip(mine, other, strict=True))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
-def _for_heads(mask: Tensor, heads: int) -> Tensor:
-    """A mask (batch, head, query, key) for heads of another space, where it is one for all (no relative positions)."""
+def _mask_for_heads(mask: Tensor, heads: int) -> Tensor:
+    """Return a mask (batch, head, query, key) for heads of another space, where all heads have the same."""
     if mask.shape[1] in (1, heads):
         return mask
     if not (mask == mask[:, :1]).all():
@@ -106,8 +170,8 @@ def _for_heads(mask: Tensor, heads: int) -> Tensor:
     return mask[:, :1]
 
 
-def _replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
-    """The block's attention with the joined queries in the place of its own; `reads` may reorder all of them."""
+def replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
+    """Return the block's attention with the joined queries in place of its own; `reads` may reorder all of them."""
     if isinstance(own.reads, slice) and joined.shape == own.own.shape:
         return joined
     whole = own.own.clone()
@@ -115,21 +179,23 @@ def _replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
     return whole
 
 
-def _gated(gate: Tensor | None, own: Tensor, joint: Tensor) -> Tensor:
-    """own + gate * (joint - own), (batch, head, token, dim), with one gate a channel of a head."""
+def apply_gate(gate: Tensor | None, own: Tensor, joint: Tensor) -> Tensor:
+    """Return own + gate * (joint - own), (batch, head, token, dim), with one gate for each channel of a head."""
     if gate is None:
         return joint
     return own + gate.view(1, own.shape[1], 1, own.shape[3]) * (joint - own)
 
 
-def _out(width: int, out: int, rank: int | None, start: float | None) -> LowRankLinear:
+def output_map(width: int, out: int, rank: int | None, start: float | None) -> LowRankLinear:
+    """Return the map to a tower's width; every entry is `start` at first, or drawn at random where that is None."""
     return LowRankLinear(width, out, rank, None if start is None else torch.full((out, width), start))
 
 
-def _head_dim(width: int) -> int:
-    """The widest of at most 64 that divides a width."""
+def widest_head(width: int) -> int:
+    """Return the largest head dim of at most 64 that divides a width."""
     return next(dim for dim in range(min(64, width), 0, -1) if width % dim == 0)
 
 
-def _split(states: Tensor, heads: int) -> Tensor:
+def split_heads(states: Tensor, heads: int) -> Tensor:
+    """Turn (batch, token, width) into (batch, head, token, dim)."""
     return states.unflatten(2, (heads, -1)).transpose(1, 2)

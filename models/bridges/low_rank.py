@@ -1,4 +1,4 @@
-"""The linear maps that bridges learn, of full or of low rank."""
+"""Build the linear maps that bridges learn, of full or of low rank."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from torch.nn import functional as F
 
 
 class LowRankLinear(nn.Module):
-    """A linear map (..., width) -> (..., width'), without bias; of a `rank`, `start` plus a learnt product of two.
+    """A linear map (..., width) -> (..., out) without bias; of low rank, a fixed start plus a learnt product of two.
 
-    `start` (width', width) is what it is at first; without one it is drawn as `nn.Linear` draws its own.
+    Parameters
+    ----------
+    width, out : int
+        The widths of what it takes and of what it gives.
+    rank : int or None
+        The rank of the learnt product. None, or a rank that saves nothing, is one learnt matrix.
+    start : Tensor, optional
+        What the map is at first, (out, width). By default it is drawn as `nn.Linear` draws its own.
     """
 
     def __init__(self, width: int, out: int, rank: int | None, start: Tensor | None = None) -> None:
@@ -33,4 +40,5 @@ class LowRankLinear(nn.Module):
 
 
 def _drawn(out: int, width: int) -> Tensor:
+    """Draw a matrix as `nn.Linear` does."""
     return torch.empty(out, width).uniform_(-1, 1) / math.sqrt(width)

@@ -1,4 +1,12 @@
-"""Name the bridge of each layout."""
+"""Name the bridge of each layout.
+
+| layout | bridge | where it stands | from (arXiv) |
+|---|---|---|---|
+| H | `SharedAttention` | inside attention, in the understanding expert's head space | HBridge (2511.20520) |
+| dense | `JointAttention` | inside attention, in each tower's own head space | BAGEL, LMFusion |
+| double fusion | `FusionBlock` | a self-attention block behind a pair of blocks | LightFusion (2510.22946) |
+| last | `CrossAttention` | behind a generation block: it reads the last understanding state | MetaQuery (2504.06256) |
+"""
 
 from __future__ import annotations
 

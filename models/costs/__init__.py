@@ -1,16 +1,6 @@
 """Count what training takes, measured or computed from configs alone."""
 
-from .estimate import estimate_cost
-from .step_costs import WARM_UP, Flops, attention_sharing, costs, count_flops, held_bytes, peak_bytes, step_seconds
+import lazy_loader
 
-__all__ = [
-    "WARM_UP",
-    "Flops",
-    "attention_sharing",
-    "costs",
-    "count_flops",
-    "estimate_cost",
-    "held_bytes",
-    "peak_bytes",
-    "step_seconds",
-]
+# Each name is imported when it is first used; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

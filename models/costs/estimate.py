@@ -1,11 +1,12 @@
-"""What fusing two experts takes before anything is downloaded: memory by kind, operations and GPU hours.
+"""Estimate what fusing two experts takes before anything is downloaded: memory by kind, operations and GPU hours.
 
-The fused model is built from the experts' configs and one step of its training is run as it would be, on tensors
-without data (models/costs/simulation.py). Nothing is estimated but what the step cannot tell: how fast a GPU is at it.
+The fused model is built from the experts' configs, and one training step runs as it would later, on tensors without
+data (models/costs/simulation.py). Only one thing is assumed, because such a step cannot show it: how fast a GPU is.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import TRUNKS
 from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
 from ..fusion.two_towers import Fusion
 from ..training.optimizers import build_optimizers
+from .cost_options import UTILISATION, CostOptions
 from .published import PlannedGenerator, PlannedReader, build_planned_generator, build_planned_reader
 from .simulation import KINDS, Step, simulate
 
@@ -26,7 +29,15 @@ PRECISIONS = ("float32", "mixed", "bf16")
 
 
 class Gpu(NamedTuple):
-    """By its maker's data sheet: bytes of memory; operations a second on dense matrices, bfloat16 and float32."""
+    """Hold what the maker's data sheet says of a GPU.
+
+    Attributes
+    ----------
+    memory : float
+        Bytes.
+    bfloat16, float32 : float
+        Operations a second on dense matrices in this format.
+    """
 
     memory: float
     bfloat16: float
@@ -37,17 +48,25 @@ GPUS = {
     "H100": Gpu(80e9, 989.4e12, 66.9e12),  # SXM; nvidia.com/en-us/data-center/h100, halved where sparsity is counted
     "A100": Gpu(80e9, 312e12, 19.5e12),  # nvidia.com/en-us/data-center/a100
 }
-# An assumption: the Llama 3 report has 38 to 43 % of the peak on H100s (arXiv 2407.21783). Time some steps of your own.
-UTILISATION = 0.4
 
 
 class CostEstimate(NamedTuple):
-    """What one training step of a plan takes on one of its GPUs.
+    """Hold what one training step of a plan takes on one of its GPUs.
 
-    Attributes:
-        step: bytes by kind, and operations.
-        gathered: bytes of the sharded weights and gradients that are whole at one time (FSDP2), on top of `step`.
-        parameters, trained: numbers, in the whole model.
+    Attributes
+    ----------
+    plan : BridgePlan
+        The plan.
+    step : Step
+        Bytes by kind, and operations.
+    gathered : int
+        Bytes of the sharded weights and gradients that are whole at one time (FSDP2); they come on top of `step`.
+    parameters, trained : int
+        How many parameters the whole model has, and how many of them are trained.
+    gpus : int
+        How many GPUs take part.
+    precision : str
+        The number format, as `estimate_cost` takes it.
     """
 
     plan: BridgePlan
@@ -60,17 +79,35 @@ class CostEstimate(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """Bytes on each GPU at the worst moment. The GPU's context and fragmentation come on top."""
+        """Bytes on each GPU at the worst moment; the GPU's context and fragmentation come on top."""
         return self.step.peak + self.gathered
 
     @property
     def operations(self) -> int:
+        """Operations of one step on one GPU: forward pass, backward pass and update."""
         return self.step.forward + self.step.backward + self.step.update
 
     def hours(self, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> float:
-        """GPU hours of so many steps, all GPUs together, at this share of a GPU's peak rate.
+        """Return the GPU hours of a training run, all GPUs together.
 
-        Raises ValueError for an unknown GPU or a share that is none.
+        Parameters
+        ----------
+        steps : int
+            How many training steps there are.
+        gpu : str, optional
+            A name in `GPUS`.
+        utilisation : float, optional
+            The share of the GPU's peak rate that is reached.
+
+        Returns
+        -------
+        float
+            Hours.
+
+        Raises
+        ------
+        ValueError
+            The GPU is unknown, or the share is not above 0 and at most 1.
         """
         if gpu not in GPUS:
             raise ValueError(f"unknown GPU {gpu!r}: expected one of {', '.join(GPUS)}")
@@ -94,29 +131,55 @@ def estimate_cost(
     gpus: int = 1,
     replicated: bool = False,
 ) -> CostEstimate:
-    """What a training step of the two experts, fused, takes.
-
-    >>> made = cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, checkpointing=True)
-    >>> made.peak, made.hours(20_000)
+    """Return what a training step of two fused experts takes, computed from their configs.
 
     Gradients and optimizers are those of `train`. Captions come tokenized, images as latents, and the generation
     expert's own (null) text as states: no autoencoder and no text encoder is in memory.
 
-    Args:
-        understanding, generation: names or folders, as `published.config_of` takes them.
-        layout: its published plan is laid out for the experts' depths; or a plan.
-        trained: "bridges", "lora" (as well) or "all".
-        batch: samples on each GPU.
-        tokens: of each caption.
-        resolution: pixels a side of the stills that are drawn; None is the generation expert's own.
-        precision: "float32"; "mixed", weights in float32 and passes in bfloat16 as `train` does it under
-            `ACCELERATE_MIXED_PRECISION=bf16`; "bf16", likewise, with frozen weights kept in bfloat16.
-        checkpointing: blocks are computed again in the backward pass.
-        gpus: more than one shard weights, gradients and optimizer among them (FSDP2: float32 shards, gathered in the
-            precision of the pass, each block when it runs and all else throughout), unless they are `replicated`.
+    Parameters
+    ----------
+    understanding, generation : path
+        Names or folders of the experts, as `published.config_of` takes them.
+    layout : str or BridgePlan
+        A layout, whose published plan is laid out for the experts' depths; or a plan.
+    trained : str, optional
+        "bridges"; "lora", adapters in both experts as well; or "all".
+    batch : int, optional
+        Samples on each GPU.
+    tokens : int, optional
+        Tokens of each caption.
+    resolution : int, optional
+        The side of the stills that are drawn, in pixels; None is the generation expert's own.
+    precision : str, optional
+        "float32"; "mixed", weights in float32 and passes in bfloat16 as `train` does it under
+        `ACCELERATE_MIXED_PRECISION=bf16`; "bf16", likewise, with frozen weights kept in bfloat16.
+    checkpointing : bool, optional
+        Whether blocks are computed again in the backward pass.
+    gpus : int, optional
+        How many GPUs take part. More than one shard weights, gradients and optimizer among them (FSDP2: float32 shards,
+        gathered in the precision of the pass, each block when it runs and all else throughout), unless they are
+        `replicated`.
+    replicated : bool, optional
+        Whether every GPU holds the whole model.
 
-    Raises:
-        ValueError: experts, a layout or a precision that cannot be planned; numbers below 1.
+    Returns
+    -------
+    CostEstimate
+        Memory by kind, operations and parameters; GPU hours by its method `hours`.
+
+    Raises
+    ------
+    ValueError
+        The experts, the layout or the precision cannot be planned, or a number is below 1.
+
+    See Also
+    --------
+    estimate_costs : Returns a table of several layouts.
+
+    Examples
+    --------
+    >>> cost = estimate_cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, checkpointing=True)
+    >>> cost.peak, cost.hours(20_000)
     """
     for name, value in {"batch": batch, "tokens": tokens, "gpus": gpus}.items():
         if value < 1:
@@ -153,9 +216,9 @@ def estimate_cost(
         optimizers = build_optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
         shares = {}
         if sharded:  # of float32 where the pass sees bfloat16
-            wide = 2 / gpus if half else 1 / gpus
-            shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), wide)
-            shares["weights"] = 1 / gpus if precision == "bf16" else wide
+            share = 2 / gpus if half else 1 / gpus
+            shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), share)
+            shares["weights"] = 1 / gpus if precision == "bf16" else share
         return CostEstimate(
             plan,
             simulate(model, loss, optimizers, shares),
@@ -168,7 +231,7 @@ def estimate_cost(
 
 
 class _Planned(FusedModel):
-    """A fused model of experts without data: where their tokens stand is known, for it cannot be measured."""
+    """Fuse experts that hold no data: where their tokens stand is known, because it cannot be measured."""
 
     def __init__(self, understanding: PlannedReader, generation: PlannedGenerator, plan: BridgePlan) -> None:
         if plan.semantic_tokens:
@@ -188,7 +251,7 @@ class _Planned(FusedModel):
 
 
 def _learn_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Trained parameters in this precision."""
+    """Put trained parameters into this precision."""
     for module in model.modules():
         for name, p in list(module._parameters.items()):
             if p is not None and p.requires_grad and (p.dtype != dtype or p.device.type == "meta"):
@@ -196,10 +259,10 @@ def _learn_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _gathered(model: FusedModel) -> int:
-    """What FSDP2 holds whole at the worst moment, where each block is sharded on its own.
+    """Return the bytes that FSDP2 holds whole at the worst moment, where each block is a shard group of its own.
 
-    All that is in no block throughout, and two blocks: the one that runs and the next, which is being gathered; with
-    their gradients where they are trained, until these are scattered.
+    All that is in no block is whole throughout. Of the blocks two are whole: the one that runs and the next, which is
+    being gathered. Where they are trained, their gradients are whole as well until they are scattered.
     """
     size = {p: p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in model.parameters()}
     blocks = [
@@ -210,26 +273,77 @@ def _gathered(model: FusedModel) -> int:
     return sum(size.values()) + sum(sorted(blocks)[-2:])
 
 
-def cost_table(made: CostEstimate, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> pd.DataFrame:
-    """One row: the plan, GB (1e9 bytes) on each GPU by kind at the worst moment, TFLOP of its step, and GPU hours."""
-    kinds = {kind: made.step.at_peak.get(kind, 0) for kind in KINDS}
+def estimate_costs(
+    understanding: str | Path, generation: str | Path, options: CostOptions | None = None
+) -> pd.DataFrame:
+    """Return a table of what fusing two experts takes, one row for each layout or plan.
+
+    Parameters
+    ----------
+    understanding, generation : path
+        The experts, as of `estimate_cost`.
+    options : CostOptions, optional
+        What is compared and how; the defaults if left out. A layout that ends in .json is the file of a plan.
+
+    Returns
+    -------
+    DataFrame
+        Rows as of `cost_table`.
+
+    Raises
+    ------
+    ValueError
+        As `estimate_cost` and `CostEstimate.hours`.
+    FileNotFoundError
+        There is no such plan.
+    """
+    options = options or CostOptions()
+    settings = {f.name: getattr(options, f.name) for f in fields(options)}
+    layouts, hours = settings.pop("layout"), [settings.pop(name) for name in ("steps", "gpu", "utilisation")]
+    plans = [BridgePlan.load(layout) if layout.endswith(".json") else layout for layout in layouts]
+    estimates = [estimate_cost(understanding, generation, plan, **settings) for plan in plans]
+    return pd.concat([cost_table(estimate, *hours) for estimate in estimates])
+
+
+def cost_table(estimate: CostEstimate, steps: int, gpu: str = "H100", utilisation: float = UTILISATION) -> pd.DataFrame:
+    """Return an estimate as a table with one row.
+
+    Parameters
+    ----------
+    estimate : CostEstimate
+        What `estimate_cost` returned.
+    steps, gpu, utilisation
+        As of `CostEstimate.hours`.
+
+    Returns
+    -------
+    DataFrame
+        The plan, GB (1e9 bytes) on each GPU by kind at the worst moment, TFLOP of its step, and GPU hours.
+    """
+    kinds = {kind: estimate.step.at_peak.get(kind, 0) for kind in KINDS}
     kinds["transient"] += kinds.pop("update")
-    kinds |= {"gathered": made.gathered, "peak": made.peak}
-    step = made.step
+    kinds |= {"gathered": estimate.gathered, "peak": estimate.peak}
+    step = estimate.step
     row = {
-        "layout": made.plan.layout,
-        "bridges": len(made.plan.pairs),
-        "parameters": made.parameters,
-        "trained parameters": made.trained,
+        "layout": estimate.plan.layout,
+        "bridges": len(estimate.plan.pairs),
+        "parameters": estimate.parameters,
+        "trained parameters": estimate.trained,
         **{f"{kind} GB": size / 1e9 for kind, size in kinds.items()},
         "forward TFLOP": step.forward / 1e12,
         "backward TFLOP": step.backward / 1e12,
         "update TFLOP": step.update / 1e12,
-        "GPUs": made.gpus,
+        "GPUs": estimate.gpus,
         "GPU": gpu,
         "utilisation": utilisation,
         "steps": steps,
-        "GPU hours": made.hours(steps, gpu, utilisation),
-        "fits": made.peak <= GPUS[gpu].memory,
+        "GPU hours": estimate.hours(steps, gpu, utilisation),
+        "fits": estimate.peak <= GPUS[gpu].memory,
     }
     return pd.DataFrame([row])
+
+
+def costs_as_text(table: pd.DataFrame) -> str:
+    """Return the table of `estimate_costs` as text: a line for each quantity, a column for each layout."""
+    shown = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value).set_index("layout")
+    return shown.T.to_string()

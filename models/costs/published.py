@@ -1,6 +1,6 @@
-"""Experts known by their config alone: built without weights, on tensors that have shapes and no data.
+"""Build experts from their configs alone, without weights, on tensors that have shapes and no data.
 
-`published/` holds the configs of public experts as they are published, each with the repository that it is from.
+`published_configs/` holds the configs of public experts as published, each with the repository that it is from.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..towers.tower import SelfAttention, Tower
 
 PUBLISHED = Path(__file__).parent / "published_configs"
 
-# Of the generation experts that can be planned, by channels of what they denoise: pixels a latent, and the tokens of
-# their own text input (our own: `DitExpert`; SD 3: CLIP's 77 and T5's 256; Wan: UMT5's 512).
-_DRAWN = {
+# The generation experts that can be planned, by class and channels of what they denoise: pixels per latent, and tokens
+# of their own text input (our own: `DitExpert`; SD 3: CLIP's 77 and T5's 256; Wan: UMT5's 512).
+_GENERATORS = {
     ("SD3Transformer2DModel", 3): (1, 20),
     ("SD3Transformer2DModel", 16): (8, 333),
     ("WanTransformer3DModel", 16): (8, 512),
@@ -43,7 +43,21 @@ _DRAWN = {
 
 @dataclass
 class PlannedReader:
-    """An understanding expert without weights, which reads captions of `tokens` tokens each."""
+    """An understanding expert without weights.
+
+    Attributes
+    ----------
+    name : str
+        Name of the expert.
+    model : transformers.PreTrainedModel
+        The model, without data.
+    blocks : tuple of str
+        Paths of the language model's blocks, in depth order.
+    tokens : int
+        Tokens of each caption.
+    modalities : tuple of str
+        What it is shown: captions alone.
+    """
 
     name: str
     model: Any
@@ -54,6 +68,7 @@ class PlannedReader:
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
+        """Return the pass over as many captions as there are stimuli, whatever these show."""
         ids = torch.zeros(len(stimuli), self.tokens, dtype=torch.long)
         mask = torch.ones_like(ids)
         return ForwardPass(
@@ -63,7 +78,7 @@ class PlannedReader:
         )
 
     def tower(self, stream: str | None = None) -> Tower:
-        """Every token of the one sequence that the blocks of a language model hand on."""
+        """Return the tower of a language model's blocks: every token of their one sequence."""
         return _sequence(self.model, self.blocks)
 
 
@@ -71,8 +86,18 @@ class PlannedReader:
 class PlannedGenerator:
     """A generation expert without weights.
 
-    What it denoises is `size`, (channel, row, column), of an image or of the one latent frame of a still; `text` is how
-    many tokens its own text input has.
+    Attributes
+    ----------
+    name : str
+        Name of the expert.
+    model : diffusers.ModelMixin
+        The model, without data.
+    blocks : tuple of str
+        Paths of its blocks, in depth order.
+    size : tuple of int
+        What it denoises, (channel, row, column): an image, or the one latent frame of a still.
+    text : int
+        Number of tokens of its own text input.
     """
 
     name: str
@@ -82,26 +107,43 @@ class PlannedGenerator:
     text: int
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """What stands in for the null caption's states (batch, token, dim): they are computed once, before training."""
+        """Return zeros in place of the null caption's states, (batch, token, dim), which training computes before."""
         config = self.model.config
         return torch.zeros(len(texts), self.text, config.get("text_dim") or config["joint_attention_dim"])
 
     def predict(self, noisy: Tensor, text: Tensor, time: Tensor) -> Tensor:
-        """(batch, channel, row, column), as `noisy` is."""
-        given = {"encoder_hidden_states": text, "timestep": time * 1000}
+        """Return what the model predicts, (batch, channel, row, column), the shape of `noisy`."""
+        inputs = {"encoder_hidden_states": text, "timestep": time * 1000}
         if self.video:
-            return self.model(noisy[:, :, None], **given).sample[:, :, 0]
+            return self.model(noisy[:, :, None], **inputs).sample[:, :, 0]
         pooled = text.new_zeros(len(text), self.model.config["pooled_projection_dim"])
-        return self.model(noisy, pooled_projections=pooled, **given).sample
+        return self.model(noisy, pooled_projections=pooled, **inputs).sample
 
     @property
     def video(self) -> bool:
+        """Whether the model draws frames of a video."""
         return isinstance(self.model, diffusers.WanTransformer3DModel)
 
     def tower(self, stream: str) -> Tower:
-        """The stream that bridges enter. Raises ValueError for one that the blocks do not have."""
+        """Return the tower of the stream that bridges enter.
+
+        Parameters
+        ----------
+        stream : str
+            "image", "text" or "both".
+
+        Returns
+        -------
+        Tower
+            The blocks, and where the stream's tokens stand in them.
+
+        Raises
+        ------
+        ValueError
+            For a stream that the blocks do not have.
+        """
         count = len(self.blocks)
-        if self.video:  # one stream; the text is read by a second attention
+        if self.video:  # one stream: a second attention reads the text
             if stream != "image":
                 raise ValueError(f"the blocks of {self.name} hold no {stream} tokens: plan for the stream 'image'")
             return _sequence(self.model, self.blocks)
@@ -110,14 +152,14 @@ class PlannedGenerator:
         }
         given: dict[str | None, str] = {"image": "hidden_states", "text": "encoder_hidden_states"}
         both: dict[str | None, Place] = {"text": 0, "image": 1}
-        last: dict[str | None, Place] = {"image": 1}  # SD 3 drops the text behind its last block
+        last: dict[str | None, Place] = {"image": 1}  # SD 3 drops the text after its last block
         places = [both] * (count - 1) + [last]
         attention = [SelfAttention(0, ("image", "text"))] * count
         return Tower(self.model, self.blocks, stream, layouts, given, places, attention)
 
 
 def _sequence(model: Any, blocks: tuple[str, ...]) -> Tower:
-    """The tower of blocks that hand one sequence on, and whose first call of SDPA is their self-attention."""
+    """Return the tower of blocks that pass on one sequence, and whose first call of SDPA is their self-attention."""
     attention = [SelfAttention(0, (None,))] * len(blocks)
     return Tower(
         model, blocks, None, {None: TokenLayout()}, {None: "hidden_states"}, [{None: None}] * len(blocks), attention
@@ -125,10 +167,25 @@ def _sequence(model: Any, blocks: tuple[str, ...]) -> Tower:
 
 
 def config_of(name: str | Path) -> dict[str, Any]:
-    """The config of a published expert, one of ours, a fetched one or a local folder; no weights are read.
+    """Read the config of an expert, without its weights.
 
-    A folder has a config.json, or one in transformer/ (a pipeline). Raises ValueError for an unknown name,
-    FileNotFoundError for a folder without a config.
+    Parameters
+    ----------
+    name : str or Path
+        A published expert (published_configs/), one of ours, a fetched one, or a local folder with a config.json, its
+        own or one in transformer/ (a pipeline).
+
+    Returns
+    -------
+    dict
+        The config.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    FileNotFoundError
+        For a folder without a config.
     """
     known = {path.stem: path for path in sorted(PUBLISHED.glob("*.json"))}
     if str(name) in known:
@@ -149,9 +206,28 @@ def config_of(name: str | Path) -> dict[str, Any]:
 
 
 def build_planned_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> PlannedReader:
-    """The understanding expert of a config: a language model, or the language model of a vision-language model.
+    """Build an understanding expert from its config: a language model, or that of a vision-language model.
 
-    Call it under `FakeTensorMode`: elsewhere weights are drawn and fill memory. Raises ValueError for another family.
+    Call it under `FakeTensorMode`: otherwise weights fill memory.
+
+    Parameters
+    ----------
+    name : str or Path
+        The expert, as `config_of` takes it.
+    tokens : int
+        Tokens of each caption.
+    dtype : torch.dtype
+        Precision of the weights.
+
+    Returns
+    -------
+    PlannedReader
+        The expert.
+
+    Raises
+    ------
+    ValueError
+        For another family of models.
     """
     config = config_of(name)
     kind = config.pop("model_type", None)
@@ -172,20 +248,38 @@ def build_planned_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> P
 
 
 def build_planned_generator(name: str | Path, resolution: int | None, dtype: torch.dtype) -> PlannedGenerator:
-    """The generation expert of a config, drawing square stills of `resolution` pixels a side; None is its own size.
+    """Build a generation expert from its config.
 
-    Call it under `FakeTensorMode`. Raises ValueError for a family that is not known here, and for a resolution that
-    is no whole number of patches.
+    Call it under `FakeTensorMode`: otherwise weights fill memory.
+
+    Parameters
+    ----------
+    name : str or Path
+        The expert, as `config_of` takes it.
+    resolution : int, optional
+        Pixels per side of the square stills that it draws; None stands for its own size.
+    dtype : torch.dtype
+        Precision of the weights.
+
+    Returns
+    -------
+    PlannedGenerator
+        The expert.
+
+    Raises
+    ------
+    ValueError
+        For a family that cannot be planned, or a resolution that is no whole number of patches.
     """
     config = config_of(name)
     family = str(config.get("_class_name")), int(config.get("in_channels", 0))
-    if family not in _DRAWN:
-        known = ", ".join(f"{each} of {channels} channels" for each, channels in _DRAWN)
+    if family not in _GENERATORS:
+        known = ", ".join(f"{kind} of {channels} channels" for kind, channels in _GENERATORS)
         raise ValueError(
             f"{str(name)!r} ({family[0]} of {family[1]} channels) cannot be planned as the generation expert: "
             f"expected one of {known}"
         )
-    stride, text = _DRAWN[family]
+    stride, text = _GENERATORS[family]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,8 +1,8 @@
-"""What one training step holds and computes, found by running it on tensors that have shapes and no data.
+"""Count what one training step holds and computes, by running it on tensors that have shapes and no data.
 
-Everything runs as it would for real, the forward pass, backward pass, gradient clipping and optimizer, under torch's
-`FakeTensorMode`: operators tell the shapes that they return and compute nothing. Each storage is counted from its first
-appearance to the moment that nothing refers to it, as an allocator would.
+The forward pass, the backward pass, gradient clipping and the optimizers run as they would for real, under torch's
+`FakeTensorMode`: operators return shapes and compute nothing. Each storage is counted from its first appearance to the
+moment when nothing refers to it any more, as an allocator would count it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .step_costs import CPU_ATTENTION_FLOPS
 
 KINDS = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "update")
 
-# Not by `FlopCounterMode`: its hooks on modules keep what checkpointing has computed again alive.
+# `FlopCounterMode` does not serve here: its hooks on modules keep alive what checkpointing has computed again.
 _OPERATIONS: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
     **{kernel: shape_wrapper(count) for kernel, count in CPU_ATTENTION_FLOPS.items()},
@@ -31,16 +31,20 @@ _OPERATIONS: Mapping[Any, Callable[..., int]] = {
 
 
 class Step(NamedTuple):
-    """One training step. Bytes are exact counts of storages; operations are floating point, two to a multiply-add.
+    """What one training step holds and computes.
 
-    Attributes:
-        held: bytes of each kind at their most: `weights` of frozen parameters and of buffers, `trained` parameters,
-            their `gradients`, state of the `optimizer`, `activations` (what the forward pass leaves for the backward
-            pass).
-        at_peak: bytes of each kind at the moment when their sum is largest; also `transient`, what passes come and go,
-            and `update`, the same of clipping and optimizer.
-        forward, backward, update: operations of the loss, of its gradients (what is computed again under gradient
-            checkpointing counts) and of the optimizer.
+    Attributes
+    ----------
+    held : dict of str to int
+        Bytes of each kind at their most: `weights`, frozen parameters and buffers; `trained` parameters; their
+        `gradients`; the state of the `optimizer`; `activations`, what the forward pass leaves for the backward pass.
+        They are exact counts of storages.
+    at_peak : dict of str to int
+        Bytes of each kind at the moment when their sum is largest. Two more kinds are `transient`, what passes
+        allocate and free again, and `update`, the same of clipping and optimizers.
+    forward, backward, update : int
+        Floating point operations, two to a multiply-add, of the loss, of its gradients (what is computed again under
+        gradient checkpointing counts) and of the optimizers.
     """
 
     held: dict[str, int]
@@ -51,20 +55,34 @@ class Step(NamedTuple):
 
     @property
     def peak(self) -> int:
+        """Bytes at the worst moment."""
         return sum(self.at_peak.values())
 
 
 class Ledger(TorchDispatchMode):
-    """Counts, by kind, the bytes of storages that are alive while it is entered.
+    """Count, by kind, the bytes of the storages that are alive while this mode is entered.
 
-    Args:
-        shares: the part of each kind that lies on one device; 1 where none is named.
+    Parameters
+    ----------
+    shares : mapping of str to float
+        The part of each kind that lies on one device; 1 for a kind that is not named.
+
+    Attributes
+    ----------
+    arriving : str
+        The kind that new storages are counted as.
+    bytes : Counter
+        Bytes by kind that are alive now.
+    most : dict of str to int
+        Bytes by kind at the moment when their sum was largest.
+    operations : int
+        Floating point operations so far.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         super().__init__()
         self.shares = {kind: shares.get(kind, 1.0) for kind in KINDS}
-        self.arriving = "transient"  # the kind of a storage that was not seen before
+        self.arriving = "transient"
         self.bytes: Counter[str] = Counter()
         self.most: dict[str, int] = {}
         self._alive: dict[int, tuple[int, str]] = {}
@@ -72,7 +90,7 @@ class Ledger(TorchDispatchMode):
         self._collected = 0
 
     def file(self, tensors: Iterable[Tensor], kind: str) -> None:
-        """Count these tensors' storages as of this kind."""
+        """Count the storages of tensors as one kind, whatever they were counted as before."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
@@ -84,13 +102,13 @@ class Ledger(TorchDispatchMode):
             self._alive[key] = size, kind
             self.bytes[kind] += size
         if self.bytes.total() > 1.02 * self._collected:
-            gc.collect()  # cycles of frames hold storages until Python happens to look: the peak is not to depend on it
+            gc.collect()  # cycles of frames keep storages alive, and the peak must not depend on when Python collects
             self._collected = self.bytes.total()
         if self.bytes.total() > sum(self.most.values()):
             self.most = dict(self.bytes)
 
     def settle(self, kind: str, other: str) -> None:
-        """Count what is of one kind and alive now as of the other, of the same share, also in the peak so far."""
+        """Count what is alive of one kind as another kind of the same share, in the peak so far as well."""
         self._alive = {key: (size, other if k == kind else k) for key, (size, k) in self._alive.items()}
         self.bytes[other] += self.bytes.pop(kind, 0)
         self.most = dict(self.bytes) | {kind: sum(self.most.values()) - self.bytes.total()}
@@ -101,12 +119,12 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func is torch.ops.prim.device.default:  # fake tensors ask for it all the time
+        if func is torch.ops.prim.device.default:  # fake tensors call it all the time
             return output
         if (count := _OPERATIONS.get(func.overloadpacket)) is not None:
             self.operations += int(count(*args, **(kwargs or {}), out_val=output))
-        made = (each for each in tree_iter(output) if isinstance(each, Tensor))
-        self.file([t for t in made if t.untyped_storage()._cdata not in self._alive], self.arriving)
+        tensors = (leaf for leaf in tree_iter(output) if isinstance(leaf, Tensor))
+        self.file([t for t in tensors if t.untyped_storage()._cdata not in self._alive], self.arriving)
         return output
 
 
@@ -116,34 +134,48 @@ def simulate(
     optimizers: Sequence[torch.optim.Optimizer],
     shares: Mapping[str, float] | None = None,
 ) -> Step:
-    """One step of training on fake tensors, the optimizers' states being there already.
+    """Run one training step on fake tensors and return what it holds and computes.
 
-    The step is that of `models/training/train_model.py`: loss, gradients, clipping to norm 1, update.
+    The step is that of models/training/loop.py: loss, gradients, clipping to norm 1, update. The optimizers have their
+    states already, as in every step but the first.
 
-    Args:
-        model: built, like the optimizers, under the `FakeTensorMode` that is entered now. All that it holds counts.
-        loss: makes its inputs and returns the loss; whatever autocast it needs is its own.
-        shares: the part of each kind that one of several devices holds; all of it without.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Built, like the optimizers, under the `FakeTensorMode` that is entered now. All that it holds counts.
+    loss : Callable[[], torch.Tensor]
+        Makes its inputs and returns the loss. It enters the autocast that it needs itself.
+    optimizers : sequence of torch.optim.Optimizer
+        The optimizers of the trained parameters.
+    shares : mapping of str to float, optional
+        The part of each kind that one of several devices holds; all of it by default.
 
-    Raises:
-        ValueError: nothing to train; tensors with data.
+    Returns
+    -------
+    Step
+        Bytes by kind, and operations.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to train, or a tensor of the model has data.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("nothing of the model is trained: a training step needs parameters that require gradients")
     if real := [name for name, p in model.named_parameters() if not hasattr(p, "fake_mode")]:
         raise ValueError(f"{real[0]!r} holds data: build the model under FakeTensorMode")
-    for p in trained:  # a first update makes the optimizers' states
+    for p in trained:  # a first update creates the optimizers' states
         p.grad = torch.zeros_like(p)
     _update(optimizers)
     states = [v for o in optimizers for state in o.state.values() for v in state.values() if isinstance(v, Tensor)]
 
+    gc.freeze()  # the ledger's collections need not look through what exists already
     ledger = Ledger(shares or {})
     ledger.file((*(p for p in model.parameters() if not p.requires_grad), *model.buffers()), "weights")
     ledger.file(trained, "trained")
     ledger.file(states, "optimizer")
     hooks = [p.register_post_accumulate_grad_hook(lambda p: ledger.file([p.grad], "gradients")) for p in trained]
-    gc.freeze()  # what is there already need not be looked through
     try:
         with ledger:
             value = loss()

@@ -1,4 +1,4 @@
-"""What a layout costs: parameters, shared attention, FLOPs, wall time and peak memory of a training step."""
+"""Measure what a layout costs: parameters, shared attention, FLOPs, wall time and peak memory of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from ...probes.plans.bridge_plan import BridgePlan
 
 _ATEN = torch.ops.aten
-# torch counts the attention kernels of GPUs; without these, attention on a CPU would cost nothing.
+# torch counts the attention kernels of GPUs alone; without these, attention on a CPU would cost nothing.
 CPU_ATTENTION_FLOPS = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *states, **_: sdpa_flop_count(*states[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
@@ -22,14 +22,19 @@ CPU_ATTENTION_FLOPS = {
     ),
 }
 _BATCHED = (_ATEN.bmm, _ATEN.baddbmm)
-WARM_UP = 2
+WARM_UP = 2  # runs before time is taken
 
 
 class Flops(NamedTuple):
     """Floating point operations of a run, two to a multiplication with its addition.
 
-    `attention` is the part between tokens: kernels of scaled dot-product attention, and batched products (attention
-    without a kernel; rotary angles are among them, and small). Masked pairs count: the kernels compute them.
+    Attributes
+    ----------
+    total : int
+        All operations.
+    attention : int
+        Those between tokens: kernels of scaled dot-product attention, and batched products (attention without a
+        kernel; rotary angles are among them, and small). Masked pairs count: the kernels compute them.
     """
 
     total: int
@@ -37,23 +42,40 @@ class Flops(NamedTuple):
 
 
 def costs(model: Any, batch: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
-    """One row of what a fused or unified model costs on `batch`, which `small.dit_batch` or `stimuli_batch` made.
+    """Measure what a training step of a fused or unified model costs.
 
-    A training step is the loss, its gradients and AdamW's update of what is trained, here at a learning rate of 0: it
-    costs what a real one does and changes no weight.
+    Parameters
+    ----------
+    model : FusedModel, UnifiedModel or UnifiedTokens
+        The model. It comes back unchanged.
+    batch : dict
+        What `scene_batches.dit_batch` or `batches.stimuli_batch` (models/training/) returned.
+    rounds : int
+        Number of steps that are timed.
 
-    Returns:
+    Returns
+    -------
+    dict
         layout, attention_sharing (see there), batch_size, device;
-        trainable_parameters, parameters: numbers, shared ones once;
+        trainable_parameters, parameters: numbers of them, shared ones once;
         forward_flops, forward_attention_flops: of the loss without gradients;
         step_flops, step_attention_flops: of a training step (what is recomputed under checkpointing counts);
-        step_seconds: the median of so many `rounds`, after two to warm up;
+        step_seconds: the median over `rounds`, after two steps to warm up;
         step_peak_bytes: weights, AdamW's state and the most that a step holds beside them (see `peak_bytes`).
 
-    Raises:
-        TypeError: a model without a training loss and a plan.
-        ValueError: nothing to train; no rounds; a device that is neither cpu nor cuda.
-        FloatingPointError: a loss that is not finite: even a step of 0 would spread it over the weights.
+    Raises
+    ------
+    TypeError
+        For a model without a training loss and a plan.
+    ValueError
+        If there is nothing to train, no rounds, or a device that is neither cpu nor cuda.
+    FloatingPointError
+        For a loss that is not finite: even a step of 0 would spread it over the weights.
+
+    Notes
+    -----
+    A training step is the loss, its gradients and AdamW's update of what is trained, here at a learning rate of 0: it
+    costs what a real one does and changes no weight.
     """
     if not all(hasattr(model, name) for name in ("loss", "plan", "parameters")):
         raise TypeError(f"expected a fused or unified model, with a loss and a plan, got {type(model).__name__}")
@@ -70,20 +92,20 @@ def costs(model: Any, batch: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    kept = [(p, p.grad) for p in trained]
+    gradients = [p.grad for p in trained]
     model.train()
     try:
         optimizer.zero_grad()
         with torch.no_grad():
             forward = count_flops(lambda: _finite(model.loss(batch)))
-        whole = count_flops(step)
+        complete = count_flops(step)
         seconds = step_seconds(step, device, rounds)
         states = [value for state in optimizer.state.values() for value in state.values()]
         held = held_bytes([*model.parameters(), *model.buffers(), *states])
         peak = held + peak_bytes(step, device)
     finally:
         model.train(training)
-        for p, gradient in kept:
+        for p, gradient in zip(trained, gradients, strict=True):
             p.grad = gradient
     return {
         "layout": model.plan.layout,
@@ -94,26 +116,53 @@ def costs(model: Any, batch: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "forward_flops": forward.total,
         "forward_attention_flops": forward.attention,
-        "step_flops": whole.total,
-        "step_attention_flops": whole.attention,
+        "step_flops": complete.total,
+        "step_attention_flops": complete.attention,
         "step_seconds": seconds,
         "step_peak_bytes": peak,
     }
 
 
 def attention_sharing(plan: BridgePlan) -> float:
-    """The share of the generation tower's blocks at which its tokens attend to the understanding side, 0..1.
+    """Return the share of the generation tower's blocks at which its tokens attend to the understanding side.
 
-    Inside the block ("dense", "H", "last"), in the one behind it ("double fusion"), or because the block is shared: 1
-    for the trunk "shared", and the shared blocks' share for "Y" and "X", whose branches never attend to each other. A
-    block that meets several others counts once. HBridge bridges 16 of the 28 blocks that pair: 12 / 28 = 42.9 % less
-    than dense (arXiv 2511.20520); the 4 blocks of its prelude count here as not shared.
+    Parameters
+    ----------
+    plan : BridgePlan
+        The plan.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Notes
+    -----
+    The tokens attend inside the block ("dense", "H", "last"), in a block behind it ("double fusion"), or because the
+    block is shared: the share is 1 for the trunk "shared", and the shared blocks' share for "Y" and "X", whose branches
+    never attend to each other. A block that meets several others counts once. HBridge [1]_ bridges 16 of the 28 blocks
+    that pair: 12 / 28 = 42.9 % less than dense; the 4 blocks of its prelude count here as not shared.
+
+    References
+    ----------
+    .. [1] HBridge, arXiv 2511.20520.
     """
     return len({generation for _, generation in plan.pairs}) / plan.generation_layers
 
 
 def count_flops(run: Callable[[], object]) -> Flops:
-    """What one run costs, its backward pass included where it has one."""
+    """Count the floating point operations of one run, its backward pass included if it has one.
+
+    Parameters
+    ----------
+    run : Callable[[], object]
+        The run.
+
+    Returns
+    -------
+    Flops
+        All operations, and those between tokens.
+    """
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
         run()
     counts = {operation: int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
@@ -122,26 +171,58 @@ def count_flops(run: Callable[[], object]) -> Flops:
 
 
 def step_seconds(run: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
-    """The median wall time of `rounds` runs, after two to warm up; a GPU is waited for."""
-    taken = []
+    """Return the median wall time of a run, in seconds, after two runs to warm up.
+
+    Parameters
+    ----------
+    run : Callable[[], object]
+        The run.
+    device : torch.device
+        Device of the run; a GPU's work is waited for.
+    rounds : int
+        Number of runs that are timed.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    seconds = []
     for number in range(WARM_UP + rounds):
         _wait(device)
         start = time.perf_counter()
         run()
         _wait(device)
         if number >= WARM_UP:
-            taken.append(time.perf_counter() - start)
-    return median(taken)
+            seconds.append(time.perf_counter() - start)
+    return median(seconds)
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most that torch's allocator holds during a run beyond what it held before, run once to warm up before.
+    """Return the most that torch's allocator holds during a run beyond what it held before the run.
 
-    On CUDA torch counts it; on a CPU the profiler tells every block allocated and freed. Both count the same thing, to
-    the byte and the same in every run, unlike the process's resident memory: it leaves out Python, code and what the
-    allocator or system keeps in reserve.
+    Parameters
+    ----------
+    run : Callable[[], object]
+        The run. It is run twice, the first time to warm up.
+    device : torch.device
+        A cpu or cuda device.
 
-    Raises ValueError for another device.
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    ValueError
+        For another device.
+
+    Notes
+    -----
+    On CUDA torch counts the bytes; on a CPU the profiler reports every block that is allocated and freed. Both count
+    the same thing, to the byte and the same in every run. The process's resident memory would not do: Python, code
+    and what the allocator or the system keeps in reserve are in it.
     """
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"memory is measured on cpu and cuda, not on {device.type}: move the model")
@@ -153,9 +234,9 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         run()
         _wait(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
-    results: Any = seen.profiler.kineto_results if seen.profiler else None
+    results: Any = profiled.profiler.kineto_results if profiled.profiler else None
     changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     now = most = 0
     for _, change in changes:
@@ -165,7 +246,18 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def held_bytes(tensors: list[torch.Tensor]) -> int:
-    """Bytes of the tensors' storages, shared ones once."""
+    """Return the bytes of tensors' storages, shared ones once.
+
+    Parameters
+    ----------
+    tensors : list of torch.Tensor
+        The tensors.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 

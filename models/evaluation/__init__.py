@@ -1,19 +1,6 @@
 """Score models and break their bridges one at a time."""
 
-from .link_ablation import ablate_links
-from .reporting import open_model, report
-from .scores import Drawn, answer, answers, draw_scenes, evaluate, question_accuracy, scene_score, skills_of
+import lazy_loader
 
-__all__ = [
-    "Drawn",
-    "ablate_links",
-    "answer",
-    "answers",
-    "draw_scenes",
-    "evaluate",
-    "open_model",
-    "question_accuracy",
-    "report",
-    "scene_score",
-    "skills_of",
-]
+# Each name is imported when it is first used; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

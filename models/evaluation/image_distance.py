@@ -1,9 +1,10 @@
-"""How far drawn images are from real ones in the feature space of a frozen expert: Frechet and kernel distance.
+"""Measure how far drawn images are from real ones in the feature space of a frozen expert.
 
 The Frechet distance compares mean and covariance (FID, Heusel et al. 2017, arXiv 1706.08500; with DINOv2's features it
-agrees better with people, Stein et al. 2023, arXiv 2306.04675). At small N it is biased upwards, the more so the more
-dims: two halves of one set are apart. The kernel distance compares all moments up to the third and is unbiased at any N
-(KID, Binkowski et al. 2018, arXiv 1801.01401); it may come out below 0. Neither tells whether a caption was followed.
+agrees better with people, Stein et al. 2023, arXiv 2306.04675). With few samples it is biased upwards, the more so the
+more dims there are: even two halves of one set lie apart. The kernel distance compares all moments up to the third and
+is unbiased for any number of samples (KID, Binkowski et al. 2018, arXiv 1801.01401); it may come out below 0. Neither
+distance says whether a caption was followed.
 """
 
 from __future__ import annotations
@@ -24,23 +25,33 @@ from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
 def image_distance(
     drawn: Sequence[Image.Image], real: Sequence[Image.Image], expert: Any, layer: str | None = None
 ) -> pd.DataFrame:
-    """Both distances of drawn images to as many real ones, beside what as many other real ones measure (the floor).
+    """Return the Frechet and the kernel distance of drawn images to as many real ones, beside a floor.
 
-    Features are the means over the patches of one layer of `expert`, any subject that sees images without a timestep
-    (dinov2-s once fetched, scenes-vlm), float64 from there on. The first N of `real` are the reference and the next N
-    the floor, N being the number drawn: compare a distance with its floor, and with none of another N, layer or
-    expert.
+    Features are the means over the patches of one layer of `expert`, in float64. The first N of `real` are the
+    reference, N being the number of drawn images. The next N are the floor: the distance of real images to the
+    reference. Compare a distance with its floor, and not with one of another N, layer or expert.
 
-    Args:
-        drawn: N images.
-        real: at least 2 N others; the first N and the next N must be alike in kind.
-        layer: a name, "embeddings", "0", ...; None is the last, and of a vision-language model "embeddings", what its
-            vision tower hands over.
+    Parameters
+    ----------
+    drawn : sequence of PIL.Image.Image
+        N images, at least two.
+    real : sequence of PIL.Image.Image
+        At least 2 N others; the first N and the next N must be of the same kind.
+    expert : Subject
+        Any subject that sees images without a timestep (dinov2-s once fetched, scenes-vlm).
+    layer : str, optional
+        Name of a layer: "embeddings", "0", ... None stands for the last layer and, in a vision-language model, for
+        "embeddings", the output of its vision tower.
 
-    Returns: the rows frechet and kernel: metric, distance, floor, samples (N), dims, expert, layer.
+    Returns
+    -------
+    pandas.DataFrame
+        The rows frechet and kernel, with the columns metric, distance, floor, samples (N), dims, expert, layer.
 
-    Raises:
-        ValueError: fewer than two drawn images, too few real ones; what `extract` refuses.
+    Raises
+    ------
+    ValueError
+        For fewer than two drawn images, for too few real ones, and for what `extract` refuses.
     """
     count = len(drawn)
     if count < 2 or len(real) < 2 * count:
@@ -50,19 +61,34 @@ def image_distance(
         )
     if layer is None:
         layer = EMBEDDINGS if "text" in expert.modalities else f"{len(expert.blocks) - 1}"
-    found, reference, other = (
+    features, reference, other = (
         image_features(images, expert, layer) for images in (drawn, real[:count], real[count : 2 * count])
     )
     rows = [
-        {"metric": metric.__name__.removesuffix("_distance"), "distance": metric(found, reference)}
-        | {"floor": metric(other, reference), "samples": count, "dims": found.shape[1]}
+        {"metric": metric.__name__.removesuffix("_distance"), "distance": metric(features, reference)}
+        | {"floor": metric(other, reference), "samples": count, "dims": features.shape[1]}
         for metric in (frechet_distance, kernel_distance)
     ]
     return pd.DataFrame(rows).assign(expert=expert.name, layer=layer)
 
 
 def image_features(images: Sequence[Image.Image], expert: Any, layer: str) -> Array:
-    """The mean over the patches of one layer, (sample, dim) in float64."""
+    """Return the mean over the patches of one layer for every image.
+
+    Parameters
+    ----------
+    images : sequence of PIL.Image.Image
+        The images.
+    expert : Subject
+        Any subject that sees images without a timestep.
+    layer : str
+        Name of the layer: "embeddings", "0", ...
+
+    Returns
+    -------
+    numpy.ndarray
+        (sample, dim), float64.
+    """
     samples = [Stimulus(image, "an image", str(number)) for number, image in enumerate(images)]
     task = "understanding" if len(expert.tasks) > 1 else None
     features = extract(expert, Stimuli(samples, "images"), layers=[layer], task=task)["image"]
@@ -70,30 +96,66 @@ def image_features(images: Sequence[Image.Image], expert: Any, layer: str) -> Ar
 
 
 def frechet_distance(x: Array, y: Array) -> float:
-    """The squared Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of the Gaussians fitted to two samples.
+    """Return the squared Frechet distance of the Gaussians fitted to two samples.
 
+    It is |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), with means m, m' and covariances C, C'.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        (sample, dim), at least two samples.
+    y : numpy.ndarray
+        (sample', dim), at least two samples.
+
+    Returns
+    -------
+    float
+        The distance.
+
+    Raises
+    ------
+    ValueError
+        For arrays of other shapes.
+
+    Notes
+    -----
     With C = R'R and C' = S'S the last trace is the nuclear norm of R S': no square root of a matrix is taken, and
-    covariances that are singular (N not above dims) do no harm.
-
-    x (sample, dim), y (sample', dim), at least two samples each.
+    covariances that are singular (no more samples than dims) do no harm.
     """
     x, y = _checked(x, y)
-    roots: list[Array] = [np.linalg.qr((each - each.mean(0)) / (len(each) - 1) ** 0.5, mode="r") for each in (x, y)]  # type: ignore[misc]
+    roots: list[Array] = [np.linalg.qr((z - z.mean(0)) / (len(z) - 1) ** 0.5, mode="r") for z in (x, y)]  # type: ignore[misc]
     apart = np.square(x.mean(0) - y.mean(0)).sum()
     joint = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     return float(apart + sum(np.square(root).sum() for root in roots) - 2 * joint)
 
 
 def kernel_distance(x: Array, y: Array) -> float:
-    """The squared maximum mean discrepancy with the kernel (x.y / dims + 1)^3, without bias.
+    """Return the squared maximum mean discrepancy of two samples, without bias.
 
-    x (sample, dim), y (sample', dim), at least two samples each.
+    The kernel is (x.y / dims + 1)^3.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        (sample, dim), at least two samples.
+    y : numpy.ndarray
+        (sample', dim), at least two samples.
+
+    Returns
+    -------
+    float
+        The distance; chance may take it below 0.
+
+    Raises
+    ------
+    ValueError
+        For arrays of other shapes.
     """
     x, y = _checked(x, y)
 
-    def within(each: Array) -> float:
-        values = _kernel(each, each)
-        return (values.sum() - np.trace(values)) / (len(each) * (len(each) - 1))
+    def within(z: Array) -> float:
+        values = _kernel(z, z)
+        return (values.sum() - np.trace(values)) / (len(z) * (len(z) - 1))
 
     return float(within(x) + within(y) - 2 * _kernel(x, y).mean())
 

@@ -1,13 +1,13 @@
-"""Which bridges of a trained fused model carry the text: break one link at a time and see what is lost.
+"""Measure which bridges of a trained fused model carry the text: break one link at a time and see what is lost.
 
-HBridge (arXiv 2511.20520) chose its layers so: one cross-expert link of a trained model is broken, and the drift of the
-features and the drop in image quality are measured.
+HBridge (arXiv 2511.20520) chose its layers in this way: one cross-expert link of a trained model is broken, and the
+drift of the features and the drop in image quality are measured.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,34 +16,55 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...probes.hooks.capturing import capture
 from ...probes.hooks.model_state import evaluating
 from ...probes.similarity.intervals import mean_interval
-from ...probes.stimuli.images import to_pixels
+from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..fusion.fused_model import FusedModel
 from ..fusion.two_towers import UnderstandingStates
-from ..generation.flow import noisy_images, velocity_loss
+from ..generation.flow import velocity_loss
+from ..scenes.scene import SIZE
+from ..towers.tower import Tower
+from ..towers.visiting import visiting
 from .scores import draw_scenes
 
 TIMES = (0.5, 0.75, 0.9)  # about the quartiles of the times that bridges are trained at
+EFFECTS = ("drift", "loss_increase", "score_lost")
 
 
 class _Effects(NamedTuple):
-    """What one broken link (or all) does to every stimulus, averaged over times."""
+    """The effects of one broken link, or of all, on every stimulus, averaged over times.
 
-    drift: np.ndarray  # (sample, block)
-    loss: np.ndarray  # (sample,), the increase
+    Attributes
+    ----------
+    drift : np.ndarray
+        (sample, block).
+    loss : np.ndarray
+        The increase of the loss, (sample,).
+    """
+
+    drift: np.ndarray
+    loss: np.ndarray
 
 
 @contextmanager
 def broken(fused: FusedModel, links: Iterable[int]) -> Iterator[None]:
-    """While the context lasts, these bridges (numbers of `fused.plan.pairs`) hand nothing over.
+    """Disable bridges while the context lasts.
 
     A bridged block without its bridge is the untouched expert's block, bit for bit. No weight is changed, and nothing
     is left behind, after an exception either.
 
-    Raises ValueError for a bridge that the plan does not have.
+    Parameters
+    ----------
+    fused : FusedModel
+        The fused model.
+    links : iterable of int
+        The bridges, as indices into `fused.plan.pairs`.
+
+    Raises
+    ------
+    ValueError
+        The plan does not have such a bridge.
     """
     links = list(links)
     if wrong := [link for link in links if not 0 <= link < len(fused.bridges)]:
@@ -70,26 +91,47 @@ def ablate_links(
 ) -> pd.DataFrame:
     """Break each bridge of a trained fused model alone, then all of them, and measure what that changes.
 
-    >>> ablate_links(fused, scene_stimuli("validation", 64))[["link", "drift", "loss_increase", "score_lost"]]
-
     Parameters
     ----------
-    stimuli : images to denoise with their captions on the bridges; the noise is a function of each id.
-    times : 0 = clean image, 1 = noise; effects are averaged over them.
-    part, each, seed, sampling : the scenes that are drawn and checked, as in `evaluate` and `generate`; the same
-        captions and noise with the link and without.
+    fused : FusedModel
+        The trained model.
+    stimuli : Stimuli
+        Images to denoise with their captions on the bridges. The noise is a function of each id.
+    times : sequence of float
+        0 = clean image (excluded), 1 = noise. Effects are averaged over them.
+    part, each, seed, **sampling
+        The scenes that are drawn and checked, as in `evaluate` and `generate`, with the same captions and noise with
+        the link and without.
+    batch_size : int
+        Stimuli at once.
 
-    `attrs` of the table hold the towers' depths and what the evidence cost: seconds, and the model's training steps.
+    Returns
+    -------
+    pd.DataFrame
+        One row for each bridge and a last one, "all". Each of the three effects has its 95 % interval over stimuli or
+        images, paired (Student's t, in `*_low` and `*_high`):
 
-    Returns one row per bridge and a last one, "all". Each of the three effects has its 95 % interval over stimuli or
-    images, paired (Student's t, in `*_low` and `*_high`):
-        drift : |h' - h| / |h|, the relative distance between the image states (token, dim) behind the generation
-            tower's last block with the link broken (h') and whole (h).
+        drift : the relative distance, norm of h' - h over norm of h, between the image states (token, dim) behind the
+            generation tower's last block with the link broken (h') and whole (h).
         loss_increase : of the velocity loss that bridges are trained with.
         score_lost : the share of images that the checker finds correct, whole minus broken.
-    The other columns: link, understanding, generation (blocks), samples, images, score (of the whole model).
 
-    Raises ValueError for times outside 0 to 1, or a part that does not exist.
+        The other columns are link, understanding, generation (blocks), samples, images, score (of the whole model).
+        `attrs` hold the towers' depths and what the evidence cost: seconds, and the model's training steps.
+
+    Raises
+    ------
+    ValueError
+        A time lies outside 0 to 1, or the part does not exist.
+
+    Notes
+    -----
+    The scene checker reads images of 32 x 32 pixels. For a generator of other images no scenes are drawn: images is 0,
+    score and score_lost are missing.
+
+    Examples
+    --------
+    >>> ablate_links(fused, scene_stimuli("validation", 64))[["link", "drift", "loss_increase", "score_lost"]]
     """
     began = time.monotonic()
     effects = _effects(fused, stimuli, times, batch_size)
@@ -100,10 +142,11 @@ def ablate_links(
             lost = whole - _correct(fused, part, each, seed, sampling)
         pair = fused.plan.pairs[links[0]] if label != "all" else (pd.NA, pd.NA)
         row: dict[str, Any] = {"link": label, "understanding": pair[0], "generation": pair[1]}
-        measured = {"drift": effects[label].drift[:, -1], "loss_increase": effects[label].loss, "score_lost": lost}
-        for name, values in measured.items():
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = map(float, mean_interval(values))
-        rows.append(row | {"samples": len(stimuli), "images": len(whole), "score": whole.mean()})
+        for name, values in zip(EFFECTS, (effects[label].drift[:, -1], effects[label].loss, lost), strict=True):
+            interval = map(float, mean_interval(values)) if len(values) else [np.nan] * 3
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
+        score = whole.mean() if len(whole) else np.nan
+        rows.append(row | {"samples": len(stimuli), "images": len(whole), "score": score})
     table = pd.DataFrame(rows).astype({"understanding": "Int64", "generation": "Int64"})
     table.attrs["layers"] = [fused.plan.understanding_layers, fused.plan.generation_layers]
     table.attrs["cost"] = {"steps": fused.steps, "seconds": round(time.monotonic() - began, 1)}
@@ -113,10 +156,18 @@ def ablate_links(
 def link_drift(
     fused: FusedModel, stimuli: Stimuli, *, times: Sequence[float] = TIMES, batch_size: int = 32
 ) -> pd.DataFrame:
-    """The drift of `ablate_links` behind every block of the generation tower.
+    """Measure the drift of `ablate_links` behind every block of the generation tower.
 
-    Returns one row per link and block: link, layer, depth, drift, low, high, samples. Before the broken bridge the
-    drift is exactly 0.
+    Parameters
+    ----------
+    fused, stimuli, times, batch_size
+        As in `ablate_links`.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row for each link and block: link, layer, depth, drift, low, high, samples. Before the broken bridge the
+        drift is exactly 0.
     """
     rows = []
     for label, effect in _effects(fused, stimuli, times, batch_size).items():
@@ -128,51 +179,66 @@ def link_drift(
 
 
 def _links(fused: FusedModel) -> dict[str, list[int]]:
-    """What is broken together: each bridge, named after its two blocks, and all of them."""
+    """Return the bridges that are broken together: each alone, named after its two blocks, and all of them."""
     single = {f"{u}-{g}": [number] for number, (u, g) in enumerate(fused.plan.pairs)}
     return single | {"all": list(range(len(fused.plan.pairs)))}
 
 
 def _effects(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_size: int) -> dict[str, _Effects]:
+    """Measure drift and loss of every link."""
     if not times or not all(0 < time <= 1 for time in times):
         raise ValueError(f"times {tuple(times)} must lie in 0 (clean image, excluded) to 1 (noise), at least one")
     links = _links(fused)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {label: [] for label in links}
+    tower = fused.image_tower()
     with evaluating(fused):
         for start in range(0, len(stimuli), batch_size):
             batch = stimuli[start : start + batch_size]
             text = fused.condition([s.text for s in batch])
-            at = {label: [] for label in links}
+            clean = fused.targets(batch)
+            noise = noise_for([s.id for s in batch], fused.size).to(fused.device)
+            by_time = {label: [] for label in links}
             for time in times:
-                states, loss = _pass(fused, batch, text, time)
+                noisy = time * noise + (1 - time) * clean
+                states, loss = _pass(fused, tower, text, clean, noisy, time)
                 for label, numbers in links.items():
                     with broken(fused, numbers):
-                        others, worse = _pass(fused, batch, text, time)
+                        others, worse = _pass(fused, tower, text, clean, noisy, time)
                     drift = (others - states).norm(dim=2) / states.norm(dim=2)  # (block, sample)
-                    at[label].append((drift.T, worse - loss))
-            for label, parts in at.items():
+                    by_time[label].append((drift.T, worse - loss))
+            for label, parts in by_time.items():
                 drifts, losses = zip(*parts, strict=True)
                 found[label].append((torch.stack(drifts).mean(0), torch.stack(losses).mean(0)))
     return {
-        label: _Effects(*(torch.cat(each).double().cpu().numpy() for each in zip(*parts, strict=True)))
+        label: _Effects(*(torch.cat(batches).double().cpu().numpy() for batches in zip(*parts, strict=True)))
         for label, parts in found.items()
     }
 
 
 @torch.inference_mode()
-def _pass(fused: FusedModel, batch: Stimuli, text: UnderstandingStates, time: float) -> tuple[Tensor, Tensor]:
-    """One denoising pass: image states (block, sample, token * dim), and the loss of each sample (sample,)."""
-    side = fused.generation.config["sample_size"]
-    noisy, at = (each.to(fused.device) for each in noisy_images(batch, True, time, side))
-    blocks = fused.experts[1].blocks
-    with capture(fused.generation, blocks, stop=False) as taps:
-        predicted = fused.predict(noisy, text, at)
-    image = to_pixels([s.image for s in batch], side).to(fused.device)
-    losses = [velocity_loss(*(each[row : row + 1] for each in (predicted, image, at))) for row in range(len(batch))]
-    return torch.stack([taps[path]["image"].flatten(1) for path in blocks]), torch.stack(losses)
+def _pass(
+    fused: FusedModel, tower: Tower, text: UnderstandingStates, clean: Tensor, noisy: Tensor, time: float
+) -> tuple[Tensor, Tensor]:
+    """Denoise once: image states (block, sample, token * dim), and the loss of each sample (sample,)."""
+    times = torch.full((len(clean),), time, device=clean.device)
+    states: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Callable[[Tensor], None]:
+        def visit(state: Tensor) -> None:
+            states[number] = state.flatten(1).clone()  # the next block may change it in place
+
+        return visit
+
+    with visiting(tower, {number: keep(number) for number in range(len(tower.blocks))}):
+        predicted = fused.predict(noisy, text, times)
+    rows = [slice(row, row + 1) for row in range(len(clean))]
+    losses = [velocity_loss(predicted[row], clean[row], times[row]) for row in rows]
+    return torch.stack([states[number] for number in range(len(tower.blocks))]), torch.stack(losses)
 
 
 def _correct(fused: FusedModel, part: str, each: int, seed: int, sampling: dict[str, Any]) -> np.ndarray:
-    """1 for every image that the checker finds correct, else 0, (image,)."""
+    """Return 1 for every drawn image that the checker finds correct, else 0, (image,); empty if it reads none."""
+    if fused.pixels != (3, SIZE, SIZE):
+        return np.empty(0)
     with evaluating(fused):
         return np.array([drawn.correct for drawn in draw_scenes(fused, part, each, seed, **sampling)], float)

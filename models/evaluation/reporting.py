@@ -1,4 +1,4 @@
-"""All that is measured of one model: scores, distance of its images to real ones, and costs."""
+"""Report all that is measured of one model: scores, the distance of its images to real ones, and costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import TRUNKS
 from ..costs.step_costs import costs
 from ..experts.opening import OWN, open_expert
 from ..fusion.fused_model import FusedModel
@@ -25,22 +26,36 @@ from .scores import answers, draw_scenes, question_accuracy, scene_score, skills
 
 
 def open_model(name: str | Path) -> Any:
-    """Open an expert by its name, or the folder of a trained model by what it holds.
+    """Open an expert by its name, or a trained model by its folder.
 
-    A folder with a plan.json holds a unified model, where the plan is of one trunk, or a fused one; its experts are
-    those that a recipe.json beside it names (`understanding`, `generation`), else scenes-vlm and scenes-dit.
+    A folder with a plan.json holds a trained model: a unified one where the plan is for one trunk, else a fused one.
+    A recipe.json beside the plan names the experts of a fused model (`understanding`, `generation`); without it they
+    are scenes-vlm and scenes-dit.
 
-    Raises FileNotFoundError or ValueError, naming what is missing or wrong.
+    Parameters
+    ----------
+    name : path
+        The name of an expert, as `open_expert` takes it, or the folder of a trained model.
+
+    Returns
+    -------
+    Subject, FusedModel, UnifiedModel or UnifiedTokens
+        The model with its weights.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Something is missing or wrong; the message names it.
     """
     folder = Path(name)
     if not (folder / "plan.json").is_file():
         return open_expert(name)
     if BridgePlan.load(folder / "plan.json").layout in TRUNKS:
-        told = _read(folder / "unified.json")
-        return (UnifiedTokens if told.get("objective") == UnifiedTokens.objective else UnifiedModel).load(folder)
-    told = _read(folder / "recipe.json")
+        settings = _read(folder / "unified.json")
+        return (UnifiedTokens if settings.get("objective") == UnifiedTokens.objective else UnifiedModel).load(folder)
+    recipe = _read(folder / "recipe.json")
     sides = zip(("understanding", "generation"), OWN[:2], strict=True)
-    return FusedModel.load(folder, *(open_expert(told.get(side, own)) for side, own in sides))
+    return FusedModel.load(folder, *(open_expert(recipe.get(side, own)) for side, own in sides))
 
 
 def report(
@@ -54,18 +69,46 @@ def report(
     cost: bool = False,
     **sampling: Any,
 ) -> dict[str, pd.DataFrame]:
-    """Tables of a model by name: "scene score" of one that draws, "question accuracy" of one that answers, and more.
+    """Return the tables that apply to a model, by name.
 
-    Args:
-        part, each: as of `evaluate`.
-        dense: "dense captions" as well, `each` of two, three and four things (models/scenes/dense_captions.py).
-        distance: "image distance" as well, of the images drawn for the scene score to pictures of other scenes of the
-            part, the same skills: the name of the expert whose features are compared (models/evaluation/image_distance.py).
-        cost: "costs" as well, of a training step with 32 images (models/costs/step_costs.py).
+    "scene score" is of a model that draws, "question accuracy" of a model that answers.
 
-    Raises:
-        ValueError: an unknown part; nothing to score; dense captions or a distance of a model that draws nothing.
-        TypeError: a model that neither draws nor answers; costs of one without a training loss.
+    Parameters
+    ----------
+    model : Subject, FusedModel, UnifiedModel or UnifiedTokens
+        A model that draws, answers, or does both.
+    part, each
+        As of `evaluate`: the part of the scenes, and how many of each skill.
+    seed : int, optional
+        The seed that the scenes are drawn with.
+    dense : bool, optional
+        Whether "dense captions" is measured as well, with `each` captions of two, three and four things
+        (models/scenes/dense_captions.py).
+    distance : str, optional
+        The name of an expert. Then "image distance" is measured as well: between the features of the images that are
+        drawn for the scene score and of pictures of other scenes of the same part and skills
+        (models/evaluation/image_distance.py).
+    cost : bool, optional
+        Whether "costs" of a training step with 32 images are measured as well (models/costs/step_costs.py).
+    **sampling
+        Arguments of `generate`.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        The tables.
+
+    Raises
+    ------
+    ValueError
+        The part is unknown, there is nothing to score, or dense captions or a distance are asked of a model that draws
+        nothing.
+    TypeError
+        The model neither draws nor answers, or costs are asked of a model without a training loss.
+
+    See Also
+    --------
+    tables_as_text : Writes the tables as lines of text.
     """
     skills = skills_of(part, each)
     if not draws(model) and not answers(model):
@@ -91,6 +134,26 @@ def report(
     return tables
 
 
+def tables_as_text(tables: dict[str, pd.DataFrame]) -> str:
+    """Return the tables of `report` as text, each under its name if there are several.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        What `report` returned. Costs, which have one row, are written one value a line.
+
+    Returns
+    -------
+    str
+        The text, without a line break at its end.
+    """
+    texts = {
+        name: table.T.to_string(header=False) if name == "costs" else table.round(3).to_string(index=False)
+        for name, table in tables.items()
+    }
+    return "\n".join(f"{name}\n{text}\n" if len(texts) > 1 else text for name, text in texts.items())
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -101,7 +164,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def evaluate_dense(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
-    """Let a generator draw dense captions and score it by `dense_score`. `sampling` goes to `generate`."""
+    """Let a generator draw dense captions and score the images by `dense_score`.
+
+    Parameters
+    ----------
+    model : Subject or FusedModel
+        A model that draws.
+    part, each, seed
+        As of `dense_captions`.
+    **sampling
+        Arguments of `generate`.
+
+    Returns
+    -------
+    DataFrame
+        As `dense_score` returns it.
+    """
     wanted = dense_captions(part, each, seed)
     ids = [f"dense {part} {seed} {number}" for number in range(len(wanted))]
     return dense_score(wanted, generate(model, [w.caption for w in wanted], ids, **sampling), seed)

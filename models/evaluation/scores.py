@@ -1,4 +1,4 @@
-"""Scores: what a generator draws, read back by the scene checker, and what a model answers about scenes."""
+"""Score what a generator draws, read back by the scene checker, and what a model answers about scenes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.stats import binomtest
+from torch import Tensor
 
 from ..experts.vision_language import LlavaExpert
 from ..generation.sampling import draws, generate
 from ..scenes import checker
 from ..scenes.composing import examples
-from ..scenes.dialogues import question_prompt, tokenize_rows
+from ..scenes.dialogues import likeliest_answers
 from ..scenes.questions import compose_question
 from ..scenes.rendering import render_scene
-from ..scenes.scene import PARTS, SKILLS
+from ..scenes.scene import PARTS, SKILLS, check_part
 
 
 class Drawn(NamedTuple):
-    """One generated image with what was asked and whether the checker found it."""
+    """One generated image with its caption and the verdict of the scene checker.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        The image.
+    skill : str
+        Skill that the caption tests.
+    caption : str
+        The caption.
+    correct : bool
+        Whether the checker found what the caption says.
+    """
 
     image: Image.Image
     skill: str
@@ -33,18 +46,39 @@ class Drawn(NamedTuple):
 
 
 def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:
-    """Score a model on one part of the scenes: "test" for new scenes, "new" for new combinations.
+    """Score a model on one part of the scenes.
 
-    A generator (an expert, a fused or a unified model) is scored by the scene checker on `each` captions of every
-    skill; what answers questions (a vision-language expert, or a model with `answer(images, questions)`) on `each`
-    questions of every skill; a model that does both on both. "one object" has no captions in "new".
+    A generator (an expert, a fused or a unified model) is scored by the scene checker on captions of every skill. A
+    model that answers questions (a vision-language expert, or a model with `answer(images, questions)`) is scored on
+    questions of every skill. A model that does both is scored on both.
 
-    Returns one row per skill and a last one, "all", their mean: skill, score, low, high (95 %, Wilson), samples. For
-    questions also `majority` and `question_only`, the accuracy of the most common answer of the skill and of the
-    question, as counted in training. Of a model that does both, the column `task` comes first, generation's rows before
-    understanding's.
+    Parameters
+    ----------
+    model : object
+        The model.
+    part : str
+        "test" for new scenes, "new" for new combinations, or another part. "one object" has no captions in "new".
+    each : int
+        Number of captions or questions of every skill.
+    seed : int
+        Seed of captions, questions and noise.
+    **sampling
+        Options of `generate`.
 
-    Raises ValueError for an unknown part or nothing to score, TypeError for a model that does neither.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per skill and a last one, "all", their mean, with the columns skill, score, low, high (95 %, Wilson),
+        samples. Questions also have `majority` and `question_only`, the accuracy of the most common answer to the
+        skill and to the question, as counted in training. For a model that does both, the column `task` comes first,
+        and the rows of generation before those of understanding.
+
+    Raises
+    ------
+    ValueError
+        For an unknown part, or if there is nothing to score.
+    TypeError
+        For a model that neither draws nor answers.
     """
     skills_of(part, each)
     tables = {}
@@ -62,21 +96,71 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
 
 
 def skills_of(part: str, each: int) -> tuple[str, ...]:
-    """The skills that a part has captions of. Raises ValueError for an unknown part or nothing to score."""
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
-    if each < 1:
-        raise ValueError(f"{each} captions or questions of every skill leave nothing to score: ask for at least one")
+    """Return the skills that a part has captions of.
+
+    Parameters
+    ----------
+    part : str
+        Part of the scenes.
+    each : int
+        Number of captions or questions of every skill.
+
+    Returns
+    -------
+    tuple of str
+        The skills, in the order of `SKILLS`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown part, or if there is nothing to score.
+    """
+    check_part(part, each)
     return tuple(s for s in SKILLS if part != "new" or s != "one object")
 
 
 def answers(model: object) -> bool:
-    """Whether a model answers questions about images."""
+    """Return whether a model answers questions about images.
+
+    Parameters
+    ----------
+    model : object
+        Any model.
+
+    Returns
+    -------
+    bool
+        True for a vision-language expert, and for a model with a method `answer`.
+    """
     return isinstance(model, LlavaExpert) or callable(getattr(model, "answer", None))
 
 
 def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> list[Drawn]:
-    """Draw and check `each` captions of every skill; the same captions and noise for the same seed."""
+    """Draw captions of every skill and check the images.
+
+    Parameters
+    ----------
+    model : object
+        A generator: an expert, a fused or a unified model.
+    part : str
+        Part of the scenes.
+    each : int
+        Number of captions of every skill.
+    seed : int
+        Seed of captions and noise: both are the same for the same seed.
+    **sampling
+        Options of `generate`.
+
+    Returns
+    -------
+    list of Drawn
+        The images with their captions and verdicts.
+
+    Raises
+    ------
+    ValueError
+        For an unknown part, or if there is nothing to draw.
+    """
     wanted = list(examples(part, skills_of(part, each), each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
     images = generate(model, [e.caption for e in wanted], ids, **sampling)
@@ -87,13 +171,44 @@ def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, *
 
 
 def scene_score(drawn: Sequence[Drawn]) -> pd.DataFrame:
-    """The share of correct images, by skill and in all (the mean of the skills, as GenEval has it)."""
+    """Return the share of correct images.
+
+    Parameters
+    ----------
+    drawn : sequence of Drawn
+        Images with their verdicts.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per skill and a last one, "all", the mean of the skills (as in GenEval): skill, score, low, high
+        (95 %, Wilson), samples.
+    """
     return _by_skill(pd.DataFrame({"skill": [d.skill for d in drawn], "score": [float(d.correct) for d in drawn]}))
 
 
 @torch.inference_mode()
 def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int = 0) -> pd.DataFrame:
-    """The share of questions answered right, beside two baselines that see no image."""
+    """Return the share of questions that are answered right, beside two baselines that see no image.
+
+    Parameters
+    ----------
+    model : object
+        A vision-language expert, or a model with `answer(images, questions)`.
+    part : str
+        Part of the scenes.
+    each : int
+        Number of questions of every skill.
+    seed : int
+        Seed of the questions.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per skill and a last one, "all", their mean: skill, score, low, high (95 %, Wilson), majority,
+        question_only, samples. The baselines give the most common answer of the skill (`majority`) and of the question
+        (`question_only`), as counted in training.
+    """
     reply = getattr(model, "answer", None) or partial(answer, model)
     rng = np.random.default_rng((seed, PARTS.index(part), 1))
     asked = [compose_question(rng, skill, part) for skill in SKILLS for _ in range(each)]
@@ -117,17 +232,33 @@ def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int
 
 
 def answer(expert: LlavaExpert, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-    """The one-word answer to a question about each image: the likeliest next token."""
-    rows = tokenize_rows(expert.tokenizer, [[(question_prompt(q), "")] for q in questions])
-    last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
-    pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(expert.model.device)
-    inputs = {name: rows[name].to(expert.model.device) for name in ("input_ids", "attention_mask")}
-    logits = expert.model(**inputs, pixel_values=pixels).logits  # (batch, token, vocabulary)
-    return expert.tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())
+    """Answer a question about each image with one word, the likeliest next token.
+
+    Parameters
+    ----------
+    expert : LlavaExpert
+        A vision-language expert.
+    images : sequence of PIL.Image.Image
+        The images.
+    questions : sequence of str
+        A question about each image.
+
+    Returns
+    -------
+    list of str
+        The answers.
+    """
+    device = expert.model.device
+    pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(device)
+
+    def read(ids: Tensor, mask: Tensor) -> Tensor:
+        return expert.model(input_ids=ids.to(device), attention_mask=mask.to(device), pixel_values=pixels).logits
+
+    return likeliest_answers(expert.tokenizer, questions, read)
 
 
 def _blind(each: int, seed: int) -> tuple[dict[str, str], dict[str, str]]:
-    """The commonest training answer to every skill and to every question."""
+    """Return the commonest training answer to every skill and to every question."""
     rng = np.random.default_rng((seed, 2))
     by_skill: dict[str, Counter[str]] = defaultdict(Counter)
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
@@ -140,7 +271,7 @@ def _blind(each: int, seed: int) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _by_skill(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means by skill in the order of SKILLS, then "all"."""
+    """Return the means by skill in the order of `SKILLS`, then "all"."""
     means = rows.groupby("skill", sort=False).mean()
     means.loc["all"] = means.mean()
     counts = rows.groupby("skill", sort=False).size()

@@ -1,5 +1,21 @@
 """Open understanding and generation experts."""
 
-from .opening import CHECKPOINTS, OWN, UNIFIED, open_expert
+from .language import TextExpert
+from .native_unified import UNIFIED
+from .opening import CHECKPOINTS, FAMILIES, OWN, open_expert
+from .pixel_dit import DitExpert
+from .vision import VisionExpert
+from .vision_language import LlavaExpert, VlmExpert
 
-__all__ = ["CHECKPOINTS", "OWN", "UNIFIED", "open_expert"]
+__all__ = [
+    "CHECKPOINTS",
+    "FAMILIES",
+    "OWN",
+    "UNIFIED",
+    "DitExpert",
+    "LlavaExpert",
+    "TextExpert",
+    "VisionExpert",
+    "VlmExpert",
+    "open_expert",
+]

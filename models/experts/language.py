@@ -1,4 +1,4 @@
-"""Language models and text encoders as subjects."""
+"""Open language models and text encoders as subjects."""
 
 from __future__ import annotations
 
@@ -28,10 +28,27 @@ from .token_rows import tokenize
 class TextExpert:
     """A language model or text encoder; its text tokens are all but padding and special tokens.
 
-    A causal model makes its first token a sink of huge norm: it gets a begin-of-sequence token for that, which counts
-    as special like those that the tokenizer adds. Texts are cut at the model's longest input. `width` is the length
-    that every text is padded to, without a mask, for models that were trained so (SigLIP). `batch_second`:
-    hidden states are (token, batch, dim) (XLNet).
+    A causal model makes its first token a sink of huge norm. So it is given a begin-of-sequence token, which counts as
+    special like those that the tokenizer adds. Texts are cut at the model's longest input.
+
+    Attributes
+    ----------
+    name : str
+        What the expert is called.
+    model : PreTrainedModel
+        The model.
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    blocks : tuple of str
+        Paths of the blocks in depth order.
+    causal : bool
+        Whether each token sees only those before it.
+    width : int or None
+        The length that every text is padded to, without a mask, for models that were trained so (SigLIP).
+    batch_second : bool
+        Whether hidden states are (token, batch, dim) (XLNet).
+    tasks, modalities, timed_tasks : tuple of str
+        What can be probed, as every `Subject` says.
     """
 
     name: str
@@ -48,6 +65,24 @@ class TextExpert:
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
+        """Prepare one pass over the stimuli's texts.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            Whose texts are read.
+        modalities, task, timestep
+            Not used: there is one of each.
+
+        Returns
+        -------
+        ForwardPass
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer makes no token of a text.
+        """
         bos = self.tokenizer.bos_token_id if self.causal else None
         begin = "" if bos is None or self.tokenizer("a").input_ids[0] == bos else self.tokenizer.bos_token
         texts = [begin + s.text for s in stimuli]
@@ -55,14 +90,15 @@ class TextExpert:
         if bos is not None:  # a token written into the text is not among the tokenizer's special ones
             words &= inputs["input_ids"].cpu() != bos
         special = (inputs["attention_mask"].cpu() == 1) & ~words
-        takes = inspect.signature(self.model.forward).parameters
+        accepted = inspect.signature(self.model.forward).parameters
         left_out = {"attention_mask"} if self.width else set()
-        given = {name: value for name, value in inputs.items() if name in takes and name not in left_out}
-        options = {"use_cache": False} if "use_cache" in takes else {}
-        tokens, special = (_turned(mask) if self.batch_second else mask for mask in (words, special))
+        given = {name: value for name, value in inputs.items() if name in accepted and name not in left_out}
+        options = {"use_cache": False} if "use_cache" in accepted else {}
+        tokens, special = (_batch_second_positions(m) if self.batch_second else m for m in (words, special))
         return ForwardPass(lambda: self.model(**given, **options), {"text": tokens}, special={"text": special})
 
     def _lengths(self) -> dict[str, Any]:
+        """Return the tokenizer's options for the length of texts."""
         if self.width:
             return {"padding": "max_length", "max_length": self.width}
         positions = getattr(self.model.config, "max_position_embeddings", None) or -1
@@ -71,43 +107,69 @@ class TextExpert:
         return {"max_length": longest} if longest < 1e9 else {"truncation": False}  # 1e30 is transformers' "unknown"
 
 
-def open_text(label: str, source: str, config: Any, random_weights: bool) -> TextExpert:
+def is_text(checkpoint: loading.Checkpoint) -> bool:
+    """Return whether transformers builds the architecture around token ids.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is to be opened.
+
+    Returns
+    -------
+    bool
+    """
+    return checkpoint.main_input == "input_ids"
+
+
+def open_text(checkpoint: loading.Checkpoint) -> TextExpert:
     """Open a causal language model or a text encoder, found through transformers' own tables of architectures.
 
-    Of an encoder-decoder the encoder is opened.
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What to open. Of an encoder-decoder the encoder is opened.
 
-    Raises ValueError where the blocks do not hold the tokens that the model is given, each block once.
+    Returns
+    -------
+    TextExpert
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read, or its blocks do not hold the tokens that the model is given, each block once.
     """
+    config, source = checkpoint.config, checkpoint.source
     kind, named = config.model_type, config.architectures or ()
-    written = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    heads = (written,) if isinstance(written, str) else written or ()
+    listed = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    heads = (listed,) if isinstance(listed, str) else listed or ()
     encodes = (
         kind in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
         or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         or config.is_encoder_decoder
     )
-    causal = any(each in heads for each in named) or (bool(heads) and not encodes)
+    has_head = any(name in heads for name in named)
+    causal = has_head or (bool(heads) and not encodes)
     if causal:
-        auto = AutoModelForCausalLM if any(each in heads for each in named) or not named else AutoModel
+        auto = AutoModelForCausalLM if has_head or not named else AutoModel
     else:
         auto = AutoModelForTextEncoding if kind in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES else AutoModel
-    two = config.is_encoder_decoder
-    if two and auto is AutoModelForTextEncoding:
+    encoder_decoder = config.is_encoder_decoder
+    if encoder_decoder and auto is AutoModelForTextEncoding:
         config.is_encoder_decoder = False  # T5Gemma's encoder is refused without
-    model = loading.model(auto, source, config, random_weights)
-    if two and auto is AutoModel:
+    model = loading.model(auto, source, config, checkpoint.random_weights)
+    if encoder_decoder and auto is AutoModel:
         model = model.get_encoder()
     blocks = loading.language_stack(model) if causal else loading.longest_stack(model)
-    turned = _batch_second(label, model, blocks, causal)
-    return TextExpert(label, model, loading.tokenizer(source), blocks, causal, batch_second=turned)
+    batch_second = _is_batch_second(checkpoint.label, model, blocks, causal)
+    return TextExpert(checkpoint.label, model, loading.tokenizer(source), blocks, causal, batch_second=batch_second)
 
 
 @torch.no_grad()
-def _batch_second(label: str, model: Any, blocks: Sequence[str], causal: bool) -> bool:
-    """Whether states are (token, batch, dim), seen from two rows of three tokens.
+def _is_batch_second(label: str, model: Any, blocks: Sequence[str], causal: bool) -> bool:
+    """Return whether states are (token, batch, dim), from two rows of three tokens; raise where they fit neither.
 
-    Of an encoder all blocks are looked at, for some shorten their sequence on the way. Raises ValueError where states
-    are of another length.
+    Of an encoder all blocks are looked at, for some shorten their sequence on the way.
     """
     ids = torch.ones(2, 3, dtype=torch.long, device=model.device)
     hint = "Wrap such a model in your own Subject (probes/subjects/subject.py)"
@@ -117,8 +179,8 @@ def _batch_second(label: str, model: Any, blocks: Sequence[str], causal: bool) -
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"expert {label!r} cannot be read on a text of three tokens: {told}. {hint}") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"expert {label!r} cannot be read on a text of three tokens: {reason}. {hint}") from None
     for path, state in taps.items():
         if isinstance(state, dict):
             raise ValueError(f"block {path!r} of expert {label!r} has several streams, {', '.join(state)}. {hint}")
@@ -130,7 +192,7 @@ def _batch_second(label: str, model: Any, blocks: Sequence[str], causal: bool) -
     return bool(taps[blocks[0]].shape[0] == 3)
 
 
-def _turned(mask: Tensor) -> Tensor:
-    """Positions (batch, kept) in states (token, batch, dim) of what a mask (batch, token) tells."""
+def _batch_second_positions(mask: Tensor) -> Tensor:
+    """Return positions (batch, kept) in flattened states (token, batch, dim) from a mask (batch, token)."""
     rows = [row.nonzero()[:, 0] * len(mask) + sample for sample, row in enumerate(mask)]
     return pad_sequence(rows, batch_first=True, padding_value=-1)

@@ -1,17 +1,21 @@
-"""Checkpoints read by transformers' own loaders: safetensors alone, nobody's code, and one sentence where it fails."""
+"""Read checkpoints by transformers' own loaders: safetensors alone, no foreign code, one sentence where it fails."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...probes.hooks.block_stacks import find_stacks
 
@@ -24,21 +28,110 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
-def settings(source: str) -> PreTrainedConfig:
-    """The config of a folder or Hub id.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hold what is known of a checkpoint before it is opened: what the families are recognised by.
 
-    Raises ValueError where it cannot be read, or where its architecture is code of its own instead of transformers'.
+    Attributes
+    ----------
+    source : str
+        A local folder or a Hub id.
+    label : str
+        The name of the expert.
+    random_weights : bool
+        Whether the weights are drawn at random instead of read.
+    seed : int
+        Of the random weights.
+    """
+
+    source: str
+    label: str
+    random_weights: bool = False
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a Hub id."""
+        return Path(self.source) if Path(self.source).is_dir() else None
+
+    @cached_property
+    def config_file(self) -> dict[str, Any]:
+        """What config.json of the local folder says, or nothing where there is none."""
+        path = Path(self.source) / "config.json"
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise ValueError(f"{path} is not valid JSON: copy the expert's folder again") from None
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The config as transformers reads it."""
+        return settings(self.source)
+
+    @cached_property
+    def architecture(self) -> Any:
+        """The class of the bare model that transformers has for the config, or None."""
+        found = MODEL_MAPPING.get(type(self.config), None)
+        return found[0] if isinstance(found, tuple) else found
+
+    @property
+    def main_input(self) -> str | None:
+        """The name of the input that the bare model is built around, such as "input_ids" or "pixel_values"."""
+        causal = self.config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        return getattr(self.architecture, "main_input_name", "input_ids" if causal else None)
+
+
+def settings(source: str) -> PreTrainedConfig:
+    """Read the config of a folder or Hub id.
+
+    Parameters
+    ----------
+    source : str
+        A local folder or a Hub id.
+
+    Returns
+    -------
+    PreTrainedConfig
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or its architecture is code that comes with the checkpoint instead of transformers' own.
     """
     raw, _ = load("config", PreTrainedConfig.get_config_dict, source)
     kind, named = raw.get("model_type"), raw.get("architectures") or []
-    foreign = kind not in CONFIG_MAPPING_NAMES or any(not hasattr(transformers, each) for each in named)
+    foreign = kind not in CONFIG_MAPPING_NAMES or any(not hasattr(transformers, name) for name in named)
     if "auto_map" in raw and foreign:
         raise ValueError(_remote_code(source))
     return load("config", AutoConfig.from_pretrained, source, trust_remote_code=False)
 
 
 def model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
-    """The model in float32, ready to run: its weights, or weights drawn at random."""
+    """Open a model in float32, ready to run.
+
+    Parameters
+    ----------
+    auto : type
+        An auto class of transformers, such as `AutoModel`.
+    source : str
+        A local folder or a Hub id.
+    config : PreTrainedConfig
+        As `settings` reads it.
+    random_weights : bool
+        Whether the weights are drawn at random instead of read.
+
+    Returns
+    -------
+    PreTrainedModel
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        As `weights` does.
+    """
     if random_weights:
         drawn = auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)
         return drawn.float().eval()
@@ -46,25 +139,59 @@ def model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
 
 
 def weights(auto: Any, source: str, **options: Any) -> Any:
-    """A model with its weights, all of them, out of safetensors.
+    """Open a model with its weights, all of them, from safetensors files.
 
-    Raises ValueError for pickles, which are never unpickled, and for tensors that are missing.
+    Parameters
+    ----------
+    auto : type
+        A class with `from_pretrained`.
+    source : str
+        A local folder or a Hub id.
+    **options : Any
+        Passed on to `from_pretrained`.
+
+    Returns
+    -------
+    Any
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If the weights are pickles, which are never unpickled; if tensors are missing; if nothing can be read.
     """
     folder = Path(source, options.get("subfolder", ""))
     pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)] if folder.is_dir() else []
     if pickles and not any(folder.glob("*.safetensors*")):
         raise ValueError(_pickled(source, min(pickles)))
-    read, told = load(
+    read, report = load(
         "weights", auto.from_pretrained, source, output_loading_info=True, use_safetensors=True, **options
     )
-    lost = sorted(key for key in told["missing_keys"] if "pooler" not in key)  # heads of other tasks, above the stack
+    lost = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # heads of other tasks, above the stack
     if lost:
         raise ValueError(f"the weights of expert {source!r} lack {lost[0]!r} and {len(lost) - 1} more: copy it again")
     return read
 
 
 def tokenizer(source: str) -> Any:
-    """The tokenizer, with a token to pad and one to begin with: Qwen's have none to begin with, GPT-2's none to pad."""
+    """Open a tokenizer that has a token to pad and one to begin with.
+
+    Parameters
+    ----------
+    source : str
+        A local folder or a Hub id.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+        Where it lacks one of the two (Qwen's have none to begin with, GPT-2's none to pad), its end or class token
+        takes the place.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     read = load("tokenizer", AutoTokenizer.from_pretrained, source, trust_remote_code=False)
@@ -75,17 +202,48 @@ def tokenizer(source: str) -> Any:
 
 
 def image_processor(source: str) -> Any:
-    """The image processor in its PIL form, so that pixels do not depend on whether torchvision is installed."""
+    """Open an image processor in its PIL form, so that pixels do not depend on whether torchvision is installed.
+
+    Parameters
+    ----------
+    source : str
+        A local folder or a Hub id.
+
+    Returns
+    -------
+    BaseImageProcessor
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
     from transformers import AutoImageProcessor
 
     return load("image processor", AutoImageProcessor.from_pretrained, source, backend="pil", trust_remote_code=False)
 
 
 def plain_image_processor(source: str) -> Any:
-    """The image processor of a vision transformer.
+    """Open the image processor of a vision transformer.
 
-    Some (DINOv3) exist for torchvision alone; without it, the steps that their file names (resize, rescale, normalise)
-    are done by ViT's, whose pixels differ by rounding.
+    Parameters
+    ----------
+    source : str
+        A local folder or a Hub id.
+
+    Returns
+    -------
+    BaseImageProcessor
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+
+    Notes
+    -----
+    Some (DINOv3) exist for torchvision alone. Without it, ViT's processor does the steps that their file names (resize,
+    rescale, normalise); its pixels differ by rounding.
     """
     from transformers import AutoImageProcessor, ViTImageProcessorPil
 
@@ -99,19 +257,63 @@ def plain_image_processor(source: str) -> Any:
 
 
 def longest_stack(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the blocks of a module's longest stack."""
+    """Return the paths of the blocks of a module's longest stack.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model with at least one stack of blocks.
+
+    Returns
+    -------
+    tuple of str
+        In depth order.
+    """
     return tuple(max(find_stacks(module).values(), key=len))
 
 
 def language_stack(model: Any) -> tuple[str, ...]:
-    """Paths of the blocks of a model's language model, whatever towers for images or sounds stand beside it."""
+    """Return the paths of the blocks of a model's language model, whatever towers for images or sounds stand beside it.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With `get_decoder`.
+
+    Returns
+    -------
+    tuple of str
+        In depth order.
+    """
     decoder = model.get_decoder()
     prefix = next(path for path, module in model.named_modules() if module is decoder)
     return tuple(f"{prefix}.{path}" if prefix else path for path in longest_stack(decoder))
 
 
 def load(what: str, loader: Callable[..., Any], source: str, **options: Any) -> Any:
-    """What a library's loader gives, or one ValueError that names the expert, what is wrong and what was expected."""
+    """Call a library's loader, and turn whatever it raises into one ValueError with one sentence.
+
+    Parameters
+    ----------
+    what : str
+        What is loaded, for the message.
+    loader : callable
+        Called as `loader(source, **options)`.
+    source : str
+        A local folder or a Hub id.
+    **options : Any
+        Of the loader.
+
+    Returns
+    -------
+    Any
+        What the loader returns.
+
+    Raises
+    ------
+    ValueError
+        Naming the expert, what is wrong and what was expected.
+    """
     try:
         return loader(source, **options)
     except Exception as error:  # transformers, diffusers, safetensors and the Hub client each raise their own
@@ -137,5 +339,5 @@ def _remote_code(source: str) -> str:
 def _pickled(source: str, file: str) -> str:
     return (
         f"the weights of expert {source!r} are pickles alone ({file}) and nothing is unpickled here: expected "
-        "safetensors; where you trust them, open the model yourself and write it anew with save_pretrained"
+        "safetensors; where you trust them, open the model yourself and save it again with save_pretrained"
     )

@@ -1,10 +1,9 @@
-"""Native unified models as subjects of both tasks: Janus, Emu3 and Chameleon, as transformers has them."""
+"""Open native unified models as subjects of both tasks: Janus, Emu3 and Chameleon, as transformers has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +27,8 @@ class UnifiedExpert(VlmExpert):
     the tokens that it has drawn. An image alone is drawn from the empty prompt. What frames an image (start, size, ends
     of lines, end) is special. The stack is causal and no chat format is added, so text alone gives the same states in
     both tasks: what differs is the image, and who has read whom in a joint pass.
+
+    Attributes are those of `VlmExpert`.
     """
 
     tasks: tuple[str, ...] = ("understanding", "generation")
@@ -35,27 +36,79 @@ class UnifiedExpert(VlmExpert):
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
+        """Prepare one pass that shows these modalities of the stimuli, for a task.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            What is shown.
+        modalities : tuple of str
+            "image", "text" or both.
+        task : str
+            "understanding" or "generation".
+        timestep
+            Not used: image tokens have no noise.
+
+        Returns
+        -------
+        ForwardPass
+
+        Raises
+        ------
+        ValueError
+            If a text becomes no token, or the tokenizer lacks a token of the family's.
+        """
         if task == "understanding":
             return super().show(stimuli, modalities, task, timestep)
         images = [s.image for s in stimuli] if "image" in modalities else []
-        start: list[Part] = [("start", [self.named("boi_token")])]  # a text alone is a prompt ready to be drawn
-        parts, drawn = self.draw(images) if images else ([start] * len(stimuli), None)
-        texts = self.write([s.text if "text" in modalities else "" for s in stimuli])
-        begin = self.begin(modalities)
-        ids, mask, where = self.lay([[begin, text, *image] for image, text in zip(parts, texts, strict=True)])
+        start: list[Part] = [("start", [self.named_token("boi_token")])]  # a text alone is a prompt ready to be drawn
+        parts, drawn = self.drawn_image_parts(images) if images else ([start] * len(stimuli), None)
+        texts = self.text_parts([s.text if "text" in modalities else "" for s in stimuli])
+        begin = self.begin_part(modalities)
+        ids, mask, places = self.join([[begin, text, *image] for image, text in zip(parts, texts, strict=True)])
         inputs = {"input_ids": ids, "attention_mask": mask}
         if drawn is not None:
             states = self.model.get_input_embeddings()(ids).detach()
-            states[where["image"].to(states.device)] = drawn.to(states.dtype)
+            states[places["image"].to(states.device)] = drawn.to(states.dtype)
             inputs = {"inputs_embeds": states, "attention_mask": mask}
-        return self.shown(inputs, modalities, where)
+        return self.forward_pass(inputs, modalities, places)
 
-    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        """Images as drawn: their parts, and the states (image token, dim) that enter where these are no text tokens."""
+    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Return the tokens of images as the model draws them.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        states : Tensor or None
+            (image token, dim) of all images: what enters in the place of embeddings, where these are no text tokens.
+        """
         raise NotImplementedError
 
-    def named(self, name: str, default: str | None = None) -> int:
-        """The id of a special token that the tokenizer names. Raises ValueError where it does not."""
+    def named_token(self, name: str, default: str | None = None) -> int:
+        """Return the id of a special token that the tokenizer names.
+
+        Parameters
+        ----------
+        name : str
+            As the tokenizer calls it, such as "boi_token".
+        default : str, optional
+            The token itself, where the tokenizer has no such name.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer has no such token.
+        """
         token = getattr(self.tokenizer, name, None) or default
         found = self.tokenizer.convert_tokens_to_ids(token) if token else None
         if found is None or found == self.tokenizer.unk_token_id:
@@ -64,22 +117,49 @@ class UnifiedExpert(VlmExpert):
 
 
 class JanusExpert(UnifiedExpert):
-    """Janus: a vision encoder to read with; VQ tokens, with a table and an aligner of their own, to draw with."""
+    """Janus: a vision encoder to read with; VQ tokens, with their own table and aligner, to draw with."""
 
-    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        """As `JanusForConditionalGeneration.generate` with `generation_mode="image"`."""
+    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Return placeholders and the aligned VQ states that enter in their place.
+
+        As `JanusForConditionalGeneration.generate` does with `generation_mode="image"`.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        states : Tensor
+            (image token, dim) of all images.
+        """
         with torch.no_grad():
             tokens = self.vq_tokens(self.pixels(images)["pixel_values"])
             states = self.model.prepare_embeddings_for_image_generation(tokens)
         image: list[Part] = [
-            ("image special", [self.named("boi_token")]),
+            ("image special", [self.named_token("boi_token")]),
             ("image", [self.model.config.image_token_id] * tokens.shape[1]),
         ]
         return [image] * len(images), states.flatten(0, 1)
 
     def vq_tokens(self, pixels: Tensor) -> Tensor:
-        """Indices (image, token) of the nearest codes by angle.
+        """Return the indices of the codes that are nearest by angle.
 
+        Parameters
+        ----------
+        pixels : Tensor
+            (image, channel, row, column), as the processor makes them.
+
+        Returns
+        -------
+        Tensor
+            (image, token).
+
+        Notes
+        -----
         Janus's VQ tokenizer normalises states and codes before it compares them (`codebook_l2_norm`, VectorQuantizer
         in deepseek-ai/Janus), and so does transformers' decoder; its encoder (5.23) compares them as they are.
         """
@@ -91,10 +171,25 @@ class JanusExpert(UnifiedExpert):
 class Emu3Expert(UnifiedExpert):
     """Emu3: VQ tokens are tokens of its vocabulary, read and drawn alike, one line of the image after the other."""
 
-    def see(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
-        """As `Emu3Processor` lays an image: start, rows * columns, then lines that each end with their own token."""
-        start, wrapper = self.named("boi_token"), self.named("image_wrapper_token")
-        end = [self.named("eof_token"), self.named("eoi_token")]
+    def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
+        """Return the VQ tokens of images: start, rows * columns, then lines that each end with their own token.
+
+        As `Emu3Processor` writes an image.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        inputs : dict
+            Empty.
+        """
+        start, wrapper = self.named_token("boi_token"), self.named_token("image_wrapper_token")
+        end = [self.named_token("eof_token"), self.named_token("eoi_token")]
         parts: list[list[Part]] = []
         for image in images:  # one by one: padded to a common size, an image's tokens would depend on its neighbours
             given, model = self.pixels([image]), self.model.model
@@ -108,29 +203,100 @@ class Emu3Expert(UnifiedExpert):
             parts[-1].append(("image special", end))
         return parts, {}
 
-    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        return self.see(images)[0], None
+    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Return the same tokens as `image_parts`, which are text tokens.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        states : None
+        """
+        return self.image_parts(images)[0], None
 
 
 class ChameleonExpert(UnifiedExpert):
     """Chameleon: VQ tokens are tokens of its vocabulary, read and drawn alike."""
 
-    def see(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
-        """As `ChameleonProcessor` lays an image, between its start and its end."""
+    def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
+        """Return the VQ tokens of images between start and end, as `ChameleonProcessor` writes an image.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        inputs : dict
+            Empty.
+        """
         with torch.no_grad():
             tokens = self.model.model.get_image_tokens(self.pixels(images)["pixel_values"]).tolist()
-        start, end = self.named("boi_token", "<racm3:break>"), self.named("eoi_token", "<eoss>")
+        start, end = self.named_token("boi_token", "<racm3:break>"), self.named_token("eoi_token", "<eoss>")
         return [[("image special", [start]), ("image", row), ("image special", [end])] for row in tokens], {}
 
-    def draw(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        return self.see(images)[0], None
+    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Return the same tokens as `image_parts`, which are text tokens.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        states : None
+        """
+        return self.image_parts(images)[0], None
 
 
 UNIFIED = {"janus": JanusExpert, "emu3": Emu3Expert, "chameleon": ChameleonExpert}
 
 
-def open_unified(label: str, source: str, config: Any, random_weights: bool) -> UnifiedExpert:
-    """Open a native unified model."""
-    model = loading.model(AutoModelForImageTextToText, source, config, random_weights)
+def is_unified(checkpoint: loading.Checkpoint) -> bool:
+    """Return whether the config is of one of the families in `UNIFIED`.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is to be opened.
+
+    Returns
+    -------
+    bool
+    """
+    return checkpoint.config.model_type in UNIFIED
+
+
+def open_unified(checkpoint: loading.Checkpoint) -> UnifiedExpert:
+    """Open a native unified model.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What to open.
+
+    Returns
+    -------
+    UnifiedExpert
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read.
+    """
+    source, config = checkpoint.source, checkpoint.config
+    model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
-    return UNIFIED[config.model_type](label, model, tokenizer, processor, loading.language_stack(model))
+    expert = UNIFIED[config.model_type]
+    return expert(checkpoint.label, model, tokenizer, processor, loading.language_stack(model))

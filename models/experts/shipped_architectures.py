@@ -1,15 +1,17 @@
-"""Our own small experts: ordinary transformers and diffusers classes, and the recipe that trained each of them.
+"""Build our own small experts from random weights: ordinary transformers and diffusers classes.
 
 `scenes-vlm`, the understanding expert, is a `LlavaForConditionalGeneration` (4 vision blocks, 16 text blocks 128 wide).
-`scenes-dit`, the generation expert, is an `SD3Transformer2DModel` (13 blocks 96 wide, image and text streams) over
-pixels in patches of 4, with a 2-block `T5EncoderModel` as its text encoder.
+`scenes-dit` and `emoji-dit`, the generation experts, are `SD3Transformer2DModel`s (13 blocks 96 wide, image and text
+streams) over pixels in patches of 4, each with a 2-block `T5EncoderModel` as its text encoder.
 
-    python -m bridgework train scenes-vlm          (likewise scenes-dit; both resume where they were stopped)
+How each was trained is in models/training/pretraining.py; this does it again, and resumes a run that was stopped:
 
-The generation expert predicts the clean image and is trained on the error of the velocity that follows from it
+    bridgework train scenes-vlm runs/scenes-vlm
+
+A generation expert predicts the clean image and is trained on the error of the velocity that follows from it
 (rectified flow, Liu et al. 2022; predicting the image: Li and He 2025, arXiv 2511.13720): with `z = t noise + (1 - t)
-image`, the velocity is `(z - image) / t`. Its pooled vector is zero always, so that text reaches it through its text
-stream alone.
+image`, the velocity is `(z - image) / t` (models/generation/flow.py). Its pooled vector is zero always, so that text
+reaches it through its text stream alone.
 """
 
 from __future__ import annotations
@@ -22,32 +24,17 @@ from ...probes.stimuli.sources import load_stimuli
 from ..scenes.dialogues import IMAGE, IMAGE_TOKENS
 from ..scenes.scene import COLOURS, COUNTS, PLURAL, QUARTERS, RELATIONS, SHAPES, SIZE
 
-# ---------------------------------------------------------------------------------------------------- text
-
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-piece tokenizer in which every scene word is one token; emoji names fall into pieces."""
-    words = [
-        *SHAPES,
-        *PLURAL.values(),
-        *COLOURS,
-        *COUNTS,
-        *RELATIONS,
-        *QUARTERS,
-    ]
-    words += [
-        "a",
-        "and",
-        ",",
-        "?",
-        ":",
-        "is there",
-        "how many",
-        "what colour is the",
-        "where is the from",
-        "yes no",
-        "describe name",
-    ]
+    """Train a word-piece tokenizer in which every scene word is one token; emoji names fall into pieces.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+        1500 tokens at most.
+    """
+    words = [*SHAPES, *PLURAL.values(), *COLOURS, *COUNTS, *RELATIONS, *QUARTERS, "a", "and", ",", "?", ":"]
+    words += ["is there", "how many", "what colour is the", "where is the from", "yes no", "describe name"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -62,10 +49,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------- models
-
-
 def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """Build the understanding expert.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        As `build_tokenizer` trains it.
+
+    Returns
+    -------
+    LlavaForConditionalGeneration
+        With random weights.
+    """
     vision = {
         "model_type": "siglip_vision_model", "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4,
         "num_attention_heads": 5, "image_size": SIZE, "patch_size": 8, "vision_use_head": False,
@@ -84,6 +80,13 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
 
 
 def build_dit() -> SD3Transformer2DModel:
+    """Build the generation expert's denoiser.
+
+    Returns
+    -------
+    SD3Transformer2DModel
+        With random weights.
+    """
     return SD3Transformer2DModel(
         sample_size=SIZE, patch_size=4, in_channels=3, out_channels=3, num_layers=13, attention_head_dim=24,
         num_attention_heads=4, joint_attention_dim=96, caption_projection_dim=96, pooled_projection_dim=32,
@@ -92,11 +95,20 @@ def build_dit() -> SD3Transformer2DModel:
 
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
+    """Build the generation expert's text encoder.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        As `build_tokenizer` trains it.
+
+    Returns
+    -------
+    T5EncoderModel
+        With random weights.
+    """
     config = T5Config(
         vocab_size=len(tokenizer), d_model=96, d_kv=24, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=2, is_encoder_decoder=False,
     )  # fmt: skip
     return T5EncoderModel(config)
-
-
-# ---------------------------------------------------------------------------------------------------- batches

@@ -1,4 +1,4 @@
-"""Texts to token ids and masks, right padded."""
+"""Turn texts and parts of inputs into padded token ids and masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,31 @@ Part = tuple[str, Sequence[int]]  # a kind of token and the ids of a run of them
 def tokenize(
     tokenizer: Any, texts: Sequence[str], device: torch.device, **options: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The inputs of a text model, right padded, and a mask (batch, token) of its words: neither padding nor special."""
+    """Tokenize texts, right padded, and say which tokens are words.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    texts : sequence of str
+        One for each row.
+    device : torch.device
+        Where the inputs go.
+    **options : Any
+        Of the tokenizer, beside its own padding and truncation.
+
+    Returns
+    -------
+    inputs : dict
+        What the model reads, each (batch, token), on the device.
+    words : Tensor
+        Mask (batch, token), on the CPU: neither padding nor special.
+
+    Raises
+    ------
+    ValueError
+        If a text becomes no token.
+    """
     tokenizer.padding_side = "right"
     options = {"padding": True, "truncation": True} | options
     tokens = tokenizer(
@@ -26,31 +50,79 @@ def tokenize(
 
 
 def check_words(counts: Sequence[int], texts: Sequence[str]) -> None:
-    """Raises ValueError for a text of which a tokenizer made no token, so that there is nothing to average."""
+    """Raise a ValueError for a text that became no token, so that there is nothing to average.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        How many tokens each text became.
+    texts : sequence of str
+        The texts; an empty one may become none.
+
+    Raises
+    ------
+    ValueError
+        Naming the text.
+    """
     for count, text in zip(counts, texts, strict=True):
         if text and not count:
             raise ValueError(f"the tokenizer makes no token of the text {text!r}: give it another, or leave it out")
 
 
 def pad(rows: Sequence[list[int]], filler: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and their mask, both (batch, token)."""
+    """Pad rows of token ids on the right.
+
+    Parameters
+    ----------
+    rows : sequence of list of int
+        Token ids.
+    filler : int
+        The padding token.
+    device : torch.device
+        Where both results go.
+
+    Returns
+    -------
+    ids, mask : Tensor
+        Both (batch, token); the mask is 1 but on padding.
+    """
     width = max(len(row) for row in rows)
     ids = torch.tensor([row + [filler] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     return ids, mask
 
 
-def lay(rows: Sequence[Sequence[Part]], filler: int, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Rows of parts as ids and mask like `pad`, and where each kind of token stands: bool masks (batch, token).
+def join_parts(
+    rows: Sequence[Sequence[Part]], filler: int, device: torch.device
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Join each row's parts to one row of token ids, and say where each kind of token stands.
 
-    >>> ids, mask, where = lay([[("begin", [1]), ("image", [9, 9]), ("text", [5, 6])]], 0, device)
-    >>> where["image"]
+    Parameters
+    ----------
+    rows : sequence of sequence of Part
+        Each part is a kind of token and the ids of a run of them.
+    filler : int
+        The padding token.
+    device : torch.device
+        Where ids and mask go.
+
+    Returns
+    -------
+    ids, mask : Tensor
+        As `pad` returns them.
+    places : dict
+        Of each kind, a bool mask (batch, token) on the CPU.
+
+    Examples
+    --------
+    >>> ids, mask, places = join_parts([[("begin", [1]), ("image", [9, 9]), ("text", [5, 6])]], 0, device)
+    >>> places["image"]
     tensor([[False,  True,  True, False, False]])
     """
     ids, mask = pad([[i for _, part in row for i in part] for row in rows], filler, device)
     kinds = [[kind for kind, part in row for _ in part] for row in rows]
-    where = {
+    places = {
         name: torch.tensor([[k == name for k in row] + [False] * (ids.shape[1] - len(row)) for row in kinds])
         for name in {kind for row in kinds for kind in row}
     }
-    return ids, mask, where
+    return ids, mask, places

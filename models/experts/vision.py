@@ -1,4 +1,4 @@
-"""Vision transformers and dual encoders as subjects."""
+"""Open vision transformers and dual encoders as subjects."""
 
 from __future__ import annotations
 
@@ -22,8 +22,23 @@ from .language import TextExpert
 class VisionExpert:
     """A vision transformer; its image tokens are the patches, in reading order; class and register tokens are special.
 
-    Which tokens are patches is not taken from names: those are the patches that move at the entrance of the first
-    block when every pixel does. Models that merge patches on the way (Swin, PVT) have no such tokens and are refused.
+    Which tokens are patches is not taken from names: they are the tokens that change at the entrance of the first block
+    when every pixel does. Models that merge patches on the way (Swin, PVT) have no such tokens and are refused.
+
+    Attributes
+    ----------
+    name : str
+        What the expert is called.
+    model : PreTrainedModel
+        The model.
+    processor : BaseImageProcessor
+        The model's own.
+    blocks : tuple of str
+        Paths of the blocks in depth order.
+    tasks, modalities, timed_tasks : tuple of str
+        What can be probed, as every `Subject` says.
+    patches : dict
+        Masks (token,) of the patches, by the shape of the pixels: found when an image of this shape is first shown.
     """
 
     name: str
@@ -33,25 +48,44 @@ class VisionExpert:
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("image",)
     timed_tasks: tuple[str, ...] = ()
-    patches: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)  # by the shape of the pixels
+    patches: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
-        given = self.processor([s.image for s in stimuli], return_tensors="pt").to(self.model.device)
-        takes = inspect.signature(self.model.forward).parameters
-        inputs = {name: value for name, value in given.items() if name in takes}
+        """Prepare one pass over the stimuli's images.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            Whose images are shown.
+        modalities, task, timestep
+            Not used: there is one of each.
+
+        Returns
+        -------
+        ForwardPass
+
+        Raises
+        ------
+        ValueError
+            If the model does not run on what its image processor makes, its blocks hold other tokens than the patches,
+            or it gives the same image other states each time.
+        """
+        processed = self.processor([s.image for s in stimuli], return_tensors="pt").to(self.model.device)
+        accepted = inspect.signature(self.model.forward).parameters
+        inputs = {name: value for name, value in processed.items() if name in accepted}
         shape = tuple(inputs["pixel_values"].shape[1:])
         if shape not in self.patches:
             self.patches[shape] = self._find_patches({name: value[:1] for name, value in inputs.items()})
         patches = self.patches[shape].expand(len(stimuli), -1)
-        mask, there = patches, given.get("pixel_attention_mask")
+        mask, there = patches, processed.get("pixel_attention_mask")
         if there is not None and there.shape == mask.shape:  # SigLIP 2 pads images to one number of patches
             mask = mask & there.cpu().bool()
         return ForwardPass(lambda: self.model(**inputs), {"image": mask}, special={"image": ~patches})
 
     def _find_patches(self, one: dict[str, Tensor]) -> Tensor:
-        """A mask (token,) of the tokens that answer to pixels, of one image's shape."""
+        """Return a mask (token,) of the tokens that change with the pixels, from one image."""
         plain, again, moved = (self._states(one, shift) for shift in (0.0, 0.0, 1.0))
         states = [*plain.values(), *again.values()]
         shapes = [tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__ for state in states]
@@ -69,7 +103,7 @@ class VisionExpert:
         return (plain[EMBEDDINGS] != moved[EMBEDDINGS]).any(-1)[0].cpu()
 
     def _states(self, inputs: dict[str, Tensor], shift: float) -> dict[str, Any]:
-        """Every block's state, each pixel shifted. Raises ValueError where the model does not run on images."""
+        """Return every block's state with each pixel shifted; raise a ValueError where the model does not run."""
         shifted = inputs | {"pixel_values": inputs["pixel_values"] + shift}
         try:
             with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks]) as taps:
@@ -91,6 +125,17 @@ class DualExpert:
     Its two stacks share no block, may differ in depth and never see each other, so one subject would have to pair
     blocks that have nothing in common but their number. Extract each, and compare the two by relative depth.
 
+    Attributes
+    ----------
+    name : str
+        What the checkpoint is called.
+    vision : VisionExpert
+        The image tower.
+    text : TextExpert
+        The text tower.
+
+    Examples
+    --------
     >>> expert = open_expert("openai/clip-vit-large-patch14")
     >>> image, text = extract(expert.vision, stimuli)["image"], extract(expert.text, stimuli)["text"]
     """
@@ -105,15 +150,78 @@ class DualExpert:
         )
 
 
-def open_vision(label: str, source: str, config: Any, random_weights: bool) -> VisionExpert:
-    """Open a vision transformer."""
-    model = loading.model(AutoModel, source, config, random_weights)
-    return VisionExpert(label, model, loading.plain_image_processor(source), loading.longest_stack(model))
+def is_vision(checkpoint: loading.Checkpoint) -> bool:
+    """Return whether transformers builds the architecture around pixels.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is to be opened.
+
+    Returns
+    -------
+    bool
+    """
+    return checkpoint.main_input == "pixel_values"
 
 
-def open_dual(label: str, source: str, config: Any, random_weights: bool) -> DualExpert:
-    """Open a dual encoder. Raises ValueError where its two towers cannot be told apart."""
-    model = loading.model(AutoModel, source, config, random_weights)
+def open_vision(checkpoint: loading.Checkpoint) -> VisionExpert:
+    """Open a vision transformer.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What to open.
+
+    Returns
+    -------
+    VisionExpert
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read.
+    """
+    model = loading.model(AutoModel, checkpoint.source, checkpoint.config, checkpoint.random_weights)
+    processor = loading.plain_image_processor(checkpoint.source)
+    return VisionExpert(checkpoint.label, model, processor, loading.longest_stack(model))
+
+
+def is_dual(checkpoint: loading.Checkpoint) -> bool:
+    """Return whether the architecture has features of images and of texts apart, and generates nothing.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is to be opened.
+
+    Returns
+    -------
+    bool
+    """
+    both = all(hasattr(checkpoint.architecture, f"get_{what}_features") for what in ("image", "text"))
+    return both and not any("Generation" in name for name in checkpoint.config.architectures or ())
+
+
+def open_dual(checkpoint: loading.Checkpoint) -> DualExpert:
+    """Open a dual encoder.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What to open.
+
+    Returns
+    -------
+    DualExpert
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read, or its two towers cannot be found.
+    """
+    label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
+    model = loading.model(AutoModel, source, config, checkpoint.random_weights)
     vision = getattr(model, "vision_model", getattr(model, "image_model", None))  # FLAVA has an image model
     text = getattr(model, "text_model", None)
     if vision is None or text is None:
@@ -121,7 +229,7 @@ def open_dual(label: str, source: str, config: Any, random_weights: bool) -> Dua
             f"expert {label!r} ({type(model).__name__}) has no vision_model and text_model: "
             "wrap its towers in your own Subjects (probes/subjects/subject.py)"
         )
-    # SigLIP was trained on texts of one length, its padding in plain sight
+    # SigLIP was trained on texts of one length, and sees its padding
     width = text.config.max_position_embeddings if config.model_type.startswith("siglip") else None
     processor, tokenizer = loading.plain_image_processor(source), loading.tokenizer(source)
     return DualExpert(

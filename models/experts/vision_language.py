@@ -1,4 +1,4 @@
-"""Vision-language models as subjects: any that transformers opens as image and text to text."""
+"""Open vision-language models as subjects: any that transformers opens as image and text to text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
-from .token_rows import Part, check_words, lay
+from .token_rows import Part, check_words, join_parts
 
 # Tokens that stand before and after an image, as configs and tokenizers of the families name them.
 FRAMES = (
@@ -35,6 +36,23 @@ class VlmExpert:
     frame where the family has one (start and end of vision); together, the image comes first. The begin-of-sequence
     token and the frame are special. An image is one view of itself: families that cut it into rows and columns
     (Idefics3, SmolVLM) are asked not to, for what they write between the tiles only their own chat format knows.
+
+    Attributes
+    ----------
+    name : str
+        What the expert is called.
+    model : PreTrainedModel
+        The model.
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    processor : BaseImageProcessor
+        The model's own.
+    blocks : tuple of str
+        Paths of the language model's blocks in depth order.
+    tasks, modalities, timed_tasks : tuple of str
+        What can be probed, as every `Subject` says.
+    lengths : dict
+        How many tokens an image becomes, by its size: measured when an image of this size is first shown.
     """
 
     name: str
@@ -45,91 +63,230 @@ class VlmExpert:
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("image", "text")
     timed_tasks: tuple[str, ...] = ()
-    lengths: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)  # image tokens, by an image's size
+    lengths: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
-        images = [s.image for s in stimuli] if "image" in modalities else []
-        parts, inputs = self.see(images) if images else ([[]] * len(stimuli), {})
-        texts = self.write([s.text if "text" in modalities else "" for s in stimuli])
-        begin = self.begin(modalities)
-        ids, mask, where = self.lay([[begin, *image, text] for image, text in zip(parts, texts, strict=True)])
-        return self.shown({"input_ids": ids, "attention_mask": mask, **inputs, **self.kinds(ids)}, modalities, where)
+        """Prepare one pass that shows these modalities of the stimuli.
 
-    def shown(self, inputs: dict[str, Any], modalities: tuple[str, ...], where: dict[str, Tensor]) -> ForwardPass:
-        """One pass over these inputs, and the tokens of each modality."""
-        model, nowhere = self.model, torch.zeros_like(next(iter(where.values())))
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            What is shown.
+        modalities : tuple of str
+            "image", "text" or both.
+        task, timestep
+            Not used: there is one of each.
+
+        Returns
+        -------
+        ForwardPass
+
+        Raises
+        ------
+        ValueError
+            If a text becomes no token, or the image processor makes less than the model asks for.
+        """
+        images = [s.image for s in stimuli] if "image" in modalities else []
+        parts, inputs = self.image_parts(images) if images else ([[]] * len(stimuli), {})
+        texts = self.text_parts([s.text if "text" in modalities else "" for s in stimuli])
+        begin = self.begin_part(modalities)
+        ids, mask, places = self.join([[begin, *image, text] for image, text in zip(parts, texts, strict=True)])
+        given = {"input_ids": ids, "attention_mask": mask, **inputs, **self.token_types(ids)}
+        return self.forward_pass(given, modalities, places)
+
+    def forward_pass(
+        self, inputs: dict[str, Any], modalities: tuple[str, ...], places: dict[str, Tensor]
+    ) -> ForwardPass:
+        """Prepare one pass over inputs that are ready.
+
+        Parameters
+        ----------
+        inputs : dict
+            Whatever of them the model does not take is left out.
+        modalities : tuple of str
+            Whose tokens are reported.
+        places : dict
+            Masks (batch, token) of each kind of token, "image", "image special" and so on.
+
+        Returns
+        -------
+        ForwardPass
+        """
+        model, nowhere = self.model, torch.zeros_like(next(iter(places.values())))
         if "pixel_values" not in inputs and _needs(model.forward, "pixel_values"):
             model = model.get_decoder()  # BLIP-2 takes no text without an image
-        takes = inspect.signature(model.forward).parameters
-        given = {name: value for name, value in inputs.items() if name in takes}
+        accepted = inspect.signature(model.forward).parameters
+        given = {name: value for name, value in inputs.items() if name in accepted}
         return ForwardPass(
             lambda: model(**given, use_cache=False),
-            {m: where.get(m, nowhere) for m in modalities},
-            special={m: where.get(f"{m} special", nowhere) for m in modalities},
+            {m: places.get(m, nowhere) for m in modalities},
+            special={m: places.get(f"{m} special", nowhere) for m in modalities},
         )
 
-    def begin(self, modalities: tuple[str, ...]) -> Part:
-        """The begin-of-sequence token; the text's own where there is one."""
+    def begin_part(self, modalities: tuple[str, ...]) -> Part:
+        """Return the begin-of-sequence token, counted with the text where there is one.
+
+        Parameters
+        ----------
+        modalities : tuple of str
+            What is shown.
+
+        Returns
+        -------
+        Part
+        """
         return ("text special" if "text" in modalities else "image special", [self.tokenizer.bos_token_id])
 
-    def write(self, texts: Sequence[str]) -> list[Part]:
-        """Texts as they are, without special tokens."""
+    def text_parts(self, texts: Sequence[str]) -> list[Part]:
+        """Return texts as they are, without special tokens.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            One for each row; may be empty.
+
+        Returns
+        -------
+        list of Part
+
+        Raises
+        ------
+        ValueError
+            If a text becomes no token.
+        """
         ids = self.tokenizer(list(texts), add_special_tokens=False).input_ids
         check_words([len(row) for row in ids], texts)
         return [("text", row) for row in ids]
 
-    def see(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
-        """What stands for each image among the tokens, and the inputs that fill it: placeholders in their frame."""
+    def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
+        """Return the tokens that stand for images to read: placeholders in their frame.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        inputs : dict
+            What the model fills the placeholders from.
+        """
         frame: tuple[list[int], list[int]] = ([], [])
         for names in reversed(FRAMES):
-            start, end = (self.token(name) for name in names)
+            start, end = (self.special_token(name) for name in names)
             if start is not None and end is not None:
                 frame = [start], [end]
         fill = self.model.config.image_token_id
         parts: list[list[Part]] = [
-            [("image special", frame[0]), ("image", [fill] * self.count(image)), ("image special", frame[1])]
+            [("image special", frame[0]), ("image", [fill] * self.count_tokens(image)), ("image special", frame[1])]
             for image in images
         ]
         return parts, self.pixels(images)
 
-    def lay(self, rows: Sequence[Sequence[Part]]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Rows of parts as padded ids, their mask and where each kind stands (models/experts/token_rows.py)."""
-        return lay(rows, self.tokenizer.pad_token_id, self.model.device)
+    def join(self, rows: Sequence[Sequence[Part]]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Join rows of parts to padded ids.
 
-    def token(self, name: str) -> int | None:
-        """The id of a special token by its name in the config or the tokenizer, or None."""
+        Parameters
+        ----------
+        rows : sequence of sequence of Part
+            One row for each stimulus.
+
+        Returns
+        -------
+        ids, mask : Tensor
+            (batch, token), on the model's device.
+        places : dict
+            Of each kind of token, a bool mask (batch, token).
+
+        See Also
+        --------
+        bridgework.models.experts.token_rows.join_parts : Does it.
+        """
+        return join_parts(rows, self.tokenizer.pad_token_id, self.model.device)
+
+    def special_token(self, name: str) -> int | None:
+        """Return the id of a special token that the config or the tokenizer names.
+
+        Parameters
+        ----------
+        name : str
+            As config or tokenizer call it.
+
+        Returns
+        -------
+        int or None
+        """
         named = getattr(self.model.config, name, None)
         return named if named is not None else getattr(self.tokenizer, name, None)
 
-    def kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Which tokens are image, for the models that ask: Qwen's positions and Gemma's masks follow from it."""
+    def token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return which tokens are image, for the models that ask: Qwen's positions and Gemma's masks follow from it.
+
+        Parameters
+        ----------
+        ids : Tensor
+            (batch, token).
+
+        Returns
+        -------
+        dict
+            Two names for it, each (batch, token).
+        """
         image = torch.eq(ids, self.model.config.image_token_id).int()
         prefix = self.model.config.model_type.startswith("paligemma")  # there 0 is the prompt, image and text alike
         return {"mm_token_type_ids": image, "token_type_ids": torch.zeros_like(ids) if prefix else image}
 
     def pixels(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """What the processor makes of images, one view each, in the model's precision."""
-        whole = {"do_image_splitting": False} if hasattr(self.processor, "do_image_splitting") else {}
-        made = self.processor([[image] for image in images], return_tensors="pt", **whole)
-        return dict(made.to(self.model.device, self.model.dtype))
+        """Return what the processor makes of images, one view each, in the model's precision.
 
-    def count(self, image: Image.Image) -> int:
-        """How many tokens the model's own vision path makes of an image: a matter of the image's size alone."""
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            Of any sizes.
+
+        Returns
+        -------
+        dict
+            "pixel_values" and what else the family has.
+        """
+        whole = {"do_image_splitting": False} if hasattr(self.processor, "do_image_splitting") else {}
+        processed = self.processor([[image] for image in images], return_tensors="pt", **whole)
+        return dict(processed.to(self.model.device, self.model.dtype))
+
+    def count_tokens(self, image: Image.Image) -> int:
+        """Return how many tokens the model's own vision path makes of an image.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Its size alone matters, so each size is measured once.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError
+            If the image processor makes less than the model asks for.
+        """
         if image.size not in self.lengths:
             holder = self.model if hasattr(self.model, "get_image_features") else self.model.model
             inputs = self.pixels([image])
-            takes = inspect.signature(holder.get_image_features).parameters
-            asked = [name for name in takes if _needs(holder.get_image_features, name) and name not in inputs]
+            accepted = inspect.signature(holder.get_image_features).parameters
+            asked = [name for name in accepted if _needs(holder.get_image_features, name) and name not in inputs]
             if asked:
                 raise ValueError(
                     f"the image processor of {self.name} makes no {asked[0]!r}, which its model asks for: expected the "
                     "family's own image processor"
                 )
             with torch.no_grad():
-                made = holder.get_image_features(**{name: value for name, value in inputs.items() if name in takes})
-            states = getattr(made, "pooler_output", made)
+                features = holder.get_image_features(**{n: value for n, value in inputs.items() if n in accepted})
+            states = getattr(features, "pooler_output", features)
             states = states if isinstance(states, list | tuple) else [states]
             self.lengths[image.size] = sum(state.reshape(-1, state.shape[-1]).shape[0] for state in states)
         return self.lengths[image.size]
@@ -139,26 +296,57 @@ class LlavaExpert(VlmExpert):
     """A LLaVA, the family of our own understanding expert: the one that a fused model reads through its bridges."""
 
 
-def open_vlm(label: str, source: str, config: Any, random_weights: bool) -> VlmExpert:
+def is_vlm(checkpoint: loading.Checkpoint) -> bool:
+    """Return whether transformers opens the architecture as image and text to text.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is to be opened.
+
+    Returns
+    -------
+    bool
+    """
+    return checkpoint.config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def open_vlm(checkpoint: loading.Checkpoint) -> VlmExpert:
     """Open a vision-language model whose image tokens stand among the text's.
 
-    Raises ValueError for one that has none, such as those that read the image by cross-attention (Mllama, BLIP).
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What to open.
+
+    Returns
+    -------
+    VlmExpert
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read, or the model has no image tokens, such as those that read the image by
+        cross-attention (Mllama, BLIP).
     """
-    auto = AutoModelForImageTextToText
-    kinds = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], MODEL_MAPPING.get(type(config), None)
-    reads = any(hasattr(kind, "get_image_features") for kind in kinds)
+    label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
+    architectures = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], MODEL_MAPPING.get(type(config), None)
+    reads = any(hasattr(architecture, "get_image_features") for architecture in architectures)
     one_stack = reads and not config.get_text_config().is_encoder_decoder
     if not one_stack or getattr(config, "image_token_id", None) is None:
         raise ValueError(
             f"expert {label!r} ({config.model_type}) has no image tokens among the tokens of a language model: "
             "wrap it in your own Subject (probes/subjects/subject.py)"
         )
-    model = loading.model(auto, source, config, random_weights)
+    model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
     expert = LlavaExpert if config.model_type == "llava" else VlmExpert
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
     return expert(label, model, tokenizer, processor, loading.language_stack(model))
 
 
 def _needs(call: Any, name: str) -> bool:
-    given = inspect.signature(call).parameters.get(name)
-    return given is not None and given.default is given.empty and given.kind is not given.VAR_KEYWORD
+    """Return whether a callable has this parameter without a default."""
+    parameter = inspect.signature(call).parameters.get(name)
+    return (
+        parameter is not None and parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    )

@@ -1,4 +1,4 @@
-"""Run two models side by side, each in its own greenlet: at a meeting either hands its part over and waits."""
+"""Run two models side by side, each in its own greenlet: at a meeting each passes its part to the other and waits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ hooks = torch._C._autograd
 
 
 class Meeting:
-    """Where two towers in lockstep exchange parts, by the number of the meeting; serves one pass of each.
+    """The place where two towers in lockstep exchange parts, by the number of the meeting.
 
+    It serves one pass of each tower.
+
+    Examples
+    --------
     >>> meeting = Meeting()
     >>> theirs = meeting.exchange(0, 3, mine)           # in the first tower
     >>> lockstep(meeting, run_first, run_second)        # the second calls exchange(1, 3, ...)
@@ -32,12 +36,31 @@ class Meeting:
         self._caller: greenlet | None = None
 
     def exchange(self, side: int, number: int, handed: Any, wait: bool = True) -> Any:
-        """Hand over a part of meeting `number` and give the other side's, after waiting for it.
+        """Pass a part to the other side and return the other side's, after waiting for it.
 
-        Without `wait` it only hands over, and gives None: a part that the other side reads later. What gradient
-        checkpointing computes again is given what was handed over then.
+        Blocks that gradient checkpointing recomputes get the parts of the first run.
 
-        Raises RuntimeError outside of `lockstep`, and where one side comes to a meeting twice in its pass.
+        Parameters
+        ----------
+        side : int
+            0 for the first tower, 1 for the second.
+        number : int
+            The meeting.
+        handed : Any
+            This side's part.
+        wait : bool
+            Whether this side reads the other's part. Without, it only leaves its own part, which the other side reads
+            later, and returns None.
+
+        Returns
+        -------
+        Any
+            The other side's part.
+
+        Raises
+        ------
+        RuntimeError
+            There is no `lockstep` around it, or one side comes to a meeting twice in its pass.
         """
         mine, other = (side, number), (1 - side, number)
         if self._caller is None:
@@ -59,11 +82,11 @@ class Meeting:
         return self._parts[other]
 
     def ready(self, side: int) -> bool:
-        """Whether a side waits for nothing that is not there."""
+        """Return whether a side can run: whether all that it waits for is there."""
         return side not in self._wanted or (1 - side, self._wanted[side]) in self._parts
 
-    def told(self, waiting: Sequence[int]) -> str:
-        """Why neither side can go on."""
+    def explain(self, waiting: Sequence[int]) -> str:
+        """Return a sentence that says why neither side can resume."""
         if len(waiting) == 2:
             return (
                 f"the first tower waits at meeting {self._wanted[0]}, the second at {self._wanted[1]}: "
@@ -84,25 +107,41 @@ class _Side:
     modes: list[Callable[[], None]] = field(default_factory=list)
 
     def pause(self) -> None:
-        """Take off every mode, and note how each is put on again."""
+        """Take off every mode of this thread, and keep how each is put on again."""
         self.modes = _take_off()
 
     def resume(self) -> None:
+        """Put on the modes that `pause` took off."""
         for put_on in reversed(self.modes):
             put_on()
         self.modes = []
 
 
 def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Run both to their ends, switching where they meet; (result of the first, of the second).
+    """Run two functions to their ends, switching between them where they meet.
 
     Each has its own gradient mode, inference mode, autocast, function modes, dispatch modes and hooks on saved tensors,
-    and begins with the caller's; so a tower that pauses under `no_grad` leaves the other's gradients as they are. The
-    random state is one: a model that draws (dropout) draws otherwise than alone.
+    and begins with the caller's; so a tower that pauses under `no_grad` leaves the other's gradients as they are. Both
+    share one random state: a model that draws random numbers (dropout) draws others than when it runs alone.
 
-    An exception or interruption in one tower ends the other, and is raised as it is.
+    Parameters
+    ----------
+    meeting : Meeting
+        A new meeting, at which both exchange parts.
+    first, second : callable
+        One pass of each tower.
 
-    Raises RuntimeError where a tower ended before a meeting at which the other waits.
+    Returns
+    -------
+    tuple
+        The results of the first and of the second.
+
+    Raises
+    ------
+    RuntimeError
+        A tower ended before a meeting at which the other waits, or the meeting was used before.
+    BaseException
+        An exception or interruption in one tower ends the other, and is raised as it is.
     """
     results: list[Any] = [None, None]
     caller = _Side(getcurrent())
@@ -132,7 +171,7 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
             else:
                 side.run.switch()
         finally:
-            side.pause()  # of a side that ended too: what it left entered ends with it
+            side.pause()  # also of a side that has ended: modes that it left on end with it
             if side.run.dead:
                 side.modes = []
             caller.resume()
@@ -144,11 +183,11 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
         while running := [number for number, side in enumerate(sides) if not side.run.dead]:
             ready = [number for number in running if meeting.ready(number)]
             if not ready:
-                raise RuntimeError(meeting.told(running))
+                raise RuntimeError(meeting.explain(running))
             enter(sides[ready[0]])
     finally:
         for side in sides:
-            with suppress(Exception):  # what ended the pass is told, not what ending it raised
+            with suppress(Exception):  # the error that ended the pass is raised, and not one that ending it raised
                 while side.run and not side.run.dead:
                     enter(side, GreenletExit())
         meeting._caller = None
@@ -156,7 +195,7 @@ def lockstep(meeting: Meeting, first: Callable[[], Any], second: Callable[[], An
 
 
 def _copied() -> list[Callable[[], None]]:
-    """How the modes that are on now are put on, the innermost first; they stay on."""
+    """Return how the modes that are on now are put on, the innermost first; they stay on."""
     modes = _take_off()
     for put_on in reversed(modes):
         put_on()
@@ -164,7 +203,7 @@ def _copied() -> list[Callable[[], None]]:
 
 
 def _take_off() -> list[Callable[[], None]]:
-    """Take off every mode of this thread; how each is put on again, to be called from the last to the first."""
+    """Take off every mode of this thread; return how each is put on again, to be called from the last to the first."""
     modes: list[Callable[[], None]] = []
     grad, forward_grad = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
     autocasts = [(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in DEVICES]
@@ -203,7 +242,7 @@ def _take_off() -> list[Callable[[], None]]:
 
 
 class _Inference:
-    """Leaves inference mode; called, goes back to it."""
+    """Leave inference mode when made, and return to it when called."""
 
     def __init__(self) -> None:
         self.guard = torch._C._InferenceMode(False)

@@ -1,4 +1,4 @@
-"""Semantic reconstruction tokens: learnt tokens on the generation side that say what the target image shows."""
+"""Learn semantic reconstruction tokens: tokens on the generation side that say what the target image shows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,28 @@ from ...probes.stimuli.stimulus_set import Stimulus
 
 
 class SemanticTokens(nn.Module):
-    """Tokens appended to the generation expert's own text, whose output is to be the image's features (HBridge).
+    """Tokens appended to the generation expert's own text, whose outputs learn the image's features.
 
         loss = 1 - mean cos(project(output token i), target i)
 
     The targets are the understanding expert's vision features of the clean image, pooled over its patches to as many as
-    there are tokens (HBridge, arXiv 2511.20520, has 16). The tokens stand where the generator's text does, so that it
-    is no longer the untouched expert, whatever the gates.
+    there are tokens (HBridge has 16). The tokens stand where the generator's text does, so that the generator is no
+    longer the untouched expert, whatever the gates.
+
+    Parameters
+    ----------
+    count : int
+        How many tokens there are.
+    text_width : int
+        The width of the generator's text input.
+    width : int
+        The width of its text states.
+    target_width : int
+        The width of the features.
+
+    References
+    ----------
+    HBridge, arXiv 2511.20520.
     """
 
     def __init__(self, count: int, text_width: int, width: int, target_width: int) -> None:
@@ -30,22 +45,45 @@ class SemanticTokens(nn.Module):
         self.project = nn.Linear(width, target_width)
 
     def after(self, text: Tensor) -> Tensor:
-        """Text states (batch, token, dim) with the tokens behind them."""
+        """Return text states (batch, token, dim) with the tokens behind them."""
         return torch.cat([text, self.tokens.expand(len(text), -1, -1).to(text)], dim=1)
 
     def loss(self, states: Tensor, features: Tensor) -> Tensor:
-        """states (batch, token of the text stream, width), the tokens last; features (batch, patch, target width)."""
+        """Return one minus the mean cosine similarity of projected outputs and pooled features.
+
+        Parameters
+        ----------
+        states : Tensor
+            (batch, token of the text stream, width), the semantic tokens last.
+        features : Tensor
+            (batch, patch, target width).
+        """
         count = len(self.tokens)
         target = F.adaptive_avg_pool1d(features.transpose(1, 2).float(), count).transpose(1, 2)
-        made = self.project(states[:, -count:].to(self.project.weight.dtype))
-        return 1 - F.cosine_similarity(made.float(), target, dim=-1).mean()
+        predicted = self.project(states[:, -count:].to(self.project.weight.dtype))
+        return 1 - F.cosine_similarity(predicted.float(), target, dim=-1).mean()
 
 
 @torch.no_grad()
 def vision_features(expert: Any, images: Tensor) -> Tensor:
-    """The last states (batch, patch, dim) of a vision-language model's own vision tower, of images in -1..1.
+    """Return the last states of a vision-language model's own vision tower.
 
-    Raises ValueError for an expert without one, or one that packs the patches of all images together.
+    Parameters
+    ----------
+    expert : Any
+        A vision-language expert.
+    images : Tensor
+        (image, channel, row, column) in -1..1.
+
+    Returns
+    -------
+    Tensor
+        (image, patch, dim).
+
+    Raises
+    ------
+    ValueError
+        The expert has no vision tower, or one that packs the patches of all images together.
     """
     stacks = [blocks for blocks in find_stacks(expert.model).values() if blocks[0] not in expert.blocks]
     if "image" not in expert.modalities or not stacks:
@@ -54,7 +92,8 @@ def vision_features(expert: Any, images: Tensor) -> Tensor:
             "plan without semantic_tokens, or fuse a vision-language model"
         )
     last = max(stacks, key=len)[-1]
-    shown = expert.show([Stimulus(to_image(each), "", "") for each in images], ("image",), "understanding", None)
+    stimuli = [Stimulus(to_image(image), "", "") for image in images]
+    shown = expert.show(stimuli, ("image",), "understanding", None)
     with capture(expert.model, [last]) as taps:
         shown.run()
     if taps[last].ndim != 3 or len(taps[last]) != len(images):

@@ -1,4 +1,4 @@
-"""What of an expert is trained: nothing, LoRA adapters in its blocks, or all of it."""
+"""Choose what of an expert is trained: nothing, LoRA adapters in its blocks, or all of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,27 @@ TRAINED = ("bridges", "lora", "all")
 
 
 def adapt(model: nn.Module, blocks: Sequence[str], trained: str, rank: int = 8) -> None:
-    """Say which parameters of a tower require gradients, in place.
+    """Set which parameters of a tower require gradients, in place.
 
-    trained : "bridges" (of the tower none), "lora" (low-rank adapters, Hu et al. 2021, of this rank in every linear
-        layer of the blocks, zero at first) or "all".
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The tower's model.
+    blocks : sequence of str
+        The dotted paths of its blocks.
+    trained : {"bridges", "lora", "all"}
+        "bridges" trains none of the tower, "lora" low-rank adapters in every linear layer of the blocks, zero at first.
+    rank : int
+        The rank of the adapters.
 
-    Raises ValueError for another word, or blocks without a linear layer.
+    Raises
+    ------
+    ValueError
+        Another word, or blocks without a linear layer.
+
+    References
+    ----------
+    LoRA: Hu et al. 2021, arXiv 2106.09685.
     """
     if trained not in TRAINED:
         raise ValueError(f"cannot train {trained!r}: expected one of {', '.join(TRAINED)}")
@@ -28,6 +43,6 @@ def adapt(model: nn.Module, blocks: Sequence[str], trained: str, rank: int = 8) 
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(inside)]
     if not linear:
         raise ValueError(f"the blocks of {type(model).__name__} have no linear layer: train 'bridges' or 'all'")
-    # As a pattern: a list would take every layer whose path ends so, as those of a vision tower named alike.
-    named = "|".join(map(re.escape, linear))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=named), model)
+    # A list would take every layer whose path ends like these, also those of a vision tower that has the same names.
+    pattern = "|".join(map(re.escape, linear))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern), model)

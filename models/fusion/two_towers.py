@@ -1,4 +1,4 @@
-"""Two towers joined at the layers of a bridge plan: any two models that have a token stream each."""
+"""Join any two models that have a token stream at the layers of a bridge plan."""
 
 from __future__ import annotations
 
@@ -10,39 +10,70 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...probes.hooks.attention_calls import AttentionCall
 from ...probes.plans.bridge_plan import BridgePlan
 from ..bridges.bridge import KeysValues, Visibility
 from ..bridges.registry import BRIDGES
 from ..towers.attention_masks import SequencePlaces, text_after, visible
-from ..towers.tower import AttentionCall, Tower
+from ..towers.tower import Tower
 from ..towers.visiting import measure, visiting
 from .lockstep import Meeting, lockstep
 
 Run = Callable[[], Any]
-SIDES = ("understanding", "generation")
 
 
 class UnderstandingStates(NamedTuple):
-    """What the understanding tower hands over in one pass: to each bridge, and which of the tokens count."""
+    """What the bridges read of the understanding tower, kept from one pass.
+
+    Attributes
+    ----------
+    handed : tuple of KeysValues
+        The keys and values that the understanding tower offers at each bridge of the plan.
+    mask : Tensor or None
+        (batch, token), False at padding.
+    """
 
     handed: tuple[KeysValues, ...]
-    mask: Tensor | None = None  # (batch, token), False at padding
+    mask: Tensor | None = None
 
 
 class Fusion(nn.Module):
-    """Two unmodified models, joined at the pairs of `plan`; only the bridges are new.
+    """Two unmodified models, joined at the pairs of a plan; only the bridges are new.
 
+    Parameters
+    ----------
+    understanding, generation : Tower
+        The two models' towers.
+    plan : BridgePlan
+        A plan of a layout with two towers, for their depths.
+    examples : tuple of callable
+        One forward pass of each model, from which the widths of states and heads are measured.
+
+    Attributes
+    ----------
+    plan : BridgePlan
+        The plan.
+    towers : tuple of Tower
+        The understanding and the generation tower.
+    bridges : nn.ModuleList
+        One bridge for each pair of the plan.
+    inside : bool
+        Whether the bridges stand inside attention.
+    disabled_bridges : set of int
+        Bridges that are left out (models/evaluation/link_ablation.py).
+
+    Raises
+    ------
+    ValueError
+        The plan is of one trunk or of other depths, or the towers cannot be bridged in this way.
+
+    Examples
+    --------
     >>> fusion = Fusion(find_tower(llava, inputs), find_tower(dit, noisy), plan, (run_llava, run_dit))
     >>> states = fusion.read(lambda: llava(**inputs))                 # one way: once,
     >>> with fusion.reading(states):
     ...     dit(**noisy)                                              # and at every sampling step
     >>> fusion.together(run_llava, run_dit, places)                   # both ways: (result, result)
-
-    Parameters
-    ----------
-    examples : one forward pass of either model, from which the widths of states and heads are read.
-
-    Raises ValueError for a plan of one trunk or of other depths, and for towers that cannot be bridged so.
     """
 
     understanding: Any
@@ -81,26 +112,61 @@ class Fusion(nn.Module):
         for tower, found in zip(self.towers, shapes, strict=True):
             for number, shape in found.items():
                 if self.inside and shape.width != shape.heads * shape.head_dim:
+                    outside = [name for name, kind in BRIDGES.items() if not kind.inside]
                     raise ValueError(
                         f"block {tower.blocks[number]!r} attends with queries of {shape.head_dim} dims and values of "
-                        f"{shape.width // shape.heads}: bridge at block outputs, as the layout 'double fusion'"
+                        f"{shape.width // shape.heads}: bridge at block outputs, by a layout such as {outside[0]!r}"
                     )
-        self.bridges = nn.ModuleList(
-            bridge(shapes[0][u], shapes[1][g], plan.gated, plan.rank, plan.both_ways) for u, g in plan.pairs
-        )
-        self.disabled_bridges: set[int] = set()  # bridges that hand nothing over (models/evaluation/link_ablation.py)
+        self._widths = shapes
+        self.bridges = self._new_bridges(plan.rank)
+        self.disabled_bridges: set[int] = set()
+
+    def _new_bridges(self, rank: int | None) -> nn.ModuleList:
+        kind, plan, (first, second) = BRIDGES[self.plan.layout], self.plan, self._widths
+        return nn.ModuleList(kind(first[u], second[g], plan.gated, rank, plan.both_ways) for u, g in plan.pairs)
+
+    def count_parameters(self, rank: int | None) -> int:
+        """Return how many parameters the bridges would have at another rank.
+
+        Parameters
+        ----------
+        rank : int or None
+            The rank of the bridges' maps; None is full rank.
+
+        Returns
+        -------
+        int
+            The number of parameters of all bridges.
+        """
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self._new_bridges(rank).parameters())
 
     def read(self, run: Run, mask: Tensor | None = None, places: SequencePlaces | None = None) -> UnderstandingStates:
-        """Run the understanding tower once and keep what the bridges read.
+        """Run the understanding tower once and return what the bridges read.
 
-        Where bridges change its states without reading generation (double fusion both ways), they do: as in lockstep
-        with a noisy image, which it does not see.
+        Bridges at block outputs that run both ways change the tower's own states, too, as in lockstep with a noisy
+        image, which the tower does not see.
 
-        mask : (batch, token), False at padding; left out, the one that the model is given as (batch, token).
-        places : of the tokens, for those bridges; left out, they are a text.
+        Parameters
+        ----------
+        run : callable
+            One forward pass of the understanding model.
+        mask : Tensor, optional
+            (batch, token), False at padding. By default the mask that the model is given as (batch, token).
+        places : SequencePlaces, optional
+            The places of the tokens, for bridges that change the tower's own states. By default they are a text.
 
-        Raises RuntimeError where the run goes through the tower twice; ValueError where no mask is given and the model
-        has one of another form.
+        Returns
+        -------
+        UnderstandingStates
+            What `reading` takes.
+
+        Raises
+        ------
+        RuntimeError
+            The run goes through the tower twice.
+        ValueError
+            No mask is passed, and the model was given one of another form.
         """
         kept: dict[int, tuple[Any, Tensor | None]] = {}
         tower, running = self.towers[0], True
@@ -122,39 +188,47 @@ class Fusion(nn.Module):
 
             return visit
 
-        with visiting(tower, {u: keep(numbers) for u, numbers in self._at(0).items()}, self.inside):
+        with visiting(tower, {u: keep(numbers) for u, numbers in self._by_block(0).items()}, self.inside):
             run()
             if mask is None and tower.valid_tokens is None and tower.unusable_mask:
                 raise ValueError(
-                    f"{type(tower.model).__name__} was given {tower.unusable_mask!r} in another form than (batch, token), "
-                    "which does not tell what is padding: pass mask, (batch, token), False at padding"
+                    f"{type(tower.model).__name__} was given {tower.unusable_mask!r} in another form than (batch, "
+                    "token), which does not tell what is padding: pass mask, (batch, token), False at padding"
                 )
-        running = False  # what visits the blocks from now on computes them again
+        running = False  # from now on only gradient checkpointing visits the blocks, to recompute them
         handed = tuple(
-            _of_stream(bridge("keys_values", 0, kept[at][0]), kept[at][0]) for at, bridge in enumerate(self.bridges)
+            _of_stream(bridge("keys_values", 0, kept[number][0]), kept[number][0])
+            for number, bridge in enumerate(self.bridges)
         )
         return UnderstandingStates(handed, kept[0][1] if mask is None else mask)
 
     def _alone(self, number: int, own: Tensor, places: SequencePlaces | None, real: Tensor | None) -> Tensor:
-        """What a bridge makes of the understanding tower's tokens (batch, token, dim) where it sees no others."""
+        """Return the understanding tower's tokens (batch, token, dim) after a bridge that sees no others."""
         if places is None:
             places = text_after(own.new_ones(own.shape[:2], dtype=torch.bool) if real is None else real, 0)
         bridge = self.bridges[number]
         mine = bridge("keys_values", 0, own)
-        return bridge(
-            "attend", 0, own, mine, KeysValues(*(each[:, :, :0] for each in mine)), Visibility(visible(places, places))
-        )
+        nothing = KeysValues(mine.key[:, :, :0], mine.value[:, :, :0])
+        return bridge("attend", 0, own, mine, nothing, Visibility(visible(places, places)))
 
     @contextmanager
     def reading(
         self, states: UnderstandingStates, places: tuple[SequencePlaces, SequencePlaces] | None = None
     ) -> Iterator[None]:
-        """While the context lasts, the generation tower reads `states` at its bridged blocks.
+        """Let the generation tower read understanding states at its bridged blocks while the context lasts.
 
-        places : of the tokens of both streams, as in `together`; left out, all are seen but padding, as an image that
-            is denoised sees them. A generation tower that is causal needs them where a bridge is a block of its own.
+        Parameters
+        ----------
+        states : UnderstandingStates
+            What `read` returned.
+        places : tuple of SequencePlaces, optional
+            The places of both towers' tokens, as in `together`. By default the tower sees all tokens but padding, as an
+            image that is denoised does. A generation tower that is causal needs them at bridges outside attention.
 
-        Raises ValueError where its batch is of another size.
+        Raises
+        ------
+        ValueError
+            The generation model runs on a batch of another size.
         """
         tower = self.towers[1]
 
@@ -163,12 +237,12 @@ class Fusion(nn.Module):
             other = states.handed[number]
             self._check_batch(number, own, other)
             if places is None:
-                seen = Visibility(
+                visibility = Visibility(
                     *(None if real is None else real[:, None] for real in (tower.valid_tokens, states.mask))
                 )
             else:
-                seen = Visibility(visible(places[1], places[1]), visible(places[1], places[0]))
-            return bridge("attend", 1, own, bridge("keys_values", 1, own), other, seen)
+                visibility = Visibility(visible(places[1], places[1]), visible(places[1], places[0]))
+            return bridge("attend", 1, own, bridge("keys_values", 1, own), other, visibility)
 
         with visiting(tower, self._visits(1, join), self.inside):
             yield
@@ -176,18 +250,33 @@ class Fusion(nn.Module):
     def together(
         self, understanding: Run, generation: Run, places: tuple[SequencePlaces, SequencePlaces]
     ) -> tuple[Any, Any]:
-        """Run both towers in lockstep; each reads the other as `places` (of its stream's tokens) allow.
+        """Run both towers in lockstep, each reading the other.
 
-        An understanding block that meets several of the other tower reads the first of them, and is read by all; a
-        generation block reads all that it meets, as one way.
+        An understanding block that meets several blocks of the other tower reads the first of them, and all of them
+        read it. A generation block reads all that it meets, as one way.
 
-        Raises ValueError for a plan that runs one way.
+        Parameters
+        ----------
+        understanding, generation : callable
+            One forward pass of each model.
+        places : tuple of SequencePlaces
+            The places of the understanding tower's tokens and of the generation tower's, which say who sees whom.
+
+        Returns
+        -------
+        tuple
+            The results of the two passes.
+
+        Raises
+        ------
+        ValueError
+            The plan runs one way.
         """
         if not self.plan.both_ways:
             raise ValueError("this plan runs one way: use read and reading, or plan both_ways=True")
         meeting = Meeting()
-        seen = [Visibility(visible(places[s], places[s]), visible(places[s], places[1 - s])) for s in (0, 1)]
-        firsts = {min(numbers) for numbers in self._at(0).values()}
+        visibility = [Visibility(visible(places[s], places[s]), visible(places[s], places[1 - s])) for s in (0, 1)]
+        firsts = {min(numbers) for numbers in self._by_block(0).values()}
 
         def exchange(side: int) -> Callable[[int, Any], Tensor | None]:
             def join(number: int, own: Any) -> Tensor | None:
@@ -198,7 +287,7 @@ class Fusion(nn.Module):
                 if not reads:
                     return None
                 self._check_batch(number, own, other)
-                return bridge("attend", side, own, mine, other, seen[side])
+                return bridge("attend", side, own, mine, other, visibility[side])
 
             return join
 
@@ -209,9 +298,9 @@ class Fusion(nn.Module):
             return lockstep(meeting, understanding, generation)
 
     def _visits(self, side: int, join: Callable[[int, Any], Tensor | None]) -> Mapping[int, Callable[[Any], Any]]:
-        """What happens at each bridged block of a side: its bridges that are not silent, one after another."""
+        """Return the visits of a side's bridged blocks: their bridges that are not disabled, one after another."""
 
-        def at(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
+        def join_all(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
             def visit(own: Any) -> Tensor | None:
                 joined = None
                 for number in numbers:
@@ -224,16 +313,17 @@ class Fusion(nn.Module):
 
             return visit
 
-        return {block: at(numbers) for block, numbers in self._at(side).items()}
+        return {block: join_all(numbers) for block, numbers in self._by_block(side).items()}
 
-    def _at(self, side: int) -> dict[int, list[int]]:
-        """The bridges at each bridged block of a side."""
+    def _by_block(self, side: int) -> dict[int, list[int]]:
+        """Return the bridges of each bridged block of a side."""
         found: dict[int, list[int]] = {}
         for number, pair in enumerate(self.plan.pairs):
             found.setdefault(pair[side], []).append(number)
         return found
 
     def _check_batch(self, number: int, own: Any, other: KeysValues) -> None:
+        """Raise ValueError where a bridge joins batches of unequal size."""
         mine = (own.query if isinstance(own, AttentionCall) else own).shape[0]
         if mine != (theirs := other.key.shape[0]):
             u, g = self.plan.pairs[number]
@@ -243,7 +333,7 @@ class Fusion(nn.Module):
 
 
 def _of_stream(handed: KeysValues, own: Tensor | AttentionCall) -> KeysValues:
-    """Of all tokens of a block's attention, those of the stream that is bridged."""
+    """Return the keys and values of the bridged stream out of those of all tokens of a block's attention."""
     if not isinstance(own, AttentionCall):
         return handed
-    return KeysValues(*(each[:, :, own.reads] for each in handed))
+    return KeysValues(handed.key[:, :, own.reads], handed.value[:, :, own.reads])

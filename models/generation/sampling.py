@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,34 +15,176 @@ from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_image
 
 
-class Generator(Protocol):
-    """What draws images by flow matching: a generation expert, a fused or a unified model.
+class Generator:
+    """Base of every model that draws images by flow matching: a generation expert, a fused or a unified model.
 
-    One that draws latents also has `decode(latents)`, which gives images (batch, channel, row, column). One that draws
-    discrete image tokens has `draw(captions, ids, guidance)` instead, which returns its images.
+    A subclass has `device`, `size`, `condition` and `predict`. One that denoises latents overrides `pixels`,
+    `latents` and `decode` too: here, what is denoised is the image itself. One that draws discrete image tokens has
+    `draw(captions, ids, guidance)` instead of `predict`, which returns its images.
+
+    A class of your own need not inherit: `as_generator` fills in what it lacks.
+
     """
 
-    name: str
-
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        raise NotImplementedError
+
     @property
     def size(self) -> tuple[int, int, int]:
-        """Channel, row, column of its images."""
-        ...
+        """Channel, row, column of what is denoised."""
+        raise NotImplementedError
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """Channel, row, column of the images: `size`, unless latents stand for them."""
+        return self.size
 
     def condition(self, captions: Sequence[str]) -> Any:
-        """What `predict` takes as text, made once; the empty caption is the null caption."""
-        ...
+        """Return what `predict` takes as text, made once for all sampling steps.
+
+        Parameters
+        ----------
+        captions : sequence of str
+            One for each image; the empty caption is the null caption.
+
+        Returns
+        -------
+        Any
+            Whatever the model's own `predict` reads.
+        """
+        raise NotImplementedError
 
     def predict(self, noisy: Tensor, text: Any, time: Tensor) -> Tensor:
-        """The clean image (batch, channel, row, column) in -1..1 that it sees in `noisy` at `time` (batch,)."""
-        ...
+        """Predict the clean image that the model sees in a noisy one.
+
+        Parameters
+        ----------
+        noisy : Tensor
+            Noisy images or latents, (batch, channel, row, column).
+        text : Any
+            What `condition` returned for the captions.
+        time : Tensor
+            How noisy each one is, (batch,): 0 is the clean image, 1 is noise.
+
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column); images lie in -1..1.
+        """
+        raise NotImplementedError
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Return what the model denoises in place of images: the images themselves.
+
+        Parameters
+        ----------
+        images : Tensor
+            (batch, channel, row, column) in -1..1, of size `pixels`.
+
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column), of size `size`.
+        """
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images of what was denoised, the inverse of `latents`: here the same tensor.
+
+        Parameters
+        ----------
+        latents : Tensor
+            (batch, channel, row, column), of size `size`.
+
+        Returns
+        -------
+        Tensor
+            Images (batch, channel, row, column) in about -1..1, of size `pixels`.
+        """
+        return latents
+
+
+class _Adapted(Generator):
+    """A foreign model with the identity in place of what it lacks."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._model.size
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        return getattr(self._model, "pixels", self.size)
+
+    def condition(self, captions: Sequence[str]) -> Any:
+        return self._model.condition(captions)
+
+    def predict(self, noisy: Tensor, text: Any, time: Tensor) -> Tensor:
+        return self._model.predict(noisy, text, time)
+
+    def latents(self, images: Tensor) -> Tensor:
+        return self._model.latents(images) if hasattr(self._model, "latents") else images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._model.decode(latents) if hasattr(self._model, "decode") else latents
+
+
+def as_generator(model: Any) -> Generator:
+    """Return a model as a `Generator`, whether or not its class inherits from it.
+
+    Every function here that takes a generator takes a model of your own as well, which needs no more than what is
+    called: `condition`, `predict`, `device` and `size`; as the generation expert of a fused model, `encode`, `predict`
+    and `size`. Where it has no `pixels`, `latents` or `decode`, those of `Generator` stand in.
+
+    Parameters
+    ----------
+    model : Any
+        A `Generator`, or an object with its methods.
+
+    Returns
+    -------
+    Generator
+        The model itself, or an adapter around it.
+    """
+    return model if isinstance(model, Generator) else _Adapted(model)
+
+
+def draws_tokens(model: object) -> bool:
+    """Return whether a model draws whole images by its own `draw` and has nothing to denoise.
+
+    Parameters
+    ----------
+    model : object
+        Any model.
+
+    Returns
+    -------
+    bool
+    """
+    return callable(getattr(model, "draw", None))
 
 
 def draws(model: object) -> bool:
-    """Whether a model is a generator, of either kind."""
-    return callable(getattr(model, "draw", None)) or all(hasattr(model, name) for name in ("condition", "predict"))
+    """Return whether a model draws images, by denoising them or token by token.
+
+    Parameters
+    ----------
+    model : object
+        Any model.
+
+    Returns
+    -------
+    bool
+    """
+    return draws_tokens(model) or all(hasattr(model, name) for name in ("condition", "predict"))
 
 
 @torch.inference_mode()
@@ -54,13 +196,43 @@ def generate(
     guidance: float = 3.0,
     batch_size: int = 64,
 ) -> list[Image.Image]:
-    """One image for each caption, from noise that is a function of its id alone.
+    """Draw one image for each caption, from noise that is a function of its id alone.
 
-    The model, a `Generator`, predicts the clean image `x`; the velocity at time `t` is `(z - x) / t`, and
-    `x = x_null + guidance * (x_caption - x_null)` (Ho and Salimans 2022). A model with `draw` draws by itself, with the
-    same ids and guidance; `steps` is nothing to it.
+    Parameters
+    ----------
+    model : Generator
+        Or any object that `as_generator` accepts, or one that draws by its own `draw`.
+    captions : sequence of str
+        What to draw.
+    ids : sequence of str
+        One for each caption: the same id starts from the same noise.
+    steps : int
+        Euler steps from noise to image; a model with `draw` does not use them.
+    guidance : float
+        Weight of the caption beyond the null caption; 1 is none.
+    batch_size : int
+        Images that are drawn together.
 
-    Raises ValueError where captions and ids are not equally many, or there are none; TypeError for no generator.
+    Returns
+    -------
+    list of PIL.Image.Image
+        In the order of the captions.
+
+    Raises
+    ------
+    ValueError
+        If captions and ids are not equally many, or there are none.
+    TypeError
+        If the model is no generator.
+
+    Notes
+    -----
+    The model predicts the clean image `x`; the velocity at time `t` is `(z - x) / t`, and
+    `x = x_null + guidance * (x_caption - x_null)` [1]_.
+
+    References
+    ----------
+    .. [1] Ho and Salimans 2022, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
     """
     if len(captions) != len(ids) or not captions:
         raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")
@@ -69,11 +241,14 @@ def generate(
     images = []
     for start in tqdm(range(0, len(captions), batch_size), desc="generate", leave=False):
         part = captions[start : start + batch_size], ids[start : start + batch_size]
-        images += model.draw(*part, guidance) if hasattr(model, "draw") else _generate(model, *part, steps, guidance)
+        if draws_tokens(model):
+            images += model.draw(*part, guidance)
+        else:
+            images += _denoise(as_generator(model), *part, steps, guidance)
     return images
 
 
-def _generate(
+def _denoise(
     model: Generator, captions: Sequence[str], ids: Sequence[str], steps: int, guidance: float
 ) -> list[Image.Image]:
     text, null = model.condition(captions), model.condition([""] * len(captions))
@@ -84,5 +259,4 @@ def _generate(
         blank = model.predict(noisy, null, time)
         clean = blank + guidance * (model.predict(noisy, text, time) - blank)
         noisy = noisy + (then - now) * (noisy - clean) / now
-    decoded = model.decode(noisy) if hasattr(model, "decode") else noisy
-    return [to_image(each) for each in decoded]
+    return [to_image(image) for image in model.decode(noisy)]

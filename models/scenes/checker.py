@@ -1,4 +1,4 @@
-"""The scene checker: reads things back from an image's pixels, and says whether they are what a caption asks for."""
+"""Read things back from an image's pixels, and tell whether they are what a caption asks for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ from .scene import COLOURS, COUNTS, PLURAL, QUARTERS, SHAPES, SIZE
 
 
 class DetectedThing(NamedTuple):
-    """What the checker read: None where a blob is no known shape or no known colour."""
+    """Hold one thing that the checker read.
+
+    Attributes
+    ----------
+    shape : str or None
+        None where a blob is no known shape.
+    colour : str or None
+        None where it is no known colour.
+    row, column : float
+        The centre, in pixels.
+    """
 
     shape: str | None
     colour: str | None
-    row: float  # centre, pixels
+    row: float
     column: float
 
 
@@ -26,8 +36,24 @@ _PALETTE = np.array(list(COLOURS.values()), dtype=float)  # (colour, channel)
 
 
 def detect_things(image: Image.Image | np.ndarray) -> list[DetectedThing]:
-    """Read the things in a 32x32 RGB image: connected non-white blobs, named by template overlap and nearest colour.
+    """Read the things in an image: connected non-white blobs, named by template overlap and nearest colour.
 
+    Parameters
+    ----------
+    image : PIL.Image.Image or numpy.ndarray
+        32x32 RGB, 0..255.
+
+    Returns
+    -------
+    list of DetectedThing
+
+    Raises
+    ------
+    ValueError
+        If the image has another size.
+
+    Notes
+    -----
     The checker sees pixels only, never a caption. A blob is a shape when it overlaps one template by at least 0.72
     (intersection over union of soft masks) and a colour when three quarters of its solid pixels lie nearest to it
     and their median lies within 70 (Euclidean, 0..255).
@@ -37,12 +63,16 @@ def detect_things(image: Image.Image | np.ndarray) -> list[DetectedThing]:
         raise ValueError(f"expected a {SIZE}x{SIZE} RGB image, got an array of shape {pixels.shape}")
     distance = np.abs(pixels - 255).max(-1)  # (row, column), 0 on the background
     blobs, _ = ndimage.label(distance > 70, structure=np.ones((3, 3)))
-    return [seen for box in enumerate(ndimage.find_objects(blobs), 1) if (seen := _name(pixels, distance, blobs, *box))]
+    boxes = enumerate(ndimage.find_objects(blobs), 1)
+    return [thing for label, box in boxes if (thing := _name_blob(pixels, distance, blobs, label, box))]
 
 
-def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: int, box: tuple) -> DetectedThing | None:
+def _name_blob(
+    pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: int, box: tuple
+) -> DetectedThing | None:
+    """Name the shape and colour of one blob, or return None for a speck."""
     member = blobs == label
-    if member.sum() < 8:  # specks
+    if member.sum() < 8:
         return None
     solid = pixels[member & (distance >= np.quantile(distance[member], 0.4))]  # (pixel, channel), off the soft edge
     nearest = np.linalg.norm(solid[:, None] - _PALETTE, axis=-1).argmin(1)
@@ -60,7 +90,7 @@ def _name(pixels: np.ndarray, distance: np.ndarray, blobs: np.ndarray, label: in
 
 
 def _overlaps(cover: np.ndarray, box: tuple, shape: str) -> Iterator[float]:
-    """Soft intersection over union with the templates of near size, at the places near the blob's box."""
+    """Yield the soft intersection over union with templates of about the box's size, at places near the box."""
     middle = [(edge.start + edge.stop) / 2 for edge in box]
     yield 0.0
     for size in range(9, 14):
@@ -78,17 +108,38 @@ def _overlaps(cover: np.ndarray, box: tuple, shape: str) -> Iterator[float]:
 
 
 def matches_caption(image: Image.Image | np.ndarray, skill: str, caption: str) -> bool:
-    """Whether the image shows what the caption says and nothing else.
+    """Return whether an image shows what a caption says and nothing else.
 
-    Stricter than GenEval, which lets unnamed objects pass outside counting: here every thing must be accounted for.
+    Parameters
+    ----------
+    image : PIL.Image.Image or numpy.ndarray
+        32x32 RGB, 0..255.
+    skill : str
+        What the caption is of: one of `SKILLS`, or "full".
+    caption : str
+        As `compose` writes it.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If the image has another size.
+
+    Notes
+    -----
+    This is stricter than GenEval, which lets unnamed objects pass outside counting: here every thing must be accounted
+    for.
     """
-    seen = detect_things(image)
+    things = detect_things(image)
     if skill == "full":
-        return sorted((s.shape, s.colour, quarter_of(s)) for s in seen if s.shape and s.colour) == sorted(
-            _parse(thing) for thing in caption.split(" , ")
-        ) and all(s.shape and s.colour for s in seen)
+        return sorted((t.shape, t.colour, quarter_of(t)) for t in things if t.shape and t.colour) == sorted(
+            _parse(phrase) for phrase in caption.split(" , ")
+        ) and all(t.shape and t.colour for t in things)
     words = caption.split()
-    shapes = [s.shape for s in seen]
+    shapes = [t.shape for t in things]
     if skill == "counting":
         shape = next(s for s in SHAPES if PLURAL[s] == words[1])
         return shapes == [shape] * (COUNTS.index(words[0]) + 1)
@@ -96,25 +147,49 @@ def matches_caption(image: Image.Image | np.ndarray, skill: str, caption: str) -
         one, two, relation = words[1], words[-1], " ".join(words[2:-2])
         if sorted(map(str, shapes)) != sorted((one, two)):
             return False
-        first, second = sorted(seen, key=lambda s: s.shape != one)
+        first, second = sorted(things, key=lambda t: t.shape != one)
         return stands(first, second, relation)
     wanted = [phrase.split()[1:] for phrase in caption.split(" and ")]
-    found = [[s.colour, s.shape] if len(wanted[0]) == 2 else [s.shape] for s in seen]
+    found = [[t.colour, t.shape] if len(wanted[0]) == 2 else [t.shape] for t in things]
     return sorted(found, key=str) == sorted(wanted, key=str)
 
 
 def stands(first: DetectedThing, second: DetectedThing, relation: str) -> bool:
-    """Whether the first thing is left of, right of, above or below the second, and clearly so."""
+    """Return whether one thing clearly stands in a relation to another.
+
+    Parameters
+    ----------
+    first, second : DetectedThing
+        Subject and object.
+    relation : str
+        One of `RELATIONS`.
+
+    Returns
+    -------
+    bool
+        Whether it is that way by more than an eighth of the image, and more that way than across.
+    """
     down, right = first.row - second.row, first.column - second.column
     along = {"left of": -right, "right of": right, "above": -down, "below": down}[relation]
     return along > SIZE / 8 and along > min(abs(down), abs(right))
 
 
-def _parse(thing: str) -> tuple[str, str, int]:
-    colour, shape, *quarter = thing.split()
+def _parse(phrase: str) -> tuple[str, str, int]:
+    colour, shape, *quarter = phrase.split()
     return shape, colour, QUARTERS.index(" ".join(quarter))
 
 
-def quarter_of(seen: DetectedThing) -> int:
-    """The quarter of the image that a thing's centre lies in, an index into QUARTERS."""
-    return 2 * (seen.row > SIZE / 2 - 0.5) + (seen.column > SIZE / 2 - 0.5)
+def quarter_of(thing: DetectedThing) -> int:
+    """Return the quarter of the image that a thing's centre lies in.
+
+    Parameters
+    ----------
+    thing : DetectedThing
+        What was read.
+
+    Returns
+    -------
+    int
+        An index into `QUARTERS`.
+    """
+    return 2 * (thing.row > SIZE / 2 - 0.5) + (thing.column > SIZE / 2 - 0.5)

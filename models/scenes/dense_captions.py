@@ -1,4 +1,4 @@
-"""Dense captions: up to four things with their colours, places and relations, scored fact by fact.
+"""Write dense captions of up to four things with colours, places and relations, and score images fact by fact.
 
 As DPG-Bench does it (ELLA, Hu et al. 2024, arXiv 2403.05135): a caption is taken apart into facts of three categories,
 entity, attribute and relation; every fact is checked by itself, one about a thing that is not there is wrong; an image
@@ -19,7 +19,7 @@ from ...probes.similarity.intervals import mean_interval
 from .checker import DetectedThing, detect_things, quarter_of, stands
 from .composing import compose
 from .rendering import render_scene
-from .scene import PARTS, QUARTERS, SIZE, Scene, Thing
+from .scene import PARTS, QUARTERS, SIZE, Scene, Thing, check_part
 
 CATEGORIES = ("entity", "attribute", "relation")
 THINGS = (2, 3, 4)
@@ -27,16 +27,28 @@ WORDS = 19  # what the text encoder of scenes-dit reads of a caption: 20 tokens,
 
 
 class Fact(NamedTuple):
-    """One thing that a caption says of the thing of one shape: what is not said is empty."""
+    """Hold one thing that a caption says of the thing of one shape.
 
-    category: str  # one of CATEGORIES
+    Attributes
+    ----------
+    category : str
+        One of `CATEGORIES`.
+    shape : str
+        Of the thing that the fact is about.
+    value : str
+        A colour, a quarter or a relation; empty for an entity.
+    other : str
+        The shape of the thing that a relation is to.
+    """
+
+    category: str
     shape: str
-    value: str = ""  # a colour, a quarter or a relation
-    other: str = ""  # the shape of the thing that the relation is to
+    value: str = ""
+    other: str = ""
 
 
 class Described(NamedTuple):
-    """A scene with its dense caption and what that says."""
+    """Hold a scene with its dense caption and what that says."""
 
     scene: Scene
     caption: str
@@ -44,31 +56,61 @@ class Described(NamedTuple):
 
 
 def dense_captions(part: str = "test", each: int = 40, seed: int = 0) -> list[Described]:
-    """`each` dense captions of two, three and four things of scenes of one part; the same ones for the same seed.
+    """Compose scenes of two, three and four things with dense captions, the same ones for the same seed.
 
+    Parameters
+    ----------
+    part : str
+        One of `PARTS`.
+    each : int
+        Captions of every number of things.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    list of Described
+
+    Raises
+    ------
+    ValueError
+        If the part is unknown, or no captions are asked for.
+
+    Notes
+    -----
     No two things of a scene have one shape, so that a shape names its thing. The first thing's quarter is named unless
     that makes the caption longer than 19 words (it does with four things); every further thing stands beside one that
     was named before: "red circle top left , blue square right of circle , green cross below square".
-
-    Raises ValueError for an unknown part or no captions.
     """
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
-    if each < 1:
-        raise ValueError(f"{each} captions of every number of things leave nothing to score: ask for at least one")
+    check_part(part, each, "captions of every number of things")
     rng = np.random.default_rng((seed, PARTS.index(part), 4))
-    return [_draw(rng, part, count) for count in THINGS for _ in range(each)]
+    return [_compose_described(rng, part, count) for count in THINGS for _ in range(each)]
 
 
 def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed: int = 0) -> pd.DataFrame:
-    """The share of facts that hold, by category and in all ("all" is DPG's score).
+    """Score images by the share of their captions' facts that hold, by category and in all.
 
-    Returns one row per category and "all": category, score (mean over images of the share of their facts that hold),
-    low, high (95 % over images, Student's t: no width where all score alike), images, facts; and what needs no model or
-    no caption: `blank`, a white image; `unrelated`, true pictures of the other captions; `shuffled`, the same `images`
-    under the other captions.
+    Parameters
+    ----------
+    wanted : sequence of Described
+        At least two.
+    images : sequence of PIL.Image.Image
+        One drawn for each caption.
+    seed : int
+        Of the true pictures that `unrelated` is measured on.
 
-    Raises ValueError where captions and images are not equally many, or fewer than two.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per category and "all", which is DPG's score: category, score (mean over images of the share of their
+        facts that hold), low, high (95 % over images, Student's t: no width where all score alike), images, facts; and
+        what needs no model or no caption: `blank`, a white image; `unrelated`, true pictures of the other captions;
+        `shuffled`, the same `images` under the other captions.
+
+    Raises
+    ------
+    ValueError
+        If captions and images are not equally many, or fewer than two.
     """
     if len(wanted) != len(images) or len(wanted) < 2:
         raise ValueError(f"expected one image for each of at least two captions, got {len(images)} for {len(wanted)}")
@@ -96,23 +138,38 @@ def dense_score(wanted: Sequence[Described], images: Sequence[Image.Image], seed
     )
 
 
-def holds(fact: Fact, seen: Sequence[DetectedThing], facts: Sequence[Fact]) -> bool:
-    """Whether a fact of a caption that says `facts` holds in what was read from an image.
+def holds(fact: Fact, things: Sequence[DetectedThing], facts: Sequence[Fact]) -> bool:
+    """Return whether a fact of a caption holds in what was read from an image.
 
-    The thing of a shape is, of several in the image, the one of which most of the caption's attributes hold.
+    Parameters
+    ----------
+    fact : Fact
+        What is checked.
+    things : sequence of DetectedThing
+        What was read from the image.
+    facts : sequence of Fact
+        All that the caption says.
+
+    Returns
+    -------
+    bool
+
+    Notes
+    -----
+    Of several things of a shape in the image, the one is meant of which most of the caption's attributes hold.
     """
-    thing = _find(fact.shape, seen, facts)
+    thing = _find(fact.shape, things, facts)
     if thing is None:
         return False
     if fact.category == "relation":
-        other = _find(fact.other, seen, facts)
+        other = _find(fact.other, things, facts)
         return other is not None and stands(thing, other, fact.value)
     return fact.category == "entity" or fact.value in _attributes(thing)
 
 
-def _find(shape: str, seen: Sequence[DetectedThing], facts: Sequence[Fact]) -> DetectedThing | None:
+def _find(shape: str, things: Sequence[DetectedThing], facts: Sequence[Fact]) -> DetectedThing | None:
     said = {f.value for f in facts if f.category == "attribute" and f.shape == shape}
-    alike = [thing for thing in seen if thing.shape == shape]
+    alike = [thing for thing in things if thing.shape == shape]
     return max(alike, key=lambda thing: len(said & _attributes(thing)), default=None)
 
 
@@ -121,20 +178,17 @@ def _attributes(thing: DetectedThing) -> set[str | None]:
 
 
 def _shares(wanted: Sequence[Described], images: Sequence[Sequence[DetectedThing]]) -> np.ndarray:
-    """The share of every caption's facts that hold in every image, (caption, image, category and all)."""
+    """Return the share of every caption's facts that hold in every image, (caption, image, category and all)."""
     shares = np.empty((len(wanted), len(images), len(CATEGORIES) + 1))
     for row, described in enumerate(wanted):
         members = [[f.category == category for f in described.facts] for category in CATEGORIES]
-        for column, seen in enumerate(images):
-            held = np.array([holds(fact, seen, described.facts) for fact in described.facts])
+        for column, things in enumerate(images):
+            held = np.array([holds(fact, things, described.facts) for fact in described.facts])
             shares[row, column] = [*(held[member].mean() for member in members), held.mean()]
     return shares
 
 
-# ---------------------------------------------------------------------------------------------------- composing
-
-
-def _draw(rng: np.random.Generator, part: str, count: int) -> Described:
+def _compose_described(rng: np.random.Generator, part: str, count: int) -> Described:
     while True:
         scene = compose(rng, "full", part).scene
         if len(scene.things) == len({thing.shape for thing in scene.things}) == count:
@@ -144,16 +198,16 @@ def _draw(rng: np.random.Generator, part: str, count: int) -> Described:
 
 
 def _describe(rng: np.random.Generator, scene: Scene, order: list[Thing]) -> Described | None:
-    """The caption that names the things in this order, or None where one stands beside none before it."""
+    """Write the caption that names the things in this order, or return None where one stands beside none before it."""
     first = order[0]
-    facts = list(_of(first))
+    facts = list(_facts_of(first))
     phrases = [f"{first.colour} {first.shape}"]
     for number, thing in enumerate(order[1:], 1):
         beside = [(other, relation) for other in order[:number] if (relation := _relation(thing, other))]
         if not beside:
             return None
         other, relation = beside[rng.integers(len(beside))]
-        facts += [*_of(thing), Fact("relation", thing.shape, relation, other.shape)]
+        facts += [*_facts_of(thing), Fact("relation", thing.shape, relation, other.shape)]
         phrases.append(f"{thing.colour} {thing.shape} {relation} {other.shape}")
     quarter = QUARTERS[first.quarter]
     longer = " , ".join([f"{phrases[0]} {quarter}", *phrases[1:]])
@@ -162,12 +216,12 @@ def _describe(rng: np.random.Generator, scene: Scene, order: list[Thing]) -> Des
     return Described(scene, " , ".join(phrases), tuple(facts))
 
 
-def _of(thing: Thing) -> Iterator[Fact]:
+def _facts_of(thing: Thing) -> Iterator[Fact]:
     yield Fact("entity", thing.shape)
     yield Fact("attribute", thing.shape, thing.colour)
 
 
 def _relation(thing: Thing, other: Thing) -> str | None:
-    """Where the thing stands from the other; None on a diagonal."""
+    """Return where a thing stands from another; None on a diagonal."""
     down, right = (a - b for a, b in zip(divmod(thing.quarter, 2), divmod(other.quarter, 2), strict=True))
     return {(0, -1): "left of", (0, 1): "right of", (-1, 0): "above", (1, 0): "below"}.get((down, right))

@@ -1,10 +1,13 @@
-"""Turn questions and answers about scenes into rows of tokens."""
+"""Turn questions and answers about scenes into rows of tokens, and score what a model answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from torch.nn.utils.rnn import pad_sequence
 
 IMAGE = "<image>"
 IMAGE_TOKENS = 16  # (32 / 8)^2 vision patches
@@ -12,14 +15,37 @@ IGNORE = -100  # the label that transformers' losses skip
 
 
 def question_prompt(question: str, caption: str | None = None) -> str:
-    """A question about an image, or about a caption that stands in the image's place."""
+    """Return the prompt of a question about an image, or about a caption that stands in the image's place.
+
+    Parameters
+    ----------
+    question : str
+        As `compose_question` writes it.
+    caption : str, optional
+        What is asked about instead of an image.
+
+    Returns
+    -------
+    str
+    """
     return f"{IMAGE * IMAGE_TOKENS}{question}" if caption is None else f"{caption} : {question}"
 
 
-def tokenize_rows(tokenizer: PreTrainedTokenizerFast, rows: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels (row, token) of dialogues, each a list of (prompt, answer) turns.
+def tokenize_rows(tokenizer: Any, rows: Sequence[Sequence[tuple[str, str]]]) -> dict[str, Tensor]:
+    """Tokenize dialogues, right padded, with labels on the answers.
 
-    Right padded, one end token after the last answer; labels only on the answers and the end.
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        With tokens for begin, end and padding.
+    rows : sequence of sequence of (str, str)
+        Each dialogue is a list of turns, (prompt, answer).
+
+    Returns
+    -------
+    dict
+        "input_ids", "attention_mask" and "labels", each (row, token). One end token follows the last answer. Labels are
+        `IGNORE` but on the answers and the end.
     """
     sides = [[text for turn in row for text in turn] for row in rows]  # prompt, answer, prompt, answer, ...
     pieces = iter(tokenizer([text for side in sides for text in side], add_special_tokens=False).input_ids)
@@ -32,12 +58,74 @@ def tokenize_rows(tokenizer: PreTrainedTokenizerFast, rows: list[list[tuple[str,
             labels += piece if number % 2 else [IGNORE] * len(piece)
         tokens.append(torch.tensor([*ids, tokenizer.eos_token_id]))
         targets.append(torch.tensor([*labels, tokenizer.eos_token_id]))
-    pad = torch.nn.utils.rnn.pad_sequence
-    mask = pad([torch.ones_like(row) for row in tokens], batch_first=True)
-    ids = pad(tokens, batch_first=True, padding_value=tokenizer.pad_token_id)
-    return {"input_ids": ids, "attention_mask": mask, "labels": pad(targets, batch_first=True, padding_value=IGNORE)}
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True),
+        "labels": pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+    }
+
+
+def split_labels(rows: Mapping[str, Tensor], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Move tokenized dialogues to a device and take the labels out of the model's inputs.
+
+    Parameters
+    ----------
+    rows : mapping
+        What `tokenize_rows` returns, with further inputs such as "pixel_values".
+    device : torch.device
+        Where the model computes.
+
+    Returns
+    -------
+    inputs : dict
+        Everything but the labels.
+    labels : Tensor
+        (row, token).
+    """
+    inputs = {name: value.to(device) for name, value in rows.items()}
+    labels = inputs.pop("labels")
+    return inputs, labels
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the answers' tokens: full captions, which teach the vision tower, weigh most."""
+    """Return the mean cross-entropy of the answers' tokens, each predicted by the token before it.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (row, token, vocabulary).
+    labels : Tensor
+        (row, token), `IGNORE` where no answer stands.
+
+    Returns
+    -------
+    Tensor
+        A scalar, nats a token.
+
+    Notes
+    -----
+    The mean is over tokens: full captions, which teach the vision tower, weigh most.
+    """
     return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE)
+
+
+def likeliest_answers(tokenizer: Any, questions: Sequence[str], read: Callable[[Tensor, Tensor], Tensor]) -> list[str]:
+    """Return the one-word answer to a question about each image: the likeliest next token.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        The model's own.
+    questions : sequence of str
+        One for each image.
+    read : callable
+        Runs the model: `read(input_ids, attention_mask)`, both (row, token), returns logits (row, token, vocabulary).
+
+    Returns
+    -------
+    list of str
+    """
+    rows = tokenize_rows(tokenizer, [[(question_prompt(question), "")] for question in questions])
+    last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
+    logits = read(rows["input_ids"], rows["attention_mask"])
+    return tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())

@@ -12,7 +12,20 @@ from .scene import COLOURS, SIZE, Scene
 
 @functools.cache
 def shape_mask(shape: str, size: int) -> np.ndarray:
-    """Anti-aliased coverage of a shape in its own box, (size, size) in 0..1."""
+    """Return the anti-aliased coverage of a shape in its own box.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`.
+    size : int
+        Pixels a side.
+
+    Returns
+    -------
+    numpy.ndarray
+        (size, size) in 0..1.
+    """
     fine = 8
     centre = (np.arange(size * fine) + 0.5) / (size * fine) * 2 - 1  # -1..1 across the box
     x, y = np.meshgrid(centre, centre)
@@ -28,7 +41,20 @@ def shape_mask(shape: str, size: int) -> np.ndarray:
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Render a scene on white, 32x32 RGB; `rng` draws each thing's size (10 to 12 pixels) and place in its quarter."""
+    """Render a scene on white.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to render.
+    rng : numpy.random.Generator
+        Draws each thing's size (10 to 12 pixels) and its place in its quarter.
+
+    Returns
+    -------
+    PIL.Image.Image
+        32x32 RGB.
+    """
     canvas = np.full((SIZE, SIZE, 3), 255.0)
     half = SIZE // 2
     for thing in scene.things:

@@ -1,12 +1,12 @@
-"""Compositional scenes: 32x32 images of coloured shapes with captions and questions.
+"""Describe compositional scenes: 32x32 images of coloured shapes with captions and questions.
 
 The six skills are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513): one object, two objects, counting, colours,
 position, colour attribution. A scene has at most one thing in each quarter of the image; its *full caption* names
 every thing with its colour and quarter, so every shorter caption and every question is a function of it.
 
-Splits. A scene belongs to one of four disjoint parts by the hash of its full caption. Scenes that hold a combination
-listed in `HELD_OUT` belong to the fifth, "new": no such combination is in an image, caption, question or negative of
-any other part. Short captions ("a circle") name too little to be unique to a part; the scenes behind them are.
+A scene belongs to one of four disjoint parts by the hash of its full caption. Scenes that hold a combination listed in
+`HELD_OUT` belong to the fifth, "new": no such combination is in an image, caption, question or negative of any other
+part. Short captions ("a circle") name too little to be unique to a part; the scenes behind them are unique.
 """
 
 from __future__ import annotations
@@ -49,20 +49,38 @@ HELD_OUT: frozenset[tuple[str, ...]] = frozenset(
 
 
 class Thing(NamedTuple):
+    """Hold one coloured shape and where it stands.
+
+    Attributes
+    ----------
+    shape : str
+        One of `SHAPES`.
+    colour : str
+        One of `COLOURS`.
+    quarter : int
+        An index into `QUARTERS`.
+    """
+
     shape: str
     colour: str
-    quarter: int  # index into QUARTERS
+    quarter: int
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in reading order, one per quarter at most."""
+    """Hold the things of one image in reading order, one per quarter at most.
+
+    Attributes
+    ----------
+    things : tuple of Thing
+        At most four.
+    """
 
     things: tuple[Thing, ...]
 
     @functools.cached_property
     def caption(self) -> str:
-        """The full caption: "red circle top left , blue square bottom right"."""
+        """The full caption, such as "red circle top left , blue square bottom right"."""
         return " , ".join(f"{t.colour} {t.shape} {QUARTERS[t.quarter]}" for t in self.things)
 
     @functools.cached_property
@@ -77,18 +95,47 @@ class Scene:
 
     @functools.cached_property
     def part(self) -> str:
+        """The part that the scene belongs to, one of `PARTS`."""
         if self.combinations & HELD_OUT:
             return "new"
         return part_of(self.caption)
 
 
 def part_of(text: str) -> str:
-    """The part that a text belongs to: 70 % train, 10 % each of evidence, validation and test."""
+    """Return the part that a text belongs to by its hash: 70 % train, 10 % each of evidence, validation and test.
+
+    Parameters
+    ----------
+    text : str
+        A full caption, or any text.
+
+    Returns
+    -------
+    str
+        One of `PARTS` but "new".
+    """
     tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
     return {7: "evidence", 8: "validation", 9: "test"}.get(tenth, "train")
 
 
-# ---------------------------------------------------------------------------------------------------- drawing
+def check_part(part: str, per_skill: int = 1, counted: str = "captions or questions of every skill") -> None:
+    """Raise a ValueError where there is no such part, or nothing of it to score.
 
+    Parameters
+    ----------
+    part : str
+        One of `PARTS`.
+    per_skill : int
+        How many captions or questions of every skill are asked for.
+    counted : str
+        What the message calls them.
 
-# ---------------------------------------------------------------------------------------------------- composing
+    Raises
+    ------
+    ValueError
+        If the part is unknown, or fewer than one is asked for.
+    """
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
+    if per_skill < 1:
+        raise ValueError(f"{per_skill} {counted} leave nothing to score: ask for at least one")

@@ -1,4 +1,4 @@
-"""The generalised causal mask: which tokens of two towers see each other."""
+"""Make the generalised causal mask: which tokens of two towers see each other."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from torch import Tensor
 
 
 class SequencePlaces(NamedTuple):
-    """Where tokens stand in the one sequence that both towers' tokens make up; (batch, 1) holds for all tokens.
+    """The places of tokens in the one sequence that both towers' tokens make up.
 
-    place : (batch, token), whole numbers. The tokens of one image share a place, each text token has its own.
-    noise : (batch, token), True for tokens of an image that is still noisy.
-    real : (batch, token), False for padding.
+    Each part is (batch, token), or (batch, 1) where it holds for all tokens.
+
+    Attributes
+    ----------
+    place : Tensor
+        Whole numbers. The tokens of one image share a place, each text token has its own.
+    noise : Tensor
+        True for tokens of an image that is still noisy.
+    real : Tensor
+        False for padding.
     """
 
     place: Tensor
@@ -22,32 +29,64 @@ class SequencePlaces(NamedTuple):
 
 
 def visible(query: SequencePlaces, key: SequencePlaces) -> Tensor:
-    """Which keys each query sees, (batch, query token, key token).
+    """Return which keys each query sees: text is causal, the tokens of one image see each other, others see no noise.
 
-    Text is causal, the tokens of one image see each other, noise is seen by nobody else (LightFusion, arXiv 2510.22946;
-    BAGEL, arXiv 2505.14683).
+    Parameters
+    ----------
+    query, key : SequencePlaces
+        The places of the tokens that look, and of those that are looked at.
+
+    Returns
+    -------
+    Tensor
+        bool, (batch, query token, key token).
+
+    References
+    ----------
+    LightFusion, arXiv 2510.22946; BAGEL, arXiv 2505.14683.
     """
     here, there = query.place[:, :, None], key.place[:, None]
     return key.real[:, None] & ((there < here) & ~key.noise[:, None] | (there == here))
 
 
 def one_image(batch: int, place: int, noise: bool, device: torch.device) -> SequencePlaces:
-    """The places of an image's tokens, one for all: each part is (batch, 1)."""
-    return SequencePlaces(*(torch.full((batch, 1), each, device=device) for each in (place, noise, True)))
+    """Return the places of an image's tokens: each part is (batch, 1) and holds for all of them."""
+    return SequencePlaces(*(torch.full((batch, 1), value, device=device) for value in (place, noise, True)))
 
 
 def text_after(real: Tensor, place: int) -> SequencePlaces:
-    """The places of texts (batch, token), one after the other from `place` on; `real` is False at padding."""
+    """Return the places of texts, one token after another.
+
+    Parameters
+    ----------
+    real : Tensor
+        bool, (batch, token), False at padding.
+    place : int
+        The place of the first token.
+    """
     steps = torch.arange(place, place + real.shape[1], device=real.device).expand(real.shape)
     return SequencePlaces(steps, torch.zeros_like(real), real)
 
 
 def concatenate_masks(own: Tensor | None, other: Tensor | None, keys: tuple[int, int], like: Tensor) -> Tensor | None:
-    """One attention mask over a tower's own keys and then the other's.
+    """Join the masks over a tower's own keys and over the other tower's keys into one.
 
-    own : what attention was given, bool or additive, (..., query token, own key); None sees all.
-    other : bool, (batch, query token or 1, other key or 1); None sees all.
-    keys : how many of either; `like`: the queries, (batch, head, query token, dim).
+    Parameters
+    ----------
+    own : Tensor or None
+        What attention was given, bool or added to the scores, (..., query token, own key). None sees all.
+    other : Tensor or None
+        bool, (batch, query token or 1, other key or 1). None sees all.
+    keys : tuple of int
+        How many own keys and other keys there are.
+    like : Tensor
+        The queries, (batch, head, query token, dim).
+
+    Returns
+    -------
+    Tensor or None
+        (batch, head, query token, own keys + other keys): bool if both masks are, else to be added to the scores. None
+        if both are None.
     """
     if own is None and other is None:
         return None
@@ -60,11 +99,12 @@ def concatenate_masks(own: Tensor | None, other: Tensor | None, keys: tuple[int,
     if any(mask.dtype != torch.bool for mask in parts):
         parts = [_additive(mask, like) for mask in parts]
     heads = max(mask.shape[1] for mask in parts)
-    wide = [mask.expand(len(like), heads, rows, count) for mask, count in zip(parts, keys, strict=True)]
-    return torch.cat(wide, dim=3)
+    expanded = [mask.expand(len(like), heads, rows, count) for mask, count in zip(parts, keys, strict=True)]
+    return torch.cat(expanded, dim=3)
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers that are added to the scores."""
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, torch.finfo(like.dtype).min)

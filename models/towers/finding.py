@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...probes.hooks.attention_calls import Attention, intercepted
+from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ...probes.hooks.block_outputs import (
     AmbiguousStreams,
     State,
@@ -19,13 +18,14 @@ from ...probes.hooks.block_outputs import (
     stream_order_from_next,
 )
 from ...probes.hooks.block_stacks import find_stacks
+from ...probes.hooks.model_state import evaluating
 from ...probes.subjects.input_changes import Inputs, noise_like
 from ...probes.subjects.token_movement import Stream
 from ...probes.subjects.token_streams import find_streams
 from .token_layout import Place, TokenLayout, find_layout, places
 from .tower import SelfAttention, Tower
 
-MOVED = 1e-4  # of the largest value: less is rounding
+MOVED = 1e-4  # share of the largest value: a smaller change is rounding
 
 
 def find_tower(
@@ -36,26 +36,43 @@ def find_tower(
     stream: str | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> Tower:
-    """A model's tower, by a few passes: which stack, where its tokens stand, and which call of SDPA is its attention.
+    """Find a model's tower by a few forward passes.
 
-    >>> find_tower(llava, inputs).blocks[0]
-    'model.language_model.layers.0'
-    >>> find_tower(sd3, lambda: expert.predict(noisy, text, time), stream="image")
+    The passes show which stack runs, where its tokens stand, and which call of SDPA is each block's self-attention.
 
     Parameters
     ----------
-    inputs : what `model(**inputs)` takes, of two samples or more, or a function that runs the model.
-    stack : one of `find_stacks(model)`; by default that of the stacks which run that has the most parameters.
-    stream : "image", "text" or "both"; None where there is one stream, or for all tokens of a sequence. In one
-        sequence, image tokens must stand where they stand in `inputs`, in every pass and sample.
-    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
+    model : torch.nn.Module
+        Any model with a stack of blocks.
+    inputs : mapping of str to Any, or callable
+        What `model(**inputs)` takes, for two samples or more, or a function that runs the model.
+    stack : str, optional
+        One of `find_stacks(model)`. By default, of the stacks that run, the one with the most parameters.
+    stream : {"image", "text", "both"}, optional
+        The tokens that bridges enter. None where there is one stream, or for all tokens of a sequence. In one sequence,
+        image tokens must stand where they stand in `inputs`, in every pass and sample.
+    kinds : mapping of str to str, optional
+        The modality of inputs whose names do not say it, such as {"x": "image"}.
 
-    Raises ValueError for a model without a stack or a token stream, a stack that this call does not run, or a stream
-    that it has not.
+    Returns
+    -------
+    Tower
+        The stack, with what bridges must know of it.
+
+    Raises
+    ------
+    ValueError
+        The model has no stack or token stream, does not run this stack, or has no such stream.
+
+    Examples
+    --------
+    >>> find_tower(llava, inputs).blocks[0]
+    'model.language_model.layers.0'
+    >>> find_tower(sd3, lambda: expert.predict(noisy, text, time), stream="image")
     """
     if stream not in (None, "image", "text", "both"):
         raise ValueError(f"unknown stream {stream!r}: expected 'image', 'text', 'both' or None")
-    with _as_evaluated(model):
+    with evaluating(model), torch.no_grad():
         given = _given(model, inputs) if callable(inputs) else inputs
         stacks = find_stacks(model)
         if stack is not None and stack not in stacks:
@@ -66,35 +83,37 @@ def find_tower(
                 f"{type(model).__name__} does not run {stack or 'any of its stacks'!r} when called with "
                 f"{', '.join(given)}: it has no token stream to bridge; it runs {', '.join(found) or 'none'}"
             )
-        path = stack or max(found, key=lambda each: _size(model, stacks[each]))
+        path = stack or max(found, key=lambda name: _size(model, stacks[name]))
         layouts = _layouts(f"{path} of {type(model).__name__}", found[path], stream)
-        seen = _Seen(model, stacks[path], given, tuple(found[path]))
-        attention = seen.attention(
-            tuple(layouts), max(len(p) for p in next(iter(found[path].values())).positions.values())
-        )
-    return Tower(model, tuple(stacks[path]), stream, layouts, seen.given, seen.places, attention)
+        run = _StackRun(model, stacks[path], given, tuple(found[path]))
+        samples = max(len(rows) for rows in next(iter(found[path].values())).positions.values())
+        attention = run.attention(tuple(layouts), samples)
+    return Tower(model, tuple(stacks[path]), stream, layouts, run.given, run.places, attention)
 
 
 def _layouts(path: str, streams: Mapping[str | None, Stream], wanted: str | None) -> dict[str | None, TokenLayout]:
-    """Of the streams that the bridge enters, image first."""
+    """Return the layouts of the streams that bridges enter, image first."""
     if None in streams:
         kinds = {"image", "text"} & set(streams[None].positions)
         if wanted in ("image", "text") and wanted not in kinds and "mixed" not in streams[None].positions:
             raise ValueError(f"{path} has no {wanted} tokens: it holds {', '.join(streams[None].positions)}")
         return {None: find_layout(path, streams[None], None if wanted == "both" else wanted)}
-    named = {name if name in ("image", "text") else next(iter(each.positions)): name for name, each in streams.items()}
+    named = {n if n in ("image", "text") else next(iter(stream.positions)): n for n, stream in streams.items()}
     if wanted is None or (wanted != "both" and wanted not in named):
         raise ValueError(f"{path} has the streams {', '.join(named)}: say which the bridge enters, as stream='image'")
     chosen = ("image", "text") if wanted == "both" else (wanted,)
     return {named[kind]: find_layout(path, streams[named[kind]], None) for kind in chosen}
 
 
-class _Seen:
-    """What a stack's blocks were given, returned and attended with in one pass.
+class _StackRun:
+    """One pass of a stack: what its blocks were given, returned and attended with.
 
-    Attributes:
-        given: the argument by which each stream enters a block.
-        places: where each stream stands in what each block returned.
+    Attributes
+    ----------
+    given : dict
+        The argument by which each stream enters a block.
+    places : list of dict
+        For each block, where each stream stands in what it returned.
     """
 
     def __init__(
@@ -127,7 +146,7 @@ class _Seen:
             places(output, state) for output, state in zip(outputs, states, strict=True)
         ]
         first = states[0]
-        state = first[None] if None in first else {str(name): each for name, each in first.items()}
+        state = first[None] if None in first else {str(name): stream for name, stream in first.items()}
         into = _by_stream(state_entering(self.entered[0], state))
         self.given: dict[str | None, str] = {
             name: next(key for key, value in self.entered[0].items() if value is into[name]) for name in streams
@@ -138,9 +157,9 @@ class _Seen:
         try:
             state = hidden_states_of(path, inputs, outputs[number])
         except AmbiguousStreams:
-            alike = [at for at in range(len(self.blocks) - 1) if self._class(at) is self._class(number)]
-            orders = [stream_order_from_next(outputs[at], self.entered[at + 1]) for at in alike]
-            order = next((each for each in orders if each), None)
+            alike = [other for other in range(len(self.blocks) - 1) if self._class(other) is self._class(number)]
+            orders = [stream_order_from_next(outputs[other], self.entered[other + 1]) for other in alike]
+            order = next(filter(None, orders), None)
             state = hidden_states_of(path, inputs, outputs[number], order)
         return _by_stream(state)
 
@@ -148,9 +167,21 @@ class _Seen:
         return type(self.model.get_submodule(self.blocks[number]))
 
     def attention(self, wanted: tuple[str | None, ...], samples: int) -> list[SelfAttention | str]:
-        """Each block's self-attention: the first call whose queries and keys both move with the stream's tokens.
+        """Find each block's self-attention: the first call whose queries and keys both change with the stream's tokens.
 
         Every block is given what it was given before, then the same with noise added to one stream.
+
+        Parameters
+        ----------
+        wanted : tuple
+            The streams that bridges enter.
+        samples : int
+            How many samples the pass has.
+
+        Returns
+        -------
+        list of SelfAttention or str
+            One for each block; a sentence says why a block cannot be visited inside.
         """
         before = self._attended(())
         moved = {name: self._attended((name,)) for name in self.given}
@@ -185,41 +216,38 @@ class _Seen:
                     f"{where} attends by sample or by window, {len(call[0])} at a time for {samples} samples: "
                     "bridge at block outputs"
                 )
-            there = {name: each.nonzero()[:, 0] for name, each in rows.items() if each.any()}
-            order = sorted(there, key=lambda name: int(there[name][0]))
-            if torch.cat([there[name] for name in order]).tolist() != list(range(call[0].shape[1])):
+            moved_rows = {name: mask.nonzero()[:, 0] for name, mask in rows.items() if mask.any()}
+            order = sorted(moved_rows, key=lambda name: int(moved_rows[name][0]))
+            if torch.cat([moved_rows[name] for name in order]).tolist() != list(range(call[0].shape[1])):
                 return f"{where} attends with its streams in no order that can be read: bridge at block outputs"
             return SelfAttention(number, tuple(order))
         return f"{where} has no attention of its tokens among themselves that calls SDPA: bridge at block outputs"
 
     def _attended(self, noisy: tuple[str | None, ...]) -> dict[str, list[_Call]]:
-        """The queries and keys of each block's calls, with noise in these streams of what each is given."""
+        """Return the queries and keys of each block's calls, with noise added to these streams of its inputs."""
         calls: dict[str, list[_Call]] = {path: [] for path in self.blocks}
         handles = []
 
         def given(number: int) -> Callable[..., Any]:
             def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
                 now, then = named_inputs(module, args, kwargs), self.entered[number]
-                other = {}
+                replaced = {}
                 for stream, argument in self.given.items():
                     if isinstance(now.get(argument), Tensor):
                         value = then[argument]
-                        other[id(now[argument])] = value + noise_like(value) if stream in noisy else value
+                        replaced[id(now[argument])] = value + noise_like(value) if stream in noisy else value
                 return (
-                    tuple(other.get(id(value), value) for value in args),
-                    {key: other.get(id(value), value) for key, value in kwargs.items()},
+                    tuple(replaced.get(id(value), value) for value in args),
+                    {key: replaced.get(id(value), value) for key, value in kwargs.items()},
                 )
 
             return before
 
-        def keep(path: str) -> Callable[[dict[str, Any]], Attention]:
-            def attend(
-                original: Callable[..., Tensor], query: Tensor, key: Tensor, *args: Any, **kwargs: Any
-            ) -> Tensor:
-                calls[path].append((_told(query), _told(key)))
-                return original(query, key, *args, **kwargs)
+        def keep(path: str) -> Callable[[dict[str, Any]], AttentionVisit]:
+            def visit(call: AttentionCall) -> None:
+                calls[path].append((_token_sums(call.query), _token_sums(call.key)))
 
-            return lambda inputs: attend
+            return lambda inputs: visit
 
         try:
             for number, path in enumerate(self.blocks):
@@ -233,28 +261,28 @@ class _Seen:
         return calls
 
 
-_Call = tuple[Tensor, Tensor]
+_Call = tuple[Tensor, Tensor]  # the sums of queries and of keys
 
 
 def _by_stream(state: State) -> dict[str | None, Tensor]:
     return {**state} if isinstance(state, dict) else {None: state}
 
 
-def _told(states: Tensor) -> Tensor:
-    """One number for each token, (batch, token), that changes with any of its dims; their norm may be fixed."""
+def _token_sums(states: Tensor) -> Tensor:
+    """Return a weighted sum of each token's dims, (batch, token): unlike their norm, which may be fixed, it changes."""
     flat = states.detach().float().movedim(-2, 1).flatten(2) if states.ndim > 3 else states.detach().float()
     return flat @ torch.linspace(0.5, 1.5, flat.shape[-1], device=flat.device)
 
 
 def _moved(before: Tensor, after: Tensor) -> Tensor:
-    """Which tokens moved in any sample, (token,)."""
+    """Return which tokens changed in any sample, (token,)."""
     if before.shape != after.shape:
         return torch.zeros(before.shape[1], dtype=torch.bool)
     return ((after - before).abs() > MOVED * before.abs().max()).any(0).cpu()
 
 
 def _given(model: nn.Module, run: Callable[[], Any]) -> Inputs:
-    """What the model is given when `run()` runs it, the first time."""
+    """Return the inputs of the model's first call in `run()`."""
     calls: list[dict[str, Any]] = []
     handle = model.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(named_inputs(module, args, kwargs)), with_kwargs=True
@@ -271,13 +299,3 @@ def _given(model: nn.Module, run: Callable[[], Any]) -> Inputs:
 
 def _size(model: nn.Module, blocks: Sequence[str]) -> int:
     return sum(parameter.numel() for path in blocks for parameter in model.get_submodule(path).parameters())
-
-
-@contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Without dropout and gradients; every module's mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    with ExitStack() as stack, torch.no_grad():
-        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
-        model.eval()
-        yield

@@ -1,4 +1,4 @@
-"""A block's tokens, read out of whatever it returns as (batch, token, dim) and written back in their place."""
+"""Read a block's tokens as (batch, token, dim) out of whatever it returns, and write them back in their place."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ Place = int | str | None  # an index into a tuple, a key of a dict, or the outpu
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How one stream of a stack holds (batch, token, dim).
+    """The form in which one stream of a stack holds (batch, token, dim).
 
-    Attributes:
-        dim: the axis of dim.
-        batch: the axis of samples once dim is last; None where samples stand one after another along the first axis.
-        rows: of the first axis, one sample's, where samples are packed; 0 where all are one sample's.
-        chosen: the tokens (token,) that the bridge enters, counted from 0; None for all.
-        tokens: how many a sample has, where `chosen` names some.
+    Attributes
+    ----------
+    dim : int
+        The axis of dim.
+    batch : int or None
+        The axis of samples once dim is last; None where samples stand one after another along the first axis.
+    rows : int
+        How many rows of the first axis are one sample's, where samples are packed; 0 where all are one sample's.
+    chosen : tuple of int or None
+        The tokens that the bridge enters, counted from 0; None for all.
+    tokens : int
+        How many tokens a sample has, where `chosen` names some.
     """
 
     dim: int = -1
@@ -34,7 +40,20 @@ class TokenLayout:
     tokens: int = 0
 
     def read(self, state: Tensor, path: str) -> Tensor:
-        """The stream's tokens (batch, token, dim), of them the chosen."""
+        """Return the chosen tokens (batch, token, dim) of the stream.
+
+        Parameters
+        ----------
+        state : Tensor
+            The stream's state as the block returned it.
+        path : str
+            The block's dotted path, for messages.
+
+        Raises
+        ------
+        ValueError
+            The sequence is not as long as those in which the chosen tokens were found, or packed rows do not divide.
+        """
         whole = self._whole(state, path)
         if self.chosen is None:
             return whole
@@ -42,7 +61,7 @@ class TokenLayout:
         return whole[:, list(self.chosen)]
 
     def check(self, tokens: int, path: str) -> None:
-        """Raises ValueError for a sequence in which the chosen tokens were not found."""
+        """Raise ValueError for a sequence of another length than that in which the chosen tokens were found."""
         if tokens != self.tokens:
             raise ValueError(
                 f"block {path!r} has {tokens} tokens, and which of them the bridge enters was found for "
@@ -50,11 +69,21 @@ class TokenLayout:
             )
 
     def write(self, state: Tensor, tokens: Tensor, path: str) -> Tensor:
-        """The state with its chosen tokens replaced by `tokens` (batch, token, dim), in its own layout and dtype."""
+        """Return the state, in its own layout and dtype, with its chosen tokens replaced.
+
+        Parameters
+        ----------
+        state : Tensor
+            The stream's state as the block returned it.
+        tokens : Tensor
+            (batch, token, dim), in the shape that `read` gives.
+        path : str
+            The block's dotted path, for messages.
+        """
         whole = self._whole(state, path)
         if self.chosen is not None:
-            at = torch.tensor(self.chosen, device=whole.device)
-            tokens = whole.index_copy(1, at, tokens.to(whole.dtype))
+            index = torch.tensor(self.chosen, device=whole.device)
+            tokens = whole.index_copy(1, index, tokens.to(whole.dtype))
         moved = state.movedim(self.dim, -1)
         if self.batch is None:
             changed = tokens.to(state.dtype).reshape(moved.shape).movedim(-1, self.dim)
@@ -65,6 +94,7 @@ class TokenLayout:
         return changed if changed.stride() == state.stride() else torch.empty_like(state).copy_(changed)
 
     def _whole(self, state: Tensor, path: str) -> Tensor:
+        """Return all tokens of the stream, (batch, token, dim)."""
         moved = state.movedim(self.dim, -1)  # (..., dim)
         if self.batch is not None:
             return moved.movedim(self.batch, 0).flatten(1, -2)
@@ -77,11 +107,22 @@ class TokenLayout:
 
 
 def find_layout(path: str, stream: Stream, kind: str | None) -> TokenLayout:
-    """The layout of one stream, and which of its tokens `kind` ("image", "text" or None, all) means.
+    """Find the layout of one stream, and which of its tokens a kind means.
 
-    In a sequence of image and text tokens "text" is every token that is no image token.
+    Parameters
+    ----------
+    path : str
+        The stack's dotted path, for messages.
+    stream : Stream
+        The stream, with the positions of its image and text tokens.
+    kind : {"image", "text"} or None
+        The tokens that bridges enter. In a sequence of image and text tokens "text" is every token that is no image
+        token. None is all.
 
-    Raises ValueError where a sample's tokens stand in no order that can be read, or in another in each sample.
+    Raises
+    ------
+    ValueError
+        A sample's tokens stand in no order that can be read, or in another order in each sample.
     """
     shape = [size for axis, size in enumerate(stream.shape) if axis != stream.dim_axis]
     samples = max(len(positions) for positions in stream.positions.values())
@@ -93,7 +134,7 @@ def find_layout(path: str, stream: Stream, kind: str | None) -> TokenLayout:
     layout = TokenLayout(stream.dim_axis - len(stream.shape), batch, rows)
     if kind is None or len({"image", "text"} & set(stream.positions)) < 2:
         return layout
-    numbers = torch.arange(len(owner)).view(*shape, 1)  # a state of one dim: each token its own number
+    numbers = torch.arange(len(owner)).view(*shape, 1)  # a state of one dim, in which each token is its own number
     table = TokenLayout(-1, batch, rows).read(numbers, path)[..., 0]  # (sample, token)
     image = torch.isin(table, stream.positions["image"])
     if not (image == image[0]).all():
@@ -106,9 +147,9 @@ def find_layout(path: str, stream: Stream, kind: str | None) -> TokenLayout:
 
 
 def _batch(path: str, owner: Tensor, samples: int) -> tuple[int | None, int]:
-    """The axis of samples, or None and how many rows of the first axis one has."""
+    """Return the axis of samples, or None and how many rows of the first axis one sample has."""
     for axis, size in enumerate(owner.shape if owner.ndim > 1 else ()):
-        along = torch.arange(size).view([-1 if at == axis else 1 for at in range(owner.ndim)])
+        along = torch.arange(size).view([-1 if other == axis else 1 for other in range(owner.ndim)])
         if size == samples and ((owner == along) | (owner < 0)).all():
             return axis, 0
     if samples == 1:
@@ -124,12 +165,12 @@ def _batch(path: str, owner: Tensor, samples: int) -> tuple[int | None, int]:
 
 
 def part(output: Any, place: Place) -> Any:
-    """What stands in a block's output at this place."""
+    """Return what stands at a place of a block's output."""
     return output if place is None else output[place]
 
 
 def replaced(output: Any, changes: Mapping[Place, Tensor]) -> Any:
-    """The block's output with other tensors at these places, of its own type."""
+    """Return a block's output, in its own type, with other tensors at these places."""
     if None in changes:
         return changes[None]
     if isinstance(output, Mapping):
@@ -137,13 +178,13 @@ def replaced(output: Any, changes: Mapping[Place, Tensor]) -> Any:
         for key, value in changes.items():
             copy[key] = value
         return copy
-    parts = [changes.get(at, value) for at, value in enumerate(output)]
+    parts = [changes.get(index, value) for index, value in enumerate(output)]
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
 
 def places(output: Any, states: Mapping[str | None, Tensor]) -> dict[str | None, Place]:
-    """Where each stream's state stands in what the block returned."""
+    """Return where each stream's state stands in a block's output."""
     if isinstance(output, Tensor):
         return dict.fromkeys(states, None)
     named: Sequence[tuple[Any, Any]] = list(output.items() if isinstance(output, Mapping) else enumerate(output))
-    return {name: next(at for at, value in named if value is state) for name, state in states.items()}
+    return {name: next(place for place, value in named if value is state) for name, state in states.items()}

@@ -1,4 +1,4 @@
-"""Towers: a model's stack of blocks as bridges see it, whatever its blocks return."""
+"""Read and write the tokens of a model's stack of blocks, whatever its blocks return."""
 
 from __future__ import annotations
 
@@ -12,29 +12,18 @@ from torch import Tensor, nn
 from .token_layout import Place, TokenLayout, part, replaced
 
 
-class AttentionCall(NamedTuple):
-    """A block's attention, as it is about to return.
-
-    Attributes:
-        query, key, value: (batch, head, token, dim); key heads may be fewer (grouped-query).
-        own: (batch, head, query token, dim), what attention gives without a bridge.
-        mask: what each query may see of its own keys, broadcastable to (batch, head, query token, key token), bool
-            (True is seen) or additive; a causal call's is made. None: everything.
-        scale: of the logits; None is dim ** -0.5.
-        reads: the query tokens (axis 2) of the stream that the bridge enters.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    own: Tensor
-    mask: Tensor | None
-    scale: float | None
-    reads: Tensor | slice
-
-
 class BlockWidths(NamedTuple):
-    """What a bridge must fit: the width of a block's tokens; inside attention also its heads."""
+    """The sizes that a bridge must fit.
+
+    Attributes
+    ----------
+    width : int
+        Of a block's tokens; inside attention, of the values of all heads together.
+    heads, head_dim : int
+        Inside attention, how many heads there are and how wide their queries are; else 0.
+    key_heads : int
+        Inside attention, how many heads keys have; fewer where heads share them.
+    """
 
     width: int
     heads: int = 0
@@ -43,8 +32,15 @@ class BlockWidths(NamedTuple):
 
 
 class SelfAttention(NamedTuple):
-    """Which of a block's calls of SDPA is its self-attention, counted from 0, and its streams in the order of the
-    joint sequence."""
+    """The call of SDPA that is a block's self-attention.
+
+    Attributes
+    ----------
+    number : int
+        Which of the block's calls it is, counted from 0.
+    order : tuple of str or None
+        The streams in the order of the joint sequence.
+    """
 
     number: int
     order: tuple[str | None, ...]
@@ -55,18 +51,32 @@ Visit = Callable[[Any], Any]
 
 @dataclass
 class Tower:
-    """A model's stack of blocks, as bridges see it; `finding.find_tower` makes one.
+    """A model's stack of blocks, as bridges see it.
 
-    Attributes:
-        blocks: their paths, in depth order.
-        stream: the tokens that bridges enter: "image", "text", "both" (image, then text), or None for a single stream.
-        layouts: of each stream that bridges enter, in the order in which they are laid end to end.
-        given: the argument by which each of the stack's streams enters a block.
-        places: where each stream stands in what each block returns.
-        attention: each block's; a text says why it cannot be visited inside.
-        valid_tokens: during a visit, which tokens are no padding (batch, token), bool, if the model was given a mask of this
-            shape; else None.
-        unusable_mask: during a visit, the name of a mask of another shape that the model was given, or None.
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The model.
+    blocks : sequence of str
+        The blocks' dotted paths, in depth order.
+    stream : {"image", "text", "both"} or None
+        The tokens that bridges enter; "both" is image, then text, None a single stream.
+    layouts : mapping
+        The token layout of each stream that bridges enter, in the order in which they are laid end to end.
+    given : mapping
+        The argument by which each of the stack's streams enters a block.
+    places : sequence of mapping
+        For each block, where each stream stands in what the block returns.
+    attention : sequence of SelfAttention or str
+        Each block's self-attention, or a sentence that says why it cannot be visited inside.
+    valid_tokens : Tensor or None
+        During a visit, which tokens are no padding: bool, (batch, token), if the model was given a mask of this shape.
+    unusable_mask : str or None
+        During a visit, the name of a mask of another shape that the model was given.
+
+    See Also
+    --------
+    models.towers.finding.find_tower : Find the tower of any model.
     """
 
     model: nn.Module
@@ -80,11 +90,31 @@ class Tower:
     unusable_mask: str | None = None
 
     def read(self, number: int, output: Any) -> Tensor:
-        """The tokens (batch, token, dim) of the tower's stream in what a block returned."""
+        """Return the tokens (batch, token, dim) of the tower's stream in what block `number` returned."""
         return torch.cat(self._states(number, output), 1)
 
     def write(self, number: int, output: Any, tokens: Tensor) -> Any:
-        """What the block returned, with other tokens (batch, token, dim) in the tower's stream."""
+        """Return a block's output with other tokens in the tower's stream.
+
+        Parameters
+        ----------
+        number : int
+            The block, counted from 0.
+        output : Any
+            What the block returned.
+        tokens : Tensor
+            (batch, token, dim), in the shape that `read` gives.
+
+        Returns
+        -------
+        Any
+            An output of the same type.
+
+        Raises
+        ------
+        ValueError
+            The tokens have another shape.
+        """
         path, places = self.blocks[number], self.places[number]
         states = self._states(number, output)
         expected = (len(states[0]), sum(state.shape[1] for state in states), states[0].shape[2])
@@ -94,14 +124,33 @@ class Tower:
                 "it must give (batch, token, dim) as it was given"
             )
         changes: dict[Place, Tensor] = {}
-        for (name, layout), each in zip(
-            self._there(number), tokens.split([s.shape[1] for s in states], 1), strict=True
-        ):
-            changes[places[name]] = layout.write(part(output, places[name]), each, path)
+        rows = tokens.split([state.shape[1] for state in states], 1)
+        for (name, layout), state in zip(self._returned_streams(number), rows, strict=True):
+            changes[places[name]] = layout.write(part(output, places[name]), state, path)
         return replaced(output, changes)
 
     def reads(self, number: int, query: Tensor, inputs: Mapping[str, Any]) -> Tensor | slice:
-        """The query tokens (batch, head, token, dim) of the tower's stream, by the block's inputs."""
+        """Return which query tokens of a block's self-attention are the tower's stream.
+
+        Parameters
+        ----------
+        number : int
+            The block, counted from 0.
+        query : Tensor
+            (batch, head, token, dim).
+        inputs : mapping of str to Any
+            The block's inputs by name.
+
+        Returns
+        -------
+        Tensor or slice
+            Indices along the token axis.
+
+        Raises
+        ------
+        ValueError
+            The block attends with more or fewer tokens than its streams have.
+        """
         attention = self.attention[number]
         assert isinstance(attention, SelfAttention)
         if None in self.layouts:
@@ -129,13 +178,26 @@ class Tower:
         return torch.tensor(chosen, device=query.device)
 
     def find_valid_tokens(self, masks: Mapping[str, Tensor], batch: int, tokens: int) -> Tensor | None:
-        """Which of the stream's tokens are no padding, (batch, token), by the masks that the model was given."""
+        """Return which of the stream's tokens are no padding, by the masks that the model was given.
+
+        Parameters
+        ----------
+        masks : mapping of str to Tensor
+            The masks (batch, token) by the names of the model's arguments.
+        batch, tokens : int
+            The shape that a mask of this stream has.
+
+        Returns
+        -------
+        Tensor or None
+            bool, (batch, token); None where no mask is the stream's.
+        """
         if len(self.layouts) > 1:
             return None
         ((name, layout),) = self.layouts.items()
         for key, mask in masks.items():
             if key.startswith("encoder_") and name != "text":
-                continue  # of the text beside this stream
+                continue  # it masks the text beside this stream
             mask = ~mask.bool() if key.endswith("key_padding_mask") else mask.bool()
             if layout.chosen is not None and mask.shape[1] == layout.tokens:
                 mask = mask[:, list(layout.chosen)]
@@ -143,12 +205,13 @@ class Tower:
                 return mask
         return None
 
-    def _there(self, number: int) -> list[tuple[str | None, TokenLayout]]:
+    def _returned_streams(self, number: int) -> list[tuple[str | None, TokenLayout]]:
+        """Return the tower's streams that a block returns, with their layouts."""
         return [(name, layout) for name, layout in self.layouts.items() if name in self.places[number]]
 
     def _states(self, number: int, output: Any) -> list[Tensor]:
         path, places = self.blocks[number], self.places[number]
-        states = [layout.read(part(output, places[name]), path) for name, layout in self._there(number)]
+        states = [layout.read(part(output, places[name]), path) for name, layout in self._returned_streams(number)]
         if not states:
             raise ValueError(f"block {path!r} returns no {self.stream} stream: bridge another block, or other tokens")
         if len({state.shape[-1] for state in states}) > 1:

@@ -1,4 +1,4 @@
-"""Visit blocks while a model runs: change what they return, or what their attention gives. No forward is rewritten."""
+"""Visit blocks while a model runs: change what they return, or what their attention returns, without a new forward."""
 
 from __future__ import annotations
 
@@ -11,34 +11,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...probes.hooks.attention_calls import Intercept
+from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, Intercept, intercept_calls
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
 from .compiled_blocks import check_parents, put, uncompile
-from .tower import AttentionCall, BlockWidths, SelfAttention, Tower, Visit
+from .tower import BlockWidths, SelfAttention, Tower, Visit
 
 MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
-CHECKPOINT = "_gradient_checkpointing_func"  # by which transformers and diffusers checkpoint
+CHECKPOINT = "_gradient_checkpointing_func"  # the attribute by which transformers and diffusers checkpoint
 
-# The passes whose blocks are being computed again during backward: others that last have no say in it.
+# The passes whose blocks are being recomputed during backward. Visits of other passes must not change these.
 _again: ContextVar[tuple[_Pass, ...]] = ContextVar("again", default=())
 
 
 @contextmanager
 def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) -> Iterator[None]:
-    """While the context lasts, a block's state goes through `visits[number](state)`, which gives another or None.
+    """Pass blocks' states to visits, which may replace them, while the context lasts.
 
+    Nothing is left behind after an exception or an interruption.
+
+    Parameters
+    ----------
+    tower : Tower
+        The stack of blocks.
+    visits : mapping of int to callable
+        For each visited block, counted from 0, a function that takes the block's state and returns another one, or None
+        to leave it.
+    inside : bool
+        False: the state is the block's output (batch, token, dim) in the tower's stream. True: the state is the
+        `AttentionCall` of the block's self-attention, and what the visit returns replaces `own` whole, (batch, head,
+        query token, dim).
+
+    Raises
+    ------
+    ValueError
+        The tower has no such block, a block cannot be visited inside, the model is compiled whole, or, when it runs, it
+        is checkpointed reentrantly.
+
+    Notes
+    -----
+    What gradient checkpointing recomputes is visited by the visits of its own pass, also after the context is left.
+    Blocks that are compiled in place are visited at their outputs as compiled, and inside as they are uncompiled.
+
+    Examples
+    --------
     >>> with visiting(tower, {3: lambda state: state + bridge(state)}):
     ...     model(**inputs)                                              # as usual
-
-    Outside of attention (`inside=False`) the state is the block's output (batch, token, dim) in the tower's stream;
-    inside, it is `AttentionCall`, and what the visit gives replaces `own` whole, (batch, head, query token, dim). What
-    gradient checkpointing computes again sees the visits of its own pass, also once the context is left; checkpointing
-    must not be reentrant. Blocks compiled in place are visited at their outputs as compiled, inside as they are
-    uncompiled. Nothing is left behind after an exception or an interruption.
-
-    Raises ValueError for a block that the tower has not, one that cannot be visited inside, a model compiled whole,
-    or, when it runs, one that is checkpointed reentrantly.
     """
     if wrong := [number for number in visits if not 0 <= number < len(tower.blocks)]:
         raise ValueError(
@@ -63,9 +81,28 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
 def measure(
     tower: Tower, run: Callable[[], Any], layers: Sequence[int] | None = None, inside: bool = False
 ) -> dict[int, BlockWidths]:
-    """What bridges at the blocks `layers` (all by default) must fit, seen while `run()` runs the model once.
+    """Measure the sizes that bridges must fit, in one forward pass.
 
-    Raises ValueError for a block that did not run, or cannot be visited.
+    Parameters
+    ----------
+    tower : Tower
+        The stack of blocks.
+    run : callable
+        It runs the model once.
+    layers : sequence of int, optional
+        The blocks to measure, counted from 0. By default all.
+    inside : bool
+        Whether to measure inside attention.
+
+    Returns
+    -------
+    dict of int to BlockWidths
+        For each block.
+
+    Raises
+    ------
+    ValueError
+        A block did not run, or cannot be visited.
     """
     shapes: dict[int, BlockWidths] = {}
 
@@ -89,7 +126,7 @@ def measure(
 
 @dataclass
 class _Running:
-    """A block that is running: how many calls of SDPA it has made, and whether the visit was."""
+    """A block that is running: how many calls of SDPA it has made, and whether it was visited."""
 
     number: int
     inputs: Mapping[str, Any]
@@ -99,17 +136,17 @@ class _Running:
 
 
 class _Pass:
-    """What one context of `visiting` does to a model, and does again when blocks are computed again."""
+    """The hooks of one context of `visiting`, which are attached again where blocks are recomputed."""
 
     def __init__(self, tower: Tower, visits: dict[int, Visit], inside: bool) -> None:
         self.tower, self.visits, self.inside = tower, visits, inside
         self.attached = False
         self.running: list[_Running] = []
-        self.masks: dict[str, Tensor] = {}  # that the model was given in this pass
+        self.masks: dict[str, Tensor] = {}  # what the model was given in this pass
 
     @contextmanager
     def attach(self) -> Iterator[None]:
-        """The hooks, while the context lasts."""
+        """Hang the hooks on the model while the context lasts."""
         model = self.tower.model
         with ExitStack() as stack:
             handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -125,7 +162,7 @@ class _Pass:
                 elif (compiled := getattr(block, "_compiled_call_impl", None)) is not None:
                     put(stack, block, "_compiled_call_impl", self._around(number, compiled))
                 else:
-                    # Before what others have hung there: whoever reads this block's output reads what goes on.
+                    # First of all hooks, so that others read the output that the next block will be given.
                     handle = block.register_forward_hook(self._after(number), prepend=True)
                     stack.callback(handle.remove)
             for module in model.modules():
@@ -134,15 +171,16 @@ class _Pass:
             yield
 
     def unwind(self) -> None:
-        """Leave what an interruption has left entered, if it is still there: not where its greenlet has ended."""
+        """Take off the function modes that an interruption has left on, if they are still on this thread's stack."""
         left = [self.running.pop().mode for _ in range(len(self.running))]
         modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
         for mode in reversed(modes):
-            if not any(mode is each for each in left):
+            if not any(mode is other for other in left):
                 torch._C._push_on_torch_function_stack(mode)
 
     @property
     def silent(self) -> bool:
+        """Whether another pass's blocks are being recomputed, which these hooks must not change."""
         return bool(_again.get()) and self not in _again.get()
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -190,7 +228,7 @@ class _Pass:
             )
 
     def _push(self, running: _Running) -> None:
-        running.mode = Intercept(self._attend(running))
+        running.mode = intercept_calls(self._attend(running))
         running.mode.__enter__()
         self.running.append(running)
 
@@ -200,44 +238,31 @@ class _Pass:
             running.mode.__exit__(None, None, None)
         return running
 
-    def _attend(self, running: _Running) -> Callable[..., Tensor]:
+    def _attend(self, running: _Running) -> AttentionVisit:
         attention = self.tower.attention[running.number]
         assert isinstance(attention, SelfAttention)
 
-        def attend(
-            original: Callable[..., Tensor],
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            attn_mask: Tensor | None = None,
-            dropout_p: float = 0.0,
-            is_causal: bool = False,
-            scale: float | None = None,
-            enable_gqa: bool = False,
-        ) -> Tensor:
-            own = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        def attend(call: AttentionCall) -> Tensor | None:
             running.calls += 1
             if running.calls != attention.number + 1:
-                return own
+                return None
             running.visited = True
-            mask = attn_mask
-            if is_causal:
-                mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+            query, own = call.query, call.own
             reads = self.tower.reads(running.number, query, running.inputs)
             count = query[:, :1, reads, :1].shape[2]
             self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, len(query), count)
-            after = self.visits[running.number](AttentionCall(query, key, value, own, mask, scale, reads))
+            after = self.visits[running.number](call._replace(reads=reads))
             if after is not None and after.shape != own.shape:
                 raise ValueError(
                     f"the visit inside block {self.tower.blocks[running.number]!r} gave {tuple(after.shape)} for "
                     f"{tuple(own.shape)}: it must give (batch, head, query token, dim) for all queries"
                 )
-            return own if after is None else after.to(own.dtype)
+            return None if after is None else after.to(own.dtype)
 
         return attend
 
     def _checkpointed(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The checkpointing function, which computes again within this pass."""
+        """Return the checkpointing function, changed so that it recomputes blocks within this pass."""
 
         def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if self.silent:
@@ -249,7 +274,7 @@ class _Pass:
                 nonlocal times
                 times += 1
                 if times > 1:
-                    with self._once_more(running, masks):
+                    with self._recomputing(running, masks):
                         return function(*args, **kwargs)
                 if learning and not torch.is_grad_enabled():
                     raise ValueError(
@@ -264,7 +289,8 @@ class _Pass:
         return checkpoint
 
     @contextmanager
-    def _once_more(self, running: _Running | None, masks: dict[str, Tensor]) -> Iterator[None]:
+    def _recomputing(self, running: _Running | None, masks: dict[str, Tensor]) -> Iterator[None]:
+        """Attach the hooks as they were when the block ran first."""
         with ExitStack() as stack:
             put(stack, self, "masks", masks)
             put(stack, self, "running", [])

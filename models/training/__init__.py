@@ -1,8 +1,6 @@
 """Train fused models, unified models and the shipped experts."""
 
-from .loop import fit
-from .recipe import Recipe, run_recipe
-from .train_model import CHECKPOINTS, EVERY, question_tokenizer, train
-from .train_model import question_tokenizer as reader_of
+import lazy_loader
 
-__all__ = ["CHECKPOINTS", "EVERY", "Recipe", "fit", "question_tokenizer", "reader_of", "run_recipe", "train"]
+# Each name is imported when it is first used; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Batches of any paired images and texts, for the flow-matching loss: a function of seed and step alone."""
+"""Draw training batches of scenes or of any images with captions: functions of seed and step alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..scenes.dialogues import IMAGE
 from ..scenes.scene import SIZE, part_of
 from .scene_batches import dit_batch, emoji_part, vlm_batch
 
-CAPTION_DROPOUT = 0.15  # share of captions left out, for classifier-free guidance
+CAPTION_DROPOUT = 0.15  # share of captions that are left out, for classifier-free guidance
 BRIDGE_TIME_SHIFT = 1.1  # bridges train at noisier times than experts do: there the caption decides what is drawn
 
 
@@ -28,20 +28,39 @@ def batch_source(
     part: str = "train",
     tokenizer: Any = None,
 ) -> Callable[[int], dict[str, Any]]:
-    """Batches by number, of a part of the scenes or, by the hash of the caption, of `data`.
+    """Return a function that draws batches by number, of a part of the scenes or of other data.
 
-    No caption is left out of a part but "train". `shuffled` moves every caption on to the next image.
+    Parameters
+    ----------
+    size : sequence of int
+        (channel, row, column) of the images that the generator draws.
+    data : Stimuli or None
+        Images with captions, dealt to the parts by the hash of the caption. None stands for scenes.
+    seed : int
+        Seed of the run.
+    rows : int
+        Number of pairs in a batch.
+    shuffled : bool
+        Whether every caption moves on to the next image of the batch.
+    part : str
+        Part of the data. Captions are left out (`CAPTION_DROPOUT`) in "train" alone.
+    tokenizer : optional
+        Tokenizer of scenes-vlm, if the model learns to answer as well. A batch of scenes then has "questions",
+        dialogues of `scene_batches.vlm_batch`, a quarter as many as pairs, and "image_token", the id in an image's
+        place.
 
-    Args:
-        size: (channel, row, column) of the images that the generator makes.
-        rows: pairs in a batch.
-        tokenizer: of scenes-vlm, where the model learns to answer as well: a batch of scenes then has "questions",
-            dialogues of `small.vlm_batch`, a quarter as many as pairs, and "image_token", the id in an image's place.
+    Returns
+    -------
+    Callable[[int], dict]
+        `draw(number)` returns a batch: what `stimuli_batch` returns and, with a tokenizer, the two keys above.
 
-    Raises:
-        TypeError: data that are not Stimuli, which are checked to have a caption each.
-        ValueError: a generator of other images than scenes, or of images that are not square; data without such a part;
-            shuffled batches of one.
+    Raises
+    ------
+    TypeError
+        If the data are not Stimuli, which are checked to have a caption each.
+    ValueError
+        If the generator draws other images than scenes, or images that are not square; if the data have no such part;
+        for shuffled batches of one.
     """
     if data is not None and not isinstance(data, Stimuli):
         raise TypeError(f"data are a {type(data).__name__}: open images with their captions by load_stimuli")
@@ -70,9 +89,24 @@ def batch_source(
 
 
 def stimuli_of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
-    """The stimuli whose text falls into a part ("train", "validation", ...), by the same hash as the scenes.
+    """Return the stimuli whose text falls into a part of the data, by the same hash as the scenes.
 
-    Raises ValueError where there are none.
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Images with captions.
+    part : str
+        "train", "evidence", "validation", "test", ...: a part of the scenes.
+
+    Returns
+    -------
+    sequence of Stimulus
+        The stimuli of that part, in their order.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
     """
     chosen = [number for number, text in enumerate(stimuli.texts) if part_of(text) == part]
     if not chosen:
@@ -83,26 +117,47 @@ def stimuli_of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
 
 
 def process_share(batch: dict[str, Any], process: int, processes: int) -> dict[str, Any]:
-    """One process's rows of a batch, equally many for each: the mean of all their losses is the loss of the batch.
+    """Return one process's rows of a batch, as many for every process.
 
-    That holds of means over rows; a mean over words weighs each process alike, whatever the lengths of its captions.
+    Parameters
+    ----------
+    batch : dict
+        A batch of `batch_source`.
+    process : int
+        Index of the process.
+    processes : int
+        Number of processes.
 
-    Raises ValueError for a batch that cannot be dealt out evenly.
+    Returns
+    -------
+    dict
+        The rows of that process, with the keys of `batch`.
+
+    Raises
+    ------
+    ValueError
+        If the rows cannot be dealt out evenly.
+
+    Notes
+    -----
+    The mean of the processes' losses is the loss of the batch. That holds for means over rows; a mean over words gives
+    every process the same weight, whatever the lengths of its captions.
     """
     if processes == 1:
         return batch
     dealt = {name: _deal(batch[name], process, processes) for name in ("image", "caption", "time", "noise")}
     if questions := batch.get("questions"):
         ids = questions["input_ids"]
-        shown = (ids == batch["image_token"]).any(1)  # rows without an image have none among the pixels
-        mine = _deal(torch.arange(len(ids)), process, processes)
-        places = (shown.cumsum(0) - 1)[mine][shown[mine]]
-        taken = {name: places if name == "pixel_values" else mine for name in questions}
-        dealt["questions"] = {name: value[taken[name]] for name, value in questions.items() if len(taken[name])}
+        has_image = (ids == batch["image_token"]).any(1)  # the pixels hold no image for the other rows
+        own = _deal(torch.arange(len(ids)), process, processes)
+        images = (has_image.cumsum(0) - 1)[own][has_image[own]]
+        indices = {name: images if name == "pixel_values" else own for name in questions}
+        dealt["questions"] = {name: value[indices[name]] for name, value in questions.items() if len(indices[name])}
     return dealt
 
 
 def _deal(rows: Any, process: int, processes: int) -> Any:
+    """Return every n-th row, from that of the process's index, n being the number of processes."""
     if len(rows) % processes:
         raise ValueError(
             f"{len(rows)} rows cannot be dealt evenly to {processes} processes: choose a batch size that is a multiple "
@@ -120,22 +175,43 @@ def stimuli_batch(
     time_shift: float = 0.4,
     caption_dropout: float = CAPTION_DROPOUT,
 ) -> dict[str, Any]:
-    """Images, their captions (some left out, `caption_dropout`), times and noise of batch number `step`.
+    """Draw the images, captions, times and noise of one batch of any images with captions.
 
-    Times are the sigmoid of a normal around `time_shift`, as in `small.dit_batch`, which draws scenes instead. Every
-    epoch is a permutation of its own.
+    Parameters
+    ----------
+    step : int
+        Number of the batch. The batch is a function of seed and step alone; every epoch is another permutation.
+    seed : int
+        Seed of the run.
+    stimuli : sequence of Stimulus
+        Images with captions.
+    size : int
+        Number of images in the batch.
+    side : int
+        Pixels per side of an image.
+    time_shift : float
+        Mean of the normal distribution whose sigmoid the times are.
+    caption_dropout : float
+        Share of captions that are replaced by the empty one.
 
-    Returns image, noise (batch, 3, side, side) in -1..1, caption (a list), time (batch,).
+    Returns
+    -------
+    dict
+        image and noise (batch, 3, side, side), images in -1..1; caption, a list; time (batch,), 1 being noise.
+
+    See Also
+    --------
+    bridgework.models.training.scene_batches.dit_batch : Draws scenes instead, with times from the same distribution.
     """
     rng = np.random.default_rng((seed, step))
-    chosen = [stimuli[_at(step * size + row, len(stimuli), seed)] for row in range(size)]
+    chosen = [stimuli[_place(step * size + row, len(stimuli), seed)] for row in range(size)]
     captions = ["" if rng.random() < caption_dropout else s.text for s in chosen]
     time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, 1.2, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, side, side), dtype=np.float32))
     return {"image": to_pixels([s.image for s in chosen], side), "caption": captions, "time": time, "noise": noise}
 
 
-def _at(number: int, count: int, seed: int) -> int:
-    """Where in the stimuli the sample `number` of an endless walk over shuffled epochs lies."""
+def _place(number: int, count: int, seed: int) -> int:
+    """Return the index of sample `number` of an endless walk over shuffled epochs."""
     epoch, place = divmod(number, count)
     return int(np.random.default_rng((seed, epoch, count)).permutation(count)[place])

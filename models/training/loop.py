@@ -1,4 +1,7 @@
-"""Run the training loop: steps, averaged weights, checkpoints, log."""
+"""Run the training loop: steps, averaged weights, checkpoints and a log.
+
+The loop stands on accelerate. A run that is stopped and started again ends with the same weights.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ Log = list[dict[str, Any]]
 def _attend_in_float(
     original: Attention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> Tensor:
-    """For bfloat16 autocast on CPUs, where the backward pass of attention is five times lr_scale than in float32."""
+    """Compute attention in float32: in bfloat16 on a CPU its backward pass takes five times as long."""
     with torch.autocast("cpu", enabled=False):
         return original(query.float(), key.float(), value.float(), *args, **options)
 
 
 class _Forward(nn.Module):
-    """Whatever is run with the model as one forward pass: processes share gradients and gather weights around those."""
+    """Run any function of the model as one forward pass: processes share gradients and gather weights around those."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -58,32 +61,65 @@ def fit(
     sharded_module: nn.Module | None = None,
     progress: str = "training",
 ) -> Log:
-    """Train the parameters of `model` that require gradients, and leave them in `model`.
+    """Train the parameters of `model` that require gradients, and leave the trained values in `model`.
 
     Parameters
     ----------
-    loss : `loss(step)` makes batch number `step` and returns its loss. A function of the step alone, so that a resumed
-        run sees what an uninterrupted one would have seen. Of several processes each makes its own share: the mean over
-        processes is the loss.
-    folder : its `state/` holds the newest checkpoint and `log.jsonl`, one line every 10 steps; a finished run in it is
+    model : torch.nn.Module
+        The module that is trained.
+    loss : Callable[[int], torch.Tensor]
+        `loss(step)` makes batch number `step` and returns its loss, a scalar. It must be a function of the step alone,
+        so that a resumed run sees what an uninterrupted one would have seen. With several processes each makes its own
+        share of the batch: the mean over processes is the loss.
+    folder : str or Path
+        Its `state/` holds the newest checkpoint and `log.jsonl`, one line every 10 steps. A finished run in it is
         loaded, not repeated.
-    learning_rate : of AdamW; warmed up over 5 % of the steps, then cosine to zero.
-    muon : learning rate of Muon (Jordan et al. 2024) for the matrices of blocks and bridges, on the same schedule, with
-        updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982); None leaves them to AdamW as well. Of a
-        low-rank map it takes both factors: each is a map of its own.
-    average : decay of an exponential moving average of the weights, which then replaces them at the end.
-    lr_scale : what a parameter's learning rate is multiplied with, by its name.
-    validate : called at every checkpoint and at the end, with the averaged weights in place; its numbers are logged.
-    on_log : called with the log after each new line, on the first process: a live curve.
-    tensorboard : also write the log for TensorBoard, into `folder/tensorboard`.
-    sharded_module : what FSDP shards, if `model` is but a part of it: frozen experts and all.
+    steps : int
+        Number of training steps.
+    learning_rate : float
+        Learning rate of AdamW. It is warmed up over 5 % of the steps and then falls to zero along a cosine.
+    muon : float, optional
+        Learning rate of Muon [1]_ for the matrices of blocks and bridges, on the same schedule, with updates as large
+        as AdamW's [2]_. Both factors of a low-rank map count as matrices. None leaves the matrices to AdamW as well.
+    average : float, optional
+        Decay of an exponential moving average of the weights, which then replaces them at the end.
+    lr_scale : Callable[[str], float]
+        Factor on the learning rate of a parameter, by the parameter's name.
+    checkpoint_every : int
+        Number of steps between two checkpoints.
+    validate : Callable[[int], dict[str, float]], optional
+        Called at every checkpoint and at the end, with the averaged weights in place. Its numbers are logged.
+    on_log : Callable[[Log], object], optional
+        Called with the log after each new line, on the first process: a live curve.
+    tensorboard : bool
+        Whether to write the log for TensorBoard as well, into `folder/tensorboard`.
+    sharded_module : torch.nn.Module, optional
+        The module that FSDP shards, frozen experts included, where `model` is only a part of it.
+    progress : str
+        Label of the progress bar.
 
+    Returns
+    -------
+    Log
+        The log: one dictionary per line, with "step", "loss" and what `validate` returned.
+
+    Raises
+    ------
+    FloatingPointError
+        At the first loss or gradient that is not finite. The newest checkpoint stays as it was.
+    RuntimeError
+        For TensorBoard where it is not installed.
+
+    Notes
+    -----
     Accelerate's own settings hold: `ACCELERATE_MIXED_PRECISION=bf16` takes a quarter to a half off a step on CPUs
     that compute in it; `torchrun` and `accelerate launch` start several processes (docs/training.md). Under FSDP2
     AdamW takes the matrices too, at Muon's rate: accelerate keeps one optimizer for a sharded model.
 
-    Returns the log. Raises FloatingPointError at the first loss or gradient that is not finite, with the newest
-    checkpoint left as it was; ModuleNotFoundError for TensorBoard where it is not installed.
+    References
+    ----------
+    .. [1] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    .. [2] J. Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv 2502.16982.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,14 +127,13 @@ def fit(
         raise RuntimeError("TensorBoard is not installed: pip install 'bridgework[tensorboard]', or train without it")
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        dataloader_config=DataLoaderConfiguration(split_batches=True),  # else schedules step once for each process
+        dataloader_config=DataLoaderConfiguration(split_batches=True),  # else schedules step once per process
         log_with="tensorboard" if tensorboard else None,
         project_dir=folder,
     )
     alone = accelerator.distributed_type == DistributedType.NO
-    trained: nn.Module = (
-        model if alone else _Forward(sharded_module if sharded_module and accelerator.is_fsdp2 else model)
-    )
+    prepared = sharded_module if sharded_module and accelerator.is_fsdp2 else model
+    trained: nn.Module = model if alone else _Forward(prepared)
     named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
     optimizers = build_optimizers(named, learning_rate, muon, lr_scale, together=accelerator.is_fsdp2)
     warm = max(1, steps // 20)
@@ -108,7 +143,7 @@ def fit(
         )
         for optimizer in optimizers
     ]
-    trained, *stepped = accelerator.prepare(trained, *optimizers, *schedules)
+    trained, *updaters = accelerator.prepare(trained, *optimizers, *schedules)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     ema = EMAModel(parameters, decay=average) if average else None
     in_float = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu"
@@ -124,18 +159,18 @@ def fit(
             _check_finite("loss", mean, step, folder)
             accelerator.backward(value)
             norm = accelerator.clip_grad_norm_(parameters, 1.0)
-            if accelerator.scaler is None:  # which looks for such gradients itself, and skips their step
+            if accelerator.scaler is None:  # a scaler looks for such gradients itself and skips their step
                 _check_finite("gradient", norm, step, folder)
-            for each in stepped:
-                each.step()
+            for updater in updaters:  # optimizers, then schedules
+                updater.step()
             for p in parameters:
                 p.grad = None
             if ema:
                 ema.step(parameters)
-            kept = (step + 1) % checkpoint_every == 0 or step + 1 == steps
-            if step % 10 == 0 or step + 1 == steps or (kept and validate):
+            checkpoint = (step + 1) % checkpoint_every == 0 or step + 1 == steps
+            if step % 10 == 0 or step + 1 == steps or (checkpoint and validate):
                 line = {"step": step, "loss": mean.item()}
-                if kept and validate:
+                if checkpoint and validate:
                     with _averaged(ema, parameters):
                         line |= validate(step) if alone else trained(validate, step)
                 log.append(line)
@@ -144,26 +179,27 @@ def fit(
                 if on_log and accelerator.is_main_process:
                     on_log(log)
             bar.update()
-            if kept:
+            if checkpoint:
                 save(accelerator, folder, step + 1, log, ema)
     if ema:
         ema.copy_to(parameters)
     if accelerator.is_fsdp2:
         _gather(trained)
-    accelerator.end_training() if tensorboard else None
+    if tensorboard:
+        accelerator.end_training()
     return log
 
 
-def _check_finite(what: str, value: Any, step: int, folder: Path) -> None:
+def _check_finite(quantity: str, value: Any, step: int, folder: Path) -> None:
     if not math.isfinite(number := float(value.full_tensor() if hasattr(value, "full_tensor") else value)):
         raise FloatingPointError(
-            f"{what} {number} at step {step} of {folder}: lower the learning rate and start it again"
+            f"{quantity} {number} at step {step} of {folder}: lower the learning rate and start it again"
         )
 
 
 @contextmanager
 def _averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """While the context lasts, the averaged weights stand in the place of the last ones."""
+    """Put the averaged weights in the place of the last ones while the context lasts."""
     if ema is None:
         yield
         return
@@ -176,7 +212,7 @@ def _averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[
 
 
 def _gather(model: nn.Module) -> None:
-    """Whole tensors in the place of the trained shards, on every process: the model can be saved, and not run."""
+    """Put whole tensors in the place of trained shards, on every process: the model can be saved, but not run."""
     for name, p in list(model.named_parameters()):
         if p.requires_grad and hasattr(p, "full_tensor"):
             owner, _, leaf = name.rpartition(".")

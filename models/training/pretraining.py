@@ -1,4 +1,4 @@
-"""How our own experts were trained and shipped: `python -m bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
+"""Train the shipped experts from random weights: `bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from ..experts.pixel_dit import DitExpert
 from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
-from ..generation.flow import velocity_loss
-from ..scenes.dialogues import answer_loss
+from ..generation.flow import flow_loss
+from ..scenes.dialogues import answer_loss, split_labels
 from ..scenes.scene import SIZE
 from .batches import stimuli_batch
 from .loop import fit
@@ -26,13 +26,34 @@ SEED = 0
 
 
 def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
-    """Train one of our experts from random weights; returns the folder of its checkpoint, for `open_expert`.
+    """Train one of the shipped experts from random weights.
 
-    The shipped ones took 41, 84 and 43 minutes on one core each, in bfloat16 (`ACCELERATE_MIXED_PRECISION=bf16`) and,
-    for scenes-dit, with its model compiled. Weights are kept in float16, the matrices of emoji-dit in float8 (E4M3). A
-    stopped run goes on from its newest checkpoint.
+    A stopped run is resumed from its newest checkpoint.
 
-    Raises ValueError for another name.
+    Parameters
+    ----------
+    name : str
+        "scenes-vlm", "scenes-dit" or "emoji-dit".
+    folder : str or Path
+        Folder of the run.
+    steps : int, optional
+        Number of training steps; None stands for those of the shipped expert (`STEPS`).
+
+    Returns
+    -------
+    Path
+        The folder of the expert's checkpoint, for `open_expert`. Weights are kept in float16, the matrices of
+        emoji-dit in float8 (E4M3).
+
+    Raises
+    ------
+    ValueError
+        For another name.
+
+    Notes
+    -----
+    The shipped experts took 41, 84 and 43 minutes on one core each, in bfloat16 (`ACCELERATE_MIXED_PRECISION=bf16`)
+    and, for scenes-dit, with its model compiled.
     """
     if name not in STEPS:
         raise ValueError(f"unknown expert {name!r}: expected one of {', '.join(STEPS)}")
@@ -45,7 +66,7 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The run's own, built once: tokenizers' trainer numbers the pieces of emoji names differently every time."""
+    """Build the tokenizer of a run once: the trainer numbers the pieces of emoji names differently every time."""
     if not (folder / "tokenizer").exists():
         build_tokenizer().save_pretrained(folder / "tokenizer.new")
         os.replace(folder / "tokenizer.new", folder / "tokenizer")
@@ -53,14 +74,14 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+    """Train scenes-vlm on questions, captions and names of emoji."""
     tokenizer = _tokenizer(folder)
     model = build_vlm(tokenizer)
     emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        batch = {key: value.to(model.device) for key, value in vlm_batch(step, SEED, emoji, tokenizer).items()}
-        labels = batch.pop("labels")
-        return answer_loss(model(**batch).logits, labels)
+        inputs, labels = split_labels(vlm_batch(step, SEED, emoji, tokenizer), model.device)
+        return answer_loss(model(**inputs).logits, labels)
 
     log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress="scenes-vlm")
     model.half().save_pretrained(final)
@@ -71,7 +92,7 @@ def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
 
 
 def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
-    """scenes-dit draws scenes and a few emoji, emoji-dit emoji alone."""
+    """Train scenes-dit on scenes and a few emoji, or emoji-dit on emoji alone."""
     tokenizer = _tokenizer(folder)
     expert = DitExpert(name, build_dit(), build_text_encoder(tokenizer), tokenizer, ())
     both = nn.ModuleList([expert.model, expert.text_encoder]).to(PartialState().device)
@@ -79,15 +100,11 @@ def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any
 
     def loss(step: int) -> torch.Tensor:
         draw = dit_batch if name == "scenes-dit" else stimuli_batch
-        batch = draw(step, SEED, emoji)
-        image, time, noise = (batch[key].to(expert.model.device) for key in ("image", "time", "noise"))
-        mix = time[:, None, None, None]
-        predicted = expert.predict(mix * noise + (1 - mix) * image, expert.encode(batch["caption"]), time)
-        return velocity_loss(predicted, image, time)
+        return flow_loss(expert, draw(step, SEED, emoji))
 
     log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress=name)
     expert.model.half()
-    if name == "emoji-dit":  # 5 MB instead of 9, for one hundredth of the validation loss
+    if name == "emoji-dit":  # 5 MB instead of 9, and 1 % more validation loss
         for p in expert.model.parameters():
             p.data = p.data.to(torch.float8_e4m3fn) if p.ndim == 2 else p.data
     expert.model.save_pretrained(final / "transformer")

@@ -1,81 +1,149 @@
-"""A training run as a small YAML file: what is joined, how, and on what it is trained."""
+"""Read a training run from a small YAML file: what is joined, how, and on what it is trained.
+
+What builds and trains models is imported where it is used, so that the command's help, which reads `Recipe`, comes at
+once.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import torch
-from accelerate import PartialState
-from transformers import HfArgumentParser
-from yaml import YAMLError
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ...probes.files import write_atomically
-from ...probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
-from ...probes.plans.choosing import rank_for
-from ...probes.plans.layouts import lay_out
-from ...probes.stimuli.sources import load_stimuli
-from ...probes.stimuli.stimulus_set import Stimuli
-from ..experts.opening import open_expert
-from ..fusion.fused_model import FusedModel
-from ..fusion.trained_parts import TRAINED
-from ..unified.flow_model import UnifiedModel
-from ..unified.token_model import UnifiedTokens
-from .loop import Log
-from .train_model import train
+from ...probes.plans.bridge_plan import STREAMS, BridgePlan
+from ...probes.plans.layout_table import LAYOUTS, TRUNKS
+
+if TYPE_CHECKING:
+    from ...probes.stimuli.stimulus_set import Stimuli
+    from .loop import Log
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "studies" / "recipes"
 
 _OF_PLAN = ("layout", "stream", "both_ways", "gated", "rank", "semantic_tokens")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. A YAML file holds these fields, by name; what it leaves out is as here.
+    """Hold one training run. A YAML file holds these fields, by name; a field that it leaves out has its default.
 
-    >>> run(Recipe.load("studies/recipes/scenes.yaml"), "runs/h")
-    >>> run(replace(Recipe.load("studies/recipes/scenes.yaml"), layout="dense"), "runs/dense")
+    Attributes
+    ----------
+    layout : str or None
+        One of shared, Y, X (one trunk), dense, H, double fusion, last. Its published plan is laid out for the experts'
+        depths (probes/plans/layouts.py).
+    understanding, generation : str
+        The experts, as `open_expert` takes them. One trunk is as deep and wide as the first.
+    data : str
+        "scenes", or images with captions as `load_stimuli` takes them, such as "noto" or a folder.
+    plan : str or None
+        The file of a plan (JSON), in place of a layout's published plan. It then settles the next five fields. A path
+        is relative to the working folder, and if nothing lies there, to the folder of the package.
+    stream, both_ways, gated, rank, semantic_tokens
+        As of `BridgePlan`.
+    parameters : int or None
+        How many parameters the bridges may have; the rank is chosen to meet it.
+    trained : str
+        "bridges"; "lora", adapters in both experts as well; or "all". One trunk is always trained whole.
+    objective : str
+        Of one trunk: "flow" (image patches) or "tokens" (discrete image tokens).
+    checkpointing : bool
+        Whether the experts' states are computed again in the backward pass, to save memory.
+    shuffled, steps, seed, batch_size, learning_rate, average, validate, tensorboard
+        As of `train`.
 
-    Attributes:
-        layout: one of shared, Y, X (one trunk), dense, H, double fusion, last; its published plan is laid out for the
-            experts' depths (probes/plans/layouts.py).
-        understanding, generation: the experts, as `open_expert` takes them; one trunk is as deep and wide as the first.
-        data: "scenes", or images with captions as `load_stimuli` takes them, such as "noto" or a folder.
-        plan: a plan (JSON), in place of a layout's published one: it then says all that the next five fields do.
-        stream, both_ways, gated, rank, semantic_tokens: as of `BridgePlan`.
-        parameters: at most so many in the bridges, met through their rank.
-        trained: "bridges", "lora" (adapters in both experts as well) or "all". One trunk is always trained whole.
-        objective: of one trunk, "flow" (image patches) or "tokens" (discrete image tokens).
-        checkpointing: recompute the experts' states in the backward pass, for memory.
-        shuffled, steps, seed, batch_size, learning_rate, average, validate, tensorboard: as of `train`.
+    Notes
+    -----
+    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
+    None says what None stands for.
+
+    Examples
+    --------
+    >>> run_recipe(Recipe.load("scenes"), "runs/h")
+    >>> run_recipe(replace(Recipe.load("scenes"), layout="dense"), "runs/dense")
     """
 
-    layout: str | None = None
-    understanding: str = "scenes-vlm"
-    generation: str = "scenes-dit"
-    data: str = "scenes"
-    plan: str | None = None
-    stream: str = "image"
-    both_ways: bool = False
-    gated: bool = True
-    rank: int | None = None
-    semantic_tokens: int = 0
-    parameters: int | None = None
-    trained: str = "bridges"
-    objective: str = "flow"
-    checkpointing: bool = False
-    shuffled: bool = False
-    steps: int = 600
-    seed: int = 0
-    batch_size: int = 32
-    learning_rate: float | None = None
-    average: float | None = None
-    validate: int = 4
-    tensorboard: bool = False
+    layout: str | None = field(
+        default=None,
+        metadata={
+            "help": f"How the two experts are joined: one of {', '.join(LAYOUTS)}. "
+            "(default: none; a recipe names a layout or a plan)",
+        },
+    )
+    understanding: str = field(
+        default="scenes-vlm", metadata={"help": "The understanding expert: a name, a folder or a Hub id."}
+    )
+    generation: str = field(
+        default="scenes-dit", metadata={"help": "The generation expert: a name, a folder or a Hub id."}
+    )
+    data: str = field(
+        default="scenes", metadata={"help": "What is trained on: scenes, noto, or a folder of images with captions."}
+    )
+    plan: str | None = field(
+        default=None,
+        metadata={
+            "help": "The file of a bridge plan (JSON), in place of the layout's published plan. "
+            "(default: the published plan)",
+            "metavar": "FILE",
+        },
+    )
+    stream: str = field(
+        default="image",
+        metadata={"help": f"The generation expert's stream that bridges enter: {', '.join(STREAMS)}."},
+    )
+    both_ways: bool = field(default=False, metadata={"help": "Let understanding read generation as well."})
+    gated: bool = field(
+        default=True, metadata={"help": "Pass what a bridge brings through a gate that starts at 0, or without a gate."}
+    )
+    rank: int | None = field(
+        default=None, metadata={"help": "The rank of the bridges' linear maps. (default: full rank)"}
+    )
+    semantic_tokens: int = field(
+        default=0, metadata={"help": "How many semantic tokens are added to the generator's sequence."}
+    )
+    parameters: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many parameters the bridges may have; the rank is chosen to meet it. (default: no limit)",
+        },
+    )
+    trained: str = field(
+        default="bridges",
+        metadata={"help": "What is trained: bridges, lora (adapters in both experts as well) or all."},
+    )
+    objective: str = field(
+        default="flow",
+        metadata={"help": "What one trunk draws with: flow (image patches) or tokens (discrete image tokens)."},
+    )
+    checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Compute the experts' states again in the backward pass, to save memory."},
+    )
+    shuffled: bool = field(
+        default=False, metadata={"help": "Train with the captions of other images: the floor of what bridges bring."}
+    )
+    steps: int = field(default=600, metadata={"help": "How many training steps are made."})
+    seed: int = field(default=0, metadata={"help": "The seed of the new weights and of the order of the data."})
+    batch_size: int = field(default=32, metadata={"help": "How many images one training step sees."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "The peak learning rate. (default: the one that suits what is trained)"}
+    )
+    average: float | None = field(
+        default=None,
+        metadata={"help": "The decay of a moving average of the weights, such as .99. (default: no average)"},
+    )
+    validate: int = field(
+        default=4, metadata={"help": "How many validation batches are scored, ten times in a run; 0 for none."}
+    )
+    tensorboard: bool = field(default=False, metadata={"help": "Write the log for TensorBoard as well."})
 
     def __post_init__(self) -> None:
+        from ..fusion.trained_parts import TRAINED
+
         for name, kind in get_type_hints(Recipe).items():
             object.__setattr__(self, name, value := _number(getattr(self, name), kind))
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -91,13 +159,13 @@ class Recipe:
         if (self.layout is None) == (self.plan is None):
             raise ValueError("layout or plan must be given, one of the two: a layout's published plan or a plan's file")
         if self.plan is not None:
-            told = [f.name for f in fields(self) if f.name in _OF_PLAN and getattr(self, f.name) != f.default]
-            if told:
-                raise ValueError(f"{told[0]} is said by the plan {self.plan}: leave it out here")
+            settled = [f.name for f in fields(self) if f.name in _OF_PLAN and getattr(self, f.name) != f.default]
+            if settled:
+                raise ValueError(f"{settled[0]} is said by the plan {self.plan}: leave it out here")
         if self.layout in TRUNKS:
-            told = [n for n in ("rank", "parameters", "semantic_tokens", "both_ways") if getattr(self, n)]
-            if told:
-                raise ValueError(f"{told[0]} is of bridges, and the layout {self.layout!r} has none: leave it out")
+            bridging = [n for n in ("rank", "parameters", "semantic_tokens", "both_ways") if getattr(self, n)]
+            if bridging:
+                raise ValueError(f"{bridging[0]} is of bridges, and the layout {self.layout!r} has none: leave it out")
         elif self.objective != "flow":
             raise ValueError(f"objective {self.objective!r} is of one trunk: choose a layout of {', '.join(TRUNKS)}")
         if self.rank is not None and self.parameters is not None:
@@ -105,22 +173,45 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe. Raises FileNotFoundError, or ValueError naming the file and the key that is wrong."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no recipe {path}: see studies/recipes/scenes.yaml for one")
+        """Read a recipe from a file, or a shipped one by its name.
+
+        Parameters
+        ----------
+        path : path
+            A YAML file, or the name of a recipe in studies/recipes, such as "scenes".
+
+        Returns
+        -------
+        Recipe
+            The recipe.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file, and no shipped recipe of this name.
+        ValueError
+            The file is no recipe; the message names the file and the key that is wrong.
+        """
+        from transformers import HfArgumentParser
+        from yaml import YAMLError
+
+        shipped = {recipe.stem: recipe for recipe in sorted(SHIPPED.glob("*.yaml"))}
+        file = Path(path) if Path(path).is_file() else shipped.get(str(path))
+        if file is None:
+            raise FileNotFoundError(f"no recipe {path}: expected a YAML file or one of {', '.join(shipped)}")
         try:
-            return HfArgumentParser(cls).parse_yaml_file(path)[0]  # type: ignore[arg-type]
+            return HfArgumentParser(cls).parse_yaml_file(file)[0]  # type: ignore[arg-type]
         except YAMLError as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except (AttributeError, TypeError, ValueError) as error:
-            told = str(error).replace("used by the HfArgumentParser", "known")
+            message = str(error).replace("used by the HfArgumentParser", "known")
             if isinstance(error, AttributeError):
-                told = "expected lines such as 'layout: H'"
-            raise ValueError(f"recipe {path}: {told}") from None
+                message = "expected lines such as 'layout: H'"
+            raise ValueError(f"recipe {path}: {message}") from None
 
 
 def _number(value: Any, kind: Any) -> Any:
-    """YAML reads 1e-3 as a word, and 1 as a whole number."""
+    """Return a number where YAML reads one as something else: 1e-3 as a word, and 1 as a whole number."""
     if kind != float | None or isinstance(value, bool) or not isinstance(value, int | str):
         return value
     try:
@@ -130,10 +221,31 @@ def _number(value: Any, kind: Any) -> Any:
 
 
 def build(recipe: Recipe) -> Any:
-    """The model of a recipe, untrained: the same weights every time.
+    """Build the model of a recipe, untrained, with the same weights every time.
 
-    Raises ValueError or TypeError where the experts, the plan and the budget do not fit each other.
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+
+    Returns
+    -------
+    FusedModel, UnifiedModel or UnifiedTokens
+        The model.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The experts, the plan and the budget of parameters do not fit each other.
     """
+    import torch
+
+    from ...probes.plans.choosing import rank_for
+    from ..experts.opening import open_expert
+    from ..fusion.fused_model import FusedModel
+    from ..unified.flow_model import UnifiedModel
+    from ..unified.token_model import UnifiedTokens
+
     experts = [open_expert(name) for name in (recipe.understanding, recipe.generation)]
     plan = _plan(recipe, *(len(expert.blocks) for expert in experts))
     torch.manual_seed(recipe.seed)
@@ -146,10 +258,10 @@ def build(recipe: Recipe) -> Any:
 
     rank = plan.rank
     if recipe.parameters is not None:
-        rank = rank_for(recipe.parameters, lambda rank: sum(p.numel() for p in fuse(rank).bridges.parameters()))
+        rank = rank_for(recipe.parameters, fuse(1).count_parameters)
     model = fuse(rank).adapt(recipe.trained)
     for expert in experts if recipe.checkpointing else ():
-        of_transformers = hasattr(expert.model, "gradient_checkpointing_enable")  # diffusers has it the other way round
+        of_transformers = hasattr(expert.model, "gradient_checkpointing_enable")  # diffusers names it the other way
         (
             expert.model.gradient_checkpointing_enable
             if of_transformers
@@ -159,8 +271,11 @@ def build(recipe: Recipe) -> Any:
 
 
 def _plan(recipe: Recipe, understanding: int, generation: int) -> BridgePlan:
+    from ...probes.plans.layouts import lay_out
+
     if recipe.plan is not None:
-        return BridgePlan.load(recipe.plan)
+        shipped = ROOT / recipe.plan
+        return BridgePlan.load(shipped if shipped.is_file() and not Path(recipe.plan).is_file() else recipe.plan)
     if recipe.layout in TRUNKS:
         return lay_out(str(recipe.layout), understanding, understanding)
     return lay_out(
@@ -169,18 +284,54 @@ def _plan(recipe: Recipe, understanding: int, generation: int) -> BridgePlan:
 
 
 def data(recipe: Recipe) -> Stimuli | None:
-    """The recipe's images and captions; None stands for scenes.
+    """Return the recipe's images and captions, or None, which stands for scenes.
 
-    Raises ValueError, TypeError or FileNotFoundError naming what has no caption, and what to do.
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+
+    Returns
+    -------
+    Stimuli or None
+        The images with their captions.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Something has no caption or is missing; the message names it and the remedy.
     """
+    from ...probes.stimuli.sources import load_stimuli
+
     return None if recipe.data == "scenes" else load_stimuli(recipe.data)
 
 
 def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
-    """Build and train a recipe's model in `folder`, or go on with it; returns the trained model.
+    """Build and train a recipe's model, or resume a run that was stopped.
 
-    The folder then holds the model, its plan and `recipe.json`. Raises as `build` and `train` do.
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+    folder : path
+        The folder of the run. Afterwards it holds the model, its plan and recipe.json.
+    on_log : callable, optional
+        Called with every line of the log.
+
+    Returns
+    -------
+    FusedModel, UnifiedModel or UnifiedTokens
+        The trained model.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `build` and `train` do.
     """
+    from accelerate import PartialState
+
+    from .train_model import train
+
     model = build(recipe)
     names = ("steps", "seed", "shuffled", "batch_size", "learning_rate", "average", "validate", "tensorboard")
     options = {name: getattr(recipe, name) for name in names}

@@ -1,7 +1,8 @@
-"""Make the batches that the shipped experts are trained on."""
+"""Draw the batches that the shipped experts are trained on: scenes, emoji and questions."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,28 @@ from ..scenes.rendering import render_scene
 from ..scenes.scene import HELD_OUT, SIZE, SKILLS, part_of
 
 
+@cache
 def emoji_part(part: str) -> Stimuli:
-    """The bundled emoji whose name falls into `part`, by the same hash of the text as the scenes."""
+    """Return the bundled emoji whose name falls into a part of the data, by the same hash of the text as the scenes.
+
+    Parameters
+    ----------
+    part : str
+        "train", "evidence", "validation", "test", ...: a part of the scenes.
+
+    Returns
+    -------
+    Stimuli
+        The emoji. Names that are held-out combinations of the scenes are left out.
+    """
     held = {" ".join(words) for _, *words in HELD_OUT}  # "yellow square" is an emoji too
     chosen = [s for s in load_stimuli("noto") if part_of(s.text) == part and s.text.lower() not in held]
     return Stimuli(chosen, name=f"noto-{part}")
 
 
-# Of emoji, full captions and the six skills: two things take longest to learn, and emoji make most of the gradient.
-_DRAWN = ([0, 0.22, *[0.13] * 6], [0.04, 0.22, 0.08, 0.15, 0.1, 0.08, 0.18, 0.15])
+# Chances of emoji, full captions and the six skills, without emoji and with them. Two things take longest to learn, and
+# emoji make most of the gradient.
+_CHANCES = ([0, 0.22, *[0.13] * 6], [0.04, 0.22, 0.08, 0.15, 0.1, 0.08, 0.18, 0.15])
 
 
 def dit_batch(
@@ -39,14 +53,34 @@ def dit_batch(
     part: str = "train",
     caption_dropout: float = 0.15,
 ) -> dict[str, Any]:
-    """Images, their captions (15 % dropped), times and noise: a function of seed and step alone.
+    """Draw the images, captions, times and noise of one batch of scenes.
 
-    Times are the sigmoid of a normal around `time_shift`. Bridges train at noisier times than the expert did: there the
-    caption decides what is drawn.
+    Parameters
+    ----------
+    step : int
+        Number of the batch. The batch is a function of seed and step alone.
+    seed : int
+        Seed of the run.
+    emoji : Stimuli, optional
+        Emoji that are mixed into the scenes.
+    size : int
+        Number of images in the batch.
+    time_shift : float
+        Mean of the normal distribution whose sigmoid the times are. Bridges train at noisier times than the expert
+        did: there the caption decides what is drawn.
+    part : str
+        Part of the scenes.
+    caption_dropout : float
+        Share of captions that are replaced by the empty one, for classifier-free guidance.
+
+    Returns
+    -------
+    dict
+        image and noise (batch, 3, row, column), images in -1..1; caption, a list; time (batch,), 1 being noise.
     """
     rng = np.random.default_rng((seed, step))
     images, captions = [], []
-    for kind in rng.choice(["emoji", "full", *SKILLS], size, p=_DRAWN[emoji is not None]):
+    for kind in rng.choice(["emoji", "full", *SKILLS], size, p=_CHANCES[emoji is not None]):
         if emoji and kind == "emoji":
             image, caption, _ = emoji[int(rng.integers(len(emoji)))]
         else:
@@ -59,19 +93,42 @@ def dit_batch(
     return {"image": to_pixels(images, SIZE), "caption": captions, "time": time, "noise": noise}
 
 
-# Of questions, full captions, captions read, emoji named. Looking a shape up is learnt from captions read, in text
-# alone, and then moves over to images; seeing is learnt from full captions.
-_SHARES = (0.45, 0.22, 0.3, 0.03)
-TURNS = 6  # questions asked of one image in a row of training
+# Chances of questions about an image, full captions, questions about a caption, and names of emoji. Looking a shape up
+# is learnt from captions, in text alone, and then carries over to images; seeing is learnt from full captions.
+_ROW_CHANCES = (0.45, 0.22, 0.3, 0.03)
+TURNS = 6  # questions about one image in a row of training
 
 
 def vlm_batch(
     step: int, seed: int, emoji: Stimuli, tokenizer: PreTrainedTokenizerFast, size: int = 32
 ) -> dict[str, Tensor]:
-    """Rows of image and questions, image and caption, image and name, or caption and questions (no image)."""
+    """Draw the rows of one batch that a vision-language model learns to answer.
+
+    A row is an image with questions, an image with its caption, an emoji with its name, or a caption with questions
+    (without an image).
+
+    Parameters
+    ----------
+    step : int
+        Number of the batch. The batch is a function of seed and step alone.
+    seed : int
+        Seed of the run.
+    emoji : Stimuli
+        Emoji that are named.
+    tokenizer : PreTrainedTokenizerFast
+        Tokenizer of the model.
+    size : int
+        Number of rows.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        What `tokenize_rows` returns, and pixel_values (image, 3, row, column) in -1..1 of the rows with an image, if
+        there are any.
+    """
     rng = np.random.default_rng((seed, step))
     images, rows = [], []
-    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=_SHARES):
+    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=_ROW_CHANCES):
         if kind == "name":
             image, answer, _ = emoji[int(rng.integers(len(emoji)))]
             rows.append([(IMAGE * IMAGE_TOKENS + "name :", answer)])

@@ -1,4 +1,4 @@
-"""One training loop for experts and fused models, on accelerate: a stopped run ends with the same weights."""
+"""Train a fused or unified model on scenes, or on any images with captions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...probes.plans.bridge_plan import TRUNKS
+from ...probes.plans.layout_table import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
+from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE
 from .batches import batch_source, process_share
 from .loop import Log, fit
 from .resuming import check_same_run
 from .validation import validation_loss
 
-_EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")
+_EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")  # names of an expert's own weights
 
-EVERY, CHECKPOINTS = 25, 10  # checkpoints of `train`: so many a run, and so many steps apart at least
+CHECKPOINTS = 10  # in a run
+EVERY = 25  # steps between two checkpoints, at least
 
 
 def train(
@@ -40,32 +42,63 @@ def train(
 ) -> Log:
     """Train a fused or unified model on scenes, or on any images with captions, and save it to `folder`.
 
+    A run that was stopped is resumed; a finished one is loaded.
+
     Parameters
     ----------
-    data : what to train on instead of scenes; a tenth of it, by the hash of the caption, is left for validation, and
-        two for maps and tests, as of the scenes.
-    shuffled : give every image another image's caption: the floor, which learns all there is to learn but the text.
-    learning_rate : of the matrices; 1e-2 for bridges, a tenth of it for the experts' own weights, and 2e-3 for one
-        trunk if it is None.
-    average, on_log, tensorboard : as of `fit`.
-    validate : so many batches of the validation part are scored ten times in a run (`validation_loss` in the log).
+    model : FusedModel, UnifiedModel or UnifiedTokens
+        The model. It comes back trained, in evaluation mode.
+    folder : str or Path
+        Folder of the run: the model, its plan and its checkpoints.
+    steps : int
+        Number of training steps.
+    data : Stimuli, optional
+        What to train on instead of scenes. A tenth of it, by the hash of the caption, is left for validation, and two
+        tenths for maps and tests, as with the scenes.
+    seed : int
+        Seed of the batches.
+    shuffled : bool
+        Whether every image gets another image's caption: the floor, which learns all there is to learn but the text.
+    batch_size : int
+        Number of images in a batch, over all processes.
+    learning_rate : float, optional
+        Learning rate of the matrices. None stands for 1e-2 for bridges and a tenth of it for the experts' own weights,
+        and for 2e-3 for one trunk.
+    average : float, optional
+        Decay of an exponential moving average of the weights, as in `fit`.
+    validate : int
+        Number of batches of the validation part that are scored ten times in a run (`validation_loss` in the log).
+    on_log : Callable[[Log], object], optional
+        Called with the log after each new line, as in `fit`.
+    tensorboard : bool
+        Whether to write the log for TensorBoard as well, as in `fit`.
 
-    One trunk, and a trained understanding expert that was ours, is asked questions about scenes as well. A run that was
-    stopped goes on; a finished one is loaded. Returns the log.
+    Returns
+    -------
+    Log
+        The log: one dictionary per line, with "step", "loss" and, at checkpoints, "validation_loss".
 
-    Raises ValueError where `folder` holds a run of another plan or made otherwise, or the batch cannot be dealt to the
-    processes; TypeError for data that are not Stimuli.
+    Raises
+    ------
+    ValueError
+        If `folder` holds a run with another plan or other settings, or the batch cannot be dealt to the processes.
+    TypeError
+        If the data are not Stimuli.
+
+    Notes
+    -----
+    One trunk, and a trained understanding expert of ours, learns to answer questions about scenes as well.
     """
     trunk = model.plan.layout in TRUNKS
     rate = learning_rate or (2e-3 if trunk else 1e-2)
-    made = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
-    made |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
-    made["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
+    settings = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
+    settings |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
+    settings["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
     draw = batch_source(
-        getattr(model, "pixels", model.size), data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
+        as_generator(model).pixels, data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
     )
     state = Accelerator()
-    check_same_run(Path(folder), model.plan, made)
+    check_same_run(Path(folder), model.plan, settings)
     model.to(state.device).train()
 
     def loss(step: int) -> Tensor:
@@ -75,7 +108,7 @@ def train(
         losses = validation_loss(model, validate, data, batch_size=batch_size)
         return {"validation_loss": sum(losses) / len(losses)}
 
-    # A gate starts at 0 and holds back the gradient of the maps behind it: it has to open first.
+    # A gate starts at 0 and holds back the gradient of the maps behind it: twice the rate opens it first.
     log = fit(
         model.trained(), loss, folder, steps, learning_rate=rate / 2 if trunk else 2 * rate, muon=rate, average=average,
         lr_scale=lambda name: 0.1 if _EXPERT.search(name) else 1.0, checkpoint_every=max(EVERY, steps // CHECKPOINTS),
@@ -91,8 +124,22 @@ def train(
 
 
 def question_tokenizer(model: Any) -> Any:
-    """The tokenizer of a model that can learn to answer questions about scenes, else None."""
+    """Return the tokenizer of a model that can learn to answer questions about scenes, else None.
+
+    Parameters
+    ----------
+    model : FusedModel, UnifiedModel or UnifiedTokens
+        The model.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast or None
+        None if the experts are frozen, or if their tokenizer does not have the scenes' placeholder of an image.
+    """
     if model.plan.layout not in TRUNKS and model.trained_experts == "bridges":
         return None
     tokenizer = model.tokenizer if model.plan.layout in TRUNKS else model.experts[0].tokenizer
     return tokenizer if IMAGE in tokenizer.get_vocab() else None
+
+
+reader_of = question_tokenizer  # its former name

@@ -1,4 +1,4 @@
-"""What drawing held-out images costs a model, with their captions or with others': the same batches for every model."""
+"""Measure the loss on held-out images, with their own captions or with others': the same batches for every model."""
 
 from __future__ import annotations
 
@@ -7,38 +7,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...probes.hooks.model_state import evaluating
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..generation.flow import targets_and_noise, velocity_loss
+from ..generation.flow import flow_loss
+from ..generation.sampling import as_generator, draws_tokens
 from .batches import batch_source
 
-SEED = 2**31  # no training run has it
+SEED = 2**31  # no training run has this seed
 
 
 @torch.no_grad()
 def validation_loss(
     model: Any, batches: int = 8, data: Stimuli | None = None, *, shuffled: bool = False, batch_size: int = 32
 ) -> list[float]:
-    """What drawing each of so many batches of the validation part costs, with `shuffled` captions or their own.
+    """Return the loss of drawing each batch of the validation part.
 
-    The velocity loss of any generator that denoises, so that layouts can be compared; nats a code of one that draws
-    image tokens. The same images, noise and times every time, and no caption left out: losses of two models, or of two
+    Parameters
+    ----------
+    model : FusedModel, UnifiedModel or UnifiedTokens
+        The model. It is scored in evaluation mode and comes back in the mode that it was in.
+    batches : int
+        Number of batches.
+    data : Stimuli, optional
+        Images with captions; None stands for scenes.
+    shuffled : bool
+        Whether every image gets another image's caption instead of its own.
+    batch_size : int
+        Number of images in a batch.
+
+    Returns
+    -------
+    list of float
+        One loss per batch: the velocity loss of a generator that denoises, so that layouts can be compared; nats per
+        code of a model that draws image tokens.
+
+    Raises
+    ------
+    ValueError
+        If the data have no validation part.
+
+    Notes
+    -----
+    Images, noise and times are the same every time, and no caption is left out: the losses of two models, or of two
     ways to caption, are paired by batch.
-
-    Raises ValueError where the data have no validation part.
     """
-    draw = batch_source(getattr(model, "pixels", model.size), data, SEED, batch_size, shuffled, part="validation")
-    was = model.training
-    model.eval()
-    try:
+    draw = batch_source(as_generator(model).pixels, data, SEED, batch_size, shuffled, part="validation")
+    with evaluating(model):
         return [float(_drawing_loss(model, draw(number)).double()) for number in range(batches)]
-    finally:
-        model.train(was)
 
 
 def _drawing_loss(model: Any, batch: dict[str, Any]) -> Tensor:
-    if not hasattr(model, "predict"):
-        return model.drawing_loss(batch)
-    image, time, noise = targets_and_noise(model, batch)
-    mix = time[:, None, None, None]
-    predicted = model.predict(mix * noise + (1 - mix) * image, model.condition(batch["caption"]), time)
-    return velocity_loss(predicted, image, time)
+    return model.drawing_loss(batch) if draws_tokens(model) else flow_loss(model, batch)

@@ -10,17 +10,19 @@ from transformers import LlavaConfig
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ..experts.pixel_dit import DitExpert
-from ..generation.flow import velocity_loss
+from ..generation.flow import flow_loss
+from ..generation.sampling import Generator
 from .one_trunk import CaptionTokens, OneTrunk
 
 PATCH = 4  # pixels, as scenes-dit has it
 
 
-class UnifiedModel(OneTrunk):
+class UnifiedModel(OneTrunk, Generator):
     """A unified model that denoises patches of pixels, 4 x 4 each, in the trunk that reads and writes text.
 
-    A generator as sampling, evaluation and training know it: `condition`, `predict`, `loss`. Patches enter with fixed
-    two-dimensional positions and the time added (diffusers' `PatchEmbed`, `Timesteps`), beside their rotary positions.
+    It is a generator with the methods that sampling, evaluation and training call: `condition`, `predict`, `loss`.
+    Patches enter with fixed two-dimensional positions and the time added (diffusers' `PatchEmbed`, `Timesteps`), beside
+    their rotary positions. Parameters are those of `OneTrunk`.
     """
 
     objective = "flow"
@@ -46,7 +48,22 @@ class UnifiedModel(OneTrunk):
         return taken
 
     def predict(self, noisy: Tensor, text: CaptionTokens, time: Tensor) -> Tensor:
-        """The clean image (batch, channel, row, column) in -1..1 that the model sees in `noisy` at `time` (batch,)."""
+        """Predict the clean image from a noisy one.
+
+        Parameters
+        ----------
+        noisy : Tensor
+            (batch, channel, row, column).
+        text : CaptionTokens
+            What `condition` returned for the captions.
+        time : Tensor
+            (batch,), 0 = clean, 1 = noise.
+
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column) in -1..1.
+        """
         clock = self.clock(self.times(time * 1000).to(noisy.dtype))
         tokens = self.caption_then_image(text, self.patches(noisy) + clock[:, None], noise=True)
         patches = self.out(self.trunk(tokens, generation=True)[:, text.ids.shape[1] :])
@@ -55,8 +72,5 @@ class UnifiedModel(OneTrunk):
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(noisy), *self.size)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The velocity loss of the batch's images at its times (`small.velocity_loss`), by `FLOW_WEIGHT`."""
-        image, time, noise = (batch[name].to(self.device) for name in ("image", "time", "noise"))
-        mix = time[:, None, None, None]
-        predicted = self.predict(mix * noise + (1 - mix) * image, self.condition(batch["caption"]), time)
-        return self.FLOW_WEIGHT * velocity_loss(predicted, image, time)
+        """Return the velocity loss of the batch's images at its times (`flow_loss`), times `FLOW_WEIGHT`."""
+        return self.FLOW_WEIGHT * flow_loss(self, batch)

@@ -1,4 +1,4 @@
-"""One trunk for both tasks: a vision-language model that denoises image patches as well, on one objective.
+"""Build one trunk for both tasks: a vision-language model that draws images as well, on one objective.
 
 A sequence of understanding is image tokens (vision tower and projector), then text; one of generation is a caption,
 then the patches of a noisy image. Language modelling on text and flow matching on patches are added up, as in
@@ -7,7 +7,8 @@ Transfusion (arXiv 2408.11039). `models/unified/token_model.py` draws with discr
 Deviations from the papers. UniFork and Uni-X, like Emu3 and Chameleon, are trained on next-token prediction alone; here
 their layouts are on Transfusion's objective as well. Transfusion reads an image through the same patches that it
 denoises; here, as in UniFork, through a vision tower. Patches enter and leave by one linear map (Transfusion's simpler
-variant, no U-Net), the model predicts the clean image and is trained on the velocity that follows (models/experts/shipped_architectures.py).
+variant, no U-Net), the model predicts the clean image and is trained on the velocity that follows
+(models/experts/shipped_architectures.py).
 """
 
 from __future__ import annotations
@@ -33,31 +34,55 @@ from ..experts import loading
 from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
 from ..experts.vision_language import LlavaExpert
-from ..scenes.dialogues import IMAGE, answer_loss, question_prompt, tokenize_rows
+from ..scenes.dialogues import IMAGE, answer_loss, likeliest_answers, split_labels, tokenize_rows
 from ..towers.attention_masks import SequencePlaces
 from .trunk import Trunk, TrunkTokens, sequence_places
 
 
 class CaptionTokens(NamedTuple):
-    """Captions as the trunk reads them: ids (batch, token), and which are no padding, (batch, token)."""
+    """Captions as the trunk reads them.
+
+    Attributes
+    ----------
+    ids : Tensor
+        (batch, token).
+    real : Tensor
+        (batch, token), False at padding.
+    """
 
     ids: Tensor
     real: Tensor
 
 
 class OneTrunk(nn.Module):
-    """What both objectives share: reading images and texts, and what is trained, saved and opened.
+    """The base class of both objectives: reading images and texts, and what is trained, saved and opened.
 
     Parameters
     ----------
-    plan : of layout "shared", "Y" or "X"; its pairs (i, i) are the shared blocks (models/unified/trunk.py).
-    config : of a LLaVA over a Llama: vision tower, projector and trunk.
-    tokenizer : with tokens for begin, end and padding, and `<image>` where an image stands.
-    causal_images : whether the tokens of a clean image see only those before them, as in LLaVA, UniFork and Uni-X; by
-        default they see each other, as in Transfusion. Patches that are denoised always do, and are seen by nobody
-        else.
+    plan : BridgePlan
+        A plan of one trunk; its pairs (i, i) are the shared blocks (models/unified/trunk.py).
+    config : LlavaConfig
+        A LLaVA over a Llama: vision tower, projector and trunk.
+    tokenizer : Any
+        It has tokens for begin, end and padding, and `<image>` where an image stands.
+    causal_images : bool
+        Whether the tokens of a clean image see only those before them, as in LLaVA, UniFork and Uni-X. By default they
+        see each other, as in Transfusion. Patches that are denoised always see each other, and no other token sees
+        them.
 
-    Raises ValueError for another layout or depth, a text model that is no Llama, a tokenizer that lacks a token.
+    Attributes
+    ----------
+    objective : str
+        The name of the objective, which is saved with the model.
+    size : tuple of int
+        Channels, rows and columns of its images.
+    taken : list of str
+        The parameters that `from_experts` copied.
+
+    Raises
+    ------
+    ValueError
+        The layout or depth is another one, the text model is no Llama, or the tokenizer lacks a token.
     """
 
     objective: str
@@ -73,12 +98,11 @@ class OneTrunk(nn.Module):
         self.reader = LlavaForConditionalGeneration(config)
         self.reader.model.language_model = trunk
         self.reader.tie_weights()
-        self.size = (3, config.vision_config.image_size, config.vision_config.image_size)  # channel, row, column
         self.taken: list[str] = []
 
     @classmethod
     def from_experts(cls, plan: BridgePlan, understanding: LlavaExpert, generation: DitExpert, **options: Any) -> Self:
-        """A unified model with all that fits of two experts; `.taken` names the parameters that were set from them.
+        """Build a unified model that starts with all that fits of two experts.
 
         Vision tower, projector, embeddings, blocks and norms are the understanding expert's; the twins of blocks that
         are not shared are copies of the same blocks. Of the generation expert, what plays the same role (patches in,
@@ -86,7 +110,23 @@ class OneTrunk(nn.Module):
         128, nothing. The rest is random. Images are read causally, as the expert learnt to: before training, shared
         and Y answer what the expert answers.
 
-        Raises TypeError for other experts, ValueError as the constructor does.
+        Parameters
+        ----------
+        plan : BridgePlan
+            A plan of one trunk.
+        understanding : LlavaExpert
+            The understanding expert.
+        generation : DitExpert
+            The generation expert.
+        **options : Any
+            Other arguments of the constructor.
+
+        Raises
+        ------
+        TypeError
+            The experts are of other classes.
+        ValueError
+            As the constructor.
         """
         if not isinstance(understanding, LlavaExpert) or not isinstance(generation, DitExpert):
             raise TypeError(
@@ -102,19 +142,27 @@ class OneTrunk(nn.Module):
         return model.eval()
 
     def _copy_matching(self, generation: DitExpert) -> list[str]:
-        """Set what draws from the generation expert where it fits; returns the names of the parameters."""
+        """Copy what draws from the generation expert where it fits; return the names of the parameters."""
         return []
 
     @property
     def trunk(self) -> Trunk:
+        """The stack of blocks."""
         return self.reader.model.language_model
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """Channel, row, column of the images that are drawn."""
+        side = self.reader.config.vision_config.image_size
+        return 3, side, side
+
+    @property
     def device(self) -> torch.device:
+        """Where the model computes."""
         return self.reader.device
 
     def condition(self, captions: Sequence[str]) -> CaptionTokens:
-        """Captions as they stand before an image: a begin token and the words; "" is the null caption."""
+        """Tokenize captions as they stand before an image: a begin token and the words; "" is the null caption."""
         words = self.tokenizer(list(captions), add_special_tokens=False).input_ids
         ids, mask = pad(
             [[self.tokenizer.bos_token_id, *row] for row in words], self.tokenizer.pad_token_id, self.device
@@ -122,7 +170,17 @@ class OneTrunk(nn.Module):
         return CaptionTokens(ids, mask.bool())
 
     def caption_then_image(self, text: CaptionTokens, states: Tensor, noise: bool) -> TrunkTokens:
-        """Captions, then the tokens of an image (batch, token, dim): noisy ones see each other, others are causal."""
+        """Lay captions and the tokens of an image into one sequence.
+
+        Parameters
+        ----------
+        text : CaptionTokens
+            The captions.
+        states : Tensor
+            The image tokens, (batch, token, dim).
+        noise : bool
+            Whether they are noisy: then they see each other, else they are causal.
+        """
         image = torch.cat([torch.zeros_like(text.real), text.real.new_ones(states.shape[:2])], 1)
         real = torch.cat([text.real, text.real.new_ones(states.shape[:2])], 1)
         words = self.reader.get_input_embeddings()(text.ids)
@@ -130,10 +188,14 @@ class OneTrunk(nn.Module):
         return TrunkTokens(torch.cat([words, states.to(words.dtype)], 1), image, places)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """Logits (batch, token, vocabulary) of understanding, as a LLaVA gives them.
+        """Return the logits (batch, token, vocabulary) of understanding, as a LLaVA does.
 
-        input_ids, attention_mask : (batch, token), with `<image>` tokens wherever an image stands.
-        pixel_values : (image, channel, row, column) in -1..1, in the order of the rows that have one.
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor
+            (batch, token), with `<image>` tokens wherever an image stands.
+        pixel_values : Tensor, optional
+            (image, channel, row, column) in -1..1, in the order of the rows that have one.
         """
         image = input_ids == self.reader.config.image_token_id
         states = self.reader.get_input_embeddings()(input_ids)
@@ -146,34 +208,44 @@ class OneTrunk(nn.Module):
         return self.logits(self.trunk(TrunkTokens(states, image, places), generation=False))
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores (batch, token, vocabulary) of what comes next."""
+        """Return the scores (batch, token, vocabulary) of the next token."""
         return self.reader.lm_head(states)
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        """The one-word answer to a question about each image: the likeliest next token."""
-        rows = tokenize_rows(self.tokenizer, [[(question_prompt(q), "")] for q in questions])
-        last = rows["attention_mask"].sum(1) - 2  # the empty answer's end token stands one further
-        ids, mask = (rows[name].to(self.device) for name in ("input_ids", "attention_mask"))
-        logits = self.read(ids, mask, to_pixels(images, self.size[1]).to(self.device))[..., : len(self.tokenizer)]
-        return self.tokenizer.convert_ids_to_tokens(logits[torch.arange(len(last)), last].argmax(-1).tolist())
+        """Answer a question about each image in one word: the likeliest next token."""
+        pixels = to_pixels(images, self.size[1]).to(self.device)
+
+        def read(ids: Tensor, mask: Tensor) -> Tensor:
+            return self.read(ids.to(self.device), mask.to(self.device), pixels)[..., : len(self.tokenizer)]
+
+        return likeliest_answers(self.tokenizer, questions, read)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """The sum of `losses`: one objective for both tasks."""
+        """Return the sum of `losses`: one objective for both tasks."""
         return torch.stack(list(self.losses(batch).values())).sum()
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What a batch of `small.dit_batch` or `batches.stimuli_batch` costs, term by term, weighted.
+        """Return the weighted losses of a batch, term by term.
 
-        "words": cross-entropy of the captions that are there given their clean images, in nats a token. "answers": of
-        dialogues in `batch["questions"]`, where it has some, as `small.vlm_batch` makes them. "drawing": of the images
-        given their captions.
+        Parameters
+        ----------
+        batch : dict
+            image, caption, time and noise, as models/training/scene_batches.py and models/training/batches.py make
+            them, and dialogues under "questions" where there are some.
+
+        Returns
+        -------
+        dict of str to Tensor
+            "words" is the cross-entropy (nats a token) of captions given their clean images, where a caption is not
+            left out. "answers" is that of the dialogues' answers, where there are some. "drawing" is the loss of the
+            images given their captions.
         """
         image = batch["image"].to(self.device)
         shown = [number for number, caption in enumerate(batch["caption"]) if caption]
         terms = {}
         if shown:
-            # words before the caption: behind an image, its last token would have to say the first one
+            # Without words before the caption, the image's last token would have to predict the caption's first.
             prompt = IMAGE * self.reader.config.image_seq_length + "describe :"
             rows = tokenize_rows(self.tokenizer, [[(prompt, batch["caption"][number])] for number in shown])
             terms["words"] = self._answered({**rows, "pixel_values": image[shown]})
@@ -182,20 +254,20 @@ class OneTrunk(nn.Module):
         return {**terms, "drawing": self.drawing_loss(batch)}
 
     def _answered(self, rows: dict[str, Tensor]) -> Tensor:
-        rows = {name: value.to(self.device) for name, value in rows.items()}
-        labels = rows.pop("labels")
-        return answer_loss(self.read(**rows), labels)
+        """Return the loss of the answers in rows of dialogues."""
+        inputs, labels = split_labels(rows, self.device)
+        return answer_loss(self.read(**inputs), labels)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """What drawing the batch's images from their captions costs."""
+        """Return the weighted loss of drawing the batch's images from their captions."""
         raise NotImplementedError
 
     def trained(self) -> nn.Module:
-        """All of it: a trunk is trained whole."""
+        """Return what is trained: the whole model."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the constructor was given beside plan, config and tokenizer: plain JSON."""
+        """Return what the constructor was given beside plan, config and tokenizer, as plain JSON."""
         return {"causal_images": self.causal_images}
 
     def save(self, folder: str | Path) -> None:
@@ -211,7 +283,20 @@ class OneTrunk(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open what `save` wrote. Raises FileNotFoundError or ValueError, naming the file and what to do."""
+        """Open what `save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+            The folder that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            A file is missing.
+        ValueError
+            A file is of another objective, or does not hold the weights of the plan.
+        """
         folder = Path(folder)
         plan = BridgePlan.load(folder / "plan.json")
         for name in ("unified.json", "unified.safetensors", "config.json"):
@@ -236,6 +321,7 @@ class OneTrunk(nn.Module):
 
 
 def _check(config: LlavaConfig, tokenizer: Any) -> None:
+    """Raise ValueError for a config or a tokenizer that no trunk can be made of."""
     kind = config.get_text_config().model_type
     if kind != "llama":
         raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")

@@ -1,6 +1,6 @@
-"""The stack of a unified model with one trunk: Llama blocks, of which a plan says which are shared.
+"""Build the stack of a unified model with one trunk: Llama blocks, of which a plan says which are shared.
 
-Blocks, norms and rotary angles are transformers' own; what is not shared has blocks of its own beside the trunk's.
+Blocks, norms and rotary angles are transformers' own. A block that is not shared has a second one beside it, its twin.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from torch import Tensor, nn
 from transformers import Cache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from ...probes.plans.bridge_plan import TRUNKS, BridgePlan
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import TRUNKS
 from ..towers.attention_masks import SequencePlaces, visible
 
 
 class TrunkTokens(NamedTuple):
     """A sequence on its way through the trunk.
 
-    states : (batch, token, dim).
-    image : (batch, token), True for tokens of an image, clean, noisy or discrete.
-    places : who sees whom (models/towers/attention_masks.py).
+    Attributes
+    ----------
+    states : Tensor
+        (batch, token, dim).
+    image : Tensor
+        (batch, token), True for tokens of an image, clean, noisy or discrete.
+    places : SequencePlaces
+        The places of the tokens, which say who sees whom (models/towers/attention_masks.py).
     """
 
     states: Tensor
@@ -30,26 +36,54 @@ class TrunkTokens(NamedTuple):
 
 
 class _ModalityRows(NamedTuple):
-    """The tokens of one modality, picked out of every row: at most as many as the longest row has."""
+    """The tokens of one modality, picked out of every row: as many as the row with the most has.
 
-    index: Tensor  # (batch, picked), where each stands in the whole sequence
-    real: Tensor  # (batch, picked), False where a row has fewer
-    mask: Tensor  # (batch, 1, picked, picked)
-    angles: tuple[Tensor, Tensor]  # (batch, picked, head dim) each
+    Attributes
+    ----------
+    index : Tensor
+        Where each stands in the whole sequence, (batch, picked).
+    real : Tensor
+        False where a row has fewer, (batch, picked).
+    mask : Tensor
+        Which of them see which, (batch, 1, picked, picked).
+    angles : tuple of Tensor
+        Cosines and sines of their rotary positions, each (batch, picked, head dim).
+    """
+
+    index: Tensor
+    real: Tensor
+    mask: Tensor
+    angles: tuple[Tensor, Tensor]
 
 
 class Trunk(LlamaModel):
     """A Llama whose blocks outside the plan's pairs have a twin, in `own_layers`.
 
-    shared  no twins: every token of either task passes every block (Transfusion, arXiv 2408.11039; Emu3, Chameleon).
-    Y       the first blocks are shared, behind the fork a sequence of generation passes the twins, with a final norm of
-            their own, and one of understanding the trunk's. A sequence is of one task, so that the branches never
-            attend to each other (UniFork, arXiv 2506.17202).
-    X       at both ends image tokens pass the twins and text tokens the trunk's blocks, in both tasks, and neither
-            attends to the other there; each token keeps its place in the sequence. In the middle all are together. One
-            final norm, as in the code released with the paper (Uni-X, arXiv 2509.24365).
+    shared  There are no twins: every token of either task passes every block (Transfusion, arXiv 2408.11039; Emu3,
+            Chameleon).
+    Y       The first blocks are shared. Behind the fork a sequence of generation passes the twins, which have another
+            final norm, and a sequence of understanding passes the trunk's blocks. A sequence is of one task, so that
+            the branches never attend to each other (UniFork, arXiv 2506.17202).
+    X       At both ends image tokens pass the twins and text tokens the trunk's blocks, in both tasks, and neither
+            attends to the other there; each token keeps its place in the sequence. In the middle all are together.
+            There is one final norm, as in the code released with the paper (Uni-X, arXiv 2509.24365).
 
-    Raises ValueError for a plan of a layout with two towers, or of another depth than the config's.
+    Parameters
+    ----------
+    config : LlamaConfig
+        The text model.
+    plan : BridgePlan
+        A plan of one trunk, for the depth of the config.
+
+    Attributes
+    ----------
+    apart : list of int
+        The blocks that are not shared.
+
+    Raises
+    ------
+    ValueError
+        The plan is of a layout with two towers, or of another depth.
     """
 
     def __init__(self, config: LlamaConfig, plan: BridgePlan) -> None:
@@ -72,7 +106,7 @@ class Trunk(LlamaModel):
         self.post_init()
 
     def twin(self) -> list[str]:
-        """Make the twins copies of the trunk's blocks and norm; returns the names of their parameters."""
+        """Make the twins copies of the trunk's blocks and norm; return the names of their parameters."""
         for number, layer in self.own_layers.items():
             layer.load_state_dict(self.layers[int(number)].state_dict())
         if self.layout == "Y":
@@ -80,14 +114,23 @@ class Trunk(LlamaModel):
         return [name for name, _ in self.named_parameters() if name.startswith("own_")]
 
     def forward(self, tokens: TrunkTokens, generation: bool, cache: Cache | None = None) -> Tensor:
-        """The normed states (batch, token, dim) behind the last block; `generation` says which branch of a Y to take.
+        """Return the normed states (batch, token, dim) behind the last block.
 
-        Rotary positions count the tokens that are no padding. An empty `cache` is filled for `step`.
+        Parameters
+        ----------
+        tokens : TrunkTokens
+            The sequence. Its rotary positions count the tokens that are no padding.
+        generation : bool
+            Whether to take the branch of generation in a Y.
+        cache : Cache, optional
+            An empty one, which is filled for `step`.
         """
         states = tokens.states
         angles = self.rotary_emb(states, (tokens.places.real.cumsum(1) - 1).clamp(min=0))
         mask = visible(tokens.places, tokens.places)
-        parts = [_part(kind, mask, angles) for kind in (~tokens.image, tokens.image)] if self.layout == "X" else []
+        parts = (
+            [_modality_rows(kind, mask, angles) for kind in (~tokens.image, tokens.image)] if self.layout == "X" else []
+        )
         for number, layer in enumerate(self.layers):
             own = self._own(number)
             if own is not None and parts:
@@ -99,23 +142,33 @@ class Trunk(LlamaModel):
         return self._normed(states, generation)
 
     def step(self, state: Tensor, before: Tensor, cache: Cache) -> Tensor:
-        """The normed state (batch, 1, dim) of the next token of an image, which sees all that is in the cache.
+        """Return the normed state (batch, 1, dim) of the next token of an image, which sees all that is in the cache.
 
-        before : (batch, token), True for what came before, False for its padding.
+        Parameters
+        ----------
+        state : Tensor
+            The token, (batch, 1, dim).
+        before : Tensor
+            (batch, token), True for the tokens before it, False for their padding.
+        cache : Cache
+            What `forward` filled.
         """
         angles = self.rotary_emb(state, before.sum(1, keepdim=True))
         mask = nn.functional.pad(before, (0, 1), value=True)[:, None, None]
         for number, layer in enumerate(self.layers):
             own = self._own(number)
-            seen = (
-                mask if own is None or self.layout != "X" else None
-            )  # at the ends of an X, images alone, never padded
-            state = (layer if own is None else own)(
-                state, attention_mask=seen, position_embeddings=angles, past_key_values=cache
+            images_alone = own is not None and self.layout == "X"  # which are never padded
+            block = layer if own is None else own
+            state = block(
+                state,
+                attention_mask=None if images_alone else mask,
+                position_embeddings=angles,
+                past_key_values=cache,
             )
         return self._normed(state, generation=True)
 
     def _own(self, number: int) -> nn.Module | None:
+        """Return a block's twin, if it has one."""
         return self.own_layers[str(number)] if number in self.apart else None
 
     def _normed(self, states: Tensor, generation: bool) -> Tensor:
@@ -123,7 +176,20 @@ class Trunk(LlamaModel):
 
 
 def sequence_places(image: Tensor, apart: bool) -> Tensor:
-    """Places (batch, token) in the sequence: the tokens of an image share its first one's, or have their own."""
+    """Return the places of tokens in their sequence.
+
+    Parameters
+    ----------
+    image : Tensor
+        (batch, token), True for tokens of an image.
+    apart : bool
+        Whether each token of an image has its own place. Else they share that of the first.
+
+    Returns
+    -------
+    Tensor
+        (batch, token), whole numbers.
+    """
     steps = torch.arange(image.shape[1], device=image.device).expand(image.shape)
     if apart:
         return steps
@@ -131,28 +197,29 @@ def sequence_places(image: Tensor, apart: bool) -> Tensor:
     return torch.where(image, torch.where(first, steps, 0).cummax(1).values, steps)
 
 
-def _part(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _ModalityRows:
+def _modality_rows(kind: Tensor, mask: Tensor, angles: tuple[Tensor, Tensor]) -> _ModalityRows:
     """Pick the tokens of one kind, (batch, token), out of every row."""
     count = int(kind.sum(1).max())
     index = kind.int().argsort(dim=1, descending=True, stable=True)[:, :count]
     real = kind.gather(1, index)
     rows = mask.gather(1, index[..., None].expand(-1, -1, mask.shape[2]))
     among = rows.gather(2, index[:, None].expand(-1, count, -1)) & real[:, None]
-    # where a row has fewer tokens, what was picked instead sees itself: a softmax over nothing is no number
+    # Where a row has fewer tokens, the others that were picked see themselves: a softmax over nothing is no number.
     among = among | torch.eye(count, dtype=torch.bool, device=kind.device)
-    picked = [each.expand(len(kind), -1, -1).gather(1, _wide(index, each)) for each in angles]
+    picked = [angle.expand(len(kind), -1, -1).gather(1, _index_of_dims(index, angle)) for angle in angles]
     return _ModalityRows(index, real, among[:, None], (picked[0], picked[1]))
 
 
 def _run_block_on(block: nn.Module, states: Tensor, part: _ModalityRows, cache: Cache | None) -> Tensor:
-    """Let the tokens of one part pass a block; the others stay as they are."""
+    """Let the tokens of one modality pass a block; the others stay as they are."""
     if not part.index.shape[1]:
         return states
-    wide = _wide(part.index, states)
-    before = states.gather(1, wide)
+    index = _index_of_dims(part.index, states)
+    before = states.gather(1, index)
     after = block(before, attention_mask=part.mask, position_embeddings=part.angles, past_key_values=cache)
-    return states.scatter(1, wide, torch.where(part.real[..., None], after, before).to(states.dtype))
+    return states.scatter(1, index, torch.where(part.real[..., None], after, before).to(states.dtype))
 
 
-def _wide(index: Tensor, like: Tensor) -> Tensor:
+def _index_of_dims(index: Tensor, like: Tensor) -> Tensor:
+    """Repeat an index of tokens (batch, picked) for every dim of `like`."""
     return index[..., None].expand(-1, -1, like.shape[-1])

@@ -1,4 +1,4 @@
-"""What a task's output rests on, layer by layer and modality by modality: captum's layer attributions."""
+"""Attribute a task's output to layers and modalities with captum's layer attributions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..extraction.options import check_task
-from ..extraction.token_selection import token_indices
+from ..extraction.token_selection import token_positions
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
@@ -21,7 +21,7 @@ from .replay import Output, Replay
 
 METHODS = ("conductance", "integrated_gradients", "ablation")
 OTHER = "other"
-Means = dict[str, dict[str, Tensor]]  # of each layer and modality, (dim,)
+Means = dict[str, dict[str, Tensor]]  # layer, modality -> the mean state (dim,)
 
 
 def attribute(
@@ -39,37 +39,71 @@ def attribute(
     """Attribute the output of a joint pass to the hidden states of every layer, summed over each modality's tokens.
 
     The baseline of a token is the mean state of its modality's tokens, over all stimuli, at the layer where it is put
-    in: "some image" instead of this one. Tokens of neither modality (begin of sequence, padding, template) keep
-    theirs, and no token is taken out: positions, masks and image placeholders stay as they are.
+    in: "some image" instead of this one. Tokens of neither modality (begin of sequence, padding, template) keep their
+    states, and no token is taken out: positions, masks and image placeholders stay as they are.
 
-    - "conductance" (Dhamdhere et al. 2018; captum's LayerConductance): along the straight path from the baseline's
-      embeddings to the real ones, how much of the output's change runs through a layer's states. Mean of the path
-      walked forward and back, which makes captum's left Riemann sum a trapezoid.
-    - "integrated_gradients" (Sundararajan et al. 2017; LayerIntegratedGradients): the same along the straight path
+    - "conductance" (Dhamdhere et al. [1]_; captum's LayerConductance): along the straight path from the baseline's
+      embeddings to the real ones, how much of the output's change runs through a layer's states. It is the mean of the
+      path walked forward and back, which makes captum's left Riemann sum a trapezoid.
+    - "integrated_gradients" (Sundararajan et al. [2]_; LayerIntegratedGradients): the same along the straight path
       between the layer's own two states.
     - "ablation" (LayerFeatureAblation): what the output loses when the states of one modality's tokens at one layer
-      are replaced by their mean, later layers computed anew.
+      are replaced by their mean, and later layers are computed anew.
 
     The first two are complete: over all tokens of a layer they sum to output(real) - output(baseline), if all that
-    reaches the output passes through the layer. `error` says how far they are from it.
-
-    >>> attribute(vlm, stimuli, answer_log_probability(vlm.tokenizer, answers))
+    reaches the output passes through the layer. The column error says how far they are from it.
 
     Parameters
     ----------
-    output : `output(result, stimuli, shown) -> (batch,)`, from what `ForwardPass.run` returns: what the task is judged by,
-        more being better. models/evaluation/objectives.py has the log-probability of an answer and minus the denoising error.
-    task, timestep : as in `extract`; one timestep.
-    steps : of the paths. batch_size : how many of them run at once, at least 2.
+    subject : Subject
+        The model that is probed.
+    stimuli : Stimuli
+        The images and texts. They are shown one at a time, whatever the subject's layout of tokens is.
+    output : callable
+        A function (result, stimuli, shown) that returns what the task is judged by, more being better, as a tensor
+        (batch,); `result` is what `ForwardPass.run` returns. models/evaluation/objectives.py has the log-probability of
+        an answer and minus the denoising error.
+    method : str
+        "conductance", "integrated_gradients" or "ablation".
+    task : str, optional
+        "understanding" or "generation", as in `extract`.
+    timestep : float, optional
+        One timestep of the generation task.
+    steps : int
+        The steps of a path, at least 2.
+    batch_size : int
+        How many steps run at once, at least 2.
+    device : str
+        Where to run. "auto" is the GPU where there is one.
 
-    One stimulus at a time, whatever its layout; the model runs about 2 x steps times a layer and stimulus.
+    Returns
+    -------
+    DataFrame
+        One row per layer and modality: subject, task, timestep, modality, layer, depth, method, attribution (mean over
+        stimuli, in units of the output), low, high (95 %, Student's t over stimuli), share (of the mean gain), gain
+        (mean of output(real) - output(baseline)), error (mean distance between a layer's sum and the gain; NaN for
+        ablation), samples. The modality "other" is the tokens of none, which share their states from the first block
+        on.
 
-    Returns one row per layer and modality ("other": the tokens of none, which share their states from the first block
-    on): subject, task, timestep, modality, layer, depth, method, attribution (mean over stimuli, in units of the
-    output), low, high (95 %, Student's t over stimuli), share (of the mean gain), gain (mean of output(real) -
-    output(baseline)), error (mean distance between a layer's sum and the gain; NaN for ablation), samples.
+    Raises
+    ------
+    ValueError
+        If the method is unknown, if a path has too few steps, or for what `extract` refuses.
+    RuntimeError
+        If a layer runs twice in a pass.
 
-    Raises ValueError for an unknown method or what `extract` refuses, RuntimeError for a layer that runs twice.
+    Notes
+    -----
+    The model runs about 2 x steps times for each layer and stimulus.
+
+    References
+    ----------
+    .. [1] Dhamdhere et al. 2018, How important is a neuron?
+    .. [2] Sundararajan et al. 2017, Axiomatic attribution for deep networks.
+
+    Examples
+    --------
+    >>> attribute(vlm, stimuli, answer_log_probability(vlm.tokenizer, answers))
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
@@ -111,12 +145,14 @@ COLUMNS = (
 def _table(values: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     layers = (EMBEDDINGS, *subject.blocks)
     rows = []
-    for (layer, modality), of in values.groupby(["layer", "modality"], sort=False):
-        at = layers.index(layer)
-        mean, low, high = map(float, mean_interval(of["value"].to_numpy()))
-        row = {"layer": layer if at == 0 else str(at - 1), "modality": modality, "depth": at / (len(layers) - 1)}
-        row |= {"attribution": mean, "low": low, "high": high, "share": mean / of["gain"].mean()}
-        rows.append(row | {"gain": of["gain"].mean(), "error": of["error"].mean(), "samples": len(of)})
+    for (layer, modality), samples in values.groupby(["layer", "modality"], sort=False):
+        index, gain = layers.index(layer), samples["gain"].mean()
+        mean, low, high = map(float, mean_interval(samples["value"].to_numpy()))
+        row = {"layer": layer if index == 0 else str(index - 1), "modality": modality}
+        row |= {"depth": index / (len(layers) - 1), "attribution": mean, "low": low, "high": high}
+        rows.append(
+            row | {"share": mean / gain, "gain": gain, "error": samples["error"].mean(), "samples": len(samples)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -124,18 +160,18 @@ def _table(values: pd.DataFrame, subject: Subject) -> pd.DataFrame:
 def _along(
     replay: Replay, layer: str, baselines: tuple[Tensor, ...], method: str, steps: int, batch_size: int
 ) -> tuple[Tensor, ...]:
-    """The attribution of every number of a layer's states, (1, *state) for each stream."""
+    """Return the attribution of every number of a layer's states, (1, *state) for each stream."""
     from captum.attr import LayerConductance, LayerIntegratedGradients  # imports matplotlib, which probes do without
 
     options: dict[str, Any] = {"n_steps": steps, "internal_batch_size": batch_size}
     if method == "integrated_gradients":
-        along = LayerIntegratedGradients(replay, replay.taps[layer])
-        return _tuple(along.attribute(replay.inputs, baselines, **options))
-    along = LayerConductance(replay, replay.taps[layer])
+        gradients = LayerIntegratedGradients(replay, replay.taps[layer])
+        return _tuple(gradients.attribute(replay.inputs, baselines, **options))
+    conductance = LayerConductance(replay, replay.taps[layer])
     options["method"] = "riemann_trapezoid"  # its points, unlike the default's, include both ends of the path
-    there = _tuple(along.attribute(replay.inputs, baselines, **options))
-    back = _tuple(along.attribute(baselines, replay.inputs, **options))
-    return tuple((a - b) / 2 for a, b in zip(there, back, strict=True))
+    forward = _tuple(conductance.attribute(replay.inputs, baselines, **options))
+    backward = _tuple(conductance.attribute(baselines, replay.inputs, **options))
+    return tuple((a - b) / 2 for a, b in zip(forward, backward, strict=True))
 
 
 def _tuple(states: Any) -> tuple[Tensor, ...]:
@@ -143,16 +179,16 @@ def _tuple(states: Any) -> tuple[Tensor, ...]:
 
 
 def _sums(replay: Replay, layer: str, states: tuple[Tensor, ...]) -> Iterator[tuple[str, float]]:
-    """Each modality's sum over its tokens, and what is left."""
-    left = 0.0
+    """Yield each modality's sum over its tokens, and the rest as "other"."""
+    rest = 0.0
     for stream, state in zip(replay.streams[layer], states, strict=True):
         tokens = state[0].double().sum(replay.shown.dim_axis).flatten()
-        left += tokens.sum().item()
+        rest += tokens.sum().item()
         for modality in _read_from(replay.shown, stream):
-            value = tokens[token_indices(replay.shown.tokens[modality], len(tokens))].sum().item()
-            left -= value
+            value = tokens[token_positions(replay.shown.tokens[modality], len(tokens))].sum().item()
+            rest -= value
             yield modality, value
-    yield OTHER, left
+    yield OTHER, rest
 
 
 def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
@@ -171,7 +207,7 @@ def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[t
         group = torch.zeros_like(state[0].movedim(replay.shown.dim_axis, -1), dtype=torch.long)  # 0: left as it is
         for modality in _read_from(replay.shown, stream):
             count = group[..., 0].numel()
-            group.view(count, -1)[token_indices(replay.shown.tokens[modality], count)] = len(names)
+            group.view(count, -1)[token_positions(replay.shown.tokens[modality], count)] = len(names)
             names.append(modality)
         groups.append(group.movedim(-1, replay.shown.dim_axis)[None])
     found = _tuple(
@@ -187,7 +223,7 @@ def _ablated(replay: Replay, layer: str, means: dict[str, Tensor]) -> Iterator[t
 
 
 def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None) -> Means:
-    """The mean state of each modality's tokens, over all stimuli, at every layer."""
+    """Return the mean state of each modality's tokens, over all stimuli, at every layer."""
     sums: dict[tuple[str, str], Tensor] = {}
     counts: dict[tuple[str, str], int] = {}
     for stimulus in stimuli:
@@ -196,9 +232,9 @@ def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None
         def keep(layer: str, stream: str | None, state: Tensor, shown: ForwardPass = shown) -> None:
             flat = state.movedim(shown.dim_axis, -1).flatten(0, -2)
             for modality in _read_from(shown, stream):
-                of = flat[token_indices(shown.tokens[modality], len(flat))]
-                sums[layer, modality] = sums.get((layer, modality), 0) + of.double().sum(0)
-                counts[layer, modality] = counts.get((layer, modality), 0) + len(of)
+                tokens = flat[token_positions(shown.tokens[modality], len(flat))]
+                sums[layer, modality] = sums.get((layer, modality), 0) + tokens.double().sum(0)
+                counts[layer, modality] = counts.get((layer, modality), 0) + len(tokens)
 
         with torch.inference_mode(), capture(subject.model, (EMBEDDINGS, *subject.blocks), keep=keep):
             shown.run()
@@ -209,11 +245,11 @@ def _means(subject: Subject, stimuli: Stimuli, task: str, timestep: float | None
 
 
 def _at_mean(state: Tensor, stream: str | None, shown: ForwardPass, means: dict[str, Tensor]) -> Tensor:
-    """The state with every modality's tokens at their mean; other tokens as they are."""
+    """Return the state with every modality's tokens at their mean, and other tokens as they are."""
     moved = state.detach().movedim(shown.dim_axis, -1).clone()
     flat = moved.view(-1, moved.shape[-1])
     for modality in _read_from(shown, stream):
-        flat[token_indices(shown.tokens[modality], len(flat))] = means[modality].to(flat)
+        flat[token_positions(shown.tokens[modality], len(flat))] = means[modality].to(flat)
     return moved.movedim(-1, shown.dim_axis)
 
 

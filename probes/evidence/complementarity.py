@@ -1,4 +1,4 @@
-"""Complementarity: what the understanding tower knows of a target that the generation tower lacks, layer by layer."""
+"""Measure what the understanding tower knows of a target that the generation tower lacks, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimu
 METRIC = "complementarity"
 
 
-class _Seen(NamedTuple):
-    """A layer in one fold: the inner products of its samples, of mean square 1 about the training mean, and its dims.
+class _FoldProducts(NamedTuple):
+    """Inner products of a layer's samples in one fold, scaled to mean square 1 about the training mean, and its dims.
 
-    Attributes:
-        train: (training sample, training sample).
-        test: (held-out sample, training sample).
+    `train` is (training sample, training sample), `test` is (held-out sample, training sample).
     """
 
     train: Array
@@ -33,7 +31,7 @@ class _Seen(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """A ridge regression: its squared leave-one-out error in training, and its squared error on held-out samples."""
+    """The squared errors of a ridge regression: leave-one-out in training, and on held-out samples."""
 
     left_out: float
     held_out: float
@@ -42,34 +40,55 @@ class _Fit(NamedTuple):
 def complementarity_map(
     understanding: Stack, generation: Stack, target: Tensor | Array | Sequence[str | float]
 ) -> pd.DataFrame:
-    """How much of a target each understanding layer adds to each generation layer, by cross-validated ridge regression.
+    """Measure how much of a target each understanding layer adds to each generation layer.
+
+    By cross-validated ridge regression::
 
         C(u, g) = R^2(target | u and g) - R^2(target | g)
 
+    Parameters
+    ----------
+    understanding, generation : LayerFeatures or stack
+        LayerFeatures or other stacks of (sample, dim) layers, as `similarity_map` takes them.
+    target : array, tensor or sequence of str
+        What a bridge ought to bring: numbers (sample,) or (sample, dim), or labels (sample,), strings, of which each is
+        a dim of 0 and 1. It must not be one of the understanding layers, which would win by being itself.
+
+    Returns
+    -------
+    DataFrame
+        A table like a layer map, (understanding layer, generation layer), for the rule "complementarity". `attrs`,
+        plain JSON, are those of `similarity_map` with the metric "complementarity"; alone, R^2(target | g) of every
+        generation layer; cost, the seconds that it took.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `similarity_map` does; also if there are fewer than 10 samples, or if the target has another number of
+        samples, is not finite, or is constant.
+
+    See Also
+    --------
+    choose_bridges : Chooses bridges from the table by the rule "complementarity".
+
+    Notes
+    -----
     R^2 is 1 - squared errors / squared deviations from the training mean, both summed over all held-out samples (5
     folds, shuffled, seed 0) and dims of the target. "u and g" is a ridge regression on both layers side by side, each
-    centred and scaled to the same mean square, or on one of the two alone: whichever has the least leave-one-out
-    error among the training samples, by which the penalties are chosen as well. So C is 0 by chance, exactly where the
-    training samples prefer g alone, and slightly below 0 where they were wrong; at most 1 - R^2(target | g).
+    centred and scaled to the same mean square, or on one of the two alone: whichever has the least leave-one-out error
+    among the training samples, by which the penalties are chosen as well. So C is 0 by chance, exactly where the
+    training samples prefer g alone, and slightly below 0 where they were wrong; it is at most 1 - R^2(target | g).
 
-    >>> complementarity_map(seen["text"], made["image"].at(0.5), made["text"].at(0.5).layer("embeddings"))
+    Time grows with layer pairs and with the cube of samples.
 
-    Args:
-        understanding, generation: LayerFeatures or other stacks of (sample, dim) layers, as of `similarity_map`.
-        target: what a bridge ought to bring: numbers (sample,) or (sample, dim), or labels (sample,), strings, of which
-            each is a dim of 0 and 1. Not one of the understanding layers, which would win by being itself.
-
-    Returns a table like a layer map, (understanding layer, generation layer), for the rule "complementarity". `attrs`,
-    plain JSON: as `similarity_map`, the metric being "complementarity"; alone, R^2(target | g) of every generation
-    layer; cost, the seconds it took. Time goes with layer pairs and the cube of samples.
-
-    Raises:
-        ValueError, TypeError: as `similarity_map`; fewer than 10 samples; a target of another number of samples, not
-            finite, or constant.
+    Examples
+    --------
+    >>> target = generation["text"].at(0.5).layer("embeddings")
+    >>> complementarity_map(understanding["text"], generation["image"].at(0.5), target)
     """
     began = perf_counter()
-    us, u_names, u_depths, u_told = read_stack(understanding, "understanding")
-    gs, g_names, g_depths, g_told = read_stack(generation, "generation")
+    us, u_names, u_depths, u_origin = read_stack(understanding, "understanding")
+    gs, g_names, g_depths, g_origin = read_stack(generation, "generation")
     check_same_stimuli(understanding, generation)
     wanted, samples = _target(target), len(us[0])
     for name, count in (("generation", len(gs[0])), ("target", len(wanted))):
@@ -85,12 +104,12 @@ def complementarity_map(
         mean = wanted[train].mean(0)
         known, asked = wanted[train] - mean, wanted[test] - mean
         deviations += float((asked**2).sum())
-        first, second = ([_seen(layer, train, test) for layer in side] for side in sides)
-        by_u, by_g = ([_ridge(seen, known, asked) for seen in side] for side in (first, second))
+        first, second = ([_fold_products(layer, train, test) for layer in side] for side in sides)
+        by_u, by_g = ([_ridge(layer, known, asked) for layer in side] for side in (first, second))
         alone += [fit.held_out for fit in by_g]
         for i, u in enumerate(first):
             for j, g in enumerate(second):
-                joined = _Seen(u.train + g.train, u.test + g.test, u.dims + g.dims)
+                joined = _FoldProducts(u.train + g.train, u.test + g.test, u.dims + g.dims)
                 both[i, j] += min(by_g[j], by_u[i], _ridge(joined, known, asked)).held_out
     heat = pd.DataFrame(
         (alone - both) / deviations,
@@ -98,13 +117,13 @@ def complementarity_map(
         columns=pd.Index(g_names, name="generation layer"),
     )
     heat.attrs = {"metric": METRIC, "k": None, "samples": samples, "chance": 0.0}
-    heat.attrs |= {"x_depths": u_depths, "y_depths": g_depths, "x": u_told, "y": g_told}
+    heat.attrs |= {"x_depths": u_depths, "y_depths": g_depths, "x": u_origin, "y": g_origin}
     heat.attrs |= {"alone": (1 - alone / deviations).tolist(), "cost": {"seconds": round(perf_counter() - began, 1)}}
     return heat
 
 
 def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
-    """(sample, dim), centred, float64."""
+    """Return the target as (sample, dim), centred, float64."""
     values = target if isinstance(target, Tensor) else np.asarray(target)
     if isinstance(values, np.ndarray) and values.dtype.kind == "U":
         values = (values[:, None] == np.unique(values)).astype(float)
@@ -119,29 +138,29 @@ def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
     return values
 
 
-def _seen(layer: Array, train: Array, test: Array) -> _Seen:
+def _fold_products(layer: Array, train: Array, test: Array) -> _FoldProducts:
     mean = layer[train].mean(0)
     rows, others = layer[train] - mean, layer[test] - mean
     square = float((rows**2).sum()) / len(train)
     scale = square if square > NOTHING else 1.0
-    return _Seen(rows @ rows.T / scale, others @ rows.T / scale, layer.shape[1])
+    return _FoldProducts(rows @ rows.T / scale, others @ rows.T / scale, layer.shape[1])
 
 
-def _ridge(seen: _Seen, known: Array, asked: Array) -> _Fit:
-    """Ridge regression of (training sample, dim) `known`, judged by (held-out sample, dim) `asked`, both less the mean.
+def _ridge(layer: _FoldProducts, known: Array, asked: Array) -> _Fit:
+    """Regress (training sample, dim) `known` on a layer, judged by (held-out sample, dim) `asked`, both less the mean.
 
-    By the inner products alone, so that any number of dims costs the same; the grid of penalties is that of
+    It uses the inner products alone, so that any number of dims costs the same. The grid of penalties is that of
     `metrics.probe.penalties`.
     """
-    values, vectors = np.linalg.eigh(seen.train)
+    values, vectors = np.linalg.eigh(layer.train)
     values = values.clip(min=0)
     turned = vectors.T @ known
     best: tuple[float, float] = (np.inf, 1.0)
-    for penalty in PENALTIES * (float(values.sum()) / seen.dims or 1.0):
+    for penalty in PENALTIES * (float(values.sum()) / layer.dims or 1.0):
         kept = penalty / (values + penalty)
         # 1 less a sample's weight in its own prediction, of which the mean, fitted too, has 1 / samples
         others = vectors**2 @ kept - 1 / len(values)
         errors = (vectors @ (kept[:, None] * turned)) / others[:, None]
         best = min(best, (float((errors**2).sum()), float(penalty)))
     weights = vectors @ (turned / (values + best[1])[:, None])
-    return _Fit(best[0], float(((asked - seen.test @ weights) ** 2).sum()))
+    return _Fit(best[0], float(((asked - layer.test @ weights) ** 2).sum()))

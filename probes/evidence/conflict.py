@@ -1,4 +1,4 @@
-"""Where two tasks pull shared parameters apart: the conflict of their gradients, block by block."""
+"""Measure where two tasks pull shared parameters apart: the conflict of their gradients, block by block."""
 
 from __future__ import annotations
 
@@ -23,37 +23,63 @@ HALVES = 50  # random halves that the baseline is averaged over
 def gradient_conflict(
     model: nn.Module, blocks: Sequence[str], tasks: Mapping[str, Losses], *, splits: int = 100, seed: int = 0
 ) -> pd.DataFrame:
-    """The conflict between two tasks' gradients of each block's parameters (Uni-X, arXiv 2509.24365).
+    """Measure the conflict between two tasks' gradients of each block's parameters (Uni-X [1]_).
+
+    ::
 
         conflict = -(cos(g_first, g_second) - cos(g_half, g_other half))
 
-    The cosine between the gradients of n batches of either task, less what it is between two random halves of the same
-    data, each of them half of both tasks: so both compare sums of n batches, and noise lowers both alike. 0: the tasks
-    differ no more than random batches do; above 0: they pull apart.
-
-    >>> gradient_conflict(vlm.model, vlm.blocks, {"image": [...8 losses], "text": [...8 losses]})
+    It is the cosine between the gradients of n batches of either task, less what it is between two random halves of the
+    same data, each of them half of both tasks: so both compare sums of n batches, and noise lowers both alike. 0 means
+    that the tasks differ no more than random batches do; above 0 they pull apart.
 
     Parameters
     ----------
-    tasks : two names, each with as many functions as the other, a multiple of four; a call makes one batch and returns
-        its loss, always the same.
-    splits : of the batches into halves, from whose scores the interval is made.
+    model : Module
+        The model. Parameters that do not require gradients get them meanwhile, and all are left as they were.
+    blocks : sequence of str
+        The paths of the blocks in the model.
+    tasks : mapping of str to sequence of callables
+        Two names, each with as many functions as the other, a multiple of four. A call makes one batch and returns its
+        loss, always the same.
+    splits : int
+        The splits of the batches into halves, from whose scores the interval is made.
+    seed : int
+        The seed of the splits.
 
-    One block at a time, so that 2 n gradients of one block are held, and all batches are run once for each block.
+    Returns
+    -------
+    DataFrame
+        One row per block: tasks, layer, depth, cosine, baseline, conflict, low, high (95 %; in simulation it covers
+        .885 to .945), batches (of each task). `attrs["cost"]` holds the seconds that it took; add the steps that
+        trained the model, where it was trained for this.
 
-    What it took, in seconds, is in the table's `attrs["cost"]`; add the steps that trained the model, where it was
-    trained for this.
+    Raises
+    ------
+    ValueError
+        If there is another number of tasks or batches, or if no gradient reaches a block.
 
-    Returns one row per block: tasks, layer, depth, cosine, baseline, conflict, low, high (95 %; in simulation it
-    covers .885 to .945), batches (of each task).
+    See Also
+    --------
+    choose_bridges : Chooses bridges from the table by the rule "gradient_conflict".
 
-    Raises ValueError for another number of tasks or batches, or a block that no gradient reaches; parameters that do
-    not require gradients get them meanwhile, and all are left as they were.
+    Notes
+    -----
+    One block is measured at a time, so that 2 n gradients of one block are held, and all batches are run once for each
+    block.
+
+    References
+    ----------
+    .. [1] Uni-X, arXiv 2509.24365.
+
+    Examples
+    --------
+    >>> gradient_conflict(vlm.model, vlm.blocks, {"image": [...8 losses], "text": [...8 losses]})
     """
     names, count = tuple(tasks), len(next(iter(tasks.values()), ()))
     if len(names) != 2 or {len(losses) for losses in tasks.values()} != {count} or count < 4 or count % 4:
-        told = {name: len(losses) for name, losses in tasks.items()}
-        raise ValueError(f"expected two tasks with equally many batches, a multiple of four, got {told}")
+        counts = {name: len(losses) for name, losses in tasks.items()}
+        raise ValueError(f"expected two tasks with equally many batches, a multiple of four, got {counts}")
     rows, began = [], time.monotonic()
     with evaluating(model):
         for number, path in enumerate(tqdm(blocks, desc="gradient conflict", leave=False)):
@@ -66,9 +92,21 @@ def gradient_conflict(
 
 
 def score(gram: np.ndarray, splits: int = 100, seed: int = 0) -> dict[str, float]:
-    """Cosine, baseline, conflict and its interval from the inner products (2 n, 2 n) of all batches' gradients.
+    """Compute the conflict and its interval from the inner products of all batches' gradients.
 
-    The first n rows are the first task's.
+    Parameters
+    ----------
+    gram : array of shape (2 n, 2 n)
+        The inner products. The first n rows are the first task's.
+    splits : int
+        The splits of the batches into halves.
+    seed : int
+        The seed of the splits.
+
+    Returns
+    -------
+    dict
+        cosine, baseline, conflict, low, high (95 %), and batches, n.
     """
     count = len(gram) // 2
     rng = np.random.default_rng(seed)
@@ -92,7 +130,7 @@ def score(gram: np.ndarray, splits: int = 100, seed: int = 0) -> dict[str, float
 
 
 def _cosines(gram: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Between the two tasks, and between two random halves of both, on average."""
+    """Return the cosine between the two tasks, and the mean cosine between two random halves of both."""
     count = len(gram) // 2
     task = np.repeat([1.0, 0.0], count)
     halves = []
@@ -109,7 +147,7 @@ def _cosine(gram: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _gram(model: nn.Module, path: str, losses: Losses) -> np.ndarray:
-    """The inner products (batch, batch) of the gradients of one block's parameters, float64."""
+    """Return the inner products (batch, batch) of the gradients of one block's parameters, float64."""
     with _only(model, path) as parameters, torch.enable_grad():
         gradients = []
         for loss in losses:
@@ -127,7 +165,7 @@ def _gram(model: nn.Module, path: str, losses: Losses) -> np.ndarray:
 
 @contextmanager
 def _only(model: nn.Module, path: str) -> Iterator[list[nn.Parameter]]:
-    """While the context lasts, the block's parameters alone require gradients."""
+    """Let the block's parameters alone require gradients while the context lasts."""
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     parameters = list(find_block(model, path).parameters())
     try:

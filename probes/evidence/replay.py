@@ -1,9 +1,9 @@
-"""A subject's pass over one stimulus as a function of the states that enter its first block.
+"""Run a subject's pass over one stimulus as a function of the states that enter its first block.
 
-What captum needs: a function of tensors, and modules in it whose outputs it can read and replace. Neither comes easily
-from a model: its other inputs must grow with the steps of a path, blocks return tuples with a None in them, and the
-batch is not always the first axis. So the subject itself shows the stimulus as many times as there are steps, and every
-layer's states pass through an identity module of their own, a `Tap`, with the steps in front.
+captum needs a function of tensors, and modules in it whose outputs it can read and replace. Neither comes easily from a
+model: its other inputs must grow with the steps of a path, blocks return tuples with a None in them, and the batch is
+not always the first axis. So the subject itself shows the stimulus as many times as there are steps, and every layer's
+states pass through an identity module, a `Tap`, with the steps in front.
 """
 
 from __future__ import annotations
@@ -24,14 +24,26 @@ Output = Callable[[Any, Sequence[Stimulus], ForwardPass], Tensor]
 
 
 class Tap(nn.Module):
-    """The states of one layer, one tensor (copy, ...) for each stream, in and out."""
+    """An identity module that the states of one layer pass through."""
 
     def forward(self, *streams: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the states as they came.
+
+        Parameters
+        ----------
+        *streams : Tensor
+            One tensor (copy, ...) for each stream.
+
+        Returns
+        -------
+        Tensor or tuple of Tensor
+            The same.
+        """
         return streams[0] if len(streams) == 1 else streams
 
 
 class _Place(NamedTuple):
-    """Where one stream of a layer stands: which tensors of the flattened call or output, and its axis of samples."""
+    """Where one stream of a layer is: which tensors of the flattened call or output, and its axis of samples."""
 
     stream: str | None
     leaves: tuple[int, ...]
@@ -39,12 +51,39 @@ class _Place(NamedTuple):
 
 
 class Replay:
-    """`replay(*streams)` runs the pass on other states than its own: (copy, *state) each, to the output (copy,).
+    """A pass over one stimulus that can be run on other states than its own.
 
-    `inputs` are its own states, one for each stream, each (1, *state); `streams[layer]` names the streams of a layer in
-    the order of its tap; `taps[layer]` is what captum attributes to. "embeddings" is what enters the first block.
+    `replay(*streams)` runs the pass on states (copy, *state), one tensor for each stream, and returns the output
+    (copy,). The layer "embeddings" is what enters the first block.
 
-    Raises RuntimeError where a layer's states cannot be found again in what its block is given or returns.
+    Parameters
+    ----------
+    subject : Subject
+        The model that is probed.
+    stimulus : Stimulus
+        The image and text.
+    output : callable
+        A function (result, stimuli, shown) that returns one number for each copy, a tensor (copy,).
+    task : str
+        "understanding" or "generation".
+    timestep : float, optional
+        The timestep of the generation task.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        "embeddings" and the paths of the blocks.
+    inputs : tuple of Tensor
+        The states that enter the first block, (1, *state) for each stream.
+    streams : dict
+        The names of the streams of each layer, in the order of its tap.
+    taps : dict
+        The module of each layer that captum attributes to.
+
+    Raises
+    ------
+    RuntimeError
+        If a layer's states cannot be found again among what its block is given or returns.
     """
 
     def __init__(
@@ -62,13 +101,19 @@ class Replay:
 
     @property
     def shown(self) -> ForwardPass:
-        """The stimulus shown once: what it gives as `tokens` holds for each copy."""
+        """The stimulus, shown once; its `tokens` hold for each copy.
+
+        Returns
+        -------
+        ForwardPass
+            The pass of a single copy.
+        """
         return self._shown(1)
 
     def _shown(self, copies: int) -> ForwardPass:
         if copies not in self._showings:
-            given = [self.stimulus] * copies
-            self._showings[copies] = self.subject.show(given, self.subject.modalities, self.task, self.timestep)
+            repeated = [self.stimulus] * copies
+            self._showings[copies] = self.subject.show(repeated, self.subject.modalities, self.task, self.timestep)
         return self._showings[copies]
 
     def __call__(self, *streams: Tensor) -> Tensor:
@@ -114,22 +159,22 @@ class Replay:
 
     @torch.no_grad()
     def _look(self, copies: int) -> dict[str, dict[str | None, tuple[tuple[int, ...], Tensor]]]:
-        """One untouched pass: for each layer and stream, the leaves at which its state stands, and the state."""
+        """Run one untouched pass; return, for each layer and stream, the leaves that hold its state, and the state."""
         found: dict[str, dict[str | None, tuple[tuple[int, ...], Tensor]]] = {layer: {} for layer in self.layers}
-        seen: dict[str, list[Any]] = {}
+        flattened: dict[str, list[Any]] = {}
 
         def keep(layer: str, stream: str | None, state: Tensor) -> None:
-            leaves = tuple(i for i, leaf in enumerate(seen[layer]) if leaf is state or _same(leaf, state, layer))
+            leaves = tuple(i for i, leaf in enumerate(flattened[layer]) if leaf is state or _same(leaf, state, layer))
             if not leaves:
                 raise RuntimeError(f"the state of layer {layer!r} is not among what its block is given or returns")
             found[layer][stream] = leaves, state
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             leaves = tree_flatten((args, kwargs))[0]  # copied: a block may change its input in place
-            seen[EMBEDDINGS] = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            flattened[EMBEDDINGS] = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
         def leave(layer: str) -> Callable[..., None]:
-            return lambda module, args, output: seen.update({layer: tree_flatten(output)[0]})
+            return lambda module, args, output: flattened.update({layer: tree_flatten(output)[0]})
 
         model, blocks = self.subject.model, self.subject.blocks
         handles = [find_block(model, blocks[0]).register_forward_pre_hook(enter, with_kwargs=True)]
@@ -144,12 +189,12 @@ class Replay:
 
 
 def _same(leaf: Any, state: Tensor, layer: str) -> bool:
-    """What enters is captured as a copy: it is known again by its numbers."""
+    """Return whether a leaf is what enters the first block: that is captured as a copy, and known by its numbers."""
     return layer == EMBEDDINGS and isinstance(leaf, Tensor) and leaf.dtype == state.dtype and torch.equal(leaf, state)
 
 
 def _places(layer: str, once: dict, twice: dict) -> tuple[_Place, ...]:
-    """Compare one copy with two: the axis that doubled is that of the samples."""
+    """Find the axis of samples of each stream: the one that doubles when two copies are shown."""
     places = []
     for stream, (leaves, state) in once.items():
         both = twice[stream][1]
@@ -164,9 +209,10 @@ def _places(layer: str, once: dict, twice: dict) -> tuple[_Place, ...]:
 
 
 def _apart(state: Tensor, axis: int, copies: int) -> Tensor:
-    """A batch of copies, as the model has it, to (copy, *state of one)."""
+    """Turn a batch of copies, as the model has it, into (copy, *state of one)."""
     return state.unflatten(axis, (copies, -1)).movedim(axis, 0)
 
 
 def _together(state: Tensor, axis: int) -> Tensor:
+    """Turn (copy, *state of one) into a batch of copies, as the model has it."""
     return state.movedim(0, axis).flatten(axis, axis + 1)

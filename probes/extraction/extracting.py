@@ -1,4 +1,4 @@
-"""From stimuli to features: show a subject each stimulus, read every layer with hooks, pool inside the hook."""
+"""Turn stimuli into features: show a subject each stimulus, read every layer with hooks, pool inside the hook."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..features.store import write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
 from .jobs import prepare_job
+from .options import ExtractionOptions
 from .processes import Processes
 from .token_selection import Chosen
 
@@ -38,46 +40,86 @@ def extract(
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
 ) -> Features:
-    """Pooled hidden states of every layer, for each modality that the subject has.
+    """Return the pooled hidden states of every layer, for each modality that the subject has.
 
-    By default each modality has a pass of its own, in which the other is absent: a joint pass mixes the tokens of the
-    two, and that mixing alone draws a rising curve, with random weights and unrelated captions as well.
-
-    >>> features = extract(open_expert("scenes-dit"), stimuli, timesteps=(0.2, 0.5, 0.8), store="runs/dit")
-    >>> features["image"].values.shape                  # (timestep, layer, sample, dim)
-    torch.Size([3, 14, 512, 96])
+    By default each modality is shown in a separate pass, in which the other modality is absent: a joint pass mixes the
+    tokens of the two, and this mixing alone draws a rising curve, with random weights and unrelated captions as well.
 
     Parameters
     ----------
-    task : "understanding" or "generation"; may be left out for a subject that has one task.
-    timesteps : of the generation task, 0 = clean image, 1 = noise. One: values are (layer, sample, dim); several:
-        (timestep, layer, sample, dim). The noise is a function of each stimulus's id. Text alone is shown with pure
-        noise: its pass runs at timestep 1, once, and its values are the same at all of them.
-    joint : one pass with both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
-    layers : the names of those to read, "embeddings", "0", "1", ..., or paths in the model; None for all. A pass ends
-        behind the deepest.
-    pooling : "mean", "last", "first", "none" (all tokens) or a patch grid, "grid:4", of the image tokens; the text's
-        are averaged beside it. Sinks, padding, special and template tokens are left out.
-    tokens : for a modality, some of its tokens: a slice, positions or a bool mask over the modality's own tokens in
-        reading order. Where a subject cannot tell which tokens are a modality's, that is over all tokens of a sample.
-    special : pool a modality's special tokens (first-token sinks, class tokens) as well.
-    cleaned : beside raw features keep cleaned ones, `features["image"].cleaned` (pooling.pool, then z-scores).
-    dtype : of what is kept, float32, float16 or bfloat16; pooling is always done in float32.
-    precision : "bf16" or "fp16" runs the model under autocast.
-    device : "auto" is the GPU where there is one. The model is left on it. A model that accelerate has dispatched
+    subject : Subject
+        The model to probe, such as an expert that `open_expert` returns.
+    stimuli : Stimuli
+        Images, texts or pairs of both.
+    task : str, optional
+        "understanding" or "generation". It may be left out for a subject that has one task.
+    timesteps : sequence of float, optional
+        The noise levels of the generation task, 0 = clean image, 1 = noise. With one timestep, values are
+        (layer, sample, dim); with several, (timestep, layer, sample, dim). The noise is a function of each stimulus's
+        id. Text alone is shown with pure noise: its pass runs at timestep 1, once, and its values are the same at all
+        timesteps.
+    joint : bool, optional
+        Whether one pass shows both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
+    layers : sequence of str, optional
+        The names of the layers to read, "embeddings", "0", "1", ..., or paths in the model; None for all layers. A pass
+        ends behind the deepest of them.
+    pooling : str, optional
+        "mean", "last", "first", "none" (all tokens) or a patch grid, "grid:4", of the image tokens; the text's tokens
+        are averaged beside a grid. Sinks, padding, special and template tokens are left out.
+    tokens : mapping of str to slice, sequence of int or Tensor, optional
+        For a modality, some of its tokens: a slice, positions or a bool mask over the modality's own tokens in reading
+        order. Where a subject cannot say which tokens are a modality's, over all tokens of a sample.
+    special : bool, optional
+        Whether a modality's special tokens (first-token sinks, class tokens) are pooled as well.
+    cleaned : bool, optional
+        Whether cleaned features are kept beside the raw ones, as `features["image"].cleaned` (clamped by
+        `pooling.pool`, then z-scored).
+    dtype : torch.dtype, optional
+        The format of the values that are kept: float32, float16 or bfloat16. Pooling is always done in float32.
+    precision : str, optional
+        "bf16" or "fp16" runs the model under autocast; None keeps the model's own precision.
+    device : str, optional
+        "auto" is the GPU where there is one. The model is left on the device. A model that accelerate has dispatched
         (device_map, CPU offload) stays as it is.
-    batch_size : stimuli at once. It is halved, with a warning, where memory does not suffice.
-    store : a folder to write, shard by shard (probes/features/store.py): then no more than a shard's features are in memory, and
-        an extraction that was stopped goes on from there. Under torchrun all ranks must call `extract`, and share it.
+    batch_size : int, optional
+        How many stimuli are shown at once. It is halved, with a warning, where memory does not suffice.
+    store : path, optional
+        A folder to write, shard by shard (probes/features/store.py). Then no more than one shard's features are in
+        memory, and an extraction that was stopped resumes there. Under torchrun all ranks must call `extract`, and they
+        share the shards.
 
-    Raises ValueError for a task, timestep, modality, layer or token that the subject does not have, and for a folder
-    with features of something else; RuntimeError for a layer that runs more than once in a pass; FloatingPointError for
-    hidden states that are not finite, naming layer and stimulus; MemoryError where one stimulus alone does not fit;
-    OSError for a store that cannot be written.
+    Returns
+    -------
+    Features
+        `LayerFeatures` by modality, "image" and "text"; with `store`, values are loaded from the folder when they are
+        needed.
+
+    Raises
+    ------
+    ValueError
+        The subject does not have the task, timestep, modality, layer or token; or the folder holds features of
+        something else.
+    RuntimeError
+        A layer runs more than once in a pass.
+    FloatingPointError
+        Hidden states are not finite; the message names layer and stimulus.
+    MemoryError
+        One stimulus alone does not fit into memory.
+    OSError
+        The store cannot be written.
+
+    See Also
+    --------
+    extract_cached : Extracts into a store that is found again by what the features are made of.
+    extract_on_ray : Extracts the same shards with the workers of a Ray cluster.
+
+    Examples
+    --------
+    >>> features = extract(open_expert("scenes-dit"), stimuli, timesteps=(0.2, 0.5, 0.8), store="runs/dit")
+    >>> features["image"].values.shape                  # (timestep, layer, sample, dim)
+    torch.Size([3, 14, 512, 96])
     """
-    work = prepare_job(
-        subject,
-        stimuli,
+    options = ExtractionOptions(
         task=task,
         timesteps=timesteps,
         joint=joint,
@@ -90,21 +132,71 @@ def extract(
         precision=precision,
         device=device,
         batch_size=batch_size,
+        store=store,
     )
-    if store is None:
-        return work.features()
-    folder = Path(store)
+    return extract_with(subject, stimuli, options)
+
+
+def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions) -> Features:
+    """Return what `extract` returns, for options in one object.
+
+    Parameters
+    ----------
+    subject : Subject
+        The model to probe.
+    stimuli : Stimuli
+        What it is shown.
+    options : ExtractionOptions
+        The options of `extract`.
+
+    Returns
+    -------
+    Features
+        As of `extract`.
+
+    Raises
+    ------
+    ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
+        As `extract` does.
+    """
+    job = prepare_job(subject, stimuli, options)
+    if options.store is None:
+        return job.features()
+    folder = Path(options.store)
     with Processes() as ranks:
-        work.write(folder, range(ranks.rank, len(work), ranks.world), show=ranks.rank == 0)
+        job.write(folder, range(ranks.rank, len(job), ranks.world), show=ranks.rank == 0)
         ranks.wait()
         if ranks.rank == 0:
-            write_index(folder, len(work))
+            write_index(folder, len(job))
         ranks.wait()
     return Features.load(folder)
 
 
 def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: Any) -> Features:
-    """`extract` into a store of its own for the same weights, stimuli, options and versions; goes on with one begun."""
-    made = json.dumps(prepare_job(subject, stimuli, **options).provenance, sort_keys=True)
-    store = folder / "features" / hashlib.sha256(made.encode()).hexdigest()[:16]
-    return extract(subject, stimuli, store=store, **options)
+    """Extract into a store that is named by what its features are made of, or load that store if it is complete.
+
+    Parameters
+    ----------
+    folder : Path
+        The stores lie in `folder / "features"`, one for the same weights, stimuli, options and versions.
+    subject : Subject
+        The model to probe.
+    stimuli : Stimuli
+        What it is shown.
+    **options
+        The options of `extract`, without `store`.
+
+    Returns
+    -------
+    Features
+        As of `extract`. A store that was begun and not completed is completed.
+
+    Raises
+    ------
+    ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
+        As `extract` does.
+    """
+    asked = ExtractionOptions(**options)
+    provenance = json.dumps(prepare_job(subject, stimuli, asked).provenance, sort_keys=True)
+    store = folder / "features" / hashlib.sha256(provenance.encode()).hexdigest()[:16]
+    return extract_with(subject, stimuli, replace(asked, store=store))

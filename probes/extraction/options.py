@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from ..features.layer_features import DTYPES
 from ..hooks.capturing import EMBEDDINGS
+from ..hooks.model_state import dispatched
 from ..subjects.subject import Subject
 from .token_selection import Chosen
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+POOLINGS = ("mean", "last", "first", "none", "grid:N")
 
 
 def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = (), joint: bool = False) -> str:
-    """The task, its only one where none is named. ValueError for what the subject does not have."""
+    """Return the task that is meant: the one that is named, or the only one that the subject has.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is probed.
+    task : str or None
+        "understanding" or "generation"; None stands for the only task of a subject that has one.
+    timesteps : sequence of float
+        The timesteps that are asked for, 0 (clean image, excluded) to 1 (noise).
+    joint : bool
+        Whether a joint pass is asked for.
+
+    Returns
+    -------
+    str
+        The task.
+
+    Raises
+    ------
+    ValueError
+        The subject has no such task, takes no timesteps or needs some, or has no joint pass; or a timestep lies outside
+        its range.
+    """
     if task is None and len(subject.tasks) == 1:
         task = subject.tasks[0]
     if task not in subject.tasks:
@@ -32,23 +60,38 @@ def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = 
     return task
 
 
-POOLINGS = ("mean", "last", "first", "none", "grid:N")
-
-
 def check_pooling(pooling: str) -> None:
-    """ValueError for an unknown pooling."""
+    """Raise ValueError for an unknown pooling."""
     if pooling not in POOLINGS[:-1] and not re.fullmatch(r"grid:[1-9]\d*", pooling):
         raise ValueError(f"unknown pooling {pooling!r}: expected one of {', '.join(POOLINGS)}, such as grid:4")
 
 
-def _named_layers(subject: Subject, asked: Sequence[str] | None) -> dict[str, str]:
-    """Names and paths of the layers asked for, in depth order."""
+def layer_paths(subject: Subject, layers: Sequence[str] | None) -> dict[str, str]:
+    """Return the names of the layers that are asked for, in depth order, with their paths in the model.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is probed.
+    layers : sequence of str or None
+        Names ("embeddings", "0", "1", ...) or paths in the model; None for all layers.
+
+    Returns
+    -------
+    dict of str to str
+        The path of each layer, by name.
+
+    Raises
+    ------
+    ValueError
+        The subject has no such layer, or `layers` is not a list of names.
+    """
     known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
-    if asked is None:
+    if layers is None:
         return known
-    if isinstance(asked, str) or not asked:
-        raise ValueError(f"layers is {asked!r}: expected a list of names such as ['embeddings', '7']")
-    wanted = {str(name) for name in asked}
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f"layers is {layers!r}: expected a list of names such as ['embeddings', '7']")
+    wanted = {str(name) for name in layers}
     if unknown := wanted - known.keys() - set(known.values()):
         raise ValueError(
             f"{subject.name} has no layer {sorted(unknown)[0]!r}: it has embeddings, 0 to {len(subject.blocks) - 1} "
@@ -57,7 +100,160 @@ def _named_layers(subject: Subject, asked: Sequence[str] | None) -> dict[str, st
     return {name: path for name, path in known.items() if name in wanted or path in wanted}
 
 
-def _told(chosen: Chosen) -> Any:
+def _dtype(name: str) -> torch.dtype | str:
+    return getattr(torch, name, name)  # an unknown name is refused where choices are checked
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """Hold the options of `extract`, each with the sentence that `bridgework extract --help` shows.
+
+    Attributes
+    ----------
+    task, timesteps, joint, layers, pooling, tokens, special, cleaned, dtype, precision, device, batch_size, store
+        As the keywords of `extract` (probes/extraction/extracting.py).
+
+    Notes
+    -----
+    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
+    None says what None stands for.
+    """
+
+    task: str | None = field(
+        default=None,
+        metadata={"help": "The task to probe: understanding or generation. (default: the expert's only task)"},
+    )
+    timesteps: Sequence[float] = field(
+        default=(),
+        metadata={
+            "help": "Noise levels that a generation expert is probed at, above 0 (clean image) up to 1 (noise).",
+            "type": float,
+            "nargs": "*",
+            "metavar": "T",
+        },
+    )
+    joint: bool = field(
+        default=False,
+        metadata={"help": "Show image and text together in one pass, and not each without the other."},
+    )
+    layers: Sequence[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the layers to read, such as embeddings 0 7. (default: all layers)",
+            "nargs": "+",
+            "metavar": "LAYER",
+        },
+    )
+    pooling: str = field(
+        default="mean",
+        metadata={"help": "How tokens become one vector: mean, last, first, none, or a patch grid such as grid:4."},
+    )
+    tokens: Mapping[str, Chosen] | None = field(
+        default=None,
+        metadata={
+            "help": "For a modality, some of its tokens: a slice, positions or a mask. (default: all of them)",
+        },
+    )
+    special: bool = field(
+        default=False,
+        metadata={"help": "Pool the special tokens of a modality as well, such as sinks and class tokens."},
+    )
+    cleaned: bool = field(
+        default=False,
+        metadata={"help": "Keep clamped and z-scored features beside the raw ones."},
+    )
+    dtype: torch.dtype = field(
+        default=torch.float32,
+        metadata={
+            "help": "The number format of the features that are kept.",
+            "type": _dtype,
+            "choices": DTYPES,
+            "metavar": "{float32,float16,bfloat16}",
+        },
+    )
+    precision: str | None = field(
+        default=None,
+        metadata={"help": "Run the expert under autocast: bf16 or fp16. (default: the expert's own precision)"},
+    )
+    device: str = field(
+        default="auto",
+        metadata={
+            "help": "The device that the expert runs on, such as cpu or cuda:1; auto takes a GPU if there is one."
+        },
+    )
+    batch_size: int = field(
+        default=32,
+        metadata={"help": "How many stimuli are shown at once; it is halved where memory does not suffice."},
+    )
+    store: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata={"help": "The folder to write the features to. (default: features stay in memory)"},
+    )
+
+    def checked(self, subject: Subject) -> ExtractionOptions:
+        """Return the options as they are meant for a subject, or raise for the first one that does not fit it.
+
+        Parameters
+        ----------
+        subject : Subject
+            What is probed.
+
+        Returns
+        -------
+        ExtractionOptions
+            With the task named, the timesteps as a tuple of float, and the names of all layers that are read, in depth
+            order.
+
+        Raises
+        ------
+        ValueError
+            The subject does not have what is asked for, two options contradict each other, or a value is unknown.
+        """
+        task = check_task(subject, self.task, self.timesteps, self.joint)
+        check_pooling(self.pooling)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype}: expected torch.float32, float16 or bfloat16")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {self.precision!r}: expected {', '.join(PRECISIONS)}, or None for the model's own"
+            )
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size!r}: expected a whole number of at least 1")
+        if unknown := [modality for modality in self.tokens or {} if modality not in subject.modalities]:
+            raise ValueError(
+                f"tokens of {unknown[0]!r} are chosen, but {subject.name} has {', '.join(subject.modalities)}"
+            )
+        if self.special and self.pooling.startswith("grid:"):
+            raise ValueError("special tokens have no place on a patch grid: leave special or the grid out")
+        if dispatched(subject.model) and self.device != "auto":
+            raise ValueError(f"accelerate has laid out {subject.name} over devices: leave device at 'auto'")
+        return replace(
+            self,
+            task=task,
+            timesteps=tuple(float(time) for time in self.timesteps),
+            layers=tuple(layer_paths(subject, self.layers)),
+            tokens=dict(self.tokens or {}),
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a store records of checked options, plain JSON; keys, order and values are part of its format."""
+        return {
+            "task": self.task,
+            "timesteps": list(self.timesteps),
+            "noise": "a function of each stimulus's id" if self.timesteps else None,
+            "pass": "joint" if self.joint else "separate",
+            "layers": list(self.layers or ()),
+            "pooling": self.pooling,
+            "tokens": {modality: _plain(chosen) for modality, chosen in (self.tokens or {}).items()},
+            "special": self.special,
+            "cleaned": self.cleaned,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+        }
+
+
+def _plain(chosen: Chosen) -> Any:
     if isinstance(chosen, slice):
         return str(chosen)
     return torch.as_tensor(chosen).tolist()  # a mask stays one: true and false, not 1 and 0

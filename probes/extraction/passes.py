@@ -1,4 +1,4 @@
-"""The passes over one batch: each modality by itself or both, at each timestep, pooled while the model runs."""
+"""Run the passes over one batch: each modality alone or both together, at each timestep, pooled in the hooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,97 +18,123 @@ from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
-from .options import PRECISIONS
+from .options import PRECISIONS, ExtractionOptions, layer_paths
 from .pooling import Pooled, pool, pooling_of
-from .token_selection import Chosen, Tokens, find_tokens
+from .token_selection import Tokens, find_tokens
 
 
 @dataclass(frozen=True)
 class PassRunner:
-    """What is asked of a subject, the same for every batch.
+    """What an extraction asks of a subject, the same for every batch.
 
-    Attributes:
-        layers: the names of the layers asked for, in depth order, and their paths in the model.
-        groups: the modalities of each pass.
-        times: the timesteps, or (None,).
-        Others: as `extract`.
+    Attributes
+    ----------
+    subject : Subject
+        What is probed.
+    options : ExtractionOptions
+        What is asked of it, as `ExtractionOptions.checked` returns it.
     """
 
     subject: Subject
-    task: str
-    layers: Mapping[str, str]
-    groups: tuple[tuple[str, ...], ...]
-    times: tuple[float | None, ...]
-    pooling: str
-    tokens: Mapping[str, Chosen]
-    special: bool
-    cleaned: bool
-    dtype: torch.dtype
-    precision: str | None
+    options: ExtractionOptions
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """The names of the layers that are read, in depth order, with their paths in the model."""
+        paths = layer_paths(self.subject, None)
+        return {name: paths[name] for name in self.options.layers or paths}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The modalities of each pass."""
+        modalities = tuple(self.subject.modalities)
+        return (modalities,) if self.options.joint else tuple((modality,) for modality in modalities)
+
+    @property
+    def times(self) -> tuple[float | None, ...]:
+        """The timesteps, or (None,)."""
+        return tuple(self.options.timesteps) or (None,)
 
     def run(self, batch: Sequence[Stimulus], stop: bool = True) -> dict[str, Tensor]:
-        """The tensors of a shard for these stimuli: MODALITY/LAYER (timestep, sample, ...), and so on (shards.Shard).
+        """Extract one batch.
 
-        `stop` ends each pass behind the deepest layer; without it, a block that runs again behind that is noticed.
+        Parameters
+        ----------
+        batch : sequence of Stimulus
+            The stimuli.
+        stop : bool
+            End each pass behind the deepest layer. Without it, a block that runs again behind that is noticed.
 
-        Raises:
-            ValueError: states that the tokens do not fit, naming layer and shapes; a layer without a modality.
-            RuntimeError: a layer that runs twice in one pass.
-            FloatingPointError: values that are not finite, naming layer and stimulus.
+        Returns
+        -------
+        dict of torch.Tensor
+            The tensors of a shard for these stimuli (`shards.Shard`): MODALITY/LAYER, (timestep, sample, ...), and so
+            on.
+
+        Raises
+        ------
+        ValueError
+            The tokens do not fit the states (the message names layer and shapes), or a layer has no states of a
+            modality.
+        RuntimeError
+            A layer runs twice in one pass.
+        FloatingPointError
+            Values are not finite. The message names layer and stimulus.
         """
         found: dict[str, list[Tensor]] = {}
-        special = False
+        has_special = False
         for modalities in self.groups:
             for index, time in enumerate(self.times):
-                alone = "image" not in modalities
-                if alone and time is not None:
+                text_alone = "image" not in modalities
+                if text_alone and time is not None:
                     time = 1.0  # text alone is shown with pure noise, whatever the timestep
-                if alone and index:
+                if text_alone and index:
                     for name, tensors in found.items():
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
-                shown = self.subject.show(batch, modalities, self.task, time)
-                special |= bool(shown.special)
+                shown = self.subject.show(batch, modalities, str(self.options.task), time)
+                has_special |= bool(shown.special)
                 for (modality, layer), pooled in self._once(batch, modalities, shown, stop).items():
                     for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
-        if self.special and not special:
+        if self.options.special and not has_special:
             raise ValueError(f"{self.subject.name} names no special tokens: leave special out, it changes nothing")
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
     def _once(
         self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: ForwardPass, stop: bool
     ) -> dict[tuple[str, str], Pooled]:
+        """Run one forward pass and return what is kept of it, by modality and layer."""
         subject = self.subject
         device = device_of(subject.model)
         tokens = {m: self._tokens(shown, m, len(batch), device) for m in modalities}
         names = {path: name for name, path in self.layers.items()}
         found: dict[tuple[str, str], Pooled] = {}
-        seen: dict[str, list[str | None]] = {}  # the streams of each layer
+        streams: dict[str, list[str | None]] = {}  # the streams of each layer
 
         def keep(path: str, stream: str | None, state: Tensor) -> None:
-            seen.setdefault(path, []).append(stream)
+            streams.setdefault(path, []).append(stream)
             for modality in modalities if path in names else ():
                 if stream == shown.streams.get(modality):
                     try:
                         pooled = pool(
                             state,
                             tokens[modality],
-                            pooling_of(modality, self.pooling),
+                            pooling_of(modality, self.options.pooling),
                             shown.dim_axis,
-                            self.cleaned,
+                            self.options.cleaned,
                             modality,
                         )
                     except ValueError as error:
                         raise ValueError(f"layer {path!r} has {error}") from None
                     # Pooled vectors stay where they are until the pass is over: to fetch each would make a GPU wait.
-                    found[modality, names[path]] = pooled if self.pooling == "mean" else _fetched(pooled)
+                    found[modality, names[path]] = pooled if self.options.pooling == "mean" else _fetched(pooled)
 
         paths = list(self.layers.values())
         if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
-            paths.insert(1, subject.blocks[0])  # they are read where they enter the first block
+            paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
         reading = capture(subject.model, paths, keep=keep, stop=stop)
         with torch.no_grad(), self._autocast(device), reading as taps:
             if stop:
@@ -117,52 +144,55 @@ class PassRunner:
         if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
         for modality in modalities:
-            self._check_layers(modality, shown.streams.get(modality), found, seen)
-        return {at: self._checked(_fetched(pooled), at[1], batch) for at, pooled in found.items()}
+            self._check_layers(modality, shown.streams.get(modality), found, streams)
+        return {key: self._checked(_fetched(pooled), key[1], batch) for key, pooled in found.items()}
 
     def _check_layers(
-        self, modality: str, stream: str | None, found: Mapping[tuple[str, str], Pooled], seen: Mapping[str, Any]
+        self, modality: str, stream: str | None, found: Mapping[tuple[str, str], Pooled], streams: Mapping[str, Any]
     ) -> None:
-        """ValueError for a layer without the modality, unless its stream has ended there (SD3's last block)."""
-        there = [(modality, name) in found for name in self.layers]
-        for at, (name, path) in enumerate(self.layers.items()):
-            ended = stream is not None and None not in seen[path] and not any(there[at:])
-            if not (there[at] or ended):
-                told = ", ".join("one without a name" if each is None else repr(each) for each in seen[path])
+        """Raise ValueError for a layer without the modality, unless its stream has ended there (SD3's last block)."""
+        present = [(modality, name) in found for name in self.layers]
+        for index, (name, path) in enumerate(self.layers.items()):
+            ended = stream is not None and None not in streams[path] and not any(present[index:])
+            if not (present[index] or ended):
+                others = [other for other, has in zip(self.layers, present, strict=True) if has and other != name]
+                names = ", ".join("one without a name" if own is None else repr(own) for own in streams[path])
                 raise ValueError(
                     f"layer {path!r} of {self.subject.name} has no {modality} states, others have: its streams are "
-                    f"{told}, {modality} is read from {stream or 'one without a name'}. Leave it out, as "
-                    f"layers={[other for other, has in zip(self.layers, there, strict=True) if has and other != name]}"
+                    f"{names}, {modality} is read from {stream or 'one without a name'}. Leave it out, as "
+                    f"layers={others}"
                 )
 
     def _tokens(self, shown: ForwardPass, modality: str, batch: int, device: torch.device) -> Tokens:
-        chosen = self.tokens.get(modality)
+        chosen = (self.options.tokens or {}).get(modality)
         if modality not in shown.tokens and chosen is None:
             raise ValueError(
-                f"{self.subject.name} does not say which tokens are {modality}: choose them, such as "
+                f"{self.subject.name} does not say which tokens are {modality}: leave {modality!r} out of its "
+                f"modalities if it has none, or choose the tokens, such as "
                 f"tokens={{{modality!r}: slice(1, None)}}"
             )
-        special = shown.special.get(modality) if self.special else None
+        special = shown.special.get(modality) if self.options.special else None
         return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device)
 
     def _autocast(self, device: torch.device) -> Any:
-        if self.precision is None:
+        if self.options.precision is None:
             return nullcontext()
-        return torch.autocast(device.type, dtype=PRECISIONS[self.precision])
+        return torch.autocast(device.type, dtype=PRECISIONS[self.options.precision])
 
     def _checked(self, pooled: Pooled, layer: str, batch: Sequence[Stimulus]) -> Pooled:
+        """Convert what is kept to the dtype, or raise FloatingPointError for what is not finite in it."""
         kept = []
         for values in (pooled.values, pooled.clamped):
             if values is None:
                 kept.append(None)
                 continue
             finite = torch.isfinite(values).flatten(1).all(1)
-            stored = values.to(self.dtype)
+            stored = values.to(self.options.dtype)
             fits = torch.isfinite(stored).flatten(1).all(1)
             if not fits.all():
                 what, remedy = "gave NaN or infinity", "try float32 weights"
                 if finite.all():
-                    what, remedy = f"is too large for {self.dtype}", "store float32 or bfloat16"
+                    what, remedy = f"is too large for {self.options.dtype}", "store float32 or bfloat16"
                 first = batch[int((~fits).nonzero()[0])].id
                 path = self.layers[layer]
                 raise FloatingPointError(
@@ -174,19 +204,42 @@ class PassRunner:
 
 @dataclass
 class BatchSize:
-    """How many stimuli are shown at once, which becomes less where memory does not suffice.
+    """The number of stimuli that are shown at once. It is halved where memory does not suffice.
 
-    The first are shown in whole passes, so that a block that runs again behind the deepest is not read unnoticed.
+    The first batch is shown in whole passes, so that a block that runs again behind the deepest layer is noticed.
+
+    Attributes
+    ----------
+    limit : int
+        The largest number of stimuli in one pass.
+    tried : bool
+        Whether a whole pass has succeeded.
     """
 
     limit: int
     tried: bool = False
 
     def run(self, passes: PassRunner, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
-        """A batch in pieces of at most `limit`, and their sizes.
+        """Extract a batch in pieces of at most `limit` stimuli.
 
-        Raises:
-            MemoryError: one stimulus alone does not fit.
+        Parameters
+        ----------
+        passes : PassRunner
+            What is asked of the subject.
+        batch : sequence of Stimulus
+            The stimuli.
+
+        Returns
+        -------
+        pieces : list of dict of torch.Tensor
+            The tensors of each piece.
+        sizes : list of int
+            The number of stimuli of each piece.
+
+        Raises
+        ------
+        MemoryError
+            One stimulus alone does not fit.
         """
         pieces: list[dict[str, Tensor]] = []
         sizes: list[int] = []
@@ -200,29 +253,40 @@ class BatchSize:
             except (RuntimeError, MemoryError) as error:
                 if not _short_of_memory(error):
                     raise
-                told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            # Only here, behind the except clause, are the failed pass's tensors no longer held by the error.
+                message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            # The error holds the failed pass's tensors until here, behind the except clause.
             gc.collect()
             clear_device_cache()
             if len(piece) == 1:
                 raise MemoryError(
-                    f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({told}): "
+                    f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({message}): "
                     "open the model in half precision or with device_map, ask for fewer layers, or pool"
                 )
             self.limit = (len(piece) + 1) // 2
             warnings.warn(
-                f"{len(piece)} stimuli at once do not fit into memory ({told}): going on with {self.limit}",
+                f"{len(piece)} stimuli at once do not fit into memory ({message}): continuing with {self.limit}",
                 stacklevel=2,
             )
         return pieces, sizes
 
 
 def concatenate_batches(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches put one behind the other, with as many tokens as the longest needs."""
-    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+    """Concatenate batches along the samples, padded to the number of tokens of the longest.
+
+    Parameters
+    ----------
+    pieces : sequence of dict of torch.Tensor
+        The tensors of each batch, as `PassRunner.run` returns them.
+
+    Returns
+    -------
+    dict of torch.Tensor
+        The tensors of all batches.
+    """
+    return {name: _concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _concatenate(parts: list[Tensor]) -> Tensor:
     if parts[0].ndim == 4 and len({part.shape[2] for part in parts}) > 1:
         widest = max(part.shape[2] for part in parts)
         parts = [nn.functional.pad(part, (0, 0, 0, widest - part.shape[2])) for part in parts]
@@ -230,9 +294,9 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _run_to_the_end(shown: ForwardPass, paths: Sequence[str], taps: Mapping[str, Any]) -> None:
-    """A pass that is not stopped may fail behind the deepest layer: a decoder wants inputs, a head wants memory.
+    """Run a whole pass, which may fail behind the deepest layer: a decoder lacks inputs, a head lacks memory.
 
-    That is no failure, for a pass that is stopped never comes there; a layer that runs twice is one.
+    Such an error is ignored, because a pass that is stopped never comes there. A layer that runs twice is an error.
     """
     try:
         shown.run()

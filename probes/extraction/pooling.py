@@ -1,4 +1,4 @@
-"""Pooling inside the hook: the tokens of one modality of one hidden state, brought down to what is kept of them."""
+"""Pool the tokens of one modality of one hidden state, while the model runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from ..features.patch_grids import regrid
-from .token_selection import Grids, Tokens, _choose
+from .token_selection import Grids, Tokens, choose_positions
 
-CLAMP = 0.95  # the quantile of |x| at which massive activations are cut
+CLAMP = 0.95  # the quantile of |x| at which massive activations are clamped
 
 
 class Pooled(NamedTuple):
-    """What is kept of one state: (batch, dim), (batch, token, dim) or (batch, row, column, dim), float32.
+    """What is kept of one hidden state.
 
-    `clamped` is the same of the clamped tokens; `counts` (batch,) says how many of the tokens are no padding.
+    Attributes
+    ----------
+    values : torch.Tensor
+        (batch, dim), (batch, token, dim) or (batch, row, column, dim), float32.
+    clamped : torch.Tensor or None
+        The same, pooled over the clamped tokens.
+    counts : torch.Tensor or None
+        (batch,), the number of tokens that are no padding, where tokens are kept.
     """
 
     values: Tensor
@@ -26,24 +33,62 @@ class Pooled(NamedTuple):
 
 
 def pooling_of(modality: str, pooling: str) -> str:
-    """The pooling of one modality: text has no patch grid, and is averaged beside one."""
+    """Return the pooling of one modality: text has no patch grid, and is averaged beside one.
+
+    Parameters
+    ----------
+    modality : str
+        "image" or "text".
+    pooling : str
+        The pooling that was asked for.
+
+    Returns
+    -------
+    str
+        The modality's pooling.
+    """
     return "mean" if pooling.startswith("grid:") and modality != "image" else pooling
 
 
 def pool(
     state: Tensor, tokens: Tokens, pooling: str = "mean", dim_axis: int = -1, clean: bool = False, what: str = "own"
 ) -> Pooled:
-    """Pool one hidden state of any layout, always in float32; nothing of the state itself is kept alive.
+    """Pool one hidden state of any layout, always in float32.
 
-    mean, first, last: (batch, dim). none: all tokens, (batch, token, dim), zero behind a sample's last.
-    grid:N: (batch, N, N, dim), each cell the mean of the patches that it overlaps, by area; the patches are a square
-    unless the state is a map or the tokens told their rows and columns.
+    The result shares no memory with the state.
 
-    `clean` pools the clamped tokens as well: each sample's are cut at the .95 quantile of |x| over its own tokens and
-    dims, which takes massive activations away (the code of the Platonic Representation Hypothesis, Huh et al. 2024,
-    does so to features: `remove_outliers`, exact). `what` names the tokens in errors.
+    Parameters
+    ----------
+    state : torch.Tensor
+        The hidden state.
+    tokens : Tokens
+        The tokens to pool.
+    pooling : str
+        "mean", "first" and "last" give (batch, dim). "none" keeps all tokens, (batch, token, dim), zero behind a
+        sample's last. "grid:N" gives (batch, N, N, dim), where each cell is the mean of the patches that it overlaps,
+        by area. The patches are a square, unless the state is a map or the tokens have rows and columns.
+    dim_axis : int
+        The state's dim axis.
+    clean : bool
+        Pool the clamped tokens as well. Each sample's values are clamped at the .95 quantile of |x| over its own tokens
+        and dims, which removes massive activations.
+    what : str
+        The name of the tokens, for error messages.
 
-    Raises ValueError for a state that the tokens do not fit, or patches that are no square.
+    Returns
+    -------
+    Pooled
+        What is kept of the state.
+
+    Raises
+    ------
+    ValueError
+        The tokens do not fit the state, or the patches are no square.
+
+    References
+    ----------
+    Huh et al., "The Platonic Representation Hypothesis", ICML 2024. Its code clamps features in the same way
+    (`remove_outliers`, exact).
     """
     state = state.detach()
     moved = state.movedim(dim_axis, -1)
@@ -56,12 +101,12 @@ def pool(
 
 
 def _rows(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str) -> tuple[Tensor, Tensor, Grids]:
-    """A state's tokens (batch, kept, dim), which may be a view, each sample's number of them, and their grids."""
+    """Return a state's tokens (batch, kept, dim), which may be a view, their number by sample, and their grids."""
     _check_fit(moved, tokens, shape, what)
     if tokens.positions is None or tokens.counts is None:
         rows, grids = moved.flatten(1, -2), ()
         if tokens.chosen is not None:
-            which = _choose(torch.arange(rows.shape[1]), tokens.chosen, f"{what} tokens")
+            which = choose_positions(torch.arange(rows.shape[1]), tokens.chosen, f"{what} tokens")
             if not len(which):
                 raise ValueError(f"hidden states of shape {shape}, but none of their tokens is chosen for {what}")
             rows = rows[:, which.to(rows.device)]
@@ -79,34 +124,35 @@ def _check_fit(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str)
     size, batch = moved.shape[:-1].numel(), tokens.batch
     doubled = moved.ndim > 2 and moved.shape[0] == 2 * batch
     if tokens.positions is None:
-        fits, told = moved.ndim > 2 and moved.shape[0] == batch, f"tokens are all of those of {batch} stimuli"
+        fits, description = moved.ndim > 2 and moved.shape[0] == batch, f"tokens are all of those of {batch} stimuli"
     elif tokens.exact is not None:
-        fits, told = moved.shape[0] == batch and size == math.prod(tokens.exact), f"mask is {tokens.exact}"
+        fits = moved.shape[0] == batch and size == math.prod(tokens.exact)
+        description = f"mask is {tokens.exact}"
     else:
         second = moved.ndim > 2 and moved.shape[1] == batch  # (token, batch, dim), where twice the batch means nothing
         fits = tokens.reach <= size and not (doubled and not second and 2 * tokens.reach <= size)
-        told = f"positions of {batch} stimuli go up to {tokens.reach - 1}"
+        description = f"positions of {batch} stimuli go up to {tokens.reach - 1}"
     if fits:
         return
     guided = (
         ": the batch is twice that of the stimuli, as with classifier-free guidance: turn it off "
         "(guidance_scale=1, or no negative prompt)"
     )
-    raise ValueError(f"hidden states of shape {shape}, but the {what} {told}{guided if doubled else ''}")
+    raise ValueError(f"hidden states of shape {shape}, but the {what} {description}{guided if doubled else ''}")
 
 
 def _clamp(rows: Tensor, ragged: Tensor | None) -> Tensor:
-    """Each sample's own tokens cut at the quantile of their absolute values; float32."""
-    cut = rows.to(torch.float32, copy=True)
-    for at, row in enumerate(cut):
-        own = (row if ragged is None else row[: int(ragged[at])]).abs().flatten()
+    """Clamp each sample's own tokens at the quantile of their absolute values, in float32."""
+    clamped = rows.to(torch.float32, copy=True)
+    for sample, row in enumerate(clamped):
+        own = (row if ragged is None else row[: int(ragged[sample])]).abs().flatten()
         limit = own.kthvalue(min(int(CLAMP * own.numel()), own.numel() - 1) + 1).values
         row.clamp_(-limit, limit)
-    return cut
+    return clamped
 
 
 def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, what: str) -> Tensor:
-    """Rows (batch, kept, dim) pooled; where `ragged`, what stands right of each sample's count is none of it."""
+    """Pool rows (batch, kept, dim); `ragged` (batch,) counts each sample's own, where the rest is padding."""
     if pooling == "first":
         return rows[:, 0].to(torch.float32, copy=True)
     if pooling == "last":
@@ -116,21 +162,21 @@ def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, wha
         return _on_grid(rows, ragged, grids, int(pooling.removeprefix("grid:")), what)
     if ragged is None:
         return rows.mean(1, dtype=torch.float32) if pooling == "mean" else rows.to(torch.float32, copy=True)
-    none = torch.arange(rows.shape[1], device=rows.device) >= ragged[:, None]
-    kept = rows.float().masked_fill(none[..., None], 0)  # also where padding holds NaN
+    padding = torch.arange(rows.shape[1], device=rows.device) >= ragged[:, None]
+    kept = rows.float().masked_fill(padding[..., None], 0)  # also where padding holds NaN
     return kept if pooling == "none" else kept.sum(1) / ragged[:, None]
 
 
 def _on_grid(rows: Tensor, ragged: Tensor | None, grids: Grids, side: int, what: str) -> Tensor:
     cells = []
     counts = [rows.shape[1]] * len(rows) if ragged is None else ragged.tolist()
-    for at, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        high, wide = grids[at] if grids else (math.isqrt(count),) * 2
-        if high * wide != count:
-            kind = f"{high} x {wide}" if grids else "square"
+    for sample, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        height, width = grids[sample] if grids else (math.isqrt(count),) * 2
+        if height * width != count:
+            kind = f"{height} x {width}" if grids else "square"
             raise ValueError(
                 f"hidden states with {count} {what} tokens of a sample, which are no {kind} of patches: show square "
                 "images, or have the subject give its tokens as (batch, row, column)"
             )
-        cells.append(regrid(row[:count].float().unflatten(0, (high, wide)), side, side))
+        cells.append(regrid(row[:count].float().unflatten(0, (height, width)), side, side))
     return torch.stack(cells)

@@ -1,4 +1,4 @@
-"""What a subject makes inputs with, told so that a change is noticed: processors, tokenizers, schedulers, functions."""
+"""Hash what a subject makes inputs with, so that a change is noticed: processors, tokenizers, schedulers, functions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,27 @@ from types import FunctionType
 from typing import Any
 
 PLAIN = (str, int, float, bool, type(None))
-# Where files lie, which versions wrote them, and what a call leaves behind are not what is made with them.
-PASSING = {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "padding_side"}
-CALL = ("padding", "truncation")  # a fast tokenizer keeps those of its last call
+# Settings that do not change the inputs: where files lie, which versions wrote them, and what a call leaves behind.
+IGNORED = {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "padding_side"}
+CALL = ("padding", "truncation")  # settings of its last call that a fast tokenizer keeps
 
 
 def preprocessing_of(subject: Any) -> dict[str, str]:
-    """For each attribute of a subject, and each part of a pipeline or processor, "Class hash" (16 hex digits).
+    """Hash each attribute of a subject that makes inputs, and each part of a pipeline or processor.
 
-    An image processor counts with its settings, a tokenizer with its vocabulary, rules and special tokens, a scheduler
-    with its config, a dict of plain values with those, and a function with its name, its source and what of these kinds
-    it finds outside itself. Weights are left to `provenance.fingerprint`.
+    An image processor is hashed by its settings, a tokenizer by its vocabulary, rules and special tokens, a scheduler
+    by its config, a dict of plain values by those, and a function by its name, its source and what of these kinds it
+    uses from outside. Weights are left to `provenance.fingerprint`.
+
+    Parameters
+    ----------
+    subject : Subject
+        The subject.
+
+    Returns
+    -------
+    dict of str
+        "Class hash" (16 hex digits) by name of the attribute or part.
     """
     found: dict[str, str] = {}
     for name, value in sorted(getattr(subject, "__dict__", {}).items()):
@@ -32,6 +42,7 @@ def preprocessing_of(subject: Any) -> dict[str, str]:
 
 
 def _parts(name: str, value: Any, above: set[int]) -> Iterator[tuple[str, str]]:
+    """Yield name and hash of a value and of its parts; `above` are the ids of the values that hold it."""
     if id(value) in above:
         return
     above = above | {id(value)}
@@ -45,17 +56,17 @@ def _parts(name: str, value: Any, above: set[int]) -> Iterator[tuple[str, str]]:
     elif isinstance(
         function := inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value, FunctionType
     ):
-        inside = _outside(function)
-        yield name, _told_function(function)
+        inside = _used_from_outside(function)
+        yield name, _hash_function(function)
     else:
         inside = {}
-        if (told := _told(value)) is not None:
-            yield name, told
-    for part, each in sorted(inside.items()):
-        yield from _parts(f"{name}.{part}", each, above)
+        if (description := _hash_part(value)) is not None:
+            yield name, description
+    for part, content in sorted(inside.items()):
+        yield from _parts(f"{name}.{part}", content, above)
 
 
-def _told(value: Any) -> str | None:
+def _hash_part(value: Any) -> str | None:
     if hasattr(value, "init_kwargs") and hasattr(value, "get_vocab"):
         return _hashed(value, _tokenizer(value))
     if hasattr(value, "to_dict") and hasattr(value, "preprocess"):
@@ -75,7 +86,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     return own | {"rules": {name: part for name, part in json.loads(backend.to_str()).items() if name not in CALL}}
 
 
-def _told_function(function: Callable[..., Any]) -> str:
+def _hash_function(function: Callable[..., Any]) -> str:
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):  # typed into a shell, or built in
@@ -83,8 +94,8 @@ def _told_function(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__} {_digest(source)}"
 
 
-def _outside(function: FunctionType) -> dict[str, Any]:
-    """What a function closes over, its defaults, and the globals it names; of other functions those beside it."""
+def _used_from_outside(function: FunctionType) -> dict[str, Any]:
+    """Return what a function closes over, its defaults, and the globals it names; no function of another module."""
     code, cells = function.__code__, function.__closure__ or ()
     found = {}
     for name, cell in zip(code.co_freevars, cells, strict=True):
@@ -95,32 +106,32 @@ def _outside(function: FunctionType) -> dict[str, Any]:
     kept = {}
     for name, value in found.items():
         if isinstance(value, FunctionType) and value.__module__ != function.__module__:
-            continue  # a library's: its version is told
+            continue  # a library's: the provenance has its version
         kept[str(name)] = {"value": value} if isinstance(value, (*PLAIN, list, tuple)) and _is_plain(value) else value
     return kept
 
 
 def _settings(values: Mapping[str, Any], but: Any = ()) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not k.startswith("_") and k not in PASSING and k not in but}
+    return {k: v for k, v in values.items() if not k.startswith("_") and k not in IGNORED and k not in but}
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(key, PLAIN) and _is_plain(each) for key, each in value.items())
+        return all(isinstance(key, PLAIN) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return isinstance(value, PLAIN)
 
 
-def _hashed(value: Any, told: Any) -> str:
-    return f"{type(value).__name__} {_digest(told)}"
+def _hashed(value: Any, content: Any) -> str:
+    return f"{type(value).__name__} {_digest(content)}"
 
 
-def _digest(told: Any) -> str:
-    text = json.dumps(told, sort_keys=True, default=_told_other)
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=_as_text)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _told_other(value: Any) -> str:
-    """Arrays and enums are their text; of other objects that tells where they stand in memory."""
+def _as_text(value: Any) -> str:
+    """Return the text of arrays and enums, and the class of an object whose text is its address in memory."""
     return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)

@@ -1,4 +1,4 @@
-"""What features are made of: which model with which weights, which stimuli, which versions, in plain JSON."""
+"""Describe how features were made, in plain JSON: the model and its weights, the stimuli, the versions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,29 @@ from ..subjects.subject import Subject, modules_of
 from .preprocessing_hash import preprocessing_of
 
 PACKAGES = ("bridgework", "torch", "transformers", "diffusers")
-VALUES = 4096  # of every parameter and buffer in a fingerprint, evenly spaced
+VALUES = 4096  # values of every parameter and buffer in a fingerprint, evenly spaced
 PLAIN = (str, int, float, bool)
 
 
 def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict[str, Any]:
-    """All that must be equal for two sets of features to be the same: subject, stimuli, options, versions.
+    """Describe all that must be equal for two sets of features to be the same.
 
-    The subject counts with every module that it holds (a text encoder beside the model), its plain attributes, and
+    A subject is described by every module that it holds (a text encoder beside the model), its plain attributes, and
     what it makes inputs with: processors, tokenizers, schedulers, functions (probes/extraction/preprocessing_hash.py).
+
+    Parameters
+    ----------
+    subject : Subject
+        The subject.
+    stimuli : Stimuli
+        The stimuli.
+    options : dict
+        The options of the extraction, as plain JSON.
+
+    Returns
+    -------
+    dict
+        Subject, stimuli, options and versions, as plain JSON.
     """
     modules = modules_of(subject)
     return {
@@ -47,7 +61,18 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Class, revision (Hub commit), hash of the config and fingerprint of the weights."""
+    """Describe one module.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module.
+
+    Returns
+    -------
+    dict
+        Its class, revision (Hub commit), hash of the config, kind of attention and fingerprint of the weights.
+    """
     config = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config) if isinstance(config, dict) else {}
     settings = {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"}
@@ -62,10 +87,21 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A sha256 (hex) over name, shape, dtype and some thousands of evenly spaced values of each parameter and buffer.
+    """Hash the weights of a model.
 
-    Where accelerate has offloaded weights they are fetched for it, module by module. Buffers that are not saved with
-    the model are left out: some models change them while they run.
+    The hash is taken over name, shape, dtype and some thousands of evenly spaced values of each parameter and buffer.
+    Weights that accelerate has offloaded are loaded for it, module by module. Buffers that are not saved with the model
+    are left out: some models change them while they run.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module.
+
+    Returns
+    -------
+    str
+        A sha256 (hex).
     """
     digest = hashlib.sha256()
     saved = model.state_dict().keys()
@@ -77,7 +113,7 @@ def fingerprint(model: nn.Module) -> str:
         own = {name: full for name, full in own.items() if full in saved}
         if not own:
             continue
-        with align_module_device(module):  # does nothing unless they are offloaded
+        with align_module_device(module):  # does nothing unless the weights are offloaded
             for name, full in own.items():
                 tensor = getattr(module, name)
                 digest.update(f"{full} {tuple(tensor.shape)} {tensor.dtype}".encode() + _some(tensor))
@@ -85,6 +121,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _some(tensor: Tensor) -> bytes:
+    """Return the bytes of at most `VALUES` evenly spaced values."""
     if tensor.device.type == "meta" or not tensor.numel():
         return b""
     flat = tensor.detach().reshape(-1)
@@ -101,7 +138,7 @@ def _revision(config: Any, model: nn.Module) -> str | None:
 
 
 def _plain_tuple(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(each, PLAIN) for each in value)
+    return isinstance(value, tuple | list) and all(isinstance(item, PLAIN) for item in value)
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Extraction on a cluster, over Ray Data (`pip install bridgework[ray]`): the same shards, made by its workers."""
+"""Extract on a cluster, over Ray Data (`pip install bridgework[ray]`): its workers make the same shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..features.store import write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
 from .jobs import prepare_job, shard_count
+from .options import ExtractionOptions
 
 
 def extract_on_ray(
@@ -21,14 +22,38 @@ def extract_on_ray(
     workers: int = 1,
     **options: Any,
 ) -> Features:
-    """`extract` into a store that all workers reach, each of which opens the subject once, by `open_subject`.
+    """Extract as `extract` does, into a store that all workers of a Ray cluster reach.
 
+    Connect before with `ray.init`; otherwise Ray starts on this machine. Stopped, the same call resumes.
+
+    Parameters
+    ----------
+    open_subject : callable
+        Opens the subject; each worker calls it once.
+    stimuli : Stimuli
+        What the subject is shown.
+    store : path
+        The folder to write, which all workers reach.
+    workers : int, optional
+        How many workers make shards. A worker takes a GPU where the cluster has some.
+    **options
+        The options of `extract`, without `store`.
+
+    Returns
+    -------
+    Features
+        As of `extract`.
+
+    Raises
+    ------
+    ImportError
+        Ray is not installed.
+    ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
+        As `extract` does.
+
+    Examples
+    --------
     >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, batch_size=64)
-
-    A worker takes a GPU where the cluster has some. `options` are those of `extract`. Connect before with `ray.init`;
-    otherwise Ray starts on this machine. Stopped, the same call goes on where it was.
-
-    Raises as `extract`, and ImportError without Ray.
     """
     try:
         import ray.data
@@ -37,26 +62,28 @@ def extract_on_ray(
     if not ray.is_initialized():
         ray.init()
     folder = Path(store).absolute()
-    count = shard_count(len(stimuli), options.get("batch_size", 32), options.get("pooling", "mean"))
+    asked = ExtractionOptions(store=folder, **options)
+    count = shard_count(len(stimuli), asked.batch_size, asked.pooling)
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
-    made = numbers.map(
+    rows = numbers.map(
         _Worker,  # type: ignore[arg-type]  # a class is called once for each worker
-        fn_constructor_args=(open_subject, stimuli, folder, options),
+        fn_constructor_args=(open_subject, stimuli, folder, asked),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    made.materialize()
-    return write_index(folder, count)
+    rows.materialize()
+    write_index(folder, count)
+    return Features.load(folder)
 
 
 class _Worker:
-    """Opens the subject in its process, then makes shards by their numbers."""
+    """Open the subject in this process, then make shards by their numbers."""
 
     def __init__(
-        self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: dict[str, Any]
+        self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: ExtractionOptions
     ) -> None:
-        self.work, self.folder = prepare_job(open_subject(), stimuli, **options), folder
+        self.job, self.folder = prepare_job(open_subject(), stimuli, options), folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.work.write(self.folder, [int(row["shard"])], show=False)
+        self.job.write(self.folder, [int(row["shard"])], show=False)
         return row

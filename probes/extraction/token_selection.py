@@ -1,4 +1,4 @@
-"""Choose which tokens of a modality are pooled, and which patch grid they form."""
+"""Find the tokens of a modality that are pooled, and the patch grid that they form."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
-def token_indices(tokens: Tensor | None, count: int) -> Tensor:
-    """Where a modality's tokens stand among the `count` tokens of one sample's state, whatever form `tokens` has."""
-    if tokens is None:
-        return torch.arange(count)
-    flat = tokens.detach().cpu().flatten()
-    if flat.dtype == torch.bool:
-        if len(flat) != count:
-            raise ValueError(f"the mask has {len(flat)} tokens, the hidden state {count}")
-        return flat.nonzero()[:, 0]
-    return flat[flat >= 0]
-
-
 Chosen = slice | Sequence[int] | Tensor
 Grids = tuple[tuple[int, int], ...]  # rows and columns of each sample's patches
 
@@ -28,17 +15,27 @@ Grids = tuple[tuple[int, int], ...]  # rows and columns of each sample's patches
 class Tokens(NamedTuple):
     """One modality's tokens in one pass, ready to be read from the state of any layer.
 
-    Attributes:
-        batch: how many stimuli there are.
-        positions: (batch, kept), counted over the hidden state without its dim axis, flattened; what stands right of a
-            sample's own is none. None: every token of a (batch, ...) state.
-        counts: (batch,), how many positions each sample has; None with `positions`.
-        ragged: whether they differ.
-        run: start and stop within each sample's row and the length of a row, where all samples have the same stretch.
-        reach: how many tokens a state must have at least, or exactly, where a mask tells it.
-        exact: the mask's shape (batch, token), where there is one.
-        grids: of the patches, where the subject told them.
-        chosen: which of a state's tokens count, where `positions` is None.
+    Attributes
+    ----------
+    batch : int
+        The number of stimuli.
+    positions : torch.Tensor or None
+        (batch, kept), counted over the hidden state without its dim axis, flattened. Entries behind a sample's count
+        are padding. None stands for every token of a (batch, ...) state.
+    counts : torch.Tensor or None
+        (batch,), the number of positions of each sample; None where `positions` is None.
+    ragged : bool
+        Whether the counts differ.
+    run : tuple of int or None
+        Start and stop within each sample's row and the length of a row, where all samples have the same stretch.
+    reach : int
+        The number of tokens that a state must have at least.
+    exact : tuple of int or None
+        The shape (batch, token) that a state must have, where the subject gave a mask.
+    grids : tuple of tuple of int
+        Rows and columns of each sample's patches, where the subject gave them.
+    chosen : slice, sequence of int, torch.Tensor or None
+        The tokens of a state that count, where `positions` is None.
     """
 
     batch: int
@@ -52,6 +49,39 @@ class Tokens(NamedTuple):
     chosen: Chosen | None = None
 
 
+def token_positions(tokens: Tensor | None, count: int | None = None) -> Tensor:
+    """Return the positions of a modality's tokens in the hidden state of one sample.
+
+    Parameters
+    ----------
+    tokens : torch.Tensor or None
+        One sample's part of `ForwardPass.tokens`, in any of its three forms: a bool mask, positions padded with -1, or
+        None for all tokens.
+    count : int, optional
+        The number of tokens of the hidden state. It is needed where `tokens` is None, and checked against a mask.
+
+    Returns
+    -------
+    torch.Tensor
+        (kept,), int64, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        The mask does not have `count` tokens, or there is neither `tokens` nor `count`.
+    """
+    if tokens is None:
+        if count is None:
+            raise ValueError("all tokens of a state are meant, but their number is not given")
+        return torch.arange(count)
+    flat = tokens.detach().cpu().flatten()
+    if flat.dtype == torch.bool:
+        if count not in (None, len(flat)):
+            raise ValueError(f"the mask has {len(flat)} tokens, the hidden state {count}")
+        return flat.nonzero()[:, 0]
+    return flat[flat >= 0]
+
+
 def find_tokens(
     modality: str,
     tokens: Tensor | None,
@@ -60,17 +90,34 @@ def find_tokens(
     chosen: Chosen | None = None,
     device: torch.device | str = "cpu",
 ) -> Tokens:
-    """What a subject says of one modality's tokens, checked and brought into one form.
+    """Check one modality's tokens, as a subject gives them, and bring them into one form.
 
     Parameters
     ----------
-    tokens, special : as `Shown` gives them. With three axes, (batch, row, column), they tell the patch grid too.
-        Special tokens are added: in the order of the sequence where both are masks, else before the others.
-    chosen : a slice, a bool mask or positions (negative ones from the end), counted over the modality's own tokens in
-        reading order; for tokens of None that is over all tokens of each sample.
-    device : where the states will be.
+    modality : str
+        "image" or "text", for error messages.
+    tokens : torch.Tensor or None
+        The modality's part of `ForwardPass.tokens`. With three axes, (batch, row, column), it gives the patch grid too.
+    batch : int
+        The number of stimuli.
+    special : torch.Tensor, optional
+        The modality's part of `ForwardPass.special`. Special tokens are added in the order of the sequence where both
+        are masks, else before the others.
+    chosen : slice, sequence of int or torch.Tensor, optional
+        A slice, a bool mask or positions (negative ones from the end), counted over the modality's own tokens in
+        reading order. Where `tokens` is None they are counted over all tokens of each sample.
+    device : torch.device or str
+        The device of the hidden states.
 
-    Raises ValueError for tokens of another batch, a sample without tokens, choices out of range.
+    Returns
+    -------
+    Tokens
+        The tokens.
+
+    Raises
+    ------
+    ValueError
+        The tokens have another batch, a sample has none, or a choice is out of range.
     """
     if tokens is None:
         return Tokens(batch, chosen=chosen)
@@ -82,16 +129,16 @@ def find_tokens(
                 f"the {modality} tokens have shape {tuple(given.shape)} and {given.dtype} for {batch} stimuli: "
                 "expected a bool mask or int64 positions, (batch, token) or (batch, row, column)"
             )
-    rows, grids = _listed(tokens), _told_grids(tokens) if tokens.ndim == 3 else ()
+    rows, grids = _flat_positions(tokens), _grids(tokens) if tokens.ndim == 3 else ()
     if chosen is not None:
-        rows, grids = [_choose(row, chosen, f"{modality} tokens") for row in rows], ()
+        rows, grids = [choose_positions(row, chosen, f"{modality} tokens") for row in rows], ()
     if special is not None:
-        rows = [torch.cat(pair) for pair in zip(_listed(special), rows, strict=True)]
+        rows = [torch.cat(pair) for pair in zip(_flat_positions(special), rows, strict=True)]
         if tokens.dtype == special.dtype == torch.bool:
             rows = [row.sort().values for row in rows]
-    for at, row in enumerate(rows):
+    for sample, row in enumerate(rows):
         if not len(row):
-            raise ValueError(f"sample {at} of a batch has no {modality} tokens to pool: leave that stimulus out")
+            raise ValueError(f"sample {sample} of a batch has no {modality} tokens to pool: leave that stimulus out")
     counts = torch.tensor([len(row) for row in rows])
     return Tokens(
         batch,
@@ -105,20 +152,40 @@ def find_tokens(
     )
 
 
-def _told_grids(tokens: Tensor) -> Grids:
-    there = tokens if tokens.dtype == torch.bool else tokens >= 0
-    return tuple((int(each.any(1).sum()), int(each.any(0).sum())) for each in there)
+def _grids(tokens: Tensor) -> Grids:
+    """Return the rows and columns of each sample's patches, from tokens (batch, row, column)."""
+    masks = tokens if tokens.dtype == torch.bool else tokens >= 0
+    return tuple((int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks)
 
 
-def _listed(tokens: Tensor) -> list[Tensor]:
-    """Each sample's positions in the flattened state, in reading order."""
-    tokens = tokens.flatten(1).cpu()
-    if tokens.dtype == torch.bool:
-        return [row.nonzero()[:, 0] + at * tokens.shape[1] for at, row in enumerate(tokens)]
-    return [row[row >= 0] for row in tokens]
+def _flat_positions(tokens: Tensor) -> list[Tensor]:
+    """Return each sample's positions in the flattened state, in reading order."""
+    length = tokens[0].numel() if tokens.dtype == torch.bool else 0  # positions count over the whole state already
+    return [token_positions(sample) + number * length for number, sample in enumerate(tokens.cpu())]
 
 
-def _choose(row: Tensor, chosen: Chosen, what: str) -> Tensor:
+def choose_positions(row: Tensor, chosen: Chosen, what: str) -> Tensor:
+    """Choose some of one sample's positions.
+
+    Parameters
+    ----------
+    row : torch.Tensor
+        (kept,), the positions of the modality's tokens.
+    chosen : slice, sequence of int or torch.Tensor
+        A slice, a bool mask or indices into `row`.
+    what : str
+        The name of the tokens, for error messages.
+
+    Returns
+    -------
+    torch.Tensor
+        The chosen positions.
+
+    Raises
+    ------
+    ValueError
+        A choice is out of range.
+    """
     if isinstance(chosen, slice):
         return row[chosen]
     try:
@@ -128,13 +195,13 @@ def _choose(row: Tensor, chosen: Chosen, what: str) -> Tensor:
 
 
 def _run(rows: list[Tensor]) -> tuple[int, int, int] | None:
-    """The stretch that all samples have in common: a slice reads it without a copy."""
+    """Return the stretch that all samples have in common, which a slice reads without a copy, or None."""
     starts = [int(row[0]) for row in rows]
     stride = starts[1] - starts[0] if len(rows) > 1 else 0
     start, length = starts[0], len(rows[0])
     if stride < 0 or (len(rows) > 1 and start + length > stride):
         return None
-    for at, row in enumerate(rows):
-        if len(row) != length or not torch.equal(row, torch.arange(length) + start + at * stride):
+    for sample, row in enumerate(rows):
+        if len(row) != length or not torch.equal(row, torch.arange(length) + start + sample * stride):
             return None
     return start, start + length, stride

@@ -1,4 +1,4 @@
-"""Pooled hidden states with everything needed to read them: what `extract` returns and every measurement takes."""
+"""Hold the features of one subject: what `extract` returns and every measurement takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from .store import load, save
 
 @dataclass(frozen=True, eq=False)
 class Features(Mapping[str, LayerFeatures]):
-    """The features of one subject, by modality: `seen["image"]`, `seen["text"]`.
+    """Pooled hidden states of one subject, by modality: `features["image"]`, `features["text"]`.
 
-    Attributes:
-        modalities: LayerFeatures by modality.
-        provenance: plain JSON about how they were made (model, stimuli, batches, versions, ...).
+    Attributes
+    ----------
+    modalities : dict of LayerFeatures
+        The features of each modality.
+    provenance : dict
+        How the features were made (model, stimuli, batches, versions, ...), as plain JSON.
+
+    Raises
+    ------
+    ValueError
+        Features stand under the name of another modality.
+    KeyError
+        A modality is asked for that is not there.
     """
 
     modalities: dict[str, LayerFeatures]
@@ -40,19 +50,41 @@ class Features(Mapping[str, LayerFeatures]):
         return len(self.modalities)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a feature store (probes/features/store.py); equal features give equal bytes.
+        """Write a feature store (probes/features/store.py). Equal features give equal bytes.
 
-        Raises:
-            ValueError: the folder holds other features. OSError: it cannot be written.
+        Parameters
+        ----------
+        folder : str or os.PathLike
+            The store's folder. It is made if it is missing.
+
+        Raises
+        ------
+        ValueError
+            The folder holds other features, or the modalities have different stimuli.
+        OSError
+            The folder cannot be written.
         """
         save(self, self.provenance, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Features:
-        """Open a feature store; values are read when they are asked for.
+        """Open a feature store. Values are read when they are first used.
 
-        Raises:
-            FileNotFoundError: no store, or one whose extraction has not ended.
-            ValueError: a store of another version, or a file in it that is damaged or of another kind.
+        Parameters
+        ----------
+        folder : str or os.PathLike
+            The store's folder.
+
+        Returns
+        -------
+        Features
+            The features.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no store, or its extraction has not ended.
+        ValueError
+            The store was written by another version, or a file in it is damaged or of another kind.
         """
         return cls(*load(folder))

@@ -19,51 +19,75 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Reader(Protocol):
-    """Where values are that have not been loaded yet."""
+    """Values that have not been read yet.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The shape that the values will have.
+    dtype : torch.dtype
+        Their dtype.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype: ...
     def read(self, layers: slice | int) -> Tensor:
-        """The values of some layers, or of one without the layer axis."""
+        """Read the values of some layers, or of one layer without the layer axis."""
         ...
 
     def counts(self) -> Tensor:
-        """(layer, sample), with pooling "none"."""
+        """Read the number of tokens, (layer, sample), with pooling "none"."""
         ...
 
     def at(self, timestep: int) -> Reader:
-        """The reader of the values at one timestep, by its place."""
+        """Return the reader of the values at one timestep, by its index."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LayerFeatures:
-    """The pooled hidden states of one modality of one subject.
+    """Pooled hidden states of one modality of one subject.
 
-    Attributes:
-        values: (layer, sample, dim), or (timestep, layer, sample, dim) after a timestep sweep; float32, float16 or
-            bfloat16. With pooling "grid:N" (..., sample, row, column, dim), which `match_patches` takes; with "none"
-            (..., sample, token, dim), zero where a sample has fewer tokens. Of features opened from a folder they are
-            loaded when asked for, all at once; `layer` loads one.
-        layers: a name per layer in depth order, "embeddings", "0", "1", ...
-        depths: a relative depth per layer, 0 = embeddings, 1 = last block.
-        modality: "image" or "text".
-        subject: the name of what was probed.
-        task: "understanding" or "generation".
-        pass_: "separate" (each modality without the other) or "joint".
-        pooling: "mean", "last", "first", "none" or "grid:N" over the modality's own tokens, with " + special" (sinks,
-            class tokens and the like as well), " + chosen" (of those tokens, some) and " + cleaned".
-        timesteps: the timesteps of the sweep, or the one selected by `at`; () for subjects without timesteps.
-        samples: the id of each stimulus, in order.
-        widths: the dims of each layer where they differ; the values of the narrower ones are filled up with zeros.
-        counts: Tensor (layer, sample), the number of tokens of each, with pooling "none"; else None.
-        cleaned: LayerFeatures, the same cleaned, where they were asked for; else None. Massive activations are clamped
-            before pooling, then each dim is z-scored over the samples (and tokens).
+    Attributes
+    ----------
+    values : torch.Tensor
+        (layer, sample, dim), or (timestep, layer, sample, dim) after a timestep sweep; float32, float16 or bfloat16.
+        With pooling "grid:N" (..., sample, row, column, dim), which `match_patches` takes. With "none" (..., sample,
+        token, dim), zero where a sample has fewer tokens. After `Features.load` they are read at first use, all at
+        once; `layer` reads one layer alone.
+    layers : tuple of str
+        The name of each layer, in depth order: "embeddings", "0", "1", ...
+    depths : tuple of float
+        The relative depth of each layer, 0 = embeddings, 1 = last block.
+    modality : str
+        "image" or "text".
+    subject : str
+        The name of what was probed.
+    task : str
+        "understanding" or "generation".
+    pass_ : str
+        "separate" (each modality without the other) or "joint".
+    pooling : str
+        "mean", "last", "first", "none" or "grid:N" over the modality's own tokens, with " + special" (sinks, class
+        tokens and the like are pooled too), " + chosen" (some of the tokens) and " + cleaned".
+    timesteps : tuple of float
+        The timesteps of the sweep, or the one selected by `at`; () for subjects without timesteps.
+    samples : tuple of str
+        The id of each stimulus, in order.
+    widths : tuple of int
+        The dims of each layer where they differ. The values of narrower layers are filled up with zeros.
+    counts : torch.Tensor or None
+        (layer, sample), the number of tokens, with pooling "none".
+    cleaned : LayerFeatures or None
+        The same features cleaned, where that was asked for. Massive activations are clamped before pooling, then each
+        dim is z-scored over the samples (and tokens).
 
-    Raises:
-        ValueError: a shape, a count or a word that does not fit, at construction.
+    Raises
+    ------
+    ValueError
+        A shape, a count or a word does not fit, at construction.
     """
 
     values: Tensor = field(repr=False)
@@ -130,7 +154,7 @@ class LayerFeatures:
         return self.__dict__[name]
 
     def load(self) -> None:
-        """Read everything into memory, and let go of where it was."""
+        """Read all values into memory, and release the shards."""
         for part in (self, self.cleaned):
             if part is not None and "_reader" in part.__dict__:
                 _ = part.values, part.counts
@@ -138,15 +162,27 @@ class LayerFeatures:
 
     @property
     def swept(self) -> bool:
-        """Whether values have a timestep axis."""
+        """Whether `values` has a timestep axis."""
         held = self.__dict__["values"] if "values" in self.__dict__ else self.__dict__["_reader"]
         return len(held.shape) > 2 + len(axes_of(self.pooling))
 
     def layer(self, name: str) -> Tensor:
-        """The values of one layer, (sample, dim) or (timestep, sample, dim), cut to its width; loads no other.
+        """Return the values of one layer, and read no other.
 
-        Raises:
-            ValueError: an unknown layer.
+        Parameters
+        ----------
+        name : str
+            A name in `layers`.
+
+        Returns
+        -------
+        torch.Tensor
+            (sample, dim) or (timestep, sample, dim), cut to the layer's width.
+
+        Raises
+        ------
+        ValueError
+            The layer is unknown.
         """
         if name not in self.layers:
             raise ValueError(f"no layer {name!r} of {self.subject!r}: there are {', '.join(self.layers)}")
@@ -158,10 +194,22 @@ class LayerFeatures:
         return values[..., : self.widths[index]] if self.widths else values
 
     def at(self, timestep: float) -> LayerFeatures:
-        """The features at one timestep of the sweep: values (layer, sample, dim), timesteps (timestep,).
+        """Return the features at one timestep of the sweep.
 
-        Raises:
-            ValueError: a timestep that was not swept.
+        Parameters
+        ----------
+        timestep : float
+            One of `timesteps`.
+
+        Returns
+        -------
+        LayerFeatures
+            Features with values (layer, sample, dim) and that timestep alone.
+
+        Raises
+        ------
+        ValueError
+            The timestep was not swept.
         """
         for index, known in enumerate(self.timesteps):
             if abs(known - timestep) < 1e-6:
@@ -178,7 +226,18 @@ class LayerFeatures:
 
 
 def axes_of(pooling: str) -> tuple[str, ...]:
-    """The axes of values behind the samples."""
+    """Name the axes of values behind the samples.
+
+    Parameters
+    ----------
+    pooling : str
+        A pooling, as of `LayerFeatures`.
+
+    Returns
+    -------
+    tuple of str
+        ("dim",), ("token", "dim") or ("row", "column", "dim").
+    """
     kind = pooling.split(" ")[0]
     if kind == "none":
         return ("token", "dim")

@@ -1,4 +1,4 @@
-"""Features whose values stay in their shards until they are asked for."""
+"""Read the values of features from their shards when they are first used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,22 @@ DTYPES = {name: dtype for dtype, name in NAMES.items()}
 def features_of(
     index: dict[str, Any], shards: Sequence[Path | dict[str, Tensor]]
 ) -> tuple[dict[str, LayerFeatures], dict[str, Any]]:
-    """Return the modalities, whose values are read from shards when they are asked for, and the provenance."""
+    """Build features whose values are read from shards when they are first used.
+
+    Parameters
+    ----------
+    index : dict
+        What the shards hold, as features.json says it (`store.index_of`).
+    shards : sequence of pathlib.Path or dict of torch.Tensor
+        The shards, as files or in memory.
+
+    Returns
+    -------
+    modalities : dict of LayerFeatures
+        The features of each modality.
+    provenance : dict
+        How they were made.
+    """
     modalities = {}
     places = tuple(torch.tensor(entry["places"]) for entry in index["shards"])
     for modality, part in index["parts"].items():
@@ -34,13 +49,37 @@ def features_of(
             reader: Any = replace(stored, suffix="/clamped", standardise=part["cleaned"] == "clamped")
             cleaned = LayerFeatures(values=reader, pooling=f"{part['pooling']} + cleaned", **labels)
         modalities[modality] = LayerFeatures(values=stored, pooling=part["pooling"], cleaned=cleaned, **labels)
-    notes = {str(at): entry["notes"] for at, entry in enumerate(index["shards"]) if entry["notes"]}
+    notes = {str(number): entry["notes"] for number, entry in enumerate(index["shards"]) if entry["notes"]}
     return modalities, index["made"] | ({"notes": notes} if notes else {})
 
 
 @dataclass(frozen=True)
 class LazyValues:
-    """The values of one modality, in shards; `shape` and `dtype` are theirs once read (see features.Reader)."""
+    """The values of one modality, in shards (a `layer_features.Reader`).
+
+    Attributes
+    ----------
+    shards : tuple of pathlib.Path or dict of torch.Tensor
+        The shards.
+    places : tuple of torch.Tensor
+        The places of each shard's samples among all samples.
+    modality : str
+        "image" or "text".
+    layers : tuple of str
+        The names of the layers.
+    shape : tuple of int
+        The shape of the values once they are read.
+    dtype : torch.dtype
+        Their dtype.
+    sweep : int
+        The number of timesteps, 0 where the values have no timestep axis.
+    time : int
+        The index of the timestep that is read, where `sweep` is 0.
+    suffix : str
+        The ending of the tensors' names: "/clamped" for cleaned values.
+    standardise : bool
+        Whether values are z-scored after they are read.
+    """
 
     shards: tuple[Path | dict[str, Tensor], ...]
     places: tuple[Tensor, ...]
@@ -48,48 +87,50 @@ class LazyValues:
     layers: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
-    sweep: int  # timesteps in values, 0 where they have no such axis
-    time: int = 0  # the place of the one timestep that is read then
+    sweep: int
+    time: int = 0
     suffix: str = ""
     standardise: bool = False
 
     def at(self, timestep: int) -> LazyValues:
+        """Return the values at one timestep, by its index."""
         return replace(self, time=timestep, sweep=0, shape=self.shape[1:])
 
     def read(self, layers: slice | int) -> Tensor:
+        """Read the values of some layers, or of one layer without the layer axis."""
         names = self.layers[layers] if isinstance(layers, slice) else (self.layers[layers],)
         swept = bool(self.sweep)
         values = torch.zeros(self.sweep or 1, len(names), *self.shape[swept + 1 :], dtype=self.dtype)
         times = slice(None) if swept else slice(self.time, self.time + 1)
         for shard, places in zip(self.shards, self.places, strict=True):
             with _opened(shard) as read:
-                for at, name in enumerate(names):
+                for layer, name in enumerate(names):
                     part = read(f"{self.modality}/{name}{self.suffix}", times)
-                    values[:, at][(slice(None), places, *map(slice, part.shape[2:]))] = part
+                    values[:, layer][(slice(None), places, *map(slice, part.shape[2:]))] = part
         if self.standardise:
-            counts = self.counts() if self._tokens() else None
-            for at, name in enumerate(names):
-                for each in values[:, at]:
-                    _standardise(each, None if counts is None else counts[self.layers.index(name)])
+            counts = self.counts() if self._keeps_tokens() else None
+            for layer, name in enumerate(names):
+                for one_time in values[:, layer]:
+                    _standardise(one_time, None if counts is None else counts[self.layers.index(name)])
         values = values if swept else values[0]
         return values if isinstance(layers, slice) else values.select(int(swept), 0)
 
     def counts(self) -> Tensor:
-        """(layer, sample): the tokens of each sample."""
+        """Read the number of tokens of each sample, (layer, sample)."""
         counts = torch.zeros(len(self.layers), self.shape[bool(self.sweep) + 1], dtype=torch.int64)
         for shard, places in zip(self.shards, self.places, strict=True):
             with _opened(shard) as read:
-                for at, name in enumerate(self.layers):
-                    counts[at, places] = read(f"{self.modality}/{name}/counts", slice(0, 1))[0]
+                for layer, name in enumerate(self.layers):
+                    counts[layer, places] = read(f"{self.modality}/{name}/counts", slice(0, 1))[0]
         return counts
 
-    def _tokens(self) -> bool:
+    def _keeps_tokens(self) -> bool:
         return len(self.shape) - bool(self.sweep) == 4
 
 
 @contextmanager
 def _opened(shard: Path | dict[str, Tensor]) -> Iterator[Callable[[str, slice], Tensor]]:
-    """How to read some timesteps of a tensor in a shard."""
+    """Open a shard, as a function that reads some timesteps of one of its tensors."""
     if isinstance(shard, dict):
         yield lambda name, times: shard[name][times]
         return

@@ -7,7 +7,20 @@ import torch
 
 
 def regrid(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Patches (..., height', width', dim) averaged onto (..., height, width, dim), by the area of their overlap."""
+    """Average patches onto a grid of another size, by the area of their overlap.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        Patches, (..., row, column, dim).
+    height, width : int
+        The rows and columns of the new grid.
+
+    Returns
+    -------
+    torch.Tensor
+        (..., height, width, dim).
+    """
     if x.shape[-3:-1] == (height, width):
         return x
     rows, columns = _overlap(x.shape[-3], height).to(x), _overlap(x.shape[-2], width).to(x)
@@ -15,7 +28,7 @@ def regrid(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _overlap(fine: int, coarse: int) -> torch.Tensor:
-    """(coarse, fine): the share of each coarse interval of 0 to 1 that each fine one covers, in exact integers."""
+    """Return (coarse, fine), the share of each coarse interval of 0 to 1 that each fine one covers, from integers."""
     starts, others = np.arange(coarse)[:, None] * fine, np.arange(fine) * coarse
     lengths = np.minimum(starts + fine, others + coarse) - np.maximum(starts, others)
     return torch.from_numpy(np.maximum(lengths, 0) / fine)

@@ -1,4 +1,7 @@
-"""One shard of a feature store: a safetensors file with some samples' features and, as its metadata, what they are."""
+"""Write and read one shard of a feature store.
+
+A shard is a safetensors file with the features of some samples. Its metadata describe them.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,17 @@ KEY = "bridgework"  # the only metadata key: with several, safetensors files are
 
 
 class Shard(NamedTuple):
-    """What is in one shard.
+    """The content of one shard.
 
-    Attributes:
-        tensors: MODALITY/LAYER, and where cleaned MODALITY/LAYER/clamped: (timestep, sample, ...); where tokens are
-            kept MODALITY/LAYER/counts: (timestep, sample).
-        told: plain JSON. format; made: how, equal in all shards of a store; parts: the layers of each modality, also
-            equal; places and ids: which samples of the stimuli these are; notes: what is of this shard alone.
+    Attributes
+    ----------
+    tensors : dict of torch.Tensor
+        By name: MODALITY/LAYER, and MODALITY/LAYER/clamped where features are cleaned, (timestep, sample, ...);
+        MODALITY/LAYER/counts where tokens are kept, (timestep, sample).
+    metadata : dict
+        Plain JSON with these keys. `format`: the version of the format. `made`: how the features were made, equal in
+        all shards of a store. `parts`: the layers of each modality, also equal. `places` and `ids`: the samples of the
+        stimuli that are in this shard. `notes`: what holds for this shard alone.
     """
 
     tensors: dict[str, Tensor]
@@ -36,48 +43,100 @@ class Shard(NamedTuple):
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard, whole or not at all; equal shards give equal bytes.
+    """Write a shard, whole or not at all. Equal shards give equal bytes.
 
-    Raises:
-        OSError: it cannot be written, as on a full disk.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    shard : Shard
+        Its content.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, as on a full disk.
     """
     metadata = {KEY: json.dumps(shard.metadata, sort_keys=True)}
     tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
     try:
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    except SafetensorError as error:  # which is what it makes of the system's errors
+    except SafetensorError as error:  # safetensors wraps the system's errors
         raise OSError(str(error)) from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a shard says it holds, and as `shapes` those of its tensors; reads no tensor.
+    """Read the metadata of a shard, and the shapes of its tensors, but no tensor.
 
-    Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged, of another format, or of another kind.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    dict
+        `Shard.metadata`, with the shapes and dtypes of the tensors under `shapes`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged, of another format, or of another kind.
     """
     with open_shard(path) as file:
         try:
-            told = json.loads((file.metadata() or {})[KEY])
-            found = told["format"]
+            metadata = json.loads((file.metadata() or {})[KEY])
+            found = metadata["format"]
         except (KeyError, ValueError, TypeError):
             raise ValueError(f"{path} is a safetensors file but no shard of features: remove it") from None
         if found != FORMAT:
             raise ValueError(_other_format(path, found))
         slices = {name: file.get_slice(name) for name in file.keys()}
         shapes = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    return told | {"shapes": shapes}
+    return metadata | {"shapes": shapes}
 
 
 def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of tensors as a shard's header tells them."""
+    """Return the shapes and dtypes of tensors as the header of a shard states them.
+
+    Parameters
+    ----------
+    tensors : dict of torch.Tensor
+        Tensors by name.
+
+    Returns
+    -------
+    dict of tuple
+        (shape, dtype) by name; the dtype as safetensors spells it, such as "F32".
+    """
     return {name: (tuple(tensor.shape), NAMES.get(tensor.dtype, "I64")) for name, tensor in tensors.items()}
 
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[Any]:
-    """A shard, open for reading; nothing but safetensors is ever read, let alone unpickled."""
+    """Open a shard for reading, if it is a safetensors file. Nothing is ever unpickled.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Yields
+    ------
+    safetensors.safe_open
+        The open file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged or of another kind.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"the shard {path} is missing: run the extraction again, which makes it anew")
+        raise FileNotFoundError(f"the shard {path} is missing: run the extraction again, which writes it again")
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -87,7 +146,15 @@ def open_shard(path: Path) -> Iterator[Any]:
 
 
 def check_format(path: Path, found: object) -> None:
-    """ValueError for a store that another version wrote."""
+    """Raise ValueError for a store that another version wrote.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file, for the message.
+    found : object
+        The format that the file states.
+    """
     if found != FORMAT:
         raise ValueError(_other_format(path, found))
 

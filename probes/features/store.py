@@ -1,10 +1,11 @@
-"""The feature store: a folder of shards and one JSON, read a layer at a time, never mixed and never half.
+"""Write and read a feature store: a folder of shards and one JSON file.
 
     features.json                 how the features were made, what they are, which shards hold them
-    shard-00000.safetensors ...   some samples' features each (probes/features/shards.py)
+    shard-00000.safetensors ...   the features of some samples each (probes/features/shards.py)
 
-A shard appears whole or not at all and says itself how it was made; features.json comes last. So an extraction that was
-stopped at any moment, by kill -9 too, goes on with the shards that are missing.
+A store is read one layer at a time. Features of two extractions are never mixed in it. A shard appears whole or not at
+all, and its metadata say how it was made; features.json comes last. So an extraction that was stopped at any moment, by
+kill -9 too, resumes with the shards that are missing.
 """
 
 from __future__ import annotations
@@ -28,51 +29,108 @@ INDEX = "features.json"
 
 
 def shard_path(folder: Path, number: int) -> Path:
+    """Return the path of one shard.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store.
+    number : int
+        The shard's number.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+    """
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def existing_shards(folder: Path, made: dict[str, Any], numbers: Iterable[int]) -> set[int]:
-    """Which of these shards are there already, made as described; what killed writers left of the others goes.
+def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[int]) -> set[int]:
+    """Find the shards that are there already, and remove what killed writers left of the others.
 
-    Raises:
-        ValueError: the folder holds features that were made differently, or a damaged shard, or is a file.
-        OSError: it cannot be made.
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store. It is made if it is missing.
+    provenance : dict
+        How the features are to be made.
+    numbers : iterable of int
+        The shards to look for.
+
+    Returns
+    -------
+    set of int
+        The numbers of those that are there.
+
+    Raises
+    ------
+    ValueError
+        The folder holds features that were made differently, or a damaged shard, or is a file.
+    OSError
+        The folder cannot be made.
     """
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).is_file():
-        _check_same(folder, made, _read_index(folder)["made"])
+        _check_same(folder, provenance, _read_index(folder)["made"])
     found = set()
     for number in numbers:
         path = shard_path(folder, number)
         remove_partial_files(path)
         if path.exists():
-            _check_same(folder, made, read_metadata(path)["made"])
+            _check_same(folder, provenance, read_metadata(path)["made"])
             found.add(number)
     return found
 
 
 def write_numbered_shard(folder: Path, number: int, count: int, shard: Shard) -> None:
-    """Write one of `count` shards.
+    """Write one shard of a store.
 
-    Raises:
-        OSError: it cannot be written; says how far the extraction came.
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store.
+    number : int
+        The shard's number.
+    count : int
+        The number of shards of the whole store.
+    shard : Shard
+        The shard's content.
+
+    Raises
+    ------
+    OSError
+        The shard cannot be written. The message says how many shards are there.
     """
     try:
         write_shard(shard_path(folder, number), shard)
     except OSError as error:
-        done = sum(shard_path(folder, each).exists() for each in range(count))
+        done = sum(shard_path(folder, other).exists() for other in range(count))
         raise OSError(
             f"{shard_path(folder, number)} cannot be written ({error}); {done} of {count} shards are there and whole: "
-            "make room, then the same command goes on from here"
+            "make room, then run the same command again: it resumes here"
         ) from None
 
 
 def write_index(folder: Path, count: int) -> None:
     """Write features.json over all shards.
 
-    Raises:
-        FileNotFoundError, ValueError: a shard is missing, damaged or made differently. OSError: as `write_numbered_shard`.
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store.
+    count : int
+        The number of its shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        A shard is missing.
+    ValueError
+        A shard is damaged or was made differently.
+    OSError
+        The file cannot be written.
     """
     paths = [shard_path(folder, number) for number in range(count)]
     index = index_of([read_metadata(path) for path in paths], [str(folder)] * count)
@@ -86,30 +144,67 @@ def write_index(folder: Path, count: int) -> None:
         except OSError as error:
             raise OSError(
                 f"{folder / INDEX} cannot be written ({error}); all {count} shards are there and whole: make room, "
-                "then the same command goes on from here"
+                "then run the same command again: it resumes here"
             ) from None
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[dict[str, LayerFeatures], dict[str, Any]]:
-    """Return the modalities and the provenance of a store, as `Features.load` takes them; reads no tensor."""
+    """Open a store without reading a tensor, for `Features.load`.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        The store.
+
+    Returns
+    -------
+    modalities : dict of LayerFeatures
+        The features of each modality.
+    provenance : dict
+        How they were made.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no store, or its extraction has not ended.
+    ValueError
+        The store was written by another version, or a file in it is damaged or of another kind.
+    """
     folder = Path(folder)
     index = _read_index(folder)
     paths = [folder / entry["file"] for entry in index["shards"]]
     for path, entry in zip(paths, index["shards"], strict=True):
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            with open_shard(path):  # a missing, foreign or cut file says so itself
+            with open_shard(path):  # raises the error that fits a missing, foreign or cut file
                 raise ValueError(f"{path} is not the shard that was written: remove it and extract again")
     return features_of(index, paths)
 
 
 def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], folder: str | os.PathLike[str]) -> None:
-    """Write features in memory as a store of one shard, as `Features.save` does."""
+    """Write features in memory as a store of one shard, for `Features.save`.
+
+    Parameters
+    ----------
+    features : mapping of str to LayerFeatures
+        The features by modality.
+    provenance : dict
+        How they were made.
+    folder : str or os.PathLike
+        The store. It is made if it is missing.
+
+    Raises
+    ------
+    ValueError
+        The folder holds other features, or the modalities have different stimuli.
+    OSError
+        The store cannot be written.
+    """
     folder, tensors, parts = Path(folder), {}, {}
     for modality, part in features.items():
-        for at, name in enumerate(part.layers):
+        for layer, name in enumerate(part.layers):
             tensors[f"{modality}/{name}"] = _timed(part, part.layer(name))
             if part.counts is not None:
-                tensors[f"{modality}/{name}/counts"] = part.counts[at][None]
+                tensors[f"{modality}/{name}/counts"] = part.counts[layer][None]
             if part.cleaned is not None:
                 tensors[f"{modality}/{name}/clamped"] = _timed(part, part.cleaned.layer(name))
         cleaned = "standardised" if part.cleaned is not None else None
@@ -119,8 +214,8 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         digest.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
     ids = next(iter(features.values())).samples
     if any(part.samples != ids for part in features.values()):
-        raise ValueError("the modalities are of different stimuli: save them in folders of their own")
-    told = {
+        raise ValueError("the modalities have different stimuli: save each in another folder")
+    metadata = {
         "format": FORMAT,
         "made": provenance | {"values": digest.hexdigest()},
         "parts": parts,
@@ -128,22 +223,49 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         "ids": list(ids),
         "notes": {},
     }
-    if not existing_shards(folder, json.loads(json.dumps(told["made"])), [0]):
-        write_numbered_shard(folder, 0, 1, Shard(tensors, told))
+    if not existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0]):
+        write_numbered_shard(folder, 0, 1, Shard(tensors, metadata))
     write_index(folder, 1)
 
 
 def describe(part: LayerFeatures, cleaned: str | None) -> dict[str, Any]:
-    """The labels of one modality's features; `cleaned` says how far the cleaned values of the shards are."""
+    """Return the labels of one modality's features, as a shard's metadata hold them.
+
+    Parameters
+    ----------
+    part : LayerFeatures
+        The features.
+    cleaned : str or None
+        The state of the cleaned values in the shards: "clamped", "standardised", or None where there are none.
+
+    Returns
+    -------
+    dict
+        The labels, as plain JSON.
+    """
     names = ("layers", "depths", "subject", "task", "pass_", "pooling", "timesteps")
     return {name: getattr(part, name) for name in names} | {"cleaned": cleaned}
 
 
 def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str, Any]:
-    """What features.json says, from what the shards say of themselves (`where` names each in errors).
+    """Build the content of features.json from the metadata of the shards.
 
-    Raises:
-        ValueError: shards that do not belong together.
+    Parameters
+    ----------
+    shards : sequence of dict
+        The metadata of each shard, with the shapes of its tensors under `shapes` (`read_metadata`).
+    where : sequence of str
+        The name of each shard's folder, for error messages.
+
+    Returns
+    -------
+    dict
+        The index, as plain JSON.
+
+    Raises
+    ------
+    ValueError
+        The shards do not belong together.
     """
     shards = json.loads(json.dumps(shards))
     first = shards[0]
@@ -189,7 +311,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         if shard_path(folder, 0).exists() or any(folder.glob("shard-*.safetensors")):
-            raise FileNotFoundError(f"{folder} holds an extraction that has not ended: its command goes on with it")
+            raise FileNotFoundError(
+                f"{folder} holds an extraction that has not ended: run its command again, and it resumes"
+            )
         raise FileNotFoundError(f"no features in {folder} (there is no {INDEX}): extract them first")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -201,22 +325,23 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: object, expected: Any, found: Any) -> None:
-    """ValueError naming what differs between how features are to be made and how those in the folder were."""
-    ours, theirs = _flat(json.loads(json.dumps(expected))), _flat(found)
+    """Raise ValueError naming what differs between how features are to be made and how those in the folder were."""
+    ours, theirs = _flatten(json.loads(json.dumps(expected))), _flatten(found)
     names = (*ours, *(theirs.keys() - ours.keys()))
     wrong = [name for name in names if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]  # 1 == True
     if wrong:
-        told = "; ".join(
+        differences = "; ".join(
             f"{name}: expected {_short(ours.get(name))}, got {_short(theirs.get(name))}" for name in sorted(wrong)[:4]
         )
-        raise ValueError(f"{folder} holds features made differently ({told}): extract into another folder")
+        raise ValueError(f"{folder} holds features made differently ({differences}): extract into another folder")
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Turn nested dicts into one, with dotted names."""
     if not isinstance(value, dict):
         return {name: value}
-    inside = [_flat(part, f"{name}.{at}" if name else at) for at, part in value.items()]
-    return {key: each for part in inside for key, each in part.items()}
+    parts = [_flatten(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]
+    return {path: leaf for part in parts for path, leaf in part.items()}
 
 
 def _short(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Find the blocks of a model, read what they hand on, and leave no trace."""
+"""Find the blocks of a model, read their hidden states with hooks, and leave the model as it was."""

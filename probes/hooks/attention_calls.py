@@ -1,11 +1,12 @@
-"""Stand in for attention while a block runs: no forward is rewritten, its call of SDPA is intercepted."""
+"""Read and replace a block's attention while a model runs: its call of SDPA is intercepted, no forward is rewritten."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -13,11 +14,46 @@ from torch.overrides import TorchFunctionMode
 from .block_outputs import named_inputs
 from .block_stacks import find_block
 
+
+class AttentionCall(NamedTuple):
+    """One call of `scaled_dot_product_attention` that is about to return.
+
+    Attributes
+    ----------
+    query, key, value : Tensor
+        (batch, head, token, dim). There may be fewer key heads than query heads (grouped-query attention).
+    own : Tensor
+        What the call itself returns, (batch, head, query token, dim).
+    mask : Tensor or None
+        Which keys each query sees, broadcastable to (batch, head, query token, key token): bool (True is seen) or added
+        to the scores. A causal call's mask is written out. None: every query sees every key.
+    scale : float or None
+        The factor of the scores. None is dim ** -0.5.
+    reads : Tensor or slice
+        The query tokens (axis 2) that a bridge enters: those of one stream. By default all of them.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    own: Tensor
+    mask: Tensor | None
+    scale: float | None
+    reads: Tensor | slice = slice(None)
+
+
 Attention = Callable[..., Tensor]
+AttentionVisit = Callable[[AttentionCall], Tensor | None]
 
 
 class Intercept(TorchFunctionMode):
-    """Replaces `scaled_dot_product_attention` by `attend(original, query, key, value, ...)` while it is entered."""
+    """Replace `scaled_dot_product_attention` while the mode is entered.
+
+    Parameters
+    ----------
+    attend : callable
+        It is called as `attend(original, query, key, value, ...)`, with the arguments of the call.
+    """
 
     def __init__(self, attend: Attention) -> None:
         super().__init__()
@@ -29,17 +65,42 @@ class Intercept(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def intercepted(model: nn.Module, attends: dict[str, Callable[[dict[str, Any]], Attention]]) -> Iterator[None]:
-    """While the context lasts, each named block's attention goes through `attends[path](the block's inputs)`.
+def intercept_calls(visit: AttentionVisit) -> Intercept:
+    """Pass every call of `scaled_dot_product_attention` to a visit while the returned mode is entered.
 
-    Nothing is left behind after an exception or an interruption, in the block or out of it.
+    Parameters
+    ----------
+    visit : callable
+        It takes an `AttentionCall` and returns what attention returns in place of `own`, or None for `own` itself.
+    """
+
+    def attend(original: Attention, *args: Any, **options: Any) -> Tensor:
+        call = _attention_call(original(*args, **options), *args, **options)
+        replacement = visit(call)
+        return call.own if replacement is None else replacement
+
+    return Intercept(attend)
+
+
+@contextmanager
+def intercepted(model: nn.Module, visits: Mapping[str, Callable[[dict[str, Any]], AttentionVisit]]) -> Iterator[None]:
+    """Pass each named block's calls of attention to a visit while the context lasts.
+
+    Nothing is left behind after an exception or an interruption, inside the block or outside it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that holds the blocks.
+    visits : mapping of str to callable
+        For each block's dotted path, a function that takes the block's inputs by name and returns the visit of this run
+        of the block.
     """
     handles, entered = [], []
 
     def enter(path: str) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            mode = Intercept(attends[path](named_inputs(module, args, kwargs)))
+            mode = intercept_calls(visits[path](named_inputs(module, args, kwargs)))
             mode.__enter__()
             entered.append(mode)
 
@@ -50,7 +111,7 @@ def intercepted(model: nn.Module, attends: dict[str, Callable[[dict[str, Any]], 
             entered.pop().__exit__(None, None, None)
 
     try:
-        for path in attends:
+        for path in visits:
             block = find_block(model, path)
             handles.append(block.register_forward_pre_hook(enter(path), with_kwargs=True))
             handles.append(block.register_forward_hook(leave, always_call=True))
@@ -60,3 +121,21 @@ def intercepted(model: nn.Module, attends: dict[str, Callable[[dict[str, Any]], 
             handle.remove()
         while entered:
             entered.pop().__exit__(None, None, None)
+
+
+def _attention_call(
+    own: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> AttentionCall:
+    """Name the arguments of a call of SDPA, in the order of its signature."""
+    mask = attn_mask
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return AttentionCall(query, key, value, own, mask, scale)

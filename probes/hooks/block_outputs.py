@@ -1,4 +1,4 @@
-"""Read the hidden state out of what a block returns."""
+"""Find the hidden states in what a block takes and returns."""
 
 from __future__ import annotations
 
@@ -9,28 +9,48 @@ from typing import Any
 
 from torch import Tensor, nn
 
-State = Tensor | dict[str, Tensor]  # one, or one for each stream
+State = Tensor | dict[str, Tensor]  # one hidden state, or one for each stream
 
-# The arguments that diffusers' dual-stream blocks name their two streams by; those of others keep their own names.
+# The arguments by which diffusers' dual-stream blocks take their two streams. Other streams keep their argument's name.
 STREAM_NAMES = {"hidden_states": "image", "encoder_hidden_states": "text"}
 
 
 class AmbiguousStreams(ValueError):
-    """Two streams of one shape: which is which is seen only from what the next block is given."""
+    """Report two streams of one shape, which only the inputs of the next block tell apart."""
 
 
 def hidden_states_of(
     path: str, inputs: Mapping[str, Any], output: Any, order: tuple[str | None, ...] | None = None
 ) -> State:
-    """A block's hidden state, or one for each stream of a block that takes and returns several.
+    """Return a block's hidden state, or one for each stream of a block that takes and returns several.
 
-    The hidden state is what a block returns first in the shape of its input; attention weights, caches and skip
+    The hidden state is what a block returns first in the shape of its input. Attention weights, caches and skip
     connections beside it are left out. A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states`
-    (text) and returns both, some as (text, image) and some as (image, text): they are told apart by their shapes. One
-    may be None after the last block. Where shapes do not tell, `order` does: the names of what is returned, as the next
-    block takes it (`stream_order_from_next`).
+    (text) and returns both, some as (text, image) and some as (image, text). Their shapes tell them apart. One may be
+    None after the last block.
 
-    Raises TypeError for an output without a tensor, `AmbiguousStreams` where only `order` would tell.
+    Parameters
+    ----------
+    path : str
+        The block's path, for error messages.
+    inputs : mapping
+        The block's inputs by name, as `named_inputs` returns them.
+    output : object
+        What the block returned.
+    order : tuple of str or None, optional
+        The name of the stream of each part of the output, where shapes do not tell (`stream_order_from_next`).
+
+    Returns
+    -------
+    torch.Tensor or dict of torch.Tensor
+        The hidden state, or one by stream ("image", "text").
+
+    Raises
+    ------
+    TypeError
+        The output holds no tensor.
+    AmbiguousStreams
+        Only `order` would tell the streams apart.
     """
     parts = _parts(output)
     if order is not None:
@@ -38,17 +58,17 @@ def hidden_states_of(
         return named if sum(name is not None for name in order) > 1 else next(iter(named.values()))
     states = [part for part in parts if _is_state(part)]
     if not states:
-        raise TypeError(f"block {path!r} returned {_told(output)}: expected a tensor, or a tuple or dict with one")
+        raise TypeError(f"block {path!r} returned {_describe(output)}: expected a tensor, or a tuple or dict with one")
     given = {name: value for name, value in inputs.items() if _is_state(value)}
     main = given.get("hidden_states", next(iter(given.values()), states[0]))
     named = _streams(path, parts, states, given, main)
     if named:
         return named
-    # A first state in the place of the input, but not in its shape, beside another that has it: which goes on?
+    # The first state does not have the shape of the input, and another one has it: either may be the hidden state.
     alike = [state for state in states if state.ndim == main.ndim]
     if alike and alike[0].shape != main.shape and any(state.shape == main.shape for state in alike[1:]):
         raise AmbiguousStreams(
-            f"block {path!r} returned {_told(output)} of shapes {[tuple(s.shape) for s in alike]} for an input of "
+            f"block {path!r} returned {_describe(output)} of shapes {[tuple(s.shape) for s in alike]} for an input of "
             f"{tuple(main.shape)}, and what the next block is given does not say which is its hidden state"
         )
     return (alike or states)[0]
@@ -57,8 +77,8 @@ def hidden_states_of(
 def _streams(
     path: str, parts: tuple[Any, ...], states: list[Tensor], given: Mapping[str, Tensor], main: Tensor
 ) -> dict[str, Tensor] | None:
-    """The streams of a block that takes and returns several, or None."""
-    lost = len(parts) == 2 and parts[0] is None and "encoder_hidden_states" in given  # its text ends here (SD3)
+    """Return the streams of a block that takes and returns several, or None."""
+    text_ended = len(parts) == 2 and parts[0] is None and "encoder_hidden_states" in given  # SD3
     streams, names = [], []
     for state in states:
         fitting = [
@@ -72,7 +92,7 @@ def _streams(
             names.append(fitting)
     different = {name for fitting in names for name in fitting}
     others = [state for state in states if state.ndim == main.ndim and not any(state is s for s in streams)]
-    if lost and len(streams) == 1:
+    if text_ended and len(streams) == 1:
         return {STREAM_NAMES.get(names[0][0], names[0][0]): streams[0]}
     if len(streams) < 2 or len(different) < len(streams) or others:
         return None
@@ -85,7 +105,21 @@ def _streams(
 
 
 def stream_order_from_next(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | None:
-    """The streams of a block's output by the names under which the next block is given the very same tensors."""
+    """Name the streams of a block's output by the arguments through which the next block takes the same tensors.
+
+    Parameters
+    ----------
+    output : object
+        What a block returned.
+    inputs : mapping
+        The next block's inputs by name.
+
+    Returns
+    -------
+    tuple of str or None
+        The stream of each part of the output, None for a part that the next block does not take; None alone where it
+        takes none of them.
+    """
     names = [
         next(
             (STREAM_NAMES.get(name, name) for name, value in inputs.items() if value is part and part is not None), None
@@ -96,7 +130,20 @@ def stream_order_from_next(output: Any, inputs: Mapping[str, Any]) -> tuple[str 
 
 
 def state_entering(inputs: Mapping[str, Any], state: State) -> State:
-    """What entered a block, in the streams of what it returned."""
+    """Return what entered a block, in the streams of what the block returned.
+
+    Parameters
+    ----------
+    inputs : mapping
+        The block's inputs by name.
+    state : torch.Tensor or dict of torch.Tensor
+        What the block returned, as `hidden_states_of` gives it.
+
+    Returns
+    -------
+    torch.Tensor or dict of torch.Tensor
+        The hidden states that entered, in the same form.
+    """
     given = {STREAM_NAMES.get(name, name): value for name, value in inputs.items() if _is_state(value)}
     if isinstance(state, dict):
         return {name: given[name] for name in state}
@@ -105,15 +152,29 @@ def state_entering(inputs: Mapping[str, Any], state: State) -> State:
 
 
 def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by the names of the module's `forward`, whether given by position or by keyword."""
+    """Return a call's arguments by name, whether they were passed by position or by keyword.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module that is called.
+    args, kwargs : tuple, dict
+        The call's arguments.
+
+    Returns
+    -------
+    dict
+        The arguments by their names in the module's `forward`. Those of a wrapper's `*args` are called "argument 0",
+        "argument 1" and so on.
+    """
     forward = module.forward
-    if inspect.ismethod(forward):  # of the class: one signature serves all its blocks
+    if inspect.ismethod(forward):  # one signature serves all blocks of a class
         bound = dict(_signature(forward.__func__).bind_partial(forward.__self__, *args, **kwargs).arguments)
         del bound[next(iter(bound))]
     else:
         bound = dict(inspect.signature(forward).bind_partial(*args, **kwargs).arguments)
     loose, extra = bound.pop("args", ()), bound.pop("kwargs", {})
-    if isinstance(loose, tuple):  # of a wrapper's forward(*args, **kwargs)
+    if isinstance(loose, tuple):  # a wrapper's forward(*args, **kwargs)
         bound |= {f"argument {number}": value for number, value in enumerate(loose)}
     return bound | extra if isinstance(extra, dict) else bound
 
@@ -136,7 +197,7 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2
 
 
-def _told(output: Any) -> str:
+def _describe(output: Any) -> str:
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {', '.join(type(part).__name__ for part in output) or 'nothing'}"
     return type(output).__name__

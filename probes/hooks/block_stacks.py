@@ -1,4 +1,4 @@
-"""Find a model's block stacks by structure."""
+"""Find the stacks of repeated blocks in a model by its structure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
 def find_stacks(model: nn.Module) -> dict[str, list[str]]:
-    """The stacks of repeated blocks in a model, outermost only, each with its blocks' paths in depth order.
+    """Find the outermost stacks of repeated blocks in a model.
 
-    The stacks come in the order in which the model holds them, that of its depth in nearly all.
-
-    A stack is a `ModuleList`, `Sequential` or `ModuleDict` of blocks, modules with children of their own. Blocks are of
+    A stack is a `ModuleList`, `Sequential` or `ModuleDict` of blocks, which are modules with children. Blocks are of
     one class, or, in a `ModuleList`, of several where each has parts with parts (hybrid language models, the two sides
-    of a U-Net); lists of lists are one stack. Lists of simple parts (heads, projections, mergers) are stacks only in a
+    of a U-Net). Lists of lists are one stack. Lists of simple parts (heads, projections, mergers) are stacks only in a
     model that has nothing deeper. A U-Net's middle block is a stack of one.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+
+    Returns
+    -------
+    dict of list of str
+        The path of each stack, with the paths of its blocks in depth order. The stacks come in the order in which the
+        model holds them, which is depth order in nearly all models.
+
+    Raises
+    ------
+    ValueError
+        The model has no stack.
+
+    Examples
+    --------
     >>> find_stacks(llava)
     {'model.vision_tower.encoder.layers': [...4 paths], 'model.language_model.layers': [...16 paths]}
     >>> {path: len(blocks) for path, blocks in find_stacks(unet).items()}
     {'down_blocks': 4, 'mid_block': 1, 'up_blocks': 4}
-
-    Raises ValueError if the model has none.
     """
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
@@ -44,21 +58,39 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
 
 
 def find_block(model: nn.Module, path: str) -> nn.Module:
-    """The module at a dotted path; a wrong path is a ValueError that names the stacks there are."""
+    """Return the module at a dotted path.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+    path : str
+        The path of one of its modules.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module.
+
+    Raises
+    ------
+    ValueError
+        The path is wrong. The message names the model's stacks.
+    """
     try:
         return model.get_submodule(path)
     except AttributeError:
-        there = "; ".join(f"{stack} ({len(blocks)} blocks)" for stack, blocks in find_stacks(model).items())
-        raise ValueError(f"unknown layer {path!r}: {type(model).__name__} has the stacks {there}") from None
+        stacks = "; ".join(f"{stack} ({len(blocks)} blocks)" for stack, blocks in find_stacks(model).items())
+        raise ValueError(f"unknown layer {path!r}: {type(model).__name__} has the stacks {stacks}") from None
 
 
 def _blocks(path: str, module: nn.Module) -> list[str]:
-    """The paths of a container's blocks, or none if it is no stack."""
+    """Return the paths of a container's blocks, or none if it is no stack."""
     if not isinstance(module, CONTAINERS):
         return []
     members = list(_members(path, module))
-    towers = any(hasattr(member, "save_pretrained") for _, member in members)  # whole models, with stacks of their own
-    if not members or towers or any(_depth(member) == 0 for _, member in members):
+    models = any(hasattr(member, "save_pretrained") for _, member in members)  # each has stacks inside
+    if not members or models or any(_depth(member) == 0 for _, member in members):
         return []
     alike = len({type(member) for _, member in members}) == 1
     several_classes = isinstance(module, nn.ModuleList) and all(_depth(member) > 1 for _, member in members)
@@ -67,7 +99,7 @@ def _blocks(path: str, module: nn.Module) -> list[str]:
 
 
 def _members(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What a container holds, with lists of lists laid end to end: a list cannot be called, so it is no block."""
+    """Yield what a container holds, lists of lists end to end: a list cannot be called, so it is no block."""
     for name, member in module.named_children():
         if isinstance(member, nn.ModuleList):
             yield from _members(f"{path}.{name}", member)
@@ -76,19 +108,19 @@ def _members(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _depth(module: nn.Module) -> int:
-    """How many levels of modules are inside, containers not counted: 0 = a layer, 1 = of layers, 2 = of parts."""
+    """Count the levels of modules inside, without containers: 0 for a layer, 1 for layers, 2 for parts with layers."""
     inner = [_depth(child) + (not isinstance(child, CONTAINERS)) for child in module.children()]
     return max(inner, default=0)
 
 
 def _parts(module: nn.Module) -> set[type]:
-    """The classes of what a block holds in lists of its own."""
+    """Return the classes of what a block holds in lists."""
     lists = (child for child in module.children() if isinstance(child, nn.ModuleList))
-    return {type(part) for each in lists for part in each.children() if _depth(part)}
+    return {type(part) for members in lists for part in members.children() if _depth(part)}
 
 
 def _with_middles(model: nn.Module, stacks: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Put a single block, in depth order, among the stacks that it stands beside and shares the parts of."""
+    """Add single blocks, in depth order, to the stacks that they stand beside and share the classes of parts with."""
     middles: dict[str, str] = {}  # path of the block -> path of the first stack that it stands beside
     for path, blocks in stacks.items():
         parts = set().union(*(_parts(model.get_submodule(block)) for block in blocks))
@@ -105,7 +137,7 @@ def _with_middles(model: nn.Module, stacks: dict[str, list[str]]) -> dict[str, l
         parent = path.rpartition(".")[0]
         alone = [middle for middle, stack in middles.items() if stack == path]
         between = sum(other.rpartition(".")[0] == parent for other in kept) > 1
-        # With a stack on either side it runs between them; beside one alone (a decoder's), as it was registered.
+        # Between two stacks a single block runs between them; beside one (in a decoder) it runs as it was registered.
         first = [m for m in alone if not between and registered.index(m) < registered.index(path)]
         ordered |= {m: [m] for m in first} | {path: blocks} | {m: [m] for m in alone if m not in first}
     return ordered

@@ -1,4 +1,4 @@
-"""Hooks that read block outputs while a model runs as usual, and leave no trace."""
+"""Read the hidden states of blocks with hooks while a model runs as usual."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from .block_stacks import find_block
 from .step_caches import check_no_cache
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
-OFFLOADING = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers hang on a module that they move
+OFFLOADING = ("_hf_hook", "_diffusers_hook")  # the attributes by which accelerate and diffusers hook modules they move
 Keep = Callable[[str, str | None, Tensor], Any]
 
 
 class LayerNeverRan(RuntimeError):
-    """A layer that the pass did not run."""
+    """Report a layer that the forward pass did not run."""
 
 
 class LayerRanAgain(RuntimeError):
-    """A layer that ran more often than was said."""
+    """Report a layer that ran more often than `calls` allows."""
 
 
 class _StopForward(BaseException):
-    """Raised inside the model once every layer asked for has run: the rest of the forward pass is not needed.
+    """Stop the model once every layer asked for has run: the rest of the forward pass is not needed.
 
-    No Exception, so that a model that catches those does not run on.
+    This is no Exception, so that a model that catches exceptions is stopped too.
     """
 
 
@@ -44,31 +44,47 @@ class _StopForward(BaseException):
 def capture(
     model: nn.Module, layers: Sequence[str], keep: Keep | None = None, stop: bool = True, calls: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Read the hidden state of each block in `layers` (dotted paths in depth order) during one forward pass.
+    """Read the hidden state of each block in `layers` during one forward pass.
 
-    Inside the context run the model once, as usual; afterwards `taps[path]` is that block's hidden state as it left
-    the block, (batch, token, dim) for most, or a dict of them for a dual-stream block (`taps[path]["image"]`,
-    `["text"]`). The name "embeddings" stands for what enters `layers`' first block.
+    Run the model once, as usual, inside the context. All hooks are removed at its end, after an exception too.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is run.
+    layers : sequence of str
+        Dotted paths of blocks, in depth order. The name "embeddings" stands for what enters the first of them.
+    keep : callable, optional
+        What `keep(path, stream, state)` returns is stored instead of the state, so that pooling happens while the model
+        runs and no unpooled state is held. `stream` is "image", "text" or None for a single stream.
+    stop : bool
+        End the forward pass after the deepest layer. The model's own result is then not returned. A model that
+        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device. A block
+        that runs several times in a pass is then read the first time; without `stop` that is an error.
+    calls : int
+        How often each block runs in the context. It is more than one for guidance in two passes, a prefill and a flow
+        step, or the steps of a sampler. Then `taps[path]` is a list with one entry per call, in order.
+
+    Yields
+    ------
+    dict
+        After the pass, `taps[path]` is that block's hidden state as it left the block, (batch, token, dim) for most, or
+        a dict of them for a dual-stream block (`taps[path]["image"]`, `taps[path]["text"]`).
+
+    Raises
+    ------
+    ValueError
+        A path is unknown, or streams of one shape cannot be told apart.
+    RuntimeError
+        A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
+        steps.
+
+    Examples
+    --------
     >>> with capture(model, ["embeddings", *find_stacks(model)["model.layers"]]) as taps:
     ...     model(input_ids)
     >>> taps["model.layers.3"].shape
     torch.Size([2, 9, 576])
-
-    Parameters
-    ----------
-    keep : `keep(path, stream, state)` is stored instead of the state, so that pooling happens while the model runs
-        and no unpooled state is held; `stream` is "image", "text" or None for a single stream.
-    stop : end the forward pass after the deepest layer. The model's own result is then not returned. A model that
-        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device. A block
-        that runs several times in a pass is then read the first time; without `stop` that is an error.
-    calls : how often each block runs in the context. With more than one (guidance in two passes, a prefill and a
-        flow step, the steps of a sampler), `taps[path]` is a list with one entry per call, in order.
-
-    Raises
-    ------
-    ValueError : an unknown path. RuntimeError : a block that ran more often than `calls`, or never; a diffusers cache
-    that is on, whose blocks return states of other steps.
     """
     blocks = [path for path in layers if path != EMBEDDINGS]
     if not blocks:
@@ -78,21 +94,21 @@ def capture(
     check_no_cache(model)
     modules = {path: find_block(model, path) for path in blocks}
     stop = stop and not any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
-    # Copied where nothing is made of it: the next block may change it in place.
-    held = keep or (lambda path, stream, state: state.clone())
+    # An unpooled state is copied: the next block may change it in place.
+    keep_state = keep or (lambda path, stream, state: state.clone())
     taps: dict[str, Any] = {}
-    entered: list[Mapping[str, Any]] = []  # what went into the first block, until that has named its streams
-    waiting: list[tuple[str, Mapping[str, Any], Any]] = []  # blocks whose streams only the next block's inputs tell
-    orders: dict[type, tuple[str | None, ...]] = {}  # in which a class of blocks returns its streams
+    entered: list[Mapping[str, Any]] = []  # inputs of the first block, until its output has named its streams
+    waiting: list[tuple[str, Mapping[str, Any], Any]] = []  # blocks whose streams only the next block's inputs name
+    orders: dict[type, tuple[str | None, ...]] = {}  # the order in which a class of blocks returns its streams
 
     def times(path: str) -> int:
         return (len(taps[path]) if calls > 1 else 1) if path in taps else 0
 
     def store(path: str, state: State) -> None:
         if isinstance(state, dict):
-            kept = {name: held(path, name, each) for name, each in state.items()}
+            kept = {stream: keep_state(path, stream, part) for stream, part in state.items()}
         else:
-            kept = held(path, None, state)
+            kept = keep_state(path, None, state)
         if calls > 1:
             taps.setdefault(path, []).append(kept)
         else:
@@ -140,7 +156,7 @@ def capture(
         with suppress(_StopForward):
             yield taps
         if waiting:
-            hidden_states_of(*waiting[0])  # nothing has told its streams apart: says so
+            hidden_states_of(*waiting[0])  # raises: nothing tells its streams apart
     finally:
         for handle in handles:
             handle.remove()
@@ -154,7 +170,7 @@ def capture(
 
 
 def _followers(model: nn.Module, blocks: Sequence[str]) -> Iterator[nn.Module]:
-    """The block after each: what it is given tells which stream is which where shapes do not."""
+    """Yield the block after each, whose inputs name the streams where shapes do not."""
     for path in blocks:
         stack, _, number = path.rpartition(".")
         if number.isdigit() and f"{stack}.{int(number) + 1}" not in blocks:

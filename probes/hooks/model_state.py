@@ -1,4 +1,4 @@
-"""Models made ready for a run, and left as they were: evaluation mode, device, what accelerate has laid out."""
+"""Switch models to evaluation mode and back, and find the device that they compute on."""
 
 from __future__ import annotations
 
@@ -11,26 +11,58 @@ from torch import nn
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """These modules in evaluation mode; the training flag of each part comes back, after an exception too."""
-    flags = [(each, each.training) for module in modules for each in module.modules()]
+    """Keep modules in evaluation mode while the context lasts.
+
+    The training flag of each part is restored afterwards, after an exception too.
+
+    Parameters
+    ----------
+    *modules : torch.nn.Module
+        The modules, with everything inside them.
+    """
+    flags = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for module in modules:
             module.eval()
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for part, training in flags:
+            part.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model computes, also while accelerate keeps its weights elsewhere."""
-    places = {p.device for p in model.parameters()} or {torch.device("cpu")}
-    if torch.device("meta") in places:
+    """Return the device that a model computes on, also while accelerate keeps its weights elsewhere.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+
+    Returns
+    -------
+    torch.device
+        The first of its devices, by name; the CPU for a model without parameters.
+    """
+    devices = {p.device for p in model.parameters()} or {torch.device("cpu")}
+    if torch.device("meta") in devices:
         hooks = [hook for m in model.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
-        places = {torch.device(d) for d in (getattr(hook, "execution_device", None) for hook in hooks) if d is not None}
-    return sorted(places, key=str)[0] if places else torch.device("cpu")
+        devices = {
+            torch.device(d) for d in (getattr(hook, "execution_device", None) for hook in hooks) if d is not None
+        }
+    return sorted(devices, key=str)[0] if devices else torch.device("cpu")
 
 
 def dispatched(model: nn.Module) -> bool:
-    """Whether accelerate has laid the model out, over devices or on the CPU between uses."""
+    """Return whether accelerate places the model, over several devices or on the CPU between uses.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+
+    Returns
+    -------
+    bool
+        True for a model that was opened with a device map or is offloaded. Such a model must not be moved.
+    """
     return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, "_hf_hook") for m in model.modules())

@@ -1,19 +1,29 @@
-"""Recognise diffusion models whose blocks would hand over states of earlier steps instead of their own."""
+"""Recognise diffusion models whose blocks would return states of earlier steps."""
 
 from __future__ import annotations
 
 from torch import nn
 
-REGISTRY = "_diffusers_hook"  # where diffusers keeps what it hangs on a module
-GUIDING = ("SkipHook", "SmoothedEnergyGuidanceHook")  # its hooks that keep nothing and change what blocks do
+REGISTRY = "_diffusers_hook"  # the attribute by which diffusers hooks a module
+GUIDING = ("SkipHook", "SmoothedEnergyGuidanceHook")  # its hooks that keep no state and change what blocks do
 
 
 def check_no_cache(model: nn.Module) -> None:
-    """Raises RuntimeError for a diffusers model with a cache or a layer skip switched on.
+    """Raise an error for a diffusers model with a cache or a layer skip switched on.
 
     Caches (FasterCache, Pyramid Attention Broadcast, FirstBlockCache, MagCache, TaylorSeer, SeaCache, text key-value)
-    let blocks return what they gave in an earlier step, or extrapolate from it: such states tell of another timestep
-    and another sample. All of them are hooks with a state of their own; those of offloading and casting have none.
+    let blocks return what they gave in an earlier step, or extrapolate from it. Such states belong to another timestep
+    and another sample. All caches are hooks with a state; the hooks of offloading and casting have none.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+
+    Raises
+    ------
+    RuntimeError
+        A cache or a layer skip is on.
     """
     for path, module in model.named_modules():
         registry = getattr(module, REGISTRY, None)

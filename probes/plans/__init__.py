@@ -1,8 +1,6 @@
-"""Choose which layers to bridge."""
+"""Choose which layers to bridge: the plan, the layouts and how they match depths, the rules and their search."""
 
-from .bridge_plan import LAYOUTS, STREAMS, TRUNKS, BridgePlan
-from .choosing import choose_bridges, score_plan
-from .layouts import lay_out
-from .rules import RULES
+import lazy_loader
 
-__all__ = ["LAYOUTS", "RULES", "STREAMS", "TRUNKS", "BridgePlan", "choose_bridges", "lay_out", "score_plan"]
+# Each name is imported when it is first used; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The bridge plan: which understanding layer meets which generation layer, and how; plain JSON."""
+"""The bridge plan: which understanding block meets which generation block, and how; plain JSON."""
 
 from __future__ import annotations
 
@@ -12,40 +12,63 @@ from typing import Any
 import numpy as np
 
 from ..files import write_atomically
+from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
-TRUNKS = ("shared", "Y", "X")  # one model for both tasks
-LAYOUTS = (*TRUNKS, "dense", "H", "double fusion", "last")
-Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class BridgePlan:
-    """Which blocks are bridged and how, plain JSON.
+    """Which blocks of two experts are bridged and how, plain JSON.
 
-    Attributes:
-        pairs: (understanding block, generation block), counted from 0 without the embeddings; they ascend, so that
-            bridges neither cross nor repeat. A block of one tower may meet several of the other (LightFusion's surplus
-            layers meet the last output again). In a layout of one trunk, (i, i) are the shared blocks.
-        stream: the stream of the generation tower that the bridges enter, "image", "text" or "both".
-        rule: the rule that chose the pairs.
-        evidence: what it was chosen from, plain JSON.
-        understanding_layers, generation_layers: the number of blocks of the two towers.
-        score: what the rule gave this plan; None for a fixed plan.
-        layout: how the towers are joined: "dense" (own weights, one joint attention: BAGEL, LMFusion), "H" (joint
-            attention in the understanding expert's head space: HBridge), "double fusion" (a block behind each pair:
-            LightFusion), "last" (cross-attention to the last understanding state: MetaQuery); or one trunk, "shared",
-            "Y" (its first blocks shared: UniFork) or "X" (its middle shared: Uni-X).
-        both_ways: whether understanding reads generation as well.
-        gated: whether what a bridge brings passes a gate that starts at 0, the untouched expert. Without, "dense" and
-            "H" change it from the start.
-        rank: of the bridges' maps; None is full rank.
-        semantic_tokens: learnt tokens on the generation side that reconstruct the understanding expert's features of
-            the target image (HBridge); 0 is none.
+    Attributes
+    ----------
+    pairs : tuple of (int, int)
+        (understanding block, generation block), counted from 0 without the embeddings. They ascend, so that bridges
+        neither cross nor repeat. A block of one tower may meet several of the other (LightFusion's surplus layers meet
+        the last output again). In a layout of one trunk, (i, i) are the shared blocks.
+    stream : str
+        The stream of the generation tower that the bridges enter: "image", "text" or "both".
+    rule : str
+        The rule that chose the pairs.
+    evidence : dict
+        What the plan was chosen from, plain JSON.
+    understanding_layers, generation_layers : int
+        The number of blocks of the two towers.
+    score : float or None
+        What the rule gave this plan. None for a fixed plan.
+    layout : str
+        How the towers are joined, a name of `LAYOUTS`: "dense" (own weights, one joint attention: BAGEL, LMFusion), "H"
+        (joint attention in the understanding expert's head space: HBridge), "double fusion" (a block behind each pair:
+        LightFusion), "last" (cross-attention to the last understanding state: MetaQuery); or one trunk, "shared", "Y"
+        (its first blocks shared: UniFork) or "X" (its middle shared: Uni-X).
+    both_ways : bool
+        Whether understanding reads generation as well.
+    gated : bool
+        Whether what a bridge brings passes a gate that starts at 0, where the expert is untouched. Without gates,
+        "dense" and "H" change the expert from the start.
+    rank : int or None
+        The rank of the bridges' maps. None is full rank.
+    semantic_tokens : int
+        The number of learnt tokens on the generation side that reconstruct the understanding expert's features of the
+        target image (HBridge). 0 is none.
 
-    Raises:
-        ValueError: pairs that cross, repeat, are missing or out of range; an unknown stream or layout; pairs or options
-            that the layout does not allow.
+    Raises
+    ------
+    ValueError
+        If pairs cross, repeat, are missing or out of range, if the stream or the layout is unknown, or if the layout
+        does not allow the pairs or an option.
+
+    See Also
+    --------
+    choose_bridges : Chooses the pairs from measurements or by a fixed rule.
+    lay_out : Makes the published plan of a layout.
+
+    Examples
+    --------
+    >>> plan = BridgePlan(((0, 1), (2, 3)), "image", "by hand", {}, understanding_layers=3, generation_layers=4)
+    >>> plan.layout, plan.both_ways
+    ('H', False)
     """
 
     pairs: Pairs
@@ -85,17 +108,36 @@ class BridgePlan:
         _check_layout(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all."""
+        """Write the plan as JSON, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write.
+        """
         text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
         write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BridgePlan:
-        """Read a plan and check it.
+        """Read a plan from its file and check it.
 
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a bridge plan, or one that does not hold together.
+        Parameters
+        ----------
+        path : str or path
+            A file that `save` wrote.
+
+        Returns
+        -------
+        BridgePlan
+            The plan.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not a bridge plan, or if the plan does not hold together.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
@@ -106,33 +148,30 @@ class BridgePlan:
 
 
 def _check_layout(plan: BridgePlan) -> None:
-    layers, last = plan.generation_layers, plan.understanding_layers - 1
     if plan.layout not in LAYOUTS:
         raise ValueError(f"unknown layout {plan.layout!r}: expected one of {', '.join(LAYOUTS)}")
     if plan.rank is not None and plan.rank < 1:
         raise ValueError(f"rank {plan.rank} of the bridges must be 1 or more, or None for full rank")
     if plan.semantic_tokens < 0:
         raise ValueError(f"semantic_tokens must be 0 or more, got {plan.semantic_tokens}")
-    if plan.layout == "last":
-        if wrong := [pair for pair in plan.pairs if pair[0] != last]:
-            raise ValueError(f"bridge {wrong[0]} of the layout 'last' must read the last understanding block, {last}")
-        if plan.both_ways:
-            raise ValueError("the layout 'last' runs one way: both_ways must be false")
-    if plan.layout not in TRUNKS:
-        return
-    if layers != last + 1:
-        raise ValueError(f"one trunk has one depth, got {last + 1} and {layers} blocks: layout {plan.layout!r}")
+    if plan.layout in TRUNKS:
+        _check_trunk(plan)
+    layout = LAYOUTS[plan.layout]
+    if fault := layout.fault(plan.pairs, plan.understanding_layers, plan.generation_layers):
+        raise ValueError(fault)
+    if layout.one_way and plan.both_ways:
+        raise ValueError(f"the layout {plan.layout!r} runs one way: both_ways must be false")
+
+
+def _check_trunk(plan: BridgePlan) -> None:
+    depths = plan.understanding_layers, plan.generation_layers
+    if depths[0] != depths[1]:
+        raise ValueError(f"one trunk has one depth, got {depths[0]} and {depths[1]} blocks: layout {plan.layout!r}")
     if plan.semantic_tokens or plan.rank:
         raise ValueError(f"the layout {plan.layout!r} has no bridges: leave rank and semantic_tokens out")
-    start, count = plan.pairs[0][0], len(plan.pairs)
-    if plan.pairs != tuple((i, i) for i in range(start, start + count)):
+    start = plan.pairs[0][0]
+    if plan.pairs != tuple((block, block) for block in range(start, start + len(plan.pairs))):
         raise ValueError(f"the shared blocks of {plan.layout!r} must be (i, i) without a gap, got {plan.pairs}")
-    if plan.layout == "shared" and count < layers:
-        raise ValueError(f"the layout 'shared' shares all {layers} blocks, got {count}: use Y or X")
-    if plan.layout == "Y" and not (start == 0 and count < layers):
-        raise ValueError(f"the layout 'Y' shares the first blocks, fewer than {layers}, got {plan.pairs}")
-    if plan.layout == "X" and not (start > 0 and start + count < layers):
-        raise ValueError(f"the layout 'X' leaves blocks at both ends of {layers} apart, got {plan.pairs}")
 
 
 def _whole(value: object) -> int:

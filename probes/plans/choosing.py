@@ -1,35 +1,23 @@
-"""The rules that choose bridge plans, and the search that finds the best plan of each."""
+"""Choose a bridge plan by a rule, from all plans that neither cross nor repeat a block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
-import numpy as np
-
-from .bridge_plan import LAYOUTS, STREAMS, TRUNKS, BridgePlan, Pairs
-from .layouts import unbridged
-from .matching import best_pairs, count_blocks, match
+from .bridge_plan import STREAMS, BridgePlan
+from .fixed_rules import FIXED
+from .layout_table import LAYOUTS
+from .matching import MATCHINGS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
-
-__all__ = [
-    "LAYOUTS",
-    "STREAMS",
-    "TRUNKS",
-    "BridgePlan",
-    "Pairs",
-    "choose_bridges",
-    "count_blocks",
-    "rank_for",
-    "score_plan",
-]
 
 TIE = 1e-9  # scores that differ by less are the same
 
 
 def choose_bridges(
-    evidence: Evidence | None,
+    evidence: Evidence | None = None,
     rule: str = "alignment",
     bridges: int | None = None,
     seed: int = 0,
@@ -40,7 +28,7 @@ def choose_bridges(
     count: Callable[[BridgePlan], int] | None = None,
     **fields: Any,
 ) -> BridgePlan:
-    """The bridge plan that a rule prefers, of all plans of so many bridges that neither cross nor repeat a block.
+    """Choose a bridge plan by a rule, from all plans of so many bridges that neither cross nor repeat a block.
 
     A rule with a score takes the plan with the largest sum of gains over its pairs, exactly, by dynamic programming:
 
@@ -49,35 +37,79 @@ def choose_bridges(
     =================  ===============================================  ================================================
     alignment          `similarity_map`                                 the map's value
     complementarity    `complementarity_map`                            what understanding adds to generation's R^2
-    causal             `ablate_links` of a trained dense model          scene score lost with the link broken
+    causal             `ablate_links` of a trained dense model          the scene score lost with the link broken
     gradient_conflict  `gradient_conflict` of a trained dense or        minus the conflict of both blocks (Uni-X)
                        unified model
     divergence         `divergence`                                     1 up to the depth, -1 beyond (UniFork)
     =================  ===============================================  ================================================
 
-    A fixed plan reads only the towers' depths and has no score: `all` (every block of the shallower tower, whatever
-    `bridges` says, with the block of the other nearest in depth), `middle` (that many consecutive pairs of `all`,
-    centred), `uniform` (spread evenly over `all`), `last` (the last blocks of both towers), `random` (drawn by `seed`,
-    every plan of that size equally likely).
+    A fixed plan reads only the towers' depths and has no score:
 
+    =================  =================================================================================================
+    rule               pairs
+    =================  =================================================================================================
+    all                every block of the shallower tower, whatever `bridges` says, with the block of the other tower
+                       that is nearest in depth
+    middle             that many consecutive pairs of `all`, centred
+    shallow            the generation blocks of `middle` with the first understanding blocks, in order
+    deep               the generation blocks of `middle` with the last understanding blocks, in order
+    uniform            that many pairs, spread evenly over `all`
+    last               the last blocks of both towers
+    random             drawn by `seed`, every plan of that size being equally likely
+    =================  =================================================================================================
+
+    Parameters
+    ----------
+    evidence : DataFrame or Divergence or None
+        The evidence of the rule, as in the table. For a fixed plan a layer map, or nothing beside `layers`. What its
+        `attrs` hold goes into the plan; {"cost": {"steps": ..., "seconds": ...}} is what the evidence took, training
+        included.
+    rule : str
+        A name of `RULES` (with a score) or of `FIXED` (without).
+    bridges : int, optional
+        The number of bridges, at most the number of blocks of the shallower tower. By default 4; for `middle`,
+        `shallow` and `deep` as many as HBridge has, 16 of 28 scaled (`layout_table.unbridged`); for `divergence` all up
+        to its depth.
+    seed : int
+        The seed of `random`.
+    stream : str
+        The stream of the generation tower that the bridges enter.
+    layers : (int, int), optional
+        The numbers of blocks of the two towers, where no layer map holds them.
+    parameters : int, optional
+        A budget of trainable parameters, which is met through the rank.
+    count : callable, optional
+        A function that returns the trainable parameters of a plan, for `parameters`.
+    **fields
+        Other fields of the plan: layout, both_ways, gated, rank, semantic_tokens.
+
+    Returns
+    -------
+    BridgePlan
+        The plan with the largest score, or the fixed plan.
+
+    Raises
+    ------
+    ValueError
+        If the rule, the stream or the layout is unknown, if the evidence is of another kind than the rule's or of other
+        towers, if there are too many bridges or none, if the values of the evidence do not allow such a plan, or if the
+        budget is too small for rank 1.
+
+    See Also
+    --------
+    score_plan : Gives the score of any plan, a fixed one included.
+    lay_out : Makes the published plan of a layout, which no rule chooses.
+
+    Examples
+    --------
+    >>> choose_bridges(rule="middle", bridges=4, layers=(16, 13)).pairs
+    ((5, 4), (6, 5), (8, 6), (9, 7))
+    >>> choose_bridges(rule="shallow", bridges=4, layers=(16, 13)).pairs
+    ((0, 4), (1, 5), (2, 6), (3, 7))
+    >>> choose_bridges(rule="deep", bridges=4, layers=(16, 13)).pairs
+    ((12, 4), (13, 5), (14, 6), (15, 7))
     >>> choose_bridges(heat, bridges=4, rank=8)                                # K bridges of equal rank
     >>> choose_bridges(heat, bridges=4, parameters=100_000, count=trainable)   # the largest rank within a budget
-
-    Args:
-        evidence: of the rule, as in the table; of a fixed plan a layer map, or None beside `layers`. What its `attrs`
-            hold goes into the plan; {"cost": {"steps": ..., "seconds": ...}} is what it took, the training included.
-        bridges: how many, at most the blocks of the shallower tower. By default 4; of `middle` as many as HBridge has,
-            16 of 28 scaled (`layouts.unbridged`); of `divergence` all up to its depth.
-        seed: of `random`.
-        stream: the stream of the generation tower that the bridges enter.
-        layers: the blocks of the two towers, where no layer map tells them.
-        parameters: a budget of trainable parameters, met through the rank.
-        count: the trainable parameters of a plan; with `parameters`.
-        fields: other fields of the plan: layout, both_ways, gated, rank, semantic_tokens.
-
-    Raises:
-        ValueError: an unknown rule, stream or layout; evidence of another kind than the rule's, or of other towers; too
-            many bridges or none; evidence whose values do not allow such a plan; a budget too small for rank 1.
     """
     if rule not in RULES and rule not in FIXED:
         raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join([*RULES, *FIXED])}")
@@ -86,33 +118,49 @@ def choose_bridges(
     value: float | None = None
     if rule in RULES:
         gains = RULES[rule].gains(evidence, layers)
-        understanding, generation = gains.values.shape
-        if rule == "divergence" and bridges is None:
-            bridges = _reach(gains.values)
-        wanted = _check(bridges, (understanding, generation))
+        depths = gains.values.shape[0], gains.values.shape[1]
+        wanted = _check(RULES[rule].default_bridges(gains.values) if bridges is None else bridges, depths)
         pairs, _ = best_pairs(gains.values + TIE * gains.ties, wanted)
         value = float(sum(gains.values[pair] for pair in pairs))
         assert evidence is not None
-        told = evidence_summary(evidence, rule)
+        summary = evidence_summary(evidence, rule)
     else:
-        understanding, generation = count_layers(evidence, layers)
-        shallower = min(understanding, generation)
-        share = shallower - 2 * unbridged(shallower) if rule == "middle" else shallower if rule == "all" else None
-        wanted = _check(share if bridges is None else bridges, (understanding, generation))
-        pairs = FIXED[rule](understanding, generation, wanted, seed)
-        told = {"seed": seed} if rule == "random" else {}
-    plan = BridgePlan(pairs, stream, rule, told, understanding, generation, value, **fields)
+        depths = count_layers(evidence, layers)
+        wanted = _check(FIXED[rule].default_bridges(*depths) if bridges is None else bridges, depths)
+        pairs = FIXED[rule].pairs(*depths, wanted, seed)
+        summary = {"seed": seed} if FIXED[rule].seeded else {}
+    plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields)
     if parameters is None or count is None:
         return plan
     rank = rank_for(parameters, lambda rank: count(replace(plan, rank=rank)))
-    return replace(plan, rank=rank, evidence=told | {"parameters": parameters})
+    return replace(plan, rank=rank, evidence=summary | {"parameters": parameters})
 
 
 def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") -> float:
-    """What a rule gives any plan, a fixed one included: the sum of its gains over the pairs; NaN if one is missing.
+    """Return what a rule gives any plan, a fixed one included.
 
-    Raises:
-        ValueError: a rule without a score; evidence of another kind than the rule's, or of other towers.
+    Parameters
+    ----------
+    plan : BridgePlan
+        The plan.
+    evidence : DataFrame or Divergence
+        The evidence of the rule, as `choose_bridges` reads it.
+    rule : str
+        A name of `RULES`.
+
+    Returns
+    -------
+    float
+        The sum of the rule's gains over the pairs; NaN if one was not measured.
+
+    Raises
+    ------
+    ValueError
+        If the rule has no score, or if the evidence is of another kind than the rule's or of other towers.
+
+    See Also
+    --------
+    choose_bridges : Finds the plan with the largest score.
     """
     if rule not in RULES:
         raise ValueError(f"no score for rule {rule!r}: expected one of {', '.join(RULES)}")
@@ -121,13 +169,37 @@ def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") ->
 
 
 def rank_for(parameters: int, count: Callable[[int], int]) -> int:
-    """The largest rank whose bridges have at most so many trainable parameters; `count` tells those of a rank.
+    """Return the largest rank whose bridges have at most so many trainable parameters.
 
-    Raises:
-        ValueError: rank 1 has more, or the count does not grow with the rank.
+    Parameters
+    ----------
+    parameters : int
+        The budget of trainable parameters.
+    count : callable
+        A function that returns the trainable parameters of the bridges at a rank.
+
+    Returns
+    -------
+    int
+        The rank, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        If rank 1 has more parameters, or if the count does not grow with the rank.
+
+    Examples
+    --------
+    >>> rank_for(100, lambda rank: 3 * rank + 7)
+    31
     """
+    count = cache(count)  # a call may build a model
     if (least := count(1)) > parameters:
         raise ValueError(f"{parameters} trainable parameters are too few: bridges of rank 1 have {least}")
+    if (step := count(2) - least) > 0:
+        linear = 1 + (parameters - least) // step  # right where every rank adds as many parameters
+        if count(linear) <= parameters < count(linear + 1):
+            return linear
     low, high = 1, 2
     while (found := count(high)) <= parameters:
         if found <= count(low):
@@ -139,8 +211,7 @@ def rank_for(parameters: int, count: Callable[[int], int]) -> int:
     return low
 
 
-def _check(bridges: int | None, depths: tuple[int, int]) -> int:
-    bridges = 4 if bridges is None else bridges
+def _check(bridges: int, depths: tuple[int, int]) -> int:
     if not (isinstance(bridges, int) and 1 <= bridges <= min(depths)):
         raise ValueError(
             f"bridges must be from 1 to {min(depths)}, the blocks of the shallower tower (the towers have "
@@ -149,45 +220,73 @@ def _check(bridges: int | None, depths: tuple[int, int]) -> int:
     return bridges
 
 
-def _reach(gains: np.ndarray) -> int:
-    """How many pairs lie up to the divergence depth."""
-    within = gains > 0
-    reach = min(int(within.any(1).sum()), int(within.any(0).sum()))
-    if not reach:
-        raise ValueError("no block of one tower lies up to the divergence depth: pass bridges")
-    return reach
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """Hold the options of `bridgework choose`, which `choose_from_features` takes, each with its help.
 
+    Attributes
+    ----------
+    rule, bridges, seed, stream
+        As of `choose_bridges`; the rule "published" takes the layout's own pairs (`lay_out`).
+    layout, matching, rank
+        As of `lay_out`.
+    metric, timestep
+        What evidence is measured with: the metric of the layer map, and the timestep of the generation features.
+    evidence
+        A file that `read_evidence` reads, in place of measured evidence.
 
-def _all(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
-    return match(understanding, generation)
+    Notes
+    -----
+    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
+    None says what None stands for.
+    """
 
-
-def _middle(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
-    pairs = match(understanding, generation)
-    start = (len(pairs) - bridges) // 2
-    return pairs[start : start + bridges]
-
-
-def _uniform(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
-    pairs = match(understanding, generation)
-    return tuple(pairs[int((b + 0.5) * len(pairs) / bridges)] for b in range(bridges))
-
-
-def _last(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
-    return tuple((understanding - bridges + b, generation - bridges + b) for b in range(bridges))
-
-
-def _random(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
-    # a plan is a set of blocks on either side, paired in order: two uniform sets make a uniform plan
-    rng = np.random.default_rng(seed)
-    sides = [sorted(rng.choice(count, bridges, replace=False).tolist()) for count in (understanding, generation)]
-    return tuple(zip(*sides, strict=True))
-
-
-FIXED: dict[str, Callable[[int, int, int, int], Pairs]] = {
-    "all": _all,
-    "middle": _middle,
-    "uniform": _uniform,
-    "last": _last,
-    "random": _random,
-}
+    rule: str = field(
+        default="alignment",
+        metadata={
+            "help": f"How the pairs are chosen: one of {', '.join([*RULES, *FIXED])}; or published, the pairs that the "
+            "layout was published with."
+        },
+    )
+    bridges: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many bridges the plan has. (default: 4; for all, middle, shallow, deep and divergence the "
+            "number follows from the towers)",
+        },
+    )
+    layout: str = field(
+        default="H", metadata={"help": f"How the towers are joined at the bridges: one of {', '.join(LAYOUTS)}."}
+    )
+    metric: str = field(
+        default="mutual_knn", metadata={"help": "The similarity that the layer map and the curves are measured with."}
+    )
+    timestep: float | None = field(
+        default=None,
+        metadata={
+            "help": "The timestep of the generation features that is read. (default: the only one; it must be given "
+            "if the store holds several)",
+        },
+    )
+    evidence: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file with the rule's evidence: a CSV or Parquet table, such as the links of a trained dense "
+            "model, or a divergence as JSON. (default: it is measured from the two stores)",
+            "metavar": "FILE",
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "The seed of the rule random."})
+    matching: str | None = field(
+        default=None,
+        metadata={
+            "help": f"How the rule published pairs blocks of unequal towers: one of {', '.join(MATCHINGS)}. "
+            "(default: the matching of the layout's paper)",
+        },
+    )
+    stream: str = field(
+        default="image", metadata={"help": f"The generation tower's stream that is bridged: {', '.join(STREAMS)}."}
+    )
+    rank: int | None = field(
+        default=None, metadata={"help": "The rank of the bridges' linear maps. (default: full rank)"}
+    )

@@ -1,4 +1,4 @@
-"""The published bridge plan of every layout, scaled to towers of any depth."""
+"""Lay out the published bridge plan of every layout, scaled to towers of any depth."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from .bridge_plan import LAYOUTS, TRUNKS, BridgePlan, Pairs
+from .bridge_plan import BridgePlan
+from .layout_table import LAYOUTS
 from .matching import match
-
-# Of each layout, the matching of the paper it is from; own weights (BAGEL, LMFusion) have towers of one depth.
-MATCHING = {"dense": "proportional", "H": "prelude", "double fusion": "repeat"}
-HBRIDGE = (6, 28)  # blocks without a bridge at either end, of so many pairs
-UNI_X = (12, 6, 36)  # blocks apart at the start and at the end, of so many: the released recipe for Qwen2.5-3B
 
 
 def lay_out(
@@ -27,59 +23,75 @@ def lay_out(
     stream: str = "image",
     **fields: Any,
 ) -> BridgePlan:
-    """The plan of a layout as it was published, for towers of so many blocks.
+    """Return the plan of a layout as it was published, for towers of so many blocks.
 
-    ==============  ====================================================================================================
-    dense           every pair of the matching ("proportional")
-    H               the matching's middle: 6 of every 28 pairs are left out at either end, rounded to the nearest (half
-                    up), and one pair or two at least stay ("prelude"; HBridge, arXiv 2511.20520)
-    double fusion   a block behind every pair of the matching ("repeat"; LightFusion, arXiv 2510.22946)
-    last            every generation block reads the last understanding block (MetaQuery, BLIP3-o)
-    shared          all blocks of one trunk (Transfusion, Emu3)
-    Y               the first `fork` blocks shared, half of them by default (UniFork, arXiv 2506.17202)
-    X               all but ends[0] first and ends[1] last blocks shared; by default 12 and 6 of every 36, as in the
-                    recipe released with Uni-X (arXiv 2509.24365), rounded to the nearest, one at least
-    ==============  ====================================================================================================
+    Which blocks a layout joins, and in which paper, is in its row: `LAYOUTS[layout].published`.
 
-    >>> lay_out("H", 28, 32).pairs                               # 16 of 28 pairs, behind a prelude of 4
-    ((6, 10), (7, 11), ..., (21, 25))
-    >>> lay_out("Y", 24, 24).pairs                               # the first 12 blocks
-    ((0, 0), (1, 1), ..., (11, 11))
+    Parameters
+    ----------
+    layout : str
+        A name of `LAYOUTS`.
+    understanding_layers, generation_layers : int
+        The number of blocks of the two experts. One trunk (shared, Y, X) is as deep as the understanding expert, and
+        does not read the other number.
+    matching : str, optional
+        For dense, H and double fusion: another matching than the paper's (`LAYOUTS[layout].matching`), as `match`
+        takes it.
+    heat : DataFrame, optional
+        The layer map of the matching "optimal".
+    fork : int, optional
+        The number of shared blocks of Y, by default half of them.
+    ends : (int, int), optional
+        The number of first and of last blocks of X that are not shared, by default as in the paper.
+    stream : str
+        The stream of the generation tower that the bridges enter.
+    **fields
+        Other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens.
 
-    Args:
-        matching: of dense, H and double fusion, another one than the paper's, as `match` takes it.
-        heat: the layer map of the matching "optimal".
-        fork: of Y.
-        ends: of X.
-        stream: the stream of the generation tower that the bridges enter.
-        fields: other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens. The plan's rule
-            is "published", its evidence says what was matched.
+    Returns
+    -------
+    BridgePlan
+        The plan. Its rule is "published", and its evidence says what was matched.
 
-    Raises:
-        ValueError: an unknown layout or matching; a matching, fork or ends of a layout that has none; towers of unequal
-            depth for one trunk; a trunk too shallow to be split.
+    Raises
+    ------
+    ValueError
+        If the layout or the matching is unknown, if the layout does not take the matching, fork or ends, or if a trunk
+        is too shallow to be split.
+
+    See Also
+    --------
+    match : Pairs the blocks of towers of unequal depth.
+    choose_bridges : Chooses the pairs by a rule instead.
+
+    Examples
+    --------
+    >>> lay_out("H", 28, 32).pairs[0], lay_out("H", 28, 32).pairs[-1]    # 16 of 28 pairs, behind a prelude of 4
+    ((6, 10), (21, 25))
+    >>> len(lay_out("Y", 24, 24).pairs)                                  # the first 12 blocks
+    12
+    >>> LAYOUTS["last"].published
+    'every generation block reads the last understanding block (MetaQuery, BLIP3-o)'
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    for name, given, allowed in (
-        ("matching", matching, tuple(MATCHING)),
-        ("fork", fork, ("Y",)),
-        ("ends", ends, ("X",)),
-    ):
-        if given is not None and layout not in allowed:
-            raise ValueError(f"the layout {layout!r} takes no {name}: only {', '.join(allowed)} does")
+    row = LAYOUTS[layout]
+    given = {
+        name: value for name, value in (("matching", matching), ("fork", fork), ("ends", ends)) if value is not None
+    }
+    for name in given:
+        if not row.takes(name):
+            takers = [other.name for other in LAYOUTS.values() if other.takes(name)]
+            raise ValueError(f"the layout {layout!r} takes no {name}: only {', '.join(takers)} does")
+    if row.trunk:
+        generation_layers = understanding_layers
     evidence: dict[str, Any] = {}
-    if layout in TRUNKS:
-        pairs = _trunk(layout, understanding_layers, generation_layers, fork, ends)
-    elif layout == "last":
-        pairs = tuple((understanding_layers - 1, g) for g in range(generation_layers))
+    if row.matching is None:
+        pairs = row.pairs(understanding_layers, generation_layers, **given)
     else:
-        how = matching or MATCHING[layout]
-        pairs = match(understanding_layers, generation_layers, how, heat)
+        how = matching or row.matching
+        pairs = row.pairs(match(understanding_layers, generation_layers, how, heat))
         evidence = {"matching": how} | (dict(heat.attrs) if heat is not None and how == "optimal" else {})
-        if layout == "H":
-            apart = unbridged(len(pairs))
-            pairs = pairs[apart : len(pairs) - apart]
     return BridgePlan(
         pairs,
         stream,
@@ -90,31 +102,3 @@ def lay_out(
         layout=layout,
         **fields,
     )
-
-
-def unbridged(pairs: int) -> int:
-    """How many pairs HBridge leaves out at either end of so many: 6 of 28, to the nearest; never all of them."""
-    return min(_scaled(pairs, *HBRIDGE), (pairs - 1) // 2)
-
-
-def _scaled(blocks: int, part: int, whole: int) -> int:
-    return (2 * blocks * part + whole) // (2 * whole)
-
-
-def _trunk(layout: str, blocks: int, others: int, fork: int | None, ends: tuple[int, int] | None) -> Pairs:
-    if blocks != others:
-        raise ValueError(f"one trunk has one depth, got {blocks} and {others} blocks: layout {layout!r}")
-    least = {"shared": 1, "Y": 2, "X": 3}[layout]
-    if blocks < least:
-        raise ValueError(f"the layout {layout!r} needs a trunk of {least} blocks or more, got {blocks}")
-    start, stop = 0, blocks
-    if layout == "Y":
-        stop = blocks // 2 if fork is None else fork
-        if not 0 < stop < blocks:
-            raise ValueError(f"fork {fork} must leave blocks on both sides: from 1 to {blocks - 1}")
-    if layout == "X":
-        first, last = (max(1, _scaled(blocks, part, UNI_X[2])) for part in UNI_X[:2]) if ends is None else ends
-        start, stop = first, blocks - last
-        if not 0 < start < stop < blocks:
-            raise ValueError(f"ends {ends} of {blocks} blocks must be 1 or more each and leave a block between them")
-    return tuple((i, i) for i in range(start, stop))

@@ -1,4 +1,4 @@
-"""Matching: which block of one tower meets which of the other, where they are of unequal depth."""
+"""Match the blocks of two towers of unequal depth, and read layer maps by block number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..features.layer_features import LayerFeatures
 from ..metrics.metric import Array
-from .bridge_plan import Pairs
+from .layout_table import Pairs
 
 MATCHINGS = ("prelude", "repeat", "proportional", "optimal")
 
@@ -15,7 +15,7 @@ MATCHINGS = ("prelude", "repeat", "proportional", "optimal")
 def match(
     understanding_layers: int, generation_layers: int, how: str = "proportional", heat: pd.DataFrame | None = None
 ) -> Pairs:
-    """Pairs (understanding block, generation block), ascending, of two towers of so many blocks.
+    """Return which block of one tower meets which block of the other.
 
     With U understanding and G generation blocks:
 
@@ -23,22 +23,37 @@ def match(
       to one; min(U, G) pairs.
     - "repeat" (LightFusion, arXiv 2510.22946): block i meets block i, and the deeper tower's surplus blocks meet the
       other's last block again; max(U, G) pairs.
-    - "proportional": each block of the shallower tower meets that of the other which is nearest in depth, of two the
-      later; block i of n lies at depth (i + 1) / n; min(U, G) pairs.
+    - "proportional": each block of the shallower tower meets the block of the other tower that is nearest in depth, of
+      two the later one; block i of n lies at depth (i + 1) / n; min(U, G) pairs.
     - "optimal": of all matchings that give every block of the shallower tower one block of the deeper, no two the same,
-      without crossing, the one with the largest sum of map values, exactly; min(U, G) pairs. Of equal towers there is
-      only one.
+      without crossing, the one with the largest sum of map values, exactly; min(U, G) pairs. Equal towers have only
+      one.
 
+    Parameters
+    ----------
+    understanding_layers, generation_layers : int
+        The number of blocks of the two towers, U and G.
+    how : str
+        The matching, one of `MATCHINGS`.
+    heat : DataFrame, optional
+        The layer map of "optimal", as `similarity_map` returns it.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Pairs (understanding block, generation block), ascending.
+
+    Raises
+    ------
+    ValueError
+        If the matching is unknown or a tower has no blocks; for "optimal", if there is no map, or if it is of other
+        towers or has too few finite values.
+
+    Examples
+    --------
     >>> match(2, 4, "prelude"), match(2, 4, "repeat"), match(2, 4, "proportional")
     (((0, 2), (1, 3)), ((0, 0), (1, 1), (1, 2), (1, 3)), ((0, 1), (1, 3)))
     >>> match(2, 4, "optimal", similarity_map(text, image))      # (2, sample, dim) and (4, sample, dim)
-
-    Args:
-        heat: the layer map of "optimal", as `similarity_map` returns it.
-
-    Raises:
-        ValueError: an unknown matching; a tower without blocks; for "optimal" no map, the map of other towers, or one
-            without enough finite values.
     """
     if how not in MATCHINGS:
         raise ValueError(f"unknown matching {how!r}: expected one of {', '.join(MATCHINGS)}")
@@ -60,13 +75,29 @@ def match(
 
 
 def best_pairs(gains: Array, bridges: int) -> tuple[Pairs, float]:
-    """So many pairs, ascending strictly on both sides, with the largest sum of gains, and that sum; exact.
+    """Find the pairs, strictly ascending on both sides, that have the largest sum of gains.
 
-    Dynamic programming over the first blocks of both towers. Of plans with the same sum, the one whose blocks come
-    first. A NaN in `gains` (understanding block, generation block) is never chosen.
+    The search is exact: dynamic programming over the first blocks of both towers. Of plans with the same sum, it takes
+    the one whose blocks come first.
 
-    Raises:
-        ValueError: too few finite gains for so many pairs.
+    Parameters
+    ----------
+    gains : array of shape (understanding blocks, generation blocks)
+        The gain of each pair. A NaN is never chosen.
+    bridges : int
+        The number of pairs.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Pairs (understanding block, generation block).
+    float
+        The sum of their gains.
+
+    Raises
+    ------
+    ValueError
+        If there are too few finite gains for so many pairs.
     """
     gains = np.where(np.isnan(gains), -np.inf, gains)
     rows, columns = gains.shape
@@ -95,7 +126,20 @@ def best_pairs(gains: Array, bridges: int) -> tuple[Pairs, float]:
 
 
 def check_depths(heat: pd.DataFrame, understanding_layers: int, generation_layers: int) -> None:
-    """Raises ValueError for the layer map of towers of other depths."""
+    """Raise ValueError for the layer map of towers of other depths.
+
+    Parameters
+    ----------
+    heat : DataFrame
+        A layer map.
+    understanding_layers, generation_layers : int
+        The number of blocks that the towers have.
+
+    Raises
+    ------
+    ValueError
+        If the map is of towers with other numbers of blocks.
+    """
     if count_blocks(heat) != (understanding_layers, generation_layers):
         raise ValueError(
             f"the plan is for towers of {understanding_layers} and {generation_layers} blocks, the map of "
@@ -104,29 +148,62 @@ def check_depths(heat: pd.DataFrame, understanding_layers: int, generation_layer
 
 
 def count_blocks(heat: pd.DataFrame) -> tuple[int, int]:
-    """The number of understanding and generation blocks behind a layer map, the embeddings left out."""
+    """Count the understanding and the generation blocks behind a layer map, without the embeddings.
+
+    Parameters
+    ----------
+    heat : DataFrame
+        A layer map. Its labels are "embeddings" or block numbers, and the depths in its `attrs`, where they are there,
+        say how many blocks a tower has of which the last were not measured.
+
+    Returns
+    -------
+    (int, int)
+        The number of understanding and of generation blocks.
+
+    Raises
+    ------
+    ValueError
+        If a label is no layer, is there twice, or if a side has no blocks.
+    """
     counts = []
     for labels, depths in ((heat.index, heat.attrs.get("x_depths")), (heat.columns, heat.attrs.get("y_depths"))):
         blocks = _blocks(labels)
         if not blocks:
             raise ValueError("the layer map has no blocks to bridge: extract more than the embeddings")
-        # block i lies at depth (i + 1) / blocks, so a map without the last blocks still tells how many there are
-        told = [round((i + 1) / depths[at]) for at, i in blocks if depths[at] > 0] if depths else []
-        counts.append(max([i + 1 for _, i in blocks] + (told if len(set(told)) == 1 else [])))
+        # block i lies at depth (i + 1) / blocks, so a map without the last blocks still says how many there are
+        totals = [round((i + 1) / depths[place]) for place, i in blocks if depths[place] > 0] if depths else []
+        counts.append(max([i + 1 for _, i in blocks] + (totals if len(set(totals)) == 1 else [])))
     return counts[0], counts[1]
 
 
 def count_towers(understanding: LayerFeatures, generation: LayerFeatures) -> tuple[int, int]:
-    """The number of blocks of the two towers that features are of."""
+    """Count the blocks of the two towers that features were extracted from.
+
+    Parameters
+    ----------
+    understanding, generation : LayerFeatures
+        Features of the two towers.
+
+    Returns
+    -------
+    (int, int)
+        The number of understanding and of generation blocks.
+
+    Raises
+    ------
+    ValueError
+        If a side has no blocks.
+    """
     heat = pd.DataFrame(index=list(understanding.layers), columns=list(generation.layers))
     heat.attrs = {"x_depths": understanding.depths, "y_depths": generation.depths}
     return count_blocks(heat)
 
 
 def _blocks(labels: pd.Index) -> list[tuple[int, int]]:
-    """(place in the map, block number) of every layer but the embeddings."""
+    """Return (place in the map, block number) of every layer but the embeddings."""
     try:
-        blocks = [(at, int(str(label))) for at, label in enumerate(labels) if str(label) != "embeddings"]
+        blocks = [(place, int(str(label))) for place, label in enumerate(labels) if str(label) != "embeddings"]
     except ValueError:
         raise ValueError(f"layers of a layer map must be 'embeddings' or block numbers, got {list(labels)}") from None
     if len({i for _, i in blocks}) != len(blocks) or any(i < 0 for _, i in blocks):
@@ -135,11 +212,26 @@ def _blocks(labels: pd.Index) -> list[tuple[int, int]]:
 
 
 def block_values(heat: pd.DataFrame) -> Array:
-    """The layer map by block number, (understanding block, generation block); NaN where it was not measured."""
+    """Return the values of a layer map by block number.
+
+    Parameters
+    ----------
+    heat : DataFrame
+        A layer map.
+
+    Returns
+    -------
+    array of shape (understanding blocks, generation blocks)
+        The values; NaN for a pair that was not measured.
+
+    Raises
+    ------
+    ValueError
+        As `count_blocks` does.
+    """
     gains = np.full(count_blocks(heat), np.nan)
-    rows, columns = _blocks(heat.index), _blocks(heat.columns)
     values = heat.to_numpy(float)
-    for at, u in rows:
-        for under, g in columns:
-            gains[u, g] = values[at, under]
+    for row, understanding in _blocks(heat.index):
+        for column, generation in _blocks(heat.columns):
+            gains[understanding, generation] = values[row, column]
     return gains

@@ -1,4 +1,7 @@
-"""The rules' evidence: what each reads, and the gain of every pair of blocks that it makes of it."""
+"""The rules that score bridge plans: what each reads, and the gain that it gives every pair of blocks.
+
+To add a rule, add its row to `RULES` here. Rules without a score are in probes/plans/fixed_rules.py.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..curves.divergence_depth import Divergence
+from ..curves.curve import alignment_curve
+from ..curves.divergence_depth import Divergence, divergence
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
+from ..evidence.complementarity import complementarity_map
+from ..features.features import Features
 from ..metrics import METRICS
 from ..metrics.metric import Array
+from ..similarity.scoring import similarity_map
 from .matching import block_values, check_depths, count_blocks
 
 Evidence = pd.DataFrame | Divergence
@@ -23,33 +31,56 @@ Depths = tuple[int, int]
 
 
 class Gains(NamedTuple):
-    """What a rule gives each pair, (understanding block, generation block); NaN where nothing was measured.
+    """What a rule gives each pair of blocks, arrays (understanding block, generation block).
 
-    Attributes:
-        values: a plan's score is their sum over its pairs.
-        ties: prefers one of two plans with the same score; 0 where nothing does.
+    Attributes
+    ----------
+    values : array
+        A plan's score is the sum of these over its pairs. NaN where nothing was measured.
+    ties : array or float
+        Prefers one of two plans with the same score. 0 where nothing does.
     """
 
     values: Array
     ties: Array | float = 0.0
 
 
-class Rule(NamedTuple):
-    """A rule with a score.
+def _four(gains: Array) -> int:
+    """Return 4: these gains do not say how many bridges there should be."""
+    return 4
 
-    Attributes:
-        needs: its evidence, and how that is made.
-        gains: of evidence for towers of these depths, or of those that the evidence tells, if None.
-        trained: whether its evidence needs a trained model, whose cost it is charged with.
+
+class Rule(NamedTuple):
+    """A rule with a score, which is the sum of gains over the pairs of a plan.
+
+    Attributes
+    ----------
+    needs : str
+        The evidence that it reads, and how that is made.
+    gains : callable
+        A function (evidence, depths) that returns `Gains` for towers of these depths. If the depths are None, it takes
+        those that the evidence holds.
+    about : str
+        The gain of a pair in words, as help texts say it.
+    trained : bool
+        Whether its evidence needs a trained model, whose cost the plan is charged with.
+    measure : callable or None
+        A function (understanding, generation, metric) that makes the evidence from the `Features` of the two experts;
+        None where features are not enough.
+    default_bridges : callable
+        A function of the gains that returns how many bridges there are if nobody says so.
     """
 
     needs: str
     gains: Callable[[Any, Depths | None], Gains]
+    about: str
     trained: bool = False
+    measure: Callable[[Features, Features, str], Evidence] | None = None
+    default_bridges: Callable[[Array], int] = _four
 
 
-def alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
-    """The layer map."""
+def _alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
+    """Return the layer map of a similarity."""
     _check_map("alignment", heat, layers)
     metric = heat.attrs.get("metric")
     if metric in METRICS and METRICS[metric].is_distance:
@@ -59,39 +90,39 @@ def alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     return Gains(block_values(heat))
 
 
-def complementarity_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
-    """What the understanding layer adds to the generation layer's knowledge of a target."""
+def _complementarity_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
+    """Return what each understanding layer adds to each generation layer's knowledge of a target."""
     _check_map("complementarity", heat, layers)
     if heat.attrs.get("metric") != COMPLEMENTARITY:
         raise _wrong("complementarity", f"a layer map of {heat.attrs.get('metric', 'an unnamed metric')}")
     return Gains(block_values(heat))
 
 
-def causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
-    """The scene score that a trained dense model loses with the link broken, ties to the larger increase of its loss.
+def _causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
+    """Return the scene score that a trained dense model loses with a link broken, ties to the larger increase of loss.
 
-    Of several models, their mean. A pair without a link has no gain and is never chosen.
+    Several models are averaged. A pair without a link has no gain and is never chosen.
     """
     _check_columns("causal", links, ("understanding", "generation", "score_lost", "loss_increase"))
     ends = ["understanding", "generation"]
     single = links.dropna(subset=ends).astype(dict.fromkeys(ends, int))  # without the row of all links
     effects = single.groupby(ends)[["score_lost", "loss_increase"]].mean()
-    told = layers or links.attrs.get("layers")
-    if told is None:
-        raise ValueError("a table of links does not tell the towers' depths: pass layers=(understanding, generation)")
-    lost, worse = np.full(told, np.nan), np.zeros(told)
+    depths = layers or links.attrs.get("layers")
+    if depths is None:
+        raise ValueError("a table of links does not say the towers' depths: pass layers=(understanding, generation)")
+    lost, worse = np.full(depths, np.nan), np.zeros(depths)
     for (u, g), (score_lost, loss_increase) in zip(effects.index, effects.to_numpy(float), strict=True):
-        if not (0 <= u < told[0] and 0 <= g < told[1]):
-            raise ValueError(f"link {u}-{g} is of other towers than those of {told[0]} and {told[1]} blocks")
+        if not (0 <= u < depths[0] and 0 <= g < depths[1]):
+            raise ValueError(f"link {u}-{g} is of other towers than those of {depths[0]} and {depths[1]} blocks")
         lost[u, g], worse[u, g] = score_lost, loss_increase
     return Gains(lost, worse)
 
 
-def conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gains:
-    """Minus the gradient conflict of both blocks: join where the tasks pull together (Uni-X, arXiv 2509.24365).
+def _conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gains:
+    """Return minus the gradient conflict of both blocks: join where the tasks pull together (Uni-X, arXiv 2509.24365).
 
-    Two subjects: the understanding tower's blocks, then the generation tower's; one: a trunk, on both sides. Of several
-    measurements of a block, their mean.
+    Of two subjects, the first is the understanding tower and the second the generation tower; one subject is a trunk,
+    and stands on both sides. Several measurements of a block are averaged.
     """
     _check_columns("gradient_conflict", conflict, ("layer", "depth", "conflict"))
     subjects = conflict["subject"] if "subject" in conflict else pd.Series("trunk", conflict.index)
@@ -114,8 +145,11 @@ def conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gain
     return Gains(gains)
 
 
-def divergence_gains(apart: Divergence, layers: Depths | None = None) -> Gains:
-    """1 for a pair whose blocks both lie up to the divergence depth, -1 beyond; ties to pairs of nearly one depth."""
+def _divergence_gains(apart: Divergence, layers: Depths | None = None) -> Gains:
+    """Return 1 for a pair with both blocks up to the divergence depth, -1 beyond; ties to pairs of nearly one depth.
+
+    The rule is UniFork's (arXiv 2506.17202): share what lies below the depth at which the tasks part.
+    """
     if not isinstance(apart, Divergence):
         raise _wrong("divergence", f"a {type(apart).__name__}")
     if apart.depth is None:
@@ -129,29 +163,73 @@ def divergence_gains(apart: Divergence, layers: Depths | None = None) -> Gains:
 
 
 def count_layers(evidence: Evidence | None, layers: Depths | None) -> Depths:
-    """The depths of the towers, given or told by a layer map."""
+    """Return the depths of the towers, as given or as a layer map has them.
+
+    Parameters
+    ----------
+    evidence : DataFrame or Divergence or None
+        A layer map, if there are no `layers`.
+    layers : (int, int) or None
+        The depths.
+
+    Returns
+    -------
+    (int, int)
+        The number of understanding and of generation blocks.
+
+    Raises
+    ------
+    ValueError
+        If neither says it.
+    """
     if layers is not None:
         return layers
     if isinstance(evidence, pd.DataFrame) and _is_map(evidence):
         return count_blocks(evidence)
-    raise ValueError("the towers' depths are not told: pass a layer map, or layers=(understanding, generation)")
+    raise ValueError("the towers' depths are unknown: pass a layer map, or layers=(understanding, generation)")
 
 
 def evidence_summary(evidence: Evidence, rule: str) -> dict[str, Any]:
-    """What a plan keeps of its evidence, plain JSON; the cost of what must be trained, None if it was not recorded."""
-    told = asdict(evidence) if isinstance(evidence, Divergence) else dict(evidence.attrs)
-    return ({"cost": None} if RULES[rule].trained else {}) | told
+    """Return what a plan keeps of its evidence, plain JSON.
+
+    Parameters
+    ----------
+    evidence : DataFrame or Divergence
+        The evidence.
+    rule : str
+        The rule that read it, a name of `RULES`.
+
+    Returns
+    -------
+    dict
+        The table's `attrs` or the fields of the divergence. Where a model had to be trained, "cost" is in it, and is
+        None if the cost was not recorded.
+    """
+    summary = asdict(evidence) if isinstance(evidence, Divergence) else dict(evidence.attrs)
+    return ({"cost": None} if RULES[rule].trained else {}) | summary
 
 
 def read_evidence(path: str | os.PathLike[str]) -> Evidence:
-    """Evidence from a file: a table as CSV, with its `attrs` as JSON of the same name beside it if there are any; as
-    Parquet, which holds both; or a `Divergence`, the JSON of `dataclasses.asdict`.
+    """Read evidence from a file.
 
-    A trained model's cost belongs into `attrs` as {"cost": {"steps": 600, "seconds": 1200}}, of a plain table as well.
+    Parameters
+    ----------
+    path : str or path
+        A table as CSV, with its `attrs` in a JSON file of the same name beside it if there are any; a table as Parquet,
+        which holds both; or a `Divergence`, as the JSON of `dataclasses.asdict`. A trained model's cost belongs into
+        `attrs` as {"cost": {"steps": 600, "seconds": 1200}}, for a plain table as well.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file of another kind.
+    Returns
+    -------
+    DataFrame or Divergence
+        The evidence, with its `attrs`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -195,14 +273,68 @@ def _wrong(rule: str, got: str) -> ValueError:
     return ValueError(f"the rule {rule!r} needs {RULES[rule].needs}, got {got}")
 
 
+def _measure_alignment(understanding: Features, generation: Features, metric: str) -> pd.DataFrame:
+    """Make the layer map of understanding text and generation image."""
+    began = perf_counter()
+    heat = similarity_map(understanding["text"], generation["image"], metric=metric)
+    heat.attrs["cost"] = {"seconds": round(perf_counter() - began, 1)}
+    return heat
+
+
+def _measure_complementarity(understanding: Features, generation: Features, metric: str) -> pd.DataFrame:
+    """Make the complementarity map of understanding text and generation image.
+
+    Its target is what a bridge ought to bring: the caption as the generation expert's own text route begins with it.
+    """
+    target = generation["text"].layer(generation["text"].layers[0])
+    return complementarity_map(understanding["text"], generation["image"], target)
+
+
+def _measure_divergence(understanding: Features, generation: Features, metric: str) -> Divergence:
+    """Find where the alignment curves of the two experts part."""
+    curves = [alignment_curve(side["image"], side["text"], metric=metric) for side in (understanding, generation)]
+    return divergence(*curves)
+
+
+def _reach(gains: Array) -> int:
+    """Count the pairs up to the divergence depth."""
+    within = gains > 0
+    reach = min(int(within.any(1).sum()), int(within.any(0).sum()))
+    if not reach:
+        raise ValueError("no block of one tower lies up to the divergence depth: pass bridges")
+    return reach
+
+
 RULES: dict[str, Rule] = {
-    "alignment": Rule("a layer map of a similarity, as similarity_map makes it", alignment_gains),
-    "complementarity": Rule("a complementarity map, as complementarity_map makes it", complementarity_gains),
-    "causal": Rule("the links of a trained dense model, as ablate_links makes them", causal_gains, True),
+    "alignment": Rule(
+        "a layer map of a similarity, as similarity_map makes it",
+        _alignment_gains,
+        about="the map's value",
+        measure=_measure_alignment,
+    ),
+    "complementarity": Rule(
+        "a complementarity map, as complementarity_map makes it",
+        _complementarity_gains,
+        about="what understanding adds to generation's R^2",
+        measure=_measure_complementarity,
+    ),
+    "causal": Rule(
+        "the links of a trained dense model, as ablate_links makes them",
+        _causal_gains,
+        about="the scene score lost with the link broken",
+        trained=True,
+    ),
     "gradient_conflict": Rule(
         "the conflict of each block of a trained dense or unified model, as gradient_conflict makes it",
-        conflict_gains,
-        True,
+        _conflict_gains,
+        about="minus the conflict of both blocks (Uni-X)",
+        trained=True,
     ),
-    "divergence": Rule("a Divergence, as divergence makes it", divergence_gains),
+    "divergence": Rule(
+        "a Divergence, as divergence makes it",
+        _divergence_gains,
+        about="1 up to the divergence depth, -1 beyond (UniFork)",
+        measure=_measure_divergence,
+        default_bridges=_reach,
+    ),
 }

@@ -13,9 +13,26 @@ from .stimulus_set import Stimuli
 
 
 def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
-    """The same images and texts, no image with its own text: the control that every joint pass needs.
+    """Give every image the text of another one: the control that every joint pass needs.
 
-    Each text goes to the next image around one random circle, so that none stays.
+    Each text moves to the next image around one random circle, so that no image keeps its own.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Two stimuli or more.
+    seed : int
+        Seed of the circle.
+
+    Returns
+    -------
+    Stimuli
+        The same images, ids and texts, in the same order of images.
+
+    Raises
+    ------
+    ValueError
+        There is one stimulus alone.
     """
     if len(stimuli) < 2:
         raise ValueError("one stimulus cannot be mismatched: give at least two")
@@ -28,7 +45,20 @@ def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
 
 
 def noise_for(ids: Sequence[str], shape: tuple[int, ...]) -> Tensor:
-    """Gaussian noise (sample, *shape), each sample's a function of its id alone."""
+    """Draw Gaussian noise for each stimulus, as a function of its id alone.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Ids of the stimuli.
+    shape : tuple of int
+        Shape of one stimulus's noise.
+
+    Returns
+    -------
+    torch.Tensor
+        (stimulus, *shape), float32.
+    """
     seeds = [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") for i in ids]
     return torch.from_numpy(
         np.stack([np.random.default_rng(s).standard_normal(shape, dtype=np.float32) for s in seeds])

@@ -1,8 +1,9 @@
-"""Fetch the picture sets: download a pinned archive, lay every picture on a white square, write its text beside it.
+"""Download the picture sets and turn each into an image folder with metadata.jsonl.
 
-The folders are ordinary image folders with metadata.jsonl. Pictures are PNG of at most 400 pixels a side, square so
-that no processor crops them. `python -m bridgework.probes.stimuli.downloads` (`make stimuli`) fetches all; whoever has the
-pinned archive already names it: `fetch("tuxpaint", "tuxpaint-stamps-default_2022.06.04-1_all.deb")`.
+A pinned archive is downloaded, every picture is laid on a white square, and its text is written beside it. Pictures are
+PNG of at most 400 pixels a side, square so that no processor crops them. `bridgework fetch pictures` (`make stimuli`)
+downloads all sets. An archive that is already on the disk can be named:
+`fetch("tuxpaint", "tuxpaint-stamps-default_2022.06.04-1_all.deb")`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,22 @@ from .sources import load_stimuli
 from .stimulus_set import Stimuli
 
 SIDE = 256  # pixels of the longer side of a rendered drawing
-NAMESAKES = 4  # a title that more drawings bear is the name of their collection
+NAMESAKES = 4  # a title that more drawings have is the name of their collection
 TITLE = "{http://purl.org/dc/elements/1.1/}title"
 
 
 class Picture(NamedTuple):
-    """One picture of a set: its file name there, its text, and the encoded image."""
+    """One picture of a set.
+
+    Attributes
+    ----------
+    file_name : str
+        Its file name in the set, which is its id.
+    text : str
+        Its text.
+    image : bytes
+        The encoded image.
+    """
 
     file_name: str
     text: str
@@ -46,12 +57,31 @@ class Picture(NamedTuple):
 
 
 def fetch(name: str, archive: str | os.PathLike[str] | None = None) -> Stimuli:
-    """The set `name`, downloaded and prepared unless it is there already and whole.
+    """Download and prepare a picture set, unless it is there already and whole.
 
-    Everything is made in a temporary folder and renamed when whole. `archive` is the pinned archive, if at hand.
+    The set is prepared in a temporary folder and moved into place when it is whole. Processes that fetch the same set
+    wait for one another.
 
-    Raises ValueError (unknown name; an archive or a result that differs from the pinned one), ConnectionError (the
-    download failed), ModuleNotFoundError (the SVG renderer is missing).
+    Parameters
+    ----------
+    name : str
+        A name in `PICTURE_SETS`.
+    archive : str or os.PathLike, optional
+        The pinned archive, where it is already on the disk. It is then not downloaded.
+
+    Returns
+    -------
+    Stimuli
+        The set.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown, or the archive or the result differs from the pinned one.
+    ConnectionError
+        The download failed.
+    ModuleNotFoundError
+        The SVG renderer is missing.
     """
     if name not in PICTURE_SETS:
         raise ValueError(f"unknown picture set {name!r}: expected one of {', '.join(PICTURE_SETS)}")
@@ -60,27 +90,34 @@ def fetch(name: str, archive: str | os.PathLike[str] | None = None) -> Stimuli:
     with FileLock(target.parent / f".{name}.lock"):
         try:
             return load_stimuli(name)
-        except (FileNotFoundError, ValueError):  # not fetched yet, or damaged: made anew
+        except (FileNotFoundError, ValueError):  # not downloaded yet, or damaged
             pass
         for killed in target.parent.glob(f".{name}.making-*"):
             shutil.rmtree(killed)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.making-") as temporary:
-            made = Path(temporary, name)
-            made.mkdir()
-            _prepare(READERS[name](_pinned(name, Path(temporary), archive)), made)
-            found = load_stimuli(made).digest
-            if found != PICTURE_SETS[name].digest:
+            prepared = Path(temporary, name)
+            prepared.mkdir()
+            _prepare(READERS[name](_pinned(name, Path(temporary), archive)), prepared)
+            digest = load_stimuli(prepared).digest
+            if digest != PICTURE_SETS[name].digest:
                 raise ValueError(
-                    f"the stimuli {name!r} came out with the digest {found}, expected {PICTURE_SETS[name].digest}: "
+                    f"the stimuli {name!r} came out with the digest {digest}, expected {PICTURE_SETS[name].digest}: "
                     "install the tested versions (constraints.txt), then run `make stimuli` again"
                 )
             if target.exists():
                 os.replace(target, Path(temporary, "damaged"))
-            os.replace(made, target)
+            os.replace(prepared, target)
     return load_stimuli(name)
 
 
+def fetch_all() -> None:
+    """Fetch every picture set, one printed line each."""
+    for name in PICTURE_SETS:
+        print(f"{name}: {len(fetch(name)):,} pictures in {home() / 'stimuli' / name}", flush=True)
+
+
 def _pinned(name: str, folder: Path, archive: str | os.PathLike[str] | None) -> Path:
+    """Return the path of a set's archive, downloaded into `folder` where none is given, after a check of its hash."""
     source = PICTURE_SETS[name]
     if archive is None:
         archive = folder / PurePosixPath(source.url).name
@@ -98,6 +135,7 @@ def _pinned(name: str, folder: Path, archive: str | os.PathLike[str] | None) -> 
 
 
 def _prepare(pictures: list[Picture], folder: Path) -> None:
+    """Write an image folder with metadata.jsonl, each picture on a white square."""
     lines = []
     for picture in tqdm(pictures, f"preparing {folder.name}", unit="picture", delay=2, leave=False, disable=None):
         with Image.open(io.BytesIO(picture.image)) as image:
@@ -114,7 +152,18 @@ def _prepare(pictures: list[Picture], folder: Path) -> None:
 
 
 def read_fluent(archive: Path) -> list[Picture]:
-    """The emoji of an npm package that the Noto set also has, under its names and in its order."""
+    """Read the Fluent emoji that the Noto set also has.
+
+    Parameters
+    ----------
+    archive : pathlib.Path
+        The npm package.
+
+    Returns
+    -------
+    list of Picture
+        The pictures, with the Noto set's names and ids and in its order.
+    """
     drawn: dict[str, bytes] = {}
     with tarfile.open(archive) as package:
         for path, content in _members(package, ".webp"):
@@ -124,9 +173,25 @@ def read_fluent(archive: Path) -> list[Picture]:
 
 
 def read_tuxpaint(package: Path) -> list[Picture]:
-    """Stamps with the English sentence of the text file beside them, the first stamp of each sentence.
+    """Read the Tux Paint stamps with the English sentence of the text file beside each.
 
-    Left out: letters, coins and other symbols, most of which are writing, and stamps that are drawn as SVG only.
+    Of several stamps with one sentence the first is taken. Letters, coins and other symbols are left out, because most
+    of them are writing, and so are stamps that are drawn as SVG only.
+
+    Parameters
+    ----------
+    package : pathlib.Path
+        The Debian package.
+
+    Returns
+    -------
+    list of Picture
+        The stamps, in a shuffled and fixed order.
+
+    Raises
+    ------
+    ValueError
+        The file is not a Debian package.
     """
     found: dict[str, Picture] = {}
     with _debian(package) as data:
@@ -142,10 +207,28 @@ def read_tuxpaint(package: Path) -> list[Picture]:
 
 
 def read_openclipart(package: Path) -> list[Picture]:
-    """Drawings with a title of their own, the first drawing of each title.
+    """Read the Open Clip Art drawings that have a title, the first drawing of each title.
 
-    Left out: titles of fewer than two letters, or borne by more than `NAMESAKES` drawings (they name a collection);
-    drawings with text in them, which needs fonts and could spell the title; what comes out empty or not at all.
+    These are left out: titles of fewer than two letters; titles of more than `NAMESAKES` drawings, which name a
+    collection; drawings with text in them, which needs fonts and could spell the title; drawings that cannot be
+    rendered or come out empty.
+
+    Parameters
+    ----------
+    package : pathlib.Path
+        The Debian package.
+
+    Returns
+    -------
+    list of Picture
+        The drawings, in a shuffled and fixed order.
+
+    Raises
+    ------
+    ValueError
+        The file is not a Debian package.
+    ModuleNotFoundError
+        The SVG renderer is missing.
     """
     titled: dict[str, list[tuple[PurePosixPath, str, bytes | None]]] = defaultdict(list)
     with _debian(package) as data:
@@ -173,7 +256,7 @@ READERS: dict[str, Callable[[Path], list[Picture]]] = {
 
 
 def _members(archive: tarfile.TarFile, *suffixes: str) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Path and content of the regular files with these suffixes; a link is a second name of a picture at hand."""
+    """Yield path and content of the regular files with these suffixes; a link only gives a picture a second name."""
     for member in archive:
         path = PurePosixPath(member.name)
         if member.isfile() and path.suffix in suffixes and (opened := archive.extractfile(member)):
@@ -181,20 +264,20 @@ def _members(archive: tarfile.TarFile, *suffixes: str) -> Iterator[tuple[PurePos
 
 
 def _debian(package: Path) -> tarfile.TarFile:
-    """The files of a Debian package: the member data.tar.* of an `ar` archive (man 5 deb, man 5 ar)."""
+    """Open the files of a Debian package: the member data.tar.* of an `ar` archive (man 5 deb, man 5 ar)."""
     content = package.read_bytes()
     if content.startswith(b"!<arch>\n"):
-        at = 8
-        while at < len(content):
-            name, size = content[at : at + 16], int(content[at + 48 : at + 58])
+        start = 8
+        while start < len(content):
+            name, size = content[start : start + 16], int(content[start + 48 : start + 58])
             if name.startswith(b"data.tar"):
-                return tarfile.open(fileobj=io.BytesIO(content[at + 60 : at + 60 + size]))
-            at += 60 + size + size % 2
+                return tarfile.open(fileobj=io.BytesIO(content[start + 60 : start + 60 + size]))
+            start += 60 + size + size % 2
     raise ValueError(f"{package} is not a Debian package: expected an ar archive with a data.tar in it")
 
 
 def _render(svg: bytes) -> bytes | None:
-    """A drawing as PNG, fitted into SIDE x SIDE; None where it is empty or cannot be drawn."""
+    """Render a drawing as PNG within SIDE x SIDE; return None where it is empty or cannot be drawn."""
     try:
         import resvg_py
     except ModuleNotFoundError:
@@ -213,13 +296,5 @@ def _render(svg: bytes) -> bytes | None:
 
 
 def _shuffled(pictures: Iterable[Picture]) -> list[Picture]:
-    """In an order that has nothing to do with their kinds: by a hash of the file name, as the Noto set is."""
+    """Sort pictures by a hash of the file name, as the Noto set is sorted, so that kinds of pictures are mixed."""
     return sorted(pictures, key=lambda picture: hashlib.sha256(picture.file_name.encode()).hexdigest())
-
-
-if __name__ == "__main__":
-    try:
-        for known in PICTURE_SETS:
-            print(f"{known}: {len(fetch(known)):,} pictures in {home() / 'stimuli' / known}", flush=True)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")

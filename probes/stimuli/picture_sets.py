@@ -1,11 +1,11 @@
-"""Picture sets that are fetched and not shipped: which there are, where they come from, where they lie.
+"""Name the picture sets that are downloaded and not shipped: their sources, their hashes and their folders.
 
-- fluent: 1,389 Fluent 3D emoji with the names, ids and order of the Noto set, which has three flags more. MIT.
-- tuxpaint: 498 cut-out photos and drawings of Tux Paint, an English sentence each. GPL-2+.
+- fluent: 1,389 Fluent 3D emoji with the names, ids and order of the Noto set, which has three flags more. MIT licence.
+- tuxpaint: 498 cut-out photos and drawings of Tux Paint, with an English sentence each. GPL-2+.
 - openclipart: 2,492 drawings of the Open Clip Art Library with their authors' titles, some of them Italian or French.
   Public domain.
 
-`python -m bridgework.probes.stimuli.downloads` (`make stimuli`) fetches them; `load_stimuli` opens them by name.
+`bridgework fetch pictures` (`make stimuli`) downloads them, and `load_stimuli` opens them by name.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from typing import NamedTuple
 
 from ..files import home
 
-REMEDY = "run `make stimuli` (python -m bridgework.probes.stimuli.downloads) to fetch the picture sets"
+REMEDY = "run `make stimuli` (bridgework fetch pictures) to fetch the picture sets"
 
 
 class PictureSet(NamedTuple):
-    """An archive of a public package, its sha256, and the digest of the `Stimuli` made of it."""
+    """An archive of a public package, and what it must give.
+
+    Attributes
+    ----------
+    url : str
+        Where the archive is downloaded from.
+    sha256 : str
+        The sha256 (hex) of the archive.
+    digest : str
+        The digest of the `Stimuli` that are made of it.
+    """
 
     url: str
     sha256: str
@@ -46,7 +56,23 @@ PICTURE_SETS = {
 
 
 def fetched(name: str) -> Path:
-    """The folder of a set in `PICTURE_SETS`; never uses the network. Raises FileNotFoundError if it was not fetched."""
+    """Return the folder of a downloaded picture set, without using the network.
+
+    Parameters
+    ----------
+    name : str
+        A name in `PICTURE_SETS`.
+
+    Returns
+    -------
+    pathlib.Path
+        The set's folder, whose content is not checked.
+
+    Raises
+    ------
+    FileNotFoundError
+        The set was not downloaded.
+    """
     folder = home() / "stimuli" / name
     if not folder.is_dir():
         raise FileNotFoundError(f"the stimuli {name!r} are not in {folder.parent}: {REMEDY}")

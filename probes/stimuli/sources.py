@@ -1,4 +1,4 @@
-"""Read stimuli from the bundle, a folder, an archive or a dataset."""
+"""Load stimuli from the bundled emoji, a downloaded picture set, an image folder or a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from .picture_sets import PICTURE_SETS, REMEDY, fetched
-from .stimulus_set import Stimuli, _Entry, _entry, _rgb
+from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, to_rgb
 
 _NOTO = Path(__file__).parent / "noto" / "noto.zip"
 _SOURCES = f"expected 'noto', {str([*PICTURE_SETS])[1:-1]}, a folder with metadata.jsonl, or a datasets.Dataset"
@@ -22,20 +22,45 @@ _SOURCES = f"expected 'noto', {str([*PICTURE_SETS])[1:-1]}, a folder with metada
 def load_stimuli(source: Any, limit: int | None = None) -> Stimuli:
     """Open a set of paired images and texts.
 
-    `source` is one of
-    - "noto": 1,392 emoji of the Noto Color Emoji font (136 x 128) with their English names. They come in a fixed
-      shuffled order, so that a `limit` draws from all kinds of emoji.
-    - "fluent", "tuxpaint" or "openclipart": sets that `make stimuli` fetches (probes/stimuli/picture_sets.py), shuffled too.
-    - a folder with `metadata.jsonl`: one JSON object a line with `file_name` (relative to the folder; it is the id) and
-      `text`, images in any format that PIL reads. (A folder called as one of the sets above is reached as "./noto".)
-    - a `datasets.Dataset` with columns `image` and `text` (or `caption`); the id is the row number.
+    Transparent images are laid over white, and photos are turned upright by their EXIF tag.
 
-    `limit` keeps the first that many pairs, and only these are read. Transparent images are laid over white, and photos
-    are turned upright by their EXIF tag.
+    Parameters
+    ----------
+    source : str, pathlib.Path or datasets.Dataset
+        One of these:
 
-    Raises FileNotFoundError for a missing folder, metadata.jsonl or image; TypeError for a caption, image or source of
-    the wrong type; ValueError for an unknown name, an unreadable or truncated image, a broken line, a missing column,
-    an empty set or a limit below 1.
+        - "noto": 1,392 emoji of the Noto Color Emoji font (136 x 128 pixels) with their English names. Their order is
+          shuffled and fixed, so that a `limit` draws from all kinds of emoji.
+        - "fluent", "tuxpaint" or "openclipart": sets that `make stimuli` downloads (probes/stimuli/picture_sets.py),
+          shuffled too.
+        - A folder with `metadata.jsonl`: one JSON object a line with `file_name` (relative to the folder; it is the id)
+          and `text`, and images in any format that PIL reads. A folder with the name of a set above is written with
+          its path, such as "./noto".
+        - A `datasets.Dataset` with columns `image` and `text` (or `caption`). The row number is the id.
+    limit : int, optional
+        Keep the first `limit` pairs. Only these are read.
+
+    Returns
+    -------
+    Stimuli
+        The set, checked.
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder, a metadata.jsonl or an image is missing, or a picture set was not downloaded.
+    NotADirectoryError
+        The source is a file.
+    TypeError
+        A caption, an image or the source has the wrong type.
+    ValueError
+        The name is unknown, an image is unreadable or truncated, a line is broken, a column is missing, the set is
+        empty, or the limit is below 1.
+
+    Examples
+    --------
+    >>> load_stimuli("noto", limit=512)
+    Stimuli('noto', 512 samples, digest ...)
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")
@@ -64,7 +89,7 @@ def _read_image(source: Path | bytes, where: str) -> Image.Image:
         place = source if isinstance(source, Path) else "in the archive"
         message = f"{where}: the image {place} cannot be read or is truncated: replace the file ({error})"
         raise ValueError(message) from None
-    return _rgb(upright, where)
+    return to_rgb(upright, where)
 
 
 def _existing_folder(source: str | Path) -> Path:
@@ -78,16 +103,16 @@ def _existing_folder(source: str | Path) -> Path:
     raise FileNotFoundError(f"there is no folder {source}: {_SOURCES}")
 
 
-def _folder_entries(folder: Path, limit: int | None) -> Iterator[_Entry]:
+def _folder_entries(folder: Path, limit: int | None) -> Iterator[CheckedStimulus]:
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         remedy = 'write one line per image: {"file_name": "a.png", "text": "its caption"}'
         raise FileNotFoundError(f"there is no metadata.jsonl in {folder}: {remedy}")
     for where, file_name, text in _metadata_lines(metadata.read_bytes(), str(metadata), limit):
-        yield _entry(partial(_read_image, folder / file_name, where), text, file_name, where)
+        yield check_stimulus(partial(_read_image, folder / file_name, where), text, file_name, where)
 
 
-def _zip_entries(archive: Path, limit: int | None) -> Iterator[_Entry]:
+def _zip_entries(archive: Path, limit: int | None) -> Iterator[CheckedStimulus]:
     if not archive.is_file():
         raise FileNotFoundError(f"the bundled emoji {archive} are missing: install bridgework again")
     try:
@@ -97,7 +122,7 @@ def _zip_entries(archive: Path, limit: int | None) -> Iterator[_Entry]:
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise ValueError(f"the bundled emoji {archive} are damaged: install bridgework again ({error})") from None
     for (where, file_name, text), image in zip(lines, images, strict=True):
-        yield _entry(partial(_read_image, image, where), text, file_name, where)
+        yield check_stimulus(partial(_read_image, image, where), text, file_name, where)
 
 
 def _metadata_lines(content: bytes, path: str, limit: int | None) -> Iterator[tuple[str, str, object]]:
@@ -122,7 +147,7 @@ def _metadata_lines(content: bytes, path: str, limit: int | None) -> Iterator[tu
         yield where, row["file_name"], row["text"]
 
 
-def _dataset_entries(dataset: Any, limit: int | None) -> Iterator[_Entry]:
+def _dataset_entries(dataset: Any, limit: int | None) -> Iterator[CheckedStimulus]:
     columns = dataset.column_names
     if isinstance(columns, dict):
         raise TypeError(
@@ -136,8 +161,8 @@ def _dataset_entries(dataset: Any, limit: int | None) -> Iterator[_Entry]:
     for number in range(len(dataset) if limit is None else min(limit, len(dataset))):
         where = f"row {number} of the dataset"
         row = _dataset_row(dataset, number, where)
-        # Checked on the row at hand, kept as the way back to it: decoding a row twice doubles the time.
-        checked = _entry(_row_image(row, where), row[caption], str(number), where)
+        # Checked on the decoded row, kept as a function that reads it: decoding a row twice doubles the time.
+        checked = check_stimulus(_row_image(row, where), row[caption], str(number), where)
         yield checked._replace(image=partial(_dataset_image, dataset, number, where))
 
 
@@ -157,4 +182,4 @@ def _row_image(row: Any, where: str) -> Image.Image:
     if not isinstance(image, Image.Image):
         remedy = "cast_column('image', datasets.Image())"
         raise TypeError(f"the image of {where} is a {type(image).__name__}: expected a PIL image, use {remedy}")
-    return _rgb(image, where)
+    return to_rgb(image, where)

@@ -1,9 +1,8 @@
-"""Stimuli: the paired images and texts shown to every subject.
+"""Hold stimuli, the paired images and texts that are shown to every subject.
 
-Four sources: the bundled Noto emoji with their English names, a fetched picture set, an image folder with
-`metadata.jsonl`, and a `datasets.Dataset`. Every image and caption is checked once when the set is made, so that
-nothing fails hours later in the middle of an extraction; afterwards images are decoded again each time they are asked
-for, so that a large folder does not have to fit into memory.
+Every image and caption is checked once, when the set is made, so that nothing fails hours later in the middle of an
+extraction. Afterwards an image is decoded again each time it is read, so that a large folder does not have to fit into
+memory. Where stimuli come from: probes/stimuli/sources.py.
 """
 
 from __future__ import annotations
@@ -18,15 +17,35 @@ from tqdm import tqdm
 
 
 class Stimulus(NamedTuple):
-    """One pair: an RGB image (width x height, any size), the text that belongs to it, and its id within the set."""
+    """One image with its text.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        An RGB image of any size.
+    text : str
+        The text that belongs to the image.
+    id : str
+        A name that no other stimulus of the set has.
+    """
 
     image: Image.Image
     text: str
     id: str
 
 
-class _Entry(NamedTuple):
-    """A checked stimulus: its image or the way to read it, and the sha256 (hex) of its id, text and pixels."""
+class CheckedStimulus(NamedTuple):
+    """A stimulus that has passed all checks.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image or callable
+        The image, or a function that reads it.
+    text, id : str
+        As of `Stimulus`.
+    digest : str
+        The sha256 (hex) of id, text, size and pixels.
+    """
 
     image: Image.Image | Callable[[], Image.Image]
     text: str
@@ -35,29 +54,44 @@ class _Entry(NamedTuple):
 
 
 class Stimuli(Sequence[Stimulus]):
-    """An ordered, checked set of `Stimulus`; a slice is a `Stimuli` again.
+    """An ordered, checked set of stimuli. A slice of it is a `Stimuli` again.
 
-    `samples` are stimuli or (image, text, id) tuples; images that are not RGB are laid over white and converted.
-    `name` labels the set. `digest` is a sha256 (hex) over all ids, texts, image sizes and pixels, in order: two sets
-    with the same digest show a subject the same thing.
+    Parameters
+    ----------
+    samples : iterable of Stimulus
+        Stimuli, or (image, text, id) tuples. Images that are not RGB are laid over white and converted.
+    name : str
+        A label of the set.
 
-    Raises ValueError for an empty set, two equal ids, a blank caption or an image without 8-bit colours, and TypeError
-    for an image, caption or id of the wrong type.
+    Attributes
+    ----------
+    digest : str
+        A sha256 (hex) over all ids, texts, image sizes and pixels, in order. Two sets with the same digest show a
+        subject the same thing.
+    ids, texts : tuple of str
+        The id and the text of each stimulus, in order.
+
+    Raises
+    ------
+    ValueError
+        The set is empty, two ids are equal, a caption is blank, or an image has no 8-bit colours.
+    TypeError
+        An image, caption or id has the wrong type.
     """
 
-    def __init__(self, samples: Iterable[Stimulus | _Entry], name: str = "stimuli"):
+    def __init__(self, samples: Iterable[Stimulus | CheckedStimulus], name: str = "stimuli"):
         self.name = name
         bar = tqdm(samples, "checking stimuli", unit="image", delay=2, leave=False, disable=None)
-        self._entries = tuple(s if isinstance(s, _Entry) else _stimulus_entry(s, i) for i, s in enumerate(bar))
+        self._entries = tuple(s if isinstance(s, CheckedStimulus) else _check_sample(s, i) for i, s in enumerate(bar))
         if not self._entries:
             raise ValueError(f"stimuli {name!r} are empty: expected at least one image with its text")
-        seen: set[str] = set()
+        ids: set[str] = set()
         for entry in self._entries:
-            if entry.id in seen:
+            if entry.id in ids:
                 raise ValueError(
                     f"stimuli {name!r} hold the id {entry.id!r} twice: give every image one text and its own id"
                 )
-            seen.add(entry.id)
+            ids.add(entry.id)
         self.digest = hashlib.sha256("".join(e.digest for e in self._entries).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -75,17 +109,19 @@ class Stimuli(Sequence[Stimulus]):
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """The id of each stimulus, in order."""
         return tuple(entry.id for entry in self._entries)
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """The text of each stimulus, in order."""
         return tuple(entry.text for entry in self._entries)
 
     def __repr__(self) -> str:
         return f"Stimuli({self.name!r}, {len(self)} samples, digest {self.digest[:12]})"
 
 
-def _stimulus_entry(sample: Any, position: int) -> _Entry:
+def _check_sample(sample: Any, position: int) -> CheckedStimulus:
     try:
         image, text, id = sample
     except (TypeError, ValueError):
@@ -96,10 +132,37 @@ def _stimulus_entry(sample: Any, position: int) -> _Entry:
         raise TypeError(f"the id of {where} is a {type(id).__name__}: expected a string")
     if not isinstance(image, Image.Image):
         raise TypeError(f"the image of {where} is a {type(image).__name__}: expected a PIL.Image.Image")
-    return _entry(_rgb(image, where), text, id, where)
+    return check_stimulus(to_rgb(image, where), text, id, where)
 
 
-def _entry(image: Image.Image | Callable[[], Image.Image], text: object, id: str, where: str) -> _Entry:
+def check_stimulus(
+    image: Image.Image | Callable[[], Image.Image], text: object, id: str, where: str
+) -> CheckedStimulus:
+    """Check the caption of one stimulus and hash what it shows.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image or callable
+        An RGB image, or a function that reads one. The image is read once.
+    text : object
+        The caption.
+    id : str
+        The stimulus's id.
+    where : str
+        Where the stimulus stands, for error messages.
+
+    Returns
+    -------
+    CheckedStimulus
+        The stimulus with its hash.
+
+    Raises
+    ------
+    TypeError
+        The caption is no string.
+    ValueError
+        The caption is blank.
+    """
     if not isinstance(text, str):
         raise TypeError(f"the caption of {where} is a {type(text).__name__}: expected one string per image")
     if not text.strip():
@@ -107,10 +170,29 @@ def _entry(image: Image.Image | Callable[[], Image.Image], text: object, id: str
     pixels = image if isinstance(image, Image.Image) else image()
     # JSON keeps the fields apart: without it ("ab", "c") and ("a", "bc") would share a digest.
     label = json.dumps([id, text, pixels.size]).encode()
-    return _Entry(image, text, id, hashlib.sha256(label + pixels.tobytes()).hexdigest())
+    return CheckedStimulus(image, text, id, hashlib.sha256(label + pixels.tobytes()).hexdigest())
 
 
-def _rgb(image: Image.Image, where: str) -> Image.Image:
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """Convert an image to RGB, with white behind what is transparent.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        An image of any mode with 8 bits a channel or less.
+    where : str
+        Where the image stands, for error messages.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The image in RGB.
+
+    Raises
+    ------
+    ValueError
+        The image has more than 8 bits a channel.
+    """
     if image.mode.startswith(("I", "F")):
         # PIL would clip these to 0..255 without a word, and leave a white image.
         raise ValueError(f"the image of {where} has mode {image.mode!r}: expected 8 bits a channel, convert it first")

@@ -1,1 +1,1 @@
-"""Describe what can be probed: inputs, layers, and where tokens stand."""
+"""Describe what can be probed: a model, its inputs, its blocks, and the places of its tokens."""

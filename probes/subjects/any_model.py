@@ -1,4 +1,4 @@
-"""Any model as a subject: blocks found by structure, tokens found by changing the inputs."""
+"""Probe any model: find its blocks by structure, and its tokens by changing its inputs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,50 @@ ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Ma
 
 @dataclass
 class AnyModel:
-    """A model that nobody has described, and a function that turns stimuli into its keyword arguments.
+    """A model that has no subject class, with a function that turns stimuli into its keyword arguments.
 
+    For each batch, some passes up to the first block find the tokens (probes/subjects/token_streams.py). Where there is
+    a subject class for the model (models/experts/opening.py), use that: it needs no such passes. Where a modality's
+    tokens cannot be found, an error asks for `extract(..., tokens={"text": slice(1, 8)})`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    inputs : callable
+        `inputs(stimuli, modalities, task, timestep)` returns what `model(**inputs)` takes. The inputs show these
+        modalities and nothing of the other.
+    stack : str or sequence of str, optional
+        The path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two). It may be
+        left out where the model has one stack.
+    modalities, tasks : tuple of str
+        What the model sees, and what it can do.
+    timed_tasks : tuple of str
+        The tasks that are probed at timesteps.
+    kinds : mapping of str to str
+        The kinds of inputs whose names do not tell, such as {"x": "image"}.
+    name : str
+        What the subject is called; by default the class of the model.
+
+    Attributes
+    ----------
+    stacks : dict of list of str
+        The paths of the blocks of each stack that is probed.
+    blocks : tuple of str
+        The paths of all these blocks, in depth order.
+
+    Raises
+    ------
+    ValueError
+        The model has no stack of that name, or several and none is named.
+
+    Examples
+    --------
     >>> def inputs(stimuli, modalities, task, timestep):
     ...     texts = [s.text if "text" in modalities else "" for s in stimuli]
     ...     images = [s.image for s in stimuli] if "image" in modalities else None
     ...     return processor(images=images, text=texts, padding=True, return_tensors="pt")
     >>> features = extract(AnyModel(model, inputs, stack="model.language_model.layers"), stimuli)
-
-    For each batch some passes up to the first block find where the tokens are (probes/subjects/token_streams.py): use a subject that
-    knows its model (models/experts/opening.py) where there is one. A modality whose tokens cannot be found is left to
-    `extract(..., tokens={"text": slice(1, 8)})`, and asked for by an error.
-
-    Attributes
-    ----------
-    inputs : `inputs(stimuli, modalities, task, timestep)` gives what `model(**inputs)` takes, showing these modalities
-        and nothing of the other.
-    stack : the path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two); may be
-        left out where the model has one.
-    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
-    timed_tasks : the tasks that are probed at timesteps.
     """
 
     model: nn.Module
@@ -53,28 +77,38 @@ class AnyModel:
     timed_tasks: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
-    # Found while running, and so no settings that a store would compare.
+    # Found while the model runs: these are no settings that a store would compare.
     _resized: bool | None = field(default=None, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
-        there = find_stacks(self.model)
-        named = [self.stack] if isinstance(self.stack, str) else list(self.stack or there)
-        told = ", ".join(f"{path!r} ({len(blocks)} blocks)" for path, blocks in there.items())
-        if unknown := [path for path in named if path not in there]:
-            raise ValueError(f"{self.name} has no stack {unknown[0]!r}: it has {told}")
-        if self.stack is None and len(there) > 1:
-            raise ValueError(f"{self.name} has several stacks: say which, as stack=, of {told}")
-        self.stacks = {path: there[path] for path in named}
+        stacks = find_stacks(self.model)
+        named = [self.stack] if isinstance(self.stack, str) else list(self.stack or stacks)
+        listing = ", ".join(f"{path!r} ({len(blocks)} blocks)" for path, blocks in stacks.items())
+        if unknown := [path for path in named if path not in stacks]:
+            raise ValueError(f"{self.name} has no stack {unknown[0]!r}: it has {listing}")
+        if self.stack is None and len(stacks) > 1:
+            raise ValueError(f"{self.name} has several stacks: say which, as stack=, of {listing}")
+        self.stacks = {path: stacks[path] for path in named}
 
     @property
     def blocks(self) -> tuple[str, ...]:
+        """The paths of all probed blocks, in depth order."""
         return tuple(block for blocks in self.stacks.values() for block in blocks)
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
+        """Prepare one forward pass over a batch, as `Subject.show` describes.
+
+        Raises
+        ------
+        RuntimeError
+            A stack never runs with these inputs.
+        ValueError
+            The stacks hold their tokens differently.
+        """
         device = device_of(self.model)
         inputs = {
             name: value.to(device) if isinstance(value, Tensor) else value
@@ -93,8 +127,8 @@ class AnyModel:
         special: dict[str, Tensor] = {}
         for name, stream in first.items():
             for modality in (m for m in modalities if m in stream.positions):
-                every = _all_of_a_row(stream) and self._resizes(inputs)
-                tokens[modality] = None if every else _as_mask(stream, stream.positions[modality])
+                all_tokens = _all_of_a_row(stream) and self._resizes(inputs)
+                tokens[modality] = None if all_tokens else _as_mask(stream, stream.positions[modality])
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
                     special[modality] = _as_mask(stream, stream.positions["special"])
@@ -102,8 +136,8 @@ class AnyModel:
                     self._warned = True
                     warnings.warn(
                         f"the order of the image tokens of {self.name} cannot be found, for patches overlap or are "
-                        "mixed before the first block: they are taken as they stand, which is the same to a mean, but "
-                        "not to a grid",
+                        "mixed before the first block: they are taken as they stand, which changes no mean, but may "
+                        "change a grid",
                         stacklevel=2,
                     )
         stream = next(iter(first.values()))
@@ -111,7 +145,7 @@ class AnyModel:
         return ForwardPass(lambda: self.model(**inputs), tokens, streams, special, axis)
 
     def _resizes(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether blocks merge tokens (Swin) or change the size of maps (U-Nets); looked at once."""
+        """Return whether blocks merge tokens (Swin) or change the size of maps (U-Nets); one pass finds out."""
         if self._resized is None:
             counts: list[int] = []
 
@@ -120,12 +154,12 @@ class AnyModel:
 
             with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
                 self.model(**inputs)
-            self._resized = len(set(counts)) > 1 and all(max(counts) % each == 0 for each in counts)
+            self._resized = len(set(counts)) > 1 and all(max(counts) % number == 0 for number in counts)
         return self._resized
 
 
 def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
-    """Positions as a mask (batch, token) where that says the same: it fits a state of one size and no other."""
+    """Turn positions into a mask (batch, token) where it says the same: a mask fits a state of one size alone."""
     batch, tokens = stream.shape[0], stream.shape[1]
     mask = torch.zeros(batch, tokens, dtype=torch.bool)
     if len(stream.shape) != 3 or stream.dim_axis != 2 or len(positions) != batch:
@@ -139,7 +173,7 @@ def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
 
 
 def _alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:
-    """Whether blocks of both stacks can be read in the same way."""
+    """Return whether blocks of both stacks can be read in the same way."""
     if set(one) != set(other):
         return False
     return all(
@@ -154,6 +188,6 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _all_of_a_row(stream: Stream) -> bool:
-    """Whether all tokens of a (batch, ...) state are of one kind, in order."""
+    """Return whether all tokens of a (batch, ...) state are of one kind, in order."""
     (positions, *others) = stream.positions.values()
     return not others and torch.equal(positions, torch.arange(positions.numel()).view(positions.shape))

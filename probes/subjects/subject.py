@@ -1,4 +1,4 @@
-"""What can be probed: a subject, and what it hands over for one forward pass."""
+"""Define what can be probed: a subject, and the forward pass that it prepares."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from torch import Tensor, nn
 from ..hooks.model_state import dispatched, evaluating
 from ..stimuli.stimulus_set import Stimulus
 
-TASKS = ("understanding", "generation")
-MODALITIES = ("image", "text")
-
 
 class ForwardPass(NamedTuple):
-    """One forward pass over a batch, ready to run, and where each modality's tokens stand in the hidden states.
+    """One forward pass over a batch, ready to run, with the places of each modality's tokens in the hidden states.
 
-    Attributes:
-        run: runs it.
-        tokens: the tokens of each modality that count, leaving out sinks, padding, special and template tokens: a bool
-            mask (batch, token); or positions (batch, kept) in reading order, -1 where a sample has fewer, counted over
-            the hidden state without its dim axis, flattened, which describes packed, permuted, unbatched and
-            batch-second states as well; or None for every token of a (batch, ...) state, whatever its resolution.
-        streams: the stream that each modality is read from, where blocks have several: "image" or "text".
-        special: what `tokens` leaves out although the modality's own (first-token sinks, begin of sequence, class and
-            register tokens), in the same form; pooled too where a caller asks for sinks.
-        dim_axis: the axis of the hidden state that is dim: -1, or 1 for the maps (batch, dim, row, column) of a U-Net.
+    Attributes
+    ----------
+    run : callable
+        `run()` runs the pass and returns what the model returns.
+    tokens : mapping of str to torch.Tensor or None
+        The tokens of each modality that count, without sinks, padding, special and template tokens, in one of three
+        forms. A bool mask (batch, token). Or positions (batch, kept) in reading order, -1 where a sample has fewer,
+        counted over the hidden state without its dim axis, flattened: this form describes packed, permuted, unbatched
+        and batch-second states as well. Or None for every token of a (batch, ...) state, whatever its resolution.
+    streams : mapping of str to str or None
+        The stream that each modality is read from, "image" or "text", where blocks have several.
+    special : mapping of str to torch.Tensor
+        Tokens that belong to a modality and that `tokens` leaves out (first-token sinks, begin of sequence, class and
+        register tokens), in the same form. They are pooled too where a caller asks for special tokens.
+    dim_axis : int
+        The axis of the hidden state that is dim: -1, or 1 for the maps (batch, dim, row, column) of a U-Net.
     """
 
     run: Callable[[], Any]
@@ -41,32 +44,75 @@ Shown = ForwardPass  # the old name, kept for one release
 
 
 class Subject(Protocol):
-    """Anything that can be probed: a model, its blocks in depth order, and how stimuli become its inputs."""
+    """Anything that can be probed: a model, its blocks in depth order, and the way stimuli become its inputs.
 
-    # Read-only, so that a subject may be more precise: its model's own class, a tuple of one task.
+    Attributes
+    ----------
+    name : str
+        What the subject is called in tables and stores.
+    model : torch.nn.Module
+        The model that runs.
+    blocks : tuple of str
+        Dotted paths of the blocks, in depth order.
+    tasks : tuple of str
+        "understanding", "generation" or both.
+    modalities : tuple of str
+        "image", "text" or both.
+    timed_tasks : tuple of str
+        The tasks that are probed at timesteps.
+    """
+
+    # Properties, so that a subject may be more precise: the class of its model, a tuple of one task.
     @property
     def name(self) -> str: ...
     @property
     def model(self) -> nn.Module: ...
     @property
-    def blocks(self) -> tuple[str, ...]: ...  # dotted paths in depth order
+    def blocks(self) -> tuple[str, ...]: ...
     @property
     def tasks(self) -> tuple[str, ...]: ...
     @property
     def modalities(self) -> tuple[str, ...]: ...
     @property
-    def timed_tasks(self) -> tuple[str, ...]: ...  # the tasks that are probed at timesteps
+    def timed_tasks(self) -> tuple[str, ...]: ...
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
-        """Prepare one pass that shows these modalities of the stimuli and nothing of the other, for a task."""
+        """Prepare one forward pass over a batch.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            The batch.
+        modalities : tuple of str
+            What the pass shows of the stimuli. It shows nothing of the other modality.
+        task : str
+            "understanding" or "generation".
+        timestep : float or None
+            The timestep of a task in `timed_tasks`, 0 = clean image, 1 = noise.
+
+        Returns
+        -------
+        ForwardPass
+            The pass, not yet run.
+        """
         ...
 
 
 @contextmanager
 def prepared(subject: Subject, device: str) -> Iterator[None]:
-    """The subject in evaluation mode, on a device unless accelerate has dispatched it; its training flags come back."""
+    """Keep a subject in evaluation mode, on a device, while the context lasts.
+
+    A model that accelerate has dispatched is not moved. Training flags are restored afterwards.
+
+    Parameters
+    ----------
+    subject : Subject
+        The subject. Its model stays on the device.
+    device : str
+        The device, such as "cuda:0".
+    """
     if not dispatched(subject.model):
         subject.model.to(device)
     with evaluating(*modules_of(subject).values()):
@@ -74,12 +120,24 @@ def prepared(subject: Subject, device: str) -> Iterator[None]:
 
 
 def modules_of(subject: Subject) -> dict[str, nn.Module]:
-    """The subject's model and every other module that it holds, alone or in a pipeline."""
+    """Return a subject's model and every other module that it holds, alone or in a pipeline.
+
+    Parameters
+    ----------
+    subject : Subject
+        The subject.
+
+    Returns
+    -------
+    dict of torch.nn.Module
+        "model", and the others by the name of the attribute, or "attribute.part" for a part of a pipeline. No module
+        comes twice.
+    """
     found: dict[str, nn.Module] = {"model": subject.model}
     for name, value in sorted(getattr(subject, "__dict__", {}).items()):
         parts = getattr(value, "components", None)
-        inside = {f"{name}.{part}": each for part, each in parts.items()} if isinstance(parts, dict) else {name: value}
-        for path, each in inside.items():
-            if isinstance(each, nn.Module) and not any(each is other for other in found.values()):
-                found[path] = each
+        held = {f"{name}.{key}": part for key, part in parts.items()} if isinstance(parts, dict) else {name: value}
+        for path, module in held.items():
+            if isinstance(module, nn.Module) and not any(module is other for other in found.values()):
+                found[path] = module
     return found

@@ -1,4 +1,7 @@
-"""Which tokens entering a block move when an input changes: the tokens of each input, their samples and their order."""
+"""Trace which tokens entering a block change with each input, the sample that each belongs to, and their order.
+
+A token "moves" where its hidden state changes because an input was changed.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,30 @@ from torch import Tensor, nn
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
 from .input_changes import Inputs, change_inputs, noise_like, sample_rows, special_ids
 
-MOVED = 1e-6  # of the largest value: less is rounding
-DRAWS = 64  # of other pixels: one of them may leave a discrete image token as it was
+MOVED = 1e-6  # a change of less than this share of the largest value is rounding
+DRAWS = 64  # draws of other pixels: a single draw may leave a discrete image token as it was
 MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 States = dict[str | None, Tensor]  # by stream
 
 
 class Stream(NamedTuple):
-    """Where tokens stand in one stream of a stack.
+    """The places of the tokens in one stream of a stack.
 
-    Attributes:
-        positions: by kind ("image", "text", "audio", "time", "padding", "special"), (sample, kept) positions in reading
-            order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
-            "special" moves with no input: class, register, query and frame tokens, and ids that the configuration
-            names, such as the begin of a sequence. "mixed" moves with several, and cannot be told apart.
-        shape: of the hidden state.
-        dim_axis: which of its axes is dim.
-        ordered: whether the order of the image's positions was found: patches that overlap, or are mixed on the way,
-            stay as they stand in the sequence.
+    Attributes
+    ----------
+    positions : dict of torch.Tensor
+        By kind ("image", "text", "audio", "time", "padding", "special", "mixed"), (sample, kept) positions in reading
+        order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened. "special"
+        tokens move with no input: class, register, query and frame tokens, and ids that the configuration names, such
+        as the begin of a sequence. "mixed" tokens move with several inputs.
+    shape : tuple of int
+        The shape of the hidden state.
+    dim_axis : int
+        The axis of the hidden state that is dim.
+    ordered : bool
+        Whether the order of the image's positions was found. Patches that overlap, or are mixed on the way, stay as
+        they stand in the sequence.
     """
 
     positions: dict[str, Tensor]
@@ -40,7 +48,25 @@ class Stream(NamedTuple):
 
 
 class TokenTracer:
-    """Reads one stream of what enters a block, with one input changed or another."""
+    """Read one stream of what enters a block, again and again with other inputs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    block : str
+        The path of the block.
+    stream : str or None
+        The stream's name, None where there is one.
+    axis : int
+        The axis of the stream's hidden state that is dim.
+    inputs : mapping
+        The keyword arguments of one call.
+    data : mapping of str to list of str
+        The inputs that hold data, by kind (`data_inputs`).
+    samples : int
+        The number of samples.
+    """
 
     def __init__(
         self,
@@ -57,81 +83,99 @@ class TokenTracer:
         self.ids = special_ids(model)
 
     def read(self, state: Tensor) -> Stream:
+        """Find the places of the tokens of each kind.
+
+        Parameters
+        ----------
+        state : torch.Tensor
+            The stream's hidden state with the inputs as they are.
+
+        Returns
+        -------
+        Stream
+            The places.
+
+        Raises
+        ------
+        ValueError
+            The model gives other hidden states for the same inputs.
+        """
         self.flat = flatten_tokens(state, self.axis)  # (position, dim)
-        shape = tuple(n for at, n in enumerate(state.shape) if at != self.axis % state.ndim)
-        if self.moved_by(self.inputs).any():
+        shape = tuple(size for axis, size in enumerate(state.shape) if axis != self.axis % state.ndim)
+        if self._moved_by(self.inputs).any():
             raise ValueError(
                 f"{type(self.model).__name__} gives {self.block!r} something else each time it sees the same inputs: "
                 "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
             )
         everyone = torch.ones(self.samples, dtype=torch.bool)
-        moves = {kind: self.moved(names, everyone) for kind, names in self.data.items()}
-        placeholders = self.ids_among(shape, self.ids["image"])
+        moves = {kind: self._moved(names, everyone) for kind, names in self.data.items()}
+        placeholders = self._ids_among(shape, self.ids["image"])
         if "image" in moves:
             last = moves["image"]
-            for seed in range(1, DRAWS):  # pixels that do not move the same tokens each time make discrete tokens
+            for seed in range(1, DRAWS):  # discrete image tokens do not move with every draw of pixels
                 if (moves["image"] | ~placeholders).all():
                     break
-                before, last = last, self.moved(self.data["image"], everyone, seed) & placeholders
+                before, last = last, self._moved(self.data["image"], everyone, seed) & placeholders
                 moves["image"] = moves["image"] | last
                 if torch.equal(before & placeholders, last):
                     break
             if not (moves["image"] & placeholders).any():
                 moves["image"] |= placeholders  # a projector that starts at zero
         time = moves.pop("time", torch.zeros(shape).bool().flatten())
-        several = sum((each.int() for each in moves.values()), torch.zeros(math.prod(shape), dtype=torch.int)) > 1
+        several = sum((mask.int() for mask in moves.values()), torch.zeros(math.prod(shape), dtype=torch.int)) > 1
         any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
-        # A token of time moves with time alone; what is added to others, or modulates them, is no token.
-        labels = {kind: each & ~several for kind, each in moves.items()} | {"mixed": several, "time": time & ~any_moves}
-        owner = self.owners(shape)
-        padding = self.padding(shape, owner)
-        labels = {kind: each & ~padding for kind, each in labels.items()}
+        # A token of time moves with time alone. Time that is added to other tokens, or modulates them, is no token.
+        labels = {kind: mask & ~several for kind, mask in moves.items()} | {"mixed": several, "time": time & ~any_moves}
+        owner = self._owners(shape)
+        padding = self._padding(shape, owner)
+        labels = {kind: mask & ~padding for kind, mask in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
         positions = {
-            kind: positions_by_sample(each, owner, self.samples) for kind, each in labels.items() if each.any()
+            kind: positions_by_sample(mask, owner, self.samples) for kind, mask in labels.items() if mask.any()
         }
-        maps = len(shape) > 2  # rows and columns are axes of their own
-        ordered = "image" in positions and (maps or self.order(positions["image"]))
+        maps = len(shape) > 2  # rows and columns are axes, in order
+        ordered = "image" in positions and (maps or self._order(positions["image"]))
         return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
 
-    def moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
-        """Which positions move when these inputs of these samples change, (position,)."""
-        return self.moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
+    def _moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
+        """Return which positions move, (position,), when these inputs of these samples (sample,) change."""
+        return self._moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
 
-    def moved_by(self, inputs: Inputs) -> Tensor:
+    def _moved_by(self, inputs: Inputs) -> Tensor:
+        """Return which positions differ from the first pass with these inputs, (position,)."""
         states = entering_streams(self.model, self.block, inputs)
         assert states is not None
         after = flatten_tokens(states[self.stream], self.axis)
         return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
 
-    def owners(self, shape: tuple[int, ...]) -> Tensor:
-        """The sample that each position belongs to, (position,); -1 where it moves with none.
+    def _owners(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the sample that each position belongs to, (position,); -1 where it moves with none.
 
-        Where the batch is not plainly the first axis, the samples of each binary digit of their numbers are changed.
+        Where the batch is not plainly the first axis, samples are changed by the binary digits of their numbers.
         """
         numbers = torch.arange(math.prod(shape))
         if self.samples == 1:
             return torch.zeros_like(numbers)
         if shape[0] == self.samples and self.samples not in shape[1:]:
             return numbers // (len(numbers) // self.samples)
-        names = [name for kind, each in self.data.items() if kind != "time" for name in each]
-        owner = identify_by_bits(self.samples, lambda chosen: self.moved(names, chosen), len(numbers))
+        names = [name for kind, inputs in self.data.items() if kind != "time" for name in inputs]
+        owner = identify_by_bits(self.samples, lambda chosen: self._moved(names, chosen), len(numbers))
         for axis, size in enumerate(shape):
             along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
             batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
             if size == self.samples and torch.equal(batch[owner >= 0], owner[owner >= 0]):
-                return batch  # so that tokens which never move are someone's too
+                return batch  # so that tokens which never move have a sample too
         return owner
 
-    def ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
-        """The positions of these ids, where the stream has a token for each of the ids, (position,)."""
+    def _ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
+        """Return the positions of some token ids, (position,), where the stream has one token for each input id."""
         given = self.inputs.get("input_ids")
         if not isinstance(given, Tensor) or tuple(given.shape) != shape:
             return torch.zeros(math.prod(shape), dtype=torch.bool)
         return torch.isin(given, torch.tensor(sorted(ids), dtype=given.dtype, device=given.device)).flatten().cpu()
 
-    def padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
-        """The positions that an attention mask of the same tokens leaves out, (position,)."""
+    def _padding(self, shape: tuple[int, ...], owner: Tensor) -> Tensor:
+        """Return the positions that an attention mask over the same tokens leaves out, (position,)."""
         out = torch.zeros(math.prod(shape), dtype=torch.bool)
         for name, mask in self.inputs.items():
             keeps = name.endswith(("attention_mask", "hidden_states_mask"))
@@ -144,10 +188,11 @@ class TokenTracer:
                 out |= left_out.T.flatten()
         return out
 
-    def order(self, positions: Tensor) -> bool:
+    def _order(self, positions: Tensor) -> bool:
         """Put each sample's image positions (sample, kept) into the order of the patches that move them, in place.
 
-        Whether that was found. Patches that move more than one position are mixed already, or overlap.
+        The result is whether the order was found. Patches that move more than one position are mixed already, or
+        overlap: they have no order.
         """
         names, counts = self.data["image"], (positions >= 0).sum(1)
         value = self.inputs[names[0]]
@@ -160,7 +205,7 @@ class TokenTracer:
         noise = noise_like(value)
 
         def move(chosen: Tensor) -> Tensor:
-            return self.moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
+            return self._moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
 
         count = int(counts.max())
         if int(move(torch.arange(count) == 0).sum()) != self.samples:
@@ -176,20 +221,62 @@ class TokenTracer:
 
 
 def flatten_tokens(state: Tensor, axis: int) -> Tensor:
-    """A hidden state as (position, dim), float32."""
+    """Flatten a hidden state to one row per token.
+
+    Parameters
+    ----------
+    state : torch.Tensor
+        A hidden state of any layout.
+    axis : int
+        Its dim axis.
+
+    Returns
+    -------
+    torch.Tensor
+        (position, dim), float32.
+    """
     return state.movedim(axis, -1).flatten(0, -2).float()
 
 
 def positions_by_sample(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
-    """The positions where the mask holds, by the sample that owns them: (sample, kept), -1 where there are fewer."""
+    """List the positions where a mask holds, by sample.
+
+    Parameters
+    ----------
+    mask : torch.Tensor
+        (position,), bool.
+    owner : torch.Tensor
+        (position,), the sample that each position belongs to.
+    samples : int
+        The number of samples.
+
+    Returns
+    -------
+    torch.Tensor
+        (sample, kept), -1 where a sample has fewer.
+    """
     rows = [(mask & (owner == sample)).nonzero()[:, 0] for sample in range(samples)]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 def identify_by_bits(count: int, moved: Callable[[Tensor], Tensor], positions: int) -> Tensor:
-    """Which of `count` things each position moves with, (position,), -1 for none, from log2(count) calls.
+    """Find which of several changes moves each position, with log2(count) passes.
 
-    `moved(chosen)` changes the things where `chosen` (count,) holds: once for each binary digit of their numbers.
+    The changes are applied together, once for each binary digit of their numbers.
+
+    Parameters
+    ----------
+    count : int
+        The number of changes.
+    moved : callable
+        `moved(chosen)` applies the changes where `chosen` (count,), bool, holds, and returns which positions move.
+    positions : int
+        The number of positions.
+
+    Returns
+    -------
+    torch.Tensor
+        (position,), the number of the change that moves each position, -1 for none.
     """
     numbers = torch.arange(count) + 1  # 0 is a position that never moves
     found = torch.zeros(positions, dtype=torch.long)
@@ -199,7 +286,22 @@ def identify_by_bits(count: int, moved: Callable[[Tensor], Tensor], positions: i
 
 
 def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | None:
-    """The streams that enter a block, or None if this call does not run it."""
+    """Return the hidden states that enter a block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    block : str
+        The path of the block.
+    inputs : mapping
+        The keyword arguments of the call.
+
+    Returns
+    -------
+    dict of torch.Tensor or None
+        By stream, under None where there is one; None alone where this call does not run the block.
+    """
     try:
         with capture(model, [EMBEDDINGS, block]) as taps:
             model(**inputs)
@@ -210,13 +312,26 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
 
 
 def dim_axis(block: nn.Module, state: Tensor) -> int:
-    """1 where a block starts with a layer for maps (batch, dim, row, column), else the last axis."""
+    """Return the axis of a hidden state that is dim, by the layer that a block starts with.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        The block.
+    state : torch.Tensor
+        What enters it.
+
+    Returns
+    -------
+    int
+        1 where the first layer takes maps (batch, dim, row, column), else -1.
+    """
     layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
     return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1
 
 
 def _units(value: Tensor, rows: Tensor, counts: Tensor) -> Tensor | None:
-    """Which patch of its sample each entry of an image input belongs to, in its shape; None where that is unclear."""
+    """Return the patch of its sample that each entry of an image input belongs to; None where that is unclear."""
     samples, count = len(counts), int(counts[0])
     if value.ndim == 2 and torch.equal(rows, counts):  # rows of patches, samples packed
         return torch.cat([torch.arange(int(n)) for n in rows])[:, None].expand(value.shape)
@@ -234,7 +349,7 @@ def _units(value: Tensor, rows: Tensor, counts: Tensor) -> Tensor | None:
 
 
 def _reading_order(model: nn.Module, inputs: Inputs, sample: int, patch: Tensor) -> Tensor:
-    """The place in reading order of patches (kept,) that a processor lists by groups to be merged (Qwen-VL's)."""
+    """Return the place in reading order of patches (kept,) that a processor lists in groups to be merged (Qwen-VL)."""
     grid = inputs.get("image_grid_thw")
     vision = getattr(getattr(model, "config", None), "vision_config", None)
     side = getattr(vision, "spatial_merge_size", 1) or 1

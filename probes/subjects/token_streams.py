@@ -1,8 +1,9 @@
-"""Which tokens of a stack's hidden states are image, text, time, padding or none of these, and in which order.
+"""Find which tokens of a stack's hidden states are image, text, time, padding or none of these, and their order.
 
 Names and shapes of inputs do not tell where their tokens stand: a model may put the text first or last, pack samples
 one after another, permute patches into windows or hold the batch second. So each input is changed in turn, and the
-tokens that move in what enters a stack's first block, before any attention has mixed them, are that input's.
+hidden states that enter a stack's first block are compared, before any attention has mixed them. The tokens that change
+belong to that input.
 """
 
 from __future__ import annotations
@@ -27,18 +28,35 @@ def find_streams(
     kinds: Mapping[str, str] | None = None,
     samples: int | None = None,
 ) -> dict[str, dict[str | None, Stream]]:
-    """For each stack that `model(**inputs)` runs, in depth order, its streams, by name (None where there is one).
-
-    >>> find_streams(llava, inputs)["model.language_model.layers"][None].positions["image"]
-    tensor([[ 3,  4, ..., 18], [27, 28, ..., 42]])          # two samples of 24 tokens
+    """Find the token streams of each stack that `model(**inputs)` runs.
 
     Parameters
     ----------
-    stacks : those to look at, as `find_stacks` returns them; all by default.
-    kinds : what inputs are whose names do not tell, such as {"x": "image"}.
-    samples : how many there are in the batch, where the inputs' first axis does not tell.
+    model : torch.nn.Module
+        The model.
+    inputs : mapping
+        The keyword arguments of one call.
+    stacks : mapping, optional
+        The stacks to look at, as `find_stacks` returns them; by default all.
+    kinds : mapping of str to str, optional
+        The kinds of inputs whose names do not tell, such as {"x": "image"}.
+    samples : int, optional
+        The size of the batch, where the inputs' first axis does not tell.
 
-    Raises ValueError for an input that is neither image nor text by its name or by `kinds`.
+    Returns
+    -------
+    dict of dict of Stream
+        For each stack, in depth order, its streams by name. The name is None where there is one stream.
+
+    Raises
+    ------
+    ValueError
+        An input is neither image nor text by its name or by `kinds`.
+
+    Examples
+    --------
+    >>> find_streams(llava, inputs)["model.language_model.layers"][None].positions["image"]
+    tensor([[ 3,  4, ..., 18], [27, 28, ..., 42]])          # two samples of 24 tokens
     """
     data = data_inputs(inputs, kinds or {})
     samples = samples or count_samples(inputs)
@@ -68,9 +86,9 @@ def _carried(
     found: Mapping[str, Mapping[str | None, Stream]],
     states: States,
 ) -> dict[str | None, Stream] | None:
-    """The streams of a stack whose tokens earlier stacks have mixed, by the tokens of their output that it is given.
+    """Return the streams of a stack whose tokens earlier stacks have mixed.
 
-    None where one of the tokens is not among them.
+    Its tokens are recognised among the tokens of earlier stacks' output. The result is None where one is not found.
     """
     labels: dict[bytes, tuple[str, int]] = {}  # a token's values -> kind, sample
     for path, blocks in before.items():
@@ -85,10 +103,10 @@ def _carried(
     for name, state in states.items():
         like = [s for streams in found.values() for s in streams.values() if len(s.shape) == state.ndim]
         axis = like[0].dim_axis if like else state.ndim - 1
-        told = [labels.get(row) for row in _rows(state, axis)]
-        if None in told:
+        known = [labels.get(row) for row in _rows(state, axis)]
+        if None in known:
             return None
-        kinds, owner = [label[0] for label in told if label], torch.tensor([label[1] for label in told if label])
+        kinds, owner = [label[0] for label in known if label], torch.tensor([label[1] for label in known if label])
         masks = {kind: torch.tensor([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
         positions = {kind: positions_by_sample(mask, owner, samples) for kind, mask in masks.items()}
         carried[name] = Stream(positions, tuple(state.shape), axis)
@@ -96,19 +114,23 @@ def _carried(
 
 
 def _rows(state: Tensor, axis: int) -> list[bytes]:
+    """Return the values of each token."""
     return [row.tobytes() for row in flatten_tokens(state, axis).cpu().numpy()]
 
 
 def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:
-    """The kind and sample of each token that a stack returns, by those of its input; one kind outlives resizing."""
+    """Return kind and sample of each token that a stack returns, from those of its input.
+
+    Where a stack changes the number of tokens, they are known only if all are of one kind.
+    """
     before = sum(int((positions >= 0).sum()) for positions in stream.positions.values())
     if before != count:
         kinds = list(stream.positions)
-        return [(kinds[0], at * samples // count) for at in range(count)] if len(kinds) == 1 else []
+        return [(kinds[0], place * samples // count) for place in range(count)] if len(kinds) == 1 else []
     labels = [("", 0)] * count
     for kind, positions in stream.positions.items():
         for sample, row in enumerate(positions.tolist()):
-            for at in row:
-                if at >= 0:
-                    labels[at] = (kind, sample)
+            for place in row:
+                if place >= 0:
+                    labels[place] = (kind, sample)
     return labels

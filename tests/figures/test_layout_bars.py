@@ -10,7 +10,7 @@ LAYOUTS = ("shared", "Y", "X", "dense", "H", "double fusion", "last")
 
 @pytest.fixture
 def table():
-    """As `python -m bridgework.studies.layout_training` writes it, made up."""
+    """As `bridgework reproduce layouts` writes it, made up."""
     rows = []
     for place, layout in enumerate(LAYOUTS):
         loss = 0.1 + 0.013 * (place * 5 % 7)

@@ -79,7 +79,13 @@ def test_gap_draws_seeds_means_and_intervals(table, assert_readable):
 
 def test_gap_names_floor_ceiling_and_numbers(table, words):
     text = words(gap_closed(table)).replace("\n", " ")
-    for part in ("floor: shuffled captions", "ceiling: own text route", "0.60  [0.35, 0.85]  n = 3", "t interval"):
+    for part in (
+        "floor: shuffled captions",
+        "ceiling: own text route",
+        "0.60  [0.35, 0.85]  n = 3",
+        "t interval",
+        "fixed: middle blocks",
+    ):
         assert part in text
 
 

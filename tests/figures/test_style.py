@@ -26,12 +26,16 @@ def test_nothing_is_shown(curve, monkeypatch):
 
 
 def test_every_public_name_exists_and_says_what_it_is():
-    for name in bridgework.figures.__all__:
+    assert "plan_outcomes" in dir(bridgework.figures)
+    for name in dir(bridgework.figures):
         assert getattr(bridgework.figures, name).__doc__
 
 
-def test_figures_import_only_result_types():
+def test_figures_import_only_result_types_and_the_table_of_layouts():
     folder = Path(bridgework.figures.__file__).parent
     sources = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     imports = re.findall(r"^\s*(?:from|import) (?:\.\.|bridgework)\S* .*", sources, flags=re.MULTILINE)
-    assert {line.strip() for line in imports} <= {"from ..probes.plans.bridge_plan import BridgePlan"}
+    assert {line.strip() for line in imports} <= {
+        "from ..probes.plans.bridge_plan import BridgePlan",
+        "from ..probes.plans.layout_table import LAYOUTS",
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,20 @@ from transformers import (
     T5EncoderModel,
 )
 
+from bridgework.models.experts.diffusion.latent_generator import LatentGenerator
+from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline
 from bridgework.models.experts.opening import CHECKPOINTS
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.experts.vision_language import LlavaExpert
+from bridgework.models.fusion import expert_passes
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.scenes.composing import scene_stimuli
+from bridgework.models.towers.finding import find_tower
+from bridgework.models.towers.tower import Tower
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layouts import lay_out
 from bridgework.probes.stimuli.stimulus_set import Stimuli
+from bridgework.tests.models.tiny_pipelines import SIDES, save
 
 
 @pytest.fixture(scope="session")
@@ -81,13 +90,58 @@ def plan() -> BridgePlan:
 
 
 @pytest.fixture
-def fuse(tokenizer) -> Callable[[BridgePlan], FusedModel]:
-    """New towers for every model, so that no test can spoil them for the next; always the same weights."""
+def make_experts(tokenizer) -> Callable[[], tuple[LlavaExpert, DitExpert]]:
+    """New experts for every call, so that no test can spoil them for the next; always the same weights."""
+    return lambda: (build_vlm(tokenizer), build_dit(tokenizer))
+
+
+TOWERS: dict[Any, Tower] = {}
+
+
+def find_once(model: Any, inputs: Any, **options: Any) -> Tower:
+    """As `find_tower`, once for all models that differ in nothing but weights."""
+    attention = getattr(model.config, "_attn_implementation", None)
+    key = repr(model), str(model.config), attention, *sorted(options.items())
+    if key not in TOWERS:
+        TOWERS[key] = find_tower(model, inputs, **options)
+    return replace(TOWERS[key], model=model)
+
+
+@pytest.fixture
+def fuse(make_experts, monkeypatch) -> Callable[[BridgePlan], FusedModel]:
+    """A new model of new experts for every call; the towers of all fused models of the test are found once."""
+    monkeypatch.setattr(expert_passes, "find_tower", find_once)
 
     def build(plan: BridgePlan) -> FusedModel:
-        experts = build_vlm(tokenizer), build_dit(tokenizer)
+        understanding, generation = make_experts()
         torch.manual_seed(2)
-        return FusedModel(*experts, plan)
+        return FusedModel(understanding, generation, plan)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory) -> Callable[[str], LatentGenerator]:
+    """A tiny pipeline of a family as a generation expert, opened once: nothing trains it."""
+    opened: dict[str, LatentGenerator] = {}
+
+    def get(family: str) -> LatentGenerator:
+        if family not in opened:
+            folder = save(family, tmp_path_factory.mktemp("pipeline"))
+            opened[family] = LatentGenerator(open_pipeline(folder, side=SIDES.get(family, 32)))
+        return opened[family]
+
+    return get
+
+
+@pytest.fixture
+def fuse_pipeline(pipeline, tokenizer) -> Callable[..., FusedModel]:
+    """A new understanding expert and bridges on a pipeline that all models share."""
+
+    def build(family: str, **fields: Any) -> FusedModel:
+        generation = pipeline(family)
+        torch.manual_seed(2)
+        return FusedModel(build_vlm(tokenizer), generation, lay_out("H", 4, len(generation.blocks), **fields))
 
     return build
 

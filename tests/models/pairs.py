@@ -1,4 +1,4 @@
-"""Pairs out of the zoo that meet, and the plainest gated bridge between them."""
+"""Pairs of tiny models that meet, and the plainest gated bridge between them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.models.fusion.lockstep import Meeting, lockstep
 from bridgework.models.towers.finding import find_tower
-from bridgework.models.towers.tower import AttentionCall, Tower
+from bridgework.models.towers.tower import Tower
 from bridgework.models.towers.visiting import measure, visiting
+from bridgework.probes.hooks.attention_calls import AttentionCall
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -90,6 +91,18 @@ def opened(named: Named, seed: int = 0) -> Runnable:
     return Runnable(tower, lambda: model(**tiny.inputs))
 
 
+SHARED: dict[tuple[Named, int], Runnable] = {}
+
+
+def shared(named: Named, seed: int = 0) -> Runnable:
+    """As `opened`, but one model for all tests that leave its weights, modes and precision as they are."""
+    if (named, seed) not in SHARED:
+        SHARED[named, seed] = opened(named, seed)
+    torch.manual_seed(seed)
+    SHARED[named, seed].tower.model.requires_grad_(False).zero_grad()
+    return SHARED[named, seed]
+
+
 def tensors(output: Any) -> Tensor:
     """Everything that a model returned, in one row."""
     if isinstance(output, Tensor):
@@ -132,11 +145,16 @@ def inside_of(tower: Tower) -> list[int]:
 
 
 class Joined(nn.Module):
-    """Two towers that meet at two pairs of blocks: the first they have and the last but one, of unequal depth."""
+    """Two towers that meet at two pairs of blocks: the first they have and the last but one, of unequal depth.
 
-    def __init__(self, named: tuple[Named, Named], inside: bool = False, gate: float = 0.0) -> None:
+    `fresh` is for tests that change the models.
+    """
+
+    def __init__(
+        self, named: tuple[Named, Named], inside: bool = False, gate: float = 0.0, fresh: bool = False
+    ) -> None:
         super().__init__()
-        self.sides = [opened(name, seed) for seed, name in enumerate(named)]
+        self.sides = [(opened if fresh else shared)(name, seed) for seed, name in enumerate(named)]
         self.inside = inside
         self.blocks = [
             [there[0], there[max(len(there) - 2, 0)]] if len(there) > 1 else there

@@ -1,4 +1,4 @@
-"""What two processes train, started by test_processes.py through torchrun: `processes.py KIND FOLDER`."""
+"""Train in the processes that torchrun starts for test_processes.py: `processes.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from conftest import build_dit, build_vlm  # type: ignore[missing-import]
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer
@@ -19,6 +19,7 @@ from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.loop import fit
 from bridgework.models.training.train_model import train
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.tests.models.conftest import build_dit, build_vlm
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",
@@ -30,7 +31,7 @@ SHARDED = {
 
 
 def shared(folder: Path, process: int, processes: int, steps: int = 6) -> None:
-    """A regression, dealt to the processes; stopped after four steps and gone on with where they are many."""
+    """Train a regression, dealt to the processes; where they are many, stop after four steps and resume."""
     for stop in (4, steps) if processes > 1 else (steps,):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -45,13 +46,14 @@ def shared(folder: Path, process: int, processes: int, steps: int = 6) -> None:
             fit(model, loss, folder / "run", steps, learning_rate=0.05, average=0.8, checkpoint_every=2)
         except InterruptedError:
             continue
-        if not process:
-            save_file(dict(model.state_dict()), folder / "shared.safetensors")
+        if process == 0:
+            save_file(dict(model.state_dict()), folder / "final.safetensors")
 
 
 def sharded(folder: Path) -> None:
-    """A fused model whose blocks are sharded; run twice, the second time loaded."""
-    # accelerate shards on GPUs alone: its state is told that these are some, and torch shards on CPUs all the same
+    """Train a fused model whose blocks are sharded, twice: the second time the finished run is loaded."""
+    AcceleratorState._reset_state()
+    # accelerate shards on GPUs alone: its state says that these are some, and torch shards on CPUs all the same
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     os.environ |= SHARDED
     for number in range(2):
@@ -59,7 +61,7 @@ def sharded(folder: Path) -> None:
         train(fused, folder / "run", 3, batch_size=4, average=0.5, validate=1, learning_rate=1e-3)
         assert not [p for p in fused.trained().parameters() if hasattr(p, "full_tensor")]
         if PartialState().is_main_process:
-            os.replace(folder / "run" / "bridges.safetensors", folder / f"sharded-{number}.safetensors")
+            os.replace(folder / "run" / "bridges.safetensors", folder / f"run-{number}.safetensors")
 
 
 def tiny() -> FusedModel:
@@ -71,8 +73,6 @@ def tiny() -> FusedModel:
 
 if __name__ == "__main__":
     state = PartialState(cpu=True)
-    out = Path(sys.argv[2])
-    if sys.argv[1] == "shared":
-        shared(out, state.process_index, state.num_processes)
-    else:
-        sharded(out)
+    out = Path(sys.argv[1])
+    shared(out / "shared", state.process_index, state.num_processes)
+    sharded(out / "sharded")

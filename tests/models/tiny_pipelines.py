@@ -53,16 +53,16 @@ def tokenizer(
     """
     special = ["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>"]
     vocabulary = {piece: i for i, piece in enumerate([*special, *map(chr, range(32, 127))])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(piece), "isolated")
+    built = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    built.pre_tokenizer = pre_tokenizers.Split(Regex(piece), "isolated")
     begin, end = ends
     single = " ".join(filter(None, [begin, "$A", end]))
-    made.post_processor = processors.TemplateProcessing(
+    built.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(token, vocabulary[token]) for token in ends if token]
     )
     tokens = {"pad_token": pad, "bos_token": begin or "<s>", "eos_token": end or "</s>", "unk_token": "<unk>"}
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, additional_special_tokens=special[4:], **tokens, **settings
+        tokenizer_object=built, additional_special_tokens=special[4:], **tokens, **settings
     )
 
 
@@ -217,7 +217,8 @@ def _() -> Any:
     )  # fmt: skip
     vae.bn.running_mean.fill_(0.2)
     vae.bn.running_var.fill_(3.0)
-    encoder = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LANGUAGE | {"num_hidden_layers": 28}))
+    deep = {"num_hidden_layers": 28, "num_attention_heads": 1}  # the pipeline reads its blocks 9, 18 and 27
+    encoder = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LANGUAGE | deep))
     return diffusers.Flux2KleinPipeline(flow(use_dynamic_shifting=True), vae, encoder, chat_tokenizer(), denoiser)
 
 

@@ -22,6 +22,7 @@ from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.subject import ForwardPass
 
 DIM, IMAGE_TOKENS, TEXT_TOKENS = 6, 4, 5
+TEXTS = ("a", "bc", "def", "ghij", "klmno", "p", "qr", "s", "tuv", "w")
 
 
 class Block(nn.Module):
@@ -103,6 +104,11 @@ def many() -> Stimuli:
 def open_toy() -> Toy:
     torch.manual_seed(0)
     return Toy(Stack())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def die(*_: Any, **__: Any) -> None:

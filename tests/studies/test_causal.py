@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from bridgework.models.scenes.scene import SKILLS
+from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.studies import causal
 
 
@@ -41,6 +42,6 @@ def test_committed_attention_sums_to_one(table):
 
 @pytest.mark.parametrize("table", ["links"], indirect=True)
 def test_committed_links_are_those_of_the_plan(table):
-    plan = causal.study.BridgePlan.load(causal.RESULTS / "plan.json")
+    plan = BridgePlan.load(causal.RESULTS / "plan.json")
     for _, rows in table.groupby("seed"):
         assert rows["link"].tolist() == [*(f"{u}-{g}" for u, g in plan.pairs), "all"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bridgework.models.training.recipe import Recipe, run_recipe
-from bridgework.probes.plans.bridge_plan import LAYOUTS
+from bridgework.probes.plans.layout_table import LAYOUTS
 from bridgework.studies import layout_training
 from bridgework.studies.layout_training import ORDER, RECIPE, compare
 
@@ -28,20 +28,19 @@ def test_a_table_of_two_layouts_resumed(tmp_path, monkeypatch):
     recipe, out, results = Recipe(layout="H", **FEW), tmp_path / "runs", tmp_path / "layouts.csv"
     trained = []
 
-    def watched(each, folder, **options):
+    def watched(run, folder, **options):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        trained.append((each.layout, each.shuffled))
-        return run_recipe(each, folder, **options)
+        trained.append((run.layout, run.shuffled))
+        return run_recipe(run, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(layout_training, "run", watched)
+        patch.setattr(layout_training, "run_recipe", watched)
         compare(recipe, out, results, ("dense", "last"), batches=3)
     assert trained == [("dense", False), ("last", False), ("dense", True)]
     before = pd.read_csv(results)
     assert before["floor"].notna().tolist() == [True, False]
 
-    monkeypatch.setattr(layout_training, "run", lambda each, *args, **options: run_recipe(each, *args, **options))
     table = compare(recipe, out, results, ("dense", "last"), batches=3)
     pd.testing.assert_frame_equal(pd.read_csv(results), table, check_exact=False)
     assert table["layout"].tolist() == ["dense", "last"]
@@ -59,4 +58,4 @@ def test_every_layout_is_drawn(tmp_path):
     layout_training.draw(tmp_path)
     with Image.open(tmp_path / "layouts.png") as image:
         assert min(image.size) > 500
-    assert set(layout_training.DRAWN) == set(LAYOUTS)
+    assert set(layout_training.ORDER) == set(LAYOUTS)

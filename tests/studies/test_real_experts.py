@@ -13,21 +13,21 @@ from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.studies import real_experts
 from bridgework.studies.settings import RESULTS
 
-LAYERS = 9
+LAYERS, ANCHOR, READ = 4, 4, 2  # blocks, and the places that show the latent: block 3 of the images, 1 of the texts
 NOTO = load_stimuli("noto", limit=40)
 
 
 @pytest.fixture(autouse=True)
 def planted(monkeypatch):
-    """Every sample has a latent; block 8 of the images and block 3 of the texts show it, all else is noise."""
+    """Every sample has a latent. Block 3 of the images and block 1 of the texts show it; all else is noise."""
 
     def extracted(folder, subject, stimuli, special=False, cleaned=False):
-        told = torch.Generator().manual_seed(len(subject.name) + 100 * special)
-        values = torch.randn(LAYERS + 1, len(stimuli), 16, generator=told)
+        generator = torch.Generator().manual_seed(len(subject.name) + 100 * special)
+        values = torch.randn(LAYERS + 1, len(stimuli), 16, generator=generator)
         latent = torch.randn(len(stimuli), 16, generator=torch.Generator().manual_seed(0))
         if "random" not in subject.name:
             image = subject.name == real_experts.SEER
-            values[real_experts.ANCHOR if image else 4] = latent + 0.1 * values[0]
+            values[ANCHOR if image else READ] = latent + 0.1 * values[0]
             if not image:
                 values[-1] = latent + 0.1 * values[1]
 
@@ -56,7 +56,8 @@ def planted(monkeypatch):
 
         return SimpleNamespace(name=name + " (random weights)" * random_weights, show=show)
 
-    monkeypatch.setattr(real_experts, "cached", extracted)
+    monkeypatch.setattr(real_experts, "ANCHOR", ANCHOR)
+    monkeypatch.setattr(real_experts, "extract_cached", extracted)
     monkeypatch.setattr(real_experts, "open_expert", opened)
 
 
@@ -67,7 +68,7 @@ def test_image_curves_peak_where_the_signal_is_and_the_twin_does_not(tmp_path):
     for (_, _, control), curve in curves.groupby(["subject", "metric", "control"]):
         assert len(curve) == LAYERS + 1
         best = curve.loc[curve["score"].idxmax()]
-        assert (best["layer"] == "8" and best["score"] > 0.5) == (control == "none")
+        assert (best["layer"] == "3" and best["score"] > 0.5) == (control == "none")
 
 
 def test_real_parquet_is_written_once(tmp_path):
@@ -79,7 +80,7 @@ def test_real_parquet_is_written_once(tmp_path):
     assert (tmp_path / "real.parquet").stat() == first
 
 
-def test_sink_curves_pool_four_ways_against_block_8_and_the_other_reader(tmp_path):
+def test_sink_curves_pool_four_ways_against_the_anchor_and_the_other_reader(tmp_path):
     curves = real_experts.sink_curves(tmp_path, NOTO)
     weights = curves[curves["pooling"] == "weight"]
     assert len(weights) == 2 and (weights["metric"] == "cka").all() and (weights["p"] > 0.01).all()
@@ -87,13 +88,13 @@ def test_sink_curves_pool_four_ways_against_block_8_and_the_other_reader(tmp_pat
     poolings = {"mean", "mean + cleaned", "mean + special", "mean + special + cleaned"}
     assert set(curves["pooling"]) == poolings and set(curves["against"]) == {"dinov2-s", "minilm-l6"}
     best = curves.loc[curves.groupby(["pooling", "against", "metric"])["score"].idxmax()]
-    assert len(best) == 16 and set(best["layer"]) <= {"3", "8"} and (best["p"] < 0.01).all()
+    assert len(best) == 16 and set(best["layer"]) <= {"1", "3"} and (best["p"] < 0.01).all()
 
 
 def test_map_peaks_find_the_planted_pair(tmp_path):
     table = real_experts.map_peaks(tmp_path, NOTO).set_index(["control", "reader", "metric"])
     found = table.loc["none"]
-    assert (found["image"] == "8").all() and found["text"].isin(["3", "8"]).all()
+    assert (found["image"] == "3").all() and found["text"].isin(["1", "3"]).all()
     assert (found["p"] < 0.01).all() and (found["score"] > found["peak95"]).all()
     assert (table.loc["random weights"]["p"] > 0.01).all()
     assert list(found.xs("cka", level="metric")["k"].isna()) == [True, True]
@@ -102,9 +103,6 @@ def test_map_peaks_find_the_planted_pair(tmp_path):
 def test_style_curves_compare_a_layer_with_itself(tmp_path):
     curves = real_experts.style_curves(tmp_path, NOTO, NOTO)
     assert (curves["score"] > 0.999).all() and set(curves["control"]) == {"none", "random weights"}
-
-
-# ---- the committed results
 
 
 @pytest.fixture(scope="module")

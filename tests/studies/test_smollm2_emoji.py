@@ -65,7 +65,7 @@ def test_some_are_spread_over_the_part():
     shown, whole = smollm2_emoji.some("validation"), emoji_part("validation")
     assert isinstance(shown, Stimuli)
     assert len(set(shown.ids)) == 8
-    places = [whole.ids.index(each) for each in shown.ids]
+    places = [whole.ids.index(id) for id in shown.ids]
     assert np.diff(places).min() >= len(whole) // 8
 
 
@@ -77,7 +77,7 @@ def test_grid_keeps_rows_and_columns():
 
 
 def test_the_recipe_is_one_of_the_two_plans(monkeypatch):
-    monkeypatch.chdir(smollm2_emoji.ROOT)
+    monkeypatch.chdir(smollm2_emoji.ROOT.parent)  # a recipe names its plan from here
     recipe = Recipe.load(smollm2_emoji.RECIPE)
     assert recipe.plan is not None
     plans = {name: BridgePlan.load(smollm2_emoji.RESULTS / f"{name}.json") for name in smollm2_emoji.PLANS}

@@ -1,4 +1,4 @@
-"""A diffusers pipeline as the generation side of a fused model: it draws latents, which its autoencoder decodes."""
+"""Make a diffusers pipeline the generation side of a fused model: it draws latents, which its autoencoder decodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from ....probes.hooks.block_stacks import find_stacks
-from .latents import clean_latents, decode_latents, latent_stride, moment
+from ...generation.sampling import Generator
+from .latents import clean_latents, decode_latents, latent_stride, noise_level
 from .pipeline_expert import PipelineExpert
 
 _DIGIT = 256  # whole numbers below it are exact in bfloat16
@@ -18,30 +19,40 @@ _DIGITS = 3
 _TEXT = "encoder_hidden_states"
 
 
-class LatentGenerator:
+class LatentGenerator(Generator):
     """A pipeline of any family that draws still images, or a video of one frame, by flow matching.
 
+    What its denoiser is given beside latents, text and time (pooled vectors, positions, shapes, guidance) is what the
+    pipeline itself gives it for an empty prompt, recorded here once (models/experts/diffusion/recorded_call.py): the
+    pipeline's text encoders are not run again but by `condition`. How it packs latents, and the units of its timestep,
+    are measured.
+
+    Parameters
+    ----------
+    expert : PipelineExpert
+        An open pipeline that draws batches.
+
+    Raises
+    ------
+    ValueError
+        If the schedule is not flow matching, the pipeline draws several frames, or it changes its latents before it
+        denoises them.
+    TypeError
+        If this is no such pipeline, or its text cannot be left out.
+
+    Examples
+    --------
     >>> generation = LatentGenerator(open_expert("stabilityai/stable-diffusion-3.5-medium"))
     >>> fused = FusedModel(open_expert("Qwen/Qwen2.5-VL-7B-Instruct"), generation, plan)
     >>> train(fused, folder, data=stimuli)                        # `latents` of their images
     >>> images = generate(fused, captions, ids)                   # decoded
-
-    What its denoiser is given beside latents, text and time (pooled vectors, positions, shapes, guidance) is what the
-    pipeline itself gives it for an empty prompt, recorded here once (models/experts/diffusion/recorded_call.py): the pipeline's text encoders
-    are not run again but by `condition`. How it packs latents, and in which units it tells the time, is measured.
-
-    Attributes:
-        size: channel, row, column of the latents.
-        pixels: channel, row, column of the images behind them.
-
-    Raises ValueError for a schedule that is not flow matching, TypeError for what is no such pipeline.
     """
 
     def __init__(self, expert: PipelineExpert) -> None:
         if not isinstance(expert, PipelineExpert) or hasattr(expert, "max_batch"):
             raise TypeError(f"expected a diffusers pipeline that draws batches, got {type(expert).__name__}")
         scheduler = expert.pipe.scheduler
-        if moment(scheduler, 0.5)[1:] != (0.5, 0.5):
+        if noise_level(scheduler, 0.5)[1:] != (0.5, 0.5):
             raise ValueError(
                 f"{expert.name} is not trained by flow matching: its {type(scheduler).__name__} is of another "
                 "schedule. Take one such as SD3, Flux, Qwen-Image or Wan"
@@ -52,7 +63,7 @@ class LatentGenerator:
         shapes: list[tuple[int, ...]] = []
 
         def numbered(shape: tuple[int, ...]) -> Tensor:
-            """Each latent its own number, of one digit a sample: what packing does with it is read off."""
+            """Number each latent, one digit a sample: what packing does with them is read off."""
             shapes.append(shape)
             numbers = torch.arange(_product(shape[1:]))
             digits = torch.stack([numbers // _DIGIT**place % _DIGIT for place in range(_DIGITS)])
@@ -64,7 +75,7 @@ class LatentGenerator:
         self._latents = next(iter(packed))
         digits = packed[self._latents].flatten(1).double().cpu()
         self._order = torch.stack([row * _DIGIT**place for place, row in enumerate(digits)]).sum(0).long()
-        self.size = _still(self.name, shapes[0])
+        self._size = _still(self.name, shapes[0])
         if sorted(self._order.tolist()) != list(range(_product(self.size))):
             raise ValueError(f"{self.name} changes its latents before it denoises them: no fused model can draw them")
         self._stride = latent_stride(expert.pipe)
@@ -75,63 +86,137 @@ class LatentGenerator:
 
     @property
     def device(self) -> torch.device:
+        """Where the denoiser is."""
         return self.model.device
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """Channel, row, column of the latents."""
+        return self._size
+
+    @property
     def pixels(self) -> tuple[int, int, int]:
+        """Channel, row, column of the images behind them."""
         return 3, self.size[1] * self._stride, self.size[2] * self._stride
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """The empty prompt's states (batch, token, dim). Raises ValueError for other texts: `condition` reads those."""
+        """Return the text states of the empty prompt.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Empty ones.
+
+        Returns
+        -------
+        Tensor
+            (batch, token, dim).
+
+        Raises
+        ------
+        ValueError
+            If a text is not empty: `condition` reads those.
+        """
         if any(texts):
             raise ValueError(f"{self.name} has encoded the empty prompt alone: condition reads other texts")
         return _rows(self._one[_TEXT], self._two[_TEXT], len(texts)).to(self.device)
 
     def condition(self, captions: Sequence[str]) -> Mapping[str, Any]:
-        """What `predict` takes as the pipeline's own text: all that it gives its denoiser for these captions."""
+        """Return what `predict` takes as text: all that the pipeline gives its denoiser for these captions.
+
+        Parameters
+        ----------
+        captions : sequence of str
+            Read by the pipeline's own text encoders.
+
+        Returns
+        -------
+        dict
+            By the names of the denoiser's arguments.
+        """
         return self.expert.record(list(captions), 1.0, torch.zeros).arguments
 
     def predict(self, noisy: Tensor, text: Tensor | Mapping[str, Any], time: Tensor) -> Tensor:
-        """The clean latents (batch, channel, row, column) that it sees in `noisy` at `time` (batch,), 1 being noise.
+        """Predict the clean latents that the denoiser sees in noisy ones: noisy - time * velocity.
 
-        clean = noisy - time * velocity. `text` is text states (batch, token, dim), in the place of the empty prompt's,
-        or what `condition` gives.
+        Parameters
+        ----------
+        noisy : Tensor
+            (batch, channel, row, column).
+        text : Tensor or mapping
+            Text states (batch, token, dim) in the place of the empty prompt's, or what `condition` returns.
+        time : Tensor
+            (batch,), 1 is noise.
 
-        Raises ValueError for another number of text tokens where the denoiser is told of it elsewhere too.
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column).
+
+        Raises
+        ------
+        ValueError
+            If there is another number of text tokens, and a further argument of the denoiser says how many there are.
         """
         count = len(noisy)
         arguments = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
         given = dict(send_to_device(arguments, noisy.device))
         if isinstance(text, Tensor):
-            told = [name for name in given if name != _TEXT and ("mask" in name or name in ("txt_ids", "txt_seq_lens"))]
-            told = [name for name in told if given[name] is not None]
-            if text.shape[1] != given[_TEXT].shape[1] and told:
+            counts = [n for n in given if n != _TEXT and ("mask" in n or n in ("txt_ids", "txt_seq_lens"))]
+            counts = [name for name in counts if given[name] is not None]
+            if text.shape[1] != given[_TEXT].shape[1] and counts:
                 raise ValueError(
-                    f"{self.name} is given {text.shape[1]} text tokens and told of {given[_TEXT].shape[1]} by "
-                    f"{told[0]}: its own text takes no semantic tokens"
+                    f"{self.name} is given {text.shape[1]} text tokens, but its {counts[0]} counts "
+                    f"{given[_TEXT].shape[1]}: its own text takes no semantic tokens"
                 )
             given[_TEXT] = text.to(given[_TEXT].dtype)
         order = self._order.to(noisy.device)
         template = given[self._latents]
         given[self._latents] = noisy.flatten(1)[:, order].view(count, *template.shape[1:]).to(template.dtype)
         now = time.double().view(-1, *[1] * (self._slope.dim() - 1))
-        start, slope = (each.to(noisy.device) for each in (self._start, self._slope))
+        start, slope = self._start.to(noisy.device), self._slope.to(noisy.device)
         given["timestep"] = (start + slope * now).to(given["timestep"].dtype)
         packed = self.model(**given)[0].to(noisy.dtype).flatten(1)
         velocity = torch.empty_like(packed).index_copy(1, order, packed).view_as(noisy)
-        if (self._slope < 0).all():  # told the time from noise to image, it gives the velocity so (Lumina, Z-Image)
+        if (self._slope < 0).all():  # where time runs from noise to image, so does the velocity (Lumina, Z-Image)
             velocity = -velocity
         return noisy - time[:, None, None, None] * velocity
 
     def latents(self, images: Tensor) -> Tensor:
-        """The clean latents (batch, channel, row, column) of images (batch, channel, row, column) in -1..1, of size
-        `pixels`."""
+        """Return the clean latents of images.
+
+        Parameters
+        ----------
+        images : Tensor
+            (batch, channel, row, column) in -1..1, of size `pixels`.
+
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column).
+
+        Raises
+        ------
+        ValueError
+            If the images have another size.
+        """
         if tuple(images.shape[1:]) != self.pixels:
             raise ValueError(f"{self.name} draws images of {self.pixels}, got {tuple(images.shape[1:])}: resize them")
         return clean_latents(self.expert.pipe, images).to(images).view(len(images), *self.size)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The images (batch, channel, row, column) of latents, in -1..1 but for what the autoencoder overshoots."""
+        """Return the images of latents.
+
+        Parameters
+        ----------
+        latents : Tensor
+            (batch, channel, row, column).
+
+        Returns
+        -------
+        Tensor
+            (batch, channel, row, column), in -1..1 but for what the autoencoder overshoots.
+        """
         return decode_latents(self.expert.pipe, latents).to(latents)
 
 
@@ -140,8 +225,7 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def _still(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channel, row, column of latents drawn as (batch, channel, row, column), or with one frame before or after the
-    channels."""
+    """Return channel, row, column of latents (batch, channel, row, column), or with one frame beside the channels."""
     kept = list(shape[1:])
     if len(kept) == 4:
         frame = 1 if kept[1] == 1 else 0
@@ -151,9 +235,9 @@ def _still(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _rows(one: Any, two: Any, count: int) -> Any:
-    """What a call would be given for `count` samples, by what it is given for one and for two."""
+    """Return what a call would be given for `count` samples, from what it is given for one and for two."""
     if isinstance(one, Tensor):
-        axis = next((at for at, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b), None)
+        axis = next((axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b), None)
         return one if axis is None else torch.cat([one] * count, axis)
     if isinstance(one, Mapping):
         return {name: _rows(value, two[name], count) for name, value in one.items()}

@@ -1,4 +1,4 @@
-"""Stimulus images as the latents that a diffusers pipeline denoises, noisy at a time between image and noise."""
+"""Turn images into the latents that a diffusers pipeline denoises, noisy at a time between image and noise."""
 
 from __future__ import annotations
 
@@ -16,30 +16,60 @@ _MEASURE = 256  # pixels a side: a multiple of what any autoencoder and patching
 
 
 class NoiseLevel(NamedTuple):
-    """A time in a scheduler's own units: noisy = signal * clean + noise * Gaussian; `timestep` is what it calls it."""
+    """Hold how noisy latents are at a time: noisy = signal * clean + noise * Gaussian.
+
+    Attributes
+    ----------
+    timestep : float
+        The time in the scheduler's own units.
+    signal, noise : float
+        The weights of clean latents and of the Gaussian noise.
+    """
 
     timestep: float
     signal: float
     noise: float
 
 
-def moment(scheduler: Any, time: float) -> NoiseLevel:
-    """The moment `time` (0 = clean image, 1 = noise) of a diffusers scheduler.
+def noise_level(scheduler: Any, time: float) -> NoiseLevel:
+    """Return how noisy a diffusers scheduler makes latents at a time.
 
-    Flow matching (Lipman et al. 2023, Esser et al. 2024): signal 1 - t, noise t. Variance preserving (Ho et al. 2020):
-    signal sqrt(a), noise sqrt(1 - a) with a = alphas_cumprod[n], n = round(t * T) - 1, whatever the sampler:
-    samplers of one schedule differ in their steps, not in what the denoiser sees.
+    Parameters
+    ----------
+    scheduler : diffusers.SchedulerMixin
+        The pipeline's own.
+    time : float
+        0 is the clean image, 1 is noise.
 
-    Raises ValueError for a schedule that is neither.
+    Returns
+    -------
+    NoiseLevel
+
+    Raises
+    ------
+    ValueError
+        If the schedule is neither flow matching nor variance preserving.
+
+    Notes
+    -----
+    Flow matching [1]_ [2]_: signal 1 - t, noise t. Variance preserving [3]_: signal sqrt(a), noise sqrt(1 - a) with
+    a = alphas_cumprod[n], n = round(t * T) - 1, whatever the sampler: samplers of one schedule differ in their steps,
+    not in what the denoiser sees.
+
+    References
+    ----------
+    .. [1] Lipman et al. 2023, Flow Matching for Generative Modeling, arXiv 2210.02747.
+    .. [2] Esser et al. 2024, Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206.
+    .. [3] Ho et al. 2020, Denoising Diffusion Probabilistic Models, arXiv 2006.11239.
     """
     config, steps = scheduler.config, scheduler.config.get("num_train_timesteps")
     flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
     if flow or type(scheduler).__name__.startswith("FlowMatch"):
         return NoiseLevel(float(time * steps), 1 - time, time)
     if config.get("prediction_type") in ("epsilon", "v_prediction", "sample") and hasattr(scheduler, "alphas_cumprod"):
-        at = max(round(time * steps) - 1, 0)
-        kept = float(scheduler.alphas_cumprod[at])
-        return NoiseLevel(at, kept**0.5, (1 - kept) ** 0.5)
+        step = max(round(time * steps) - 1, 0)
+        kept = float(scheduler.alphas_cumprod[step])
+        return NoiseLevel(step, kept**0.5, (1 - kept) ** 0.5)
     raise ValueError(
         f"the scheduler {type(scheduler).__name__} is neither flow matching nor variance preserving: how much noise it "
         "adds at a time is not known here. Give the pipeline one of these kinds, with the settings it was trained with"
@@ -47,12 +77,39 @@ def moment(scheduler: Any, time: float) -> NoiseLevel:
 
 
 def noisy_latents(
-    pipe: Any, stimuli: Sequence[Stimulus], shown: bool, now: NoiseLevel, shape: tuple[int, ...], stride: int
+    pipe: Any, stimuli: Sequence[Stimulus], shown: bool, level: NoiseLevel, shape: tuple[int, ...], stride: int
 ) -> Tensor:
-    """Latents `shape` (batch, ...) at a moment, or pure noise where no image is shown; float32, on the CPU.
+    """Return the stimuli's images as noisy latents, or pure noise where no image is shown.
 
-    `stride` is how many pixels a side one latent covers. The noise is a function of each stimulus's id, and another one
-    where no image is shown: passes that share noise would be alike for that alone.
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Whose autoencoder is used.
+    stimuli : sequence of Stimulus
+        Whose images are resized to what the latents stand for.
+    shown : bool
+        Whether the images are shown.
+    level : NoiseLevel
+        How noisy.
+    shape : tuple of int
+        Of the latents, (batch, ...).
+    stride : int
+        How many pixels a side one latent covers.
+
+    Returns
+    -------
+    Tensor
+        Of this shape, float32, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the autoencoder makes latents of another shape.
+
+    Notes
+    -----
+    The noise is a function of each stimulus's id, and another one where no image is shown: passes that share noise
+    would be alike for that alone.
     """
     noise = noise_for([s.id if shown else f"{s.id} without its image" for s in stimuli], shape[1:])
     if not shown:
@@ -66,14 +123,28 @@ def noisy_latents(
             f"{type(pipe).__name__} starts from latents {shape}, its autoencoder gives {tuple(clean.shape)} for a "
             "still image: wrap this pipeline in your own Subject (probes/subjects/subject.py)"
         )
-    return now.signal * clean + now.noise * noise
+    return level.signal * clean + level.noise * noise
 
 
 def clean_latents(pipe: Any, images: Tensor) -> Tensor:
-    """The autoencoder's mode for images (batch, channel, row, column) in -1..1, in the units that the denoiser knows.
+    """Return the autoencoder's mode for images, in the units that the denoiser knows.
 
-    latent = (mode - shift) * scale, and (mode - mean) / std * scale where the autoencoder has statistics of its own:
-    the inverse of what pipelines do before they decode.
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Whose autoencoder is used.
+    images : Tensor
+        (batch, channel, row, column) in -1..1.
+
+    Returns
+    -------
+    Tensor
+        Latents (batch, channel, row, column), of a video's autoencoder (batch, channel, 1, row, column).
+
+    Notes
+    -----
+    latent = (mode - shift) * scale, and (mode - mean) / std * scale where the autoencoder has a mean and a std for each
+    channel: the inverse of what pipelines do before they decode.
     """
     vae = pipe.vae
     images = images.to(vae.device, vae.dtype)
@@ -87,8 +158,20 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
 
 
 def decode_latents(pipe: Any, latents: Tensor) -> Tensor:
-    """Images (batch, channel, row, column) in about -1..1 of latents (batch, channel, row, column) as `clean_latents`
-    gives them; of a video's, the frame axis may be left out."""
+    """Return the images of latents, the inverse of `clean_latents`.
+
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Whose autoencoder is used.
+    latents : Tensor
+        As `clean_latents` returns them; the frame axis of a video's may be left out.
+
+    Returns
+    -------
+    Tensor
+        (batch, channel, row, column) in about -1..1.
+    """
     vae = pipe.vae
     latents = latents.to(vae.device, vae.dtype)
     if latents.dim() == 4 and _codes_videos(vae):
@@ -103,7 +186,17 @@ def decode_latents(pipe: Any, latents: Tensor) -> Tensor:
 
 
 def latent_stride(pipe: Any) -> int:
-    """How many pixels a side one latent of the pipeline covers, measured on an empty image."""
+    """Return how many pixels a side one latent covers, measured on an empty image.
+
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Whose autoencoder is used.
+
+    Returns
+    -------
+    int
+    """
     return _MEASURE // clean_latents(pipe, torch.zeros(1, 3, _MEASURE, _MEASURE)).shape[-1]
 
 
@@ -112,7 +205,7 @@ def _codes_videos(vae: Any) -> bool:
 
 
 def _units(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """What to subtract from the autoencoder's own latents, then to divide by, for those that the denoiser knows."""
+    """Return what turns the autoencoder's own latents into the denoiser's: subtract the first, divide by the second."""
     norm, axes = getattr(vae, "bn", None), (1, -1, *[1] * (latents.dim() - 2))
     if norm is not None:
         mean, std = norm.running_mean, torch.sqrt(norm.running_var + vae.config.batch_norm_eps)

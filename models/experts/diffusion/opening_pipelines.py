@@ -1,4 +1,4 @@
-"""Any diffusers text-to-image pipeline, opened as a subject from a folder or Hub id."""
+"""Open any diffusers text-to-image pipeline as a subject, from a folder or Hub id."""
 
 from __future__ import annotations
 
@@ -19,19 +19,36 @@ def open_pipeline(
 ) -> PipelineExpert:
     """Open a diffusers text-to-image or text-to-video pipeline; a video model is shown one still frame.
 
-    >>> expert = open_pipeline("stabilityai/stable-diffusion-3.5-medium")
-    >>> features = extract(expert, stimuli, timesteps=(0.2, 0.5, 0.8))
-
     Parameters
     ----------
-    name : a local folder as saved by `save_pretrained`, or a Hub id, with a model_index.json. Weights are read from
-        safetensors files, in float32: for another precision, offloading or several devices open the pipeline yourself
-        and hand it to `pipeline_expert`. Safety checkers, which look at finished images, are left out.
-    random_weights : a twin whose denoiser is drawn by `seed`. Text encoders and autoencoder keep their weights: they
-        say what the denoiser is shown.
-    side : pixels a side of the images; None is the pipeline's own size.
+    name : str or Path
+        A local folder as saved by `save_pretrained`, or a Hub id, with a model_index.json. Weights are read from
+        safetensors files, in float32. Safety checkers, which look at finished images, are left out.
+    random_weights : bool
+        Open a twin whose denoiser is drawn at random. Text encoders and autoencoder keep their weights: they decide
+        what the denoiser is shown.
+    seed : int
+        Of the random denoiser.
+    side : int, optional
+        Pixels a side of the images; the pipeline's own size without.
 
-    Raises ValueError where the pipeline cannot be read, is of another kind, or would run code of its own.
+    Returns
+    -------
+    PipelineExpert
+
+    Raises
+    ------
+    ValueError
+        If the pipeline cannot be read, is of another kind, or needs code that comes with the weights.
+
+    See Also
+    --------
+    pipeline_expert : Wraps a pipeline that you opened yourself in another precision, offloaded or on several devices.
+
+    Examples
+    --------
+    >>> expert = open_pipeline("stabilityai/stable-diffusion-3.5-medium")
+    >>> features = extract(expert, stimuli, timesteps=(0.2, 0.5, 0.8))
     """
     import diffusers  # here, because it takes longer than torch and `open_expert` imports this module for any expert
 
@@ -62,7 +79,17 @@ def open_pipeline(
 
 
 def is_pipeline(source: str) -> bool:
-    """Whether a local folder or a Hub id, as far as it can be reached, holds a diffusers pipeline."""
+    """Return whether a local folder or a Hub id, as far as it can be reached, holds a diffusers pipeline.
+
+    Parameters
+    ----------
+    source : str
+        A local folder or a Hub id.
+
+    Returns
+    -------
+    bool
+    """
     if Path(source).is_dir():
         return (Path(source) / "model_index.json").is_file()
     quiet = ("missing_entries", "connection_errors", "gated_repo")
@@ -73,10 +100,26 @@ def is_pipeline(source: str) -> bool:
 
 
 def pipeline_expert(pipe: Any, name: str, side: int | None = None) -> PipelineExpert:
-    """A pipeline that is open already as a subject, on whatever devices and in whatever precision it is.
+    """Wrap an open pipeline as a subject.
 
-    Raises ValueError where it has no denoiser, a schedule that is neither flow matching nor variance preserving, or
-    blocks over one sequence whose order is not known.
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        On whatever devices and in whatever precision it is.
+    name : str
+        What the expert is called.
+    side : int, optional
+        Pixels a side of the images; the pipeline's own size without.
+
+    Returns
+    -------
+    PipelineExpert
+
+    Raises
+    ------
+    ValueError
+        If it has no denoiser, a schedule that is neither flow matching nor variance preserving, or blocks over one
+        sequence whose order is not known.
     """
     model = getattr(pipe, denoiser_name(pipe.config))
     if type(model).__name__ == "Cosmos3OmniTransformer":
@@ -85,7 +128,23 @@ def pipeline_expert(pipe: Any, name: str, side: int | None = None) -> PipelineEx
 
 
 def denoiser_name(parts: Any) -> str:
-    """Under which name a pipeline holds its denoiser, from its parts or its model_index.json."""
+    """Return under which name a pipeline holds its denoiser.
+
+    Parameters
+    ----------
+    parts : mapping
+        The pipeline's config, or its model_index.json.
+
+    Returns
+    -------
+    str
+        "transformer" or "unet".
+
+    Raises
+    ------
+    ValueError
+        If it has neither.
+    """
     for part in ("transformer", "unet"):
         if (parts.get(part) or (None,))[0] is not None:
             return part

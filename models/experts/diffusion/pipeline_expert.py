@@ -1,4 +1,4 @@
-"""A diffusers pipeline as a subject: its own code prepares what its denoiser is probed on."""
+"""Probe a diffusers pipeline as a subject: its own code prepares what its denoiser is given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....probes.hooks.capturing import EMBEDDINGS, capture
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
-from .latents import latent_stride, moment, noisy_latents
+from .latents import latent_stride, noise_level, noisy_latents
 from .prompt_words import word_mask
 from .recorded_call import Call, Draw, frozen_scheduler, record_call
 
@@ -26,18 +26,37 @@ class PipelineExpert:
     """A diffusers pipeline; `model` is its denoiser, a transformer or a U-Net.
 
     The denoiser is given what the pipeline itself would give it for one prompt, one timestep and these latents, without
-    classifier-free guidance (models/experts/diffusion/recorded_call.py). Image alone is the noisy image with the empty prompt, and its pooled
-    vector where there is one; text alone is the prompt with pure noise at t = 1. Text tokens are the prompt's own
-    (models/experts/diffusion/prompt_words.py).
+    classifier-free guidance (models/experts/diffusion/recorded_call.py). Image alone is the noisy image with the empty
+    prompt, and its pooled vector where there is one; text alone is the prompt with pure noise at t = 1. Text tokens are
+    the prompt's own (models/experts/diffusion/prompt_words.py).
 
     Blocks with an image and a text stream, and blocks over one sequence of both, have both modalities. Where text
     enters by cross-attention alone (U-Nets, PixArt, Sana, HunyuanDiT, Wan, LTX) no block has a text state: `modalities`
-    is ("image",), and what stands in for text is the pipeline's text encoder, `text_expert()`, a subject of its own.
+    is ("image",), and what stands in for text is the pipeline's text encoder, `text_expert()`, another subject.
 
-    Attributes:
-        layout: "streams" (both in every block), "sequence" (text, then image, each sample's own length), "joined" (all
-            of the text stream, then the image's), "image", or "maps" (batch, dim, row, column) of a U-Net.
-        side: pixels a side that images are resized to, stretched; None is the pipeline's own size.
+    Attributes
+    ----------
+    name : str
+        What the expert is called.
+    pipe : diffusers.DiffusionPipeline
+        On whatever devices and in whatever precision it is.
+    model : torch.nn.Module
+        The denoiser.
+    blocks : tuple of str
+        Paths of the denoiser's blocks in depth order.
+    layout : str
+        "streams" (both in every block), "sequence" (text, then image, each sample's own length), "joined" (all of the
+        text stream, then the image's), "image", or "maps" (batch, dim, row, column) of a U-Net.
+    side : int or None
+        Pixels a side that images are resized to, stretched; None is the pipeline's own size.
+    single : tuple of str
+        Blocks that return both streams as one.
+    registers : int
+        Learnt tokens that stand before the text in its stream.
+    tasks, timed_tasks : tuple of str
+        What can be probed, as every `Subject` says.
+    empty : Call or None
+        The call of the empty prompt, recorded when the first prompt is shown.
     """
 
     name: str
@@ -46,20 +65,43 @@ class PipelineExpert:
     blocks: tuple[str, ...]
     layout: str
     side: int | None = None
-    single: tuple[str, ...] = ()  # blocks that return both streams as one
-    registers: int = 0  # learnt tokens that stand before the text in its stream
+    single: tuple[str, ...] = ()
+    registers: int = 0
     tasks: tuple[str, ...] = ("generation",)
     timed_tasks: tuple[str, ...] = ("generation",)
     _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
-    empty: Call | None = field(default=None, repr=False)  # of the empty prompt, made when the first prompt is shown
+    empty: Call | None = field(default=None, repr=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """What the blocks have states of."""
         return ("image",) if self.layout in ("image", "maps") else ("image", "text")
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> ForwardPass:
+        """Prepare one pass that shows these modalities of the stimuli.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            What is shown.
+        modalities : tuple of str
+            "image", "text" or both.
+        task
+            Not used: there is one.
+        timestep : float or None
+            0 is the clean image, 1 is noise; None is noise.
+
+        Returns
+        -------
+        ForwardPass
+
+        Raises
+        ------
+        RuntimeError
+            If the pipeline guides, or cannot be recorded.
+        """
         call = self.call(stimuli, modalities, timestep)
         given = call.arguments
         if len(latents := next(iter(given.values()))) != len(stimuli):
@@ -81,29 +123,71 @@ class PipelineExpert:
     def call(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], timestep: float | None, **chosen: Any
     ) -> Call:
-        """What the denoiser is given for one pass that shows these modalities, recorded from the pipeline."""
+        """Record what the pipeline gives its denoiser for one pass that shows these modalities.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            What is shown.
+        modalities : tuple of str
+            "image", "text" or both.
+        timestep : float or None
+            0 is the clean image, 1 is noise; None is noise, and so is any where no image is shown.
+        **chosen : Any
+            More of the pipeline's own arguments.
+
+        Returns
+        -------
+        Call
+        """
         shown = "image" in modalities
         time = 1.0 if timestep is None or not shown else timestep
-        now = moment(self.pipe.scheduler, time)
+        level = noise_level(self.pipe.scheduler, time)
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
         if shown and self._stride is None:
             gather_on_device(self.pipe, self.model)
             self._stride = latent_stride(self.pipe)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            return noisy_latents(self.pipe, stimuli, shown, now, shape, self._stride or 0)
+            return noisy_latents(self.pipe, stimuli, shown, level, shape, self._stride or 0)
 
         return self.record(prompts, time, draw, **chosen)
 
     def record(self, prompts: Sequence[str], time: float, draw: Draw, **chosen: Any) -> Call:
-        """The denoiser's call for these prompts at `time`, on the latents that `draw(shape)` gives, unpacked."""
+        """Record the denoiser's call for prompts, latents and a time.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+            One for each sample.
+        time : float
+            0 is the clean image, 1 is noise.
+        draw : callable
+            `draw(shape)` returns the latents, not yet packed.
+        **chosen : Any
+            More of the pipeline's own arguments.
+
+        Returns
+        -------
+        Call
+        """
         device = gather_on_device(self.pipe, self.model)
-        now = moment(self.pipe.scheduler, time)
-        still = frozen_scheduler(self.pipe.scheduler, now.timestep, time, device)
+        timestep = noise_level(self.pipe.scheduler, time).timestep
+        still = frozen_scheduler(self.pipe.scheduler, timestep, time, device)
         return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)
 
     def single_stream(self) -> PipelineExpert:
-        """The blocks that follow those with two streams and return both as one (Flux 2): a subject of their own."""
+        """Return the blocks behind those with two streams, which return both as one (Flux 2), as another subject.
+
+        Returns
+        -------
+        PipelineExpert
+
+        Raises
+        ------
+        ValueError
+            If there are no such blocks.
+        """
         if not self.single:
             raise ValueError(
                 f"{self.name} has no further blocks: those of {self.blocks[0]!r} to {self.blocks[-1]!r} are all"
@@ -111,7 +195,17 @@ class PipelineExpert:
         return replace(self, name=f"{self.name} single-stream", blocks=self.single, layout="joined", single=())
 
     def text_expert(self) -> TextExpert:
-        """The pipeline's text encoder, the first where it has several."""
+        """Return the pipeline's text encoder, the first where it has several, as another subject.
+
+        Returns
+        -------
+        TextExpert
+
+        Raises
+        ------
+        ValueError
+            If the pipeline has none.
+        """
         encoder = getattr(self.pipe, "text_encoder", None)
         if encoder is None:
             raise ValueError(f"{self.name} has no text encoder")
@@ -119,13 +213,14 @@ class PipelineExpert:
         return TextExpert(f"{self.name} text encoder", encoder, self.pipe.tokenizer, blocks)
 
     def _words(self, call: Call) -> Tensor:
+        """Return the mask (batch, token) of the prompts' words in the text stream."""
         if self.empty is None:
             self.empty = self.call([_blank("")], ("text",), None)
         words = word_mask(call.read, self.empty.read, call.arguments["encoder_hidden_states"].shape[1])
         return nn.functional.pad(words, (self.registers, 0))
 
     def _joined(self, given: dict[str, Any], words: Tensor | None) -> dict[str, Tensor | None]:
-        """Masks (batch, token) of states that hold all text tokens, then all of the image's packed latents."""
+        """Return masks (batch, token) of states that hold all text tokens, then all of the image's packed latents."""
         text, latents = self.registers + given["encoder_hidden_states"].shape[1], next(iter(given.values()))
         image = latents.shape[1] if latents.dim() == 3 else self._patches(latents)
         every = torch.arange(text + image).expand(len(given["encoder_hidden_states"]), -1)
@@ -133,15 +228,16 @@ class PipelineExpert:
         return {"image": every >= text, "text": padded}
 
     def _places(self, given: dict[str, Any], words: Tensor | None) -> dict[str, Tensor | None]:
-        """Positions in the flattened (batch, token) states: each sample's text, then its image, then padding."""
+        """Return positions in the flattened (batch, token) states: each sample's text, then its image, then padding."""
         text = given["encoder_attention_mask"].sum(1).cpu()
         image = self._patches(next(iter(given.values())))
         width = int(text.max()) + image
         first = torch.arange(len(text))[:, None] * width
         places: dict[str, Tensor | None] = {"image": first + text[:, None] + torch.arange(image)}
         if words is not None:
-            at = torch.where(words, torch.arange(words.shape[1]), width).sort(1).values[:, : int(words.sum(1).max())]
-            places["text"] = torch.where(at < width, first + at, -1)
+            kept = torch.where(words, torch.arange(words.shape[1]), width).sort(1).values
+            kept = kept[:, : int(words.sum(1).max())]
+            places["text"] = torch.where(kept < width, first + kept, -1)
         return places
 
     def _patches(self, latents: Tensor) -> int:
@@ -155,24 +251,45 @@ class PipelineExpert:
 
 
 def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> PipelineExpert:
-    """A pipeline's denoiser as a subject; what its blocks hold is seen by running it twice, on pure noise."""
-    # Refiners prepare one modality before the blocks that this is about (Lumina, HunyuanVideo).
+    """Wrap a pipeline's denoiser as a subject; what its blocks hold is measured by running it twice, on pure noise.
+
+    Parameters
+    ----------
+    name : str
+        What the expert is called.
+    pipe : diffusers.DiffusionPipeline
+        The pipeline.
+    model : torch.nn.Module
+        Its denoiser.
+    side : int or None
+        Pixels a side of the images; None is the pipeline's own size.
+
+    Returns
+    -------
+    PipelineExpert
+
+    Raises
+    ------
+    ValueError
+        If text and image stand in one sequence whose order is not known.
+    """
+    # Refiners prepare one modality before the blocks that are probed (Lumina, HunyuanVideo).
     stacks = {path: blocks for path, blocks in find_stacks(model).items() if "." not in path and "refiner" not in path}
     expert = PipelineExpert(name, pipe, model, tuple(b for blocks in stacks.values() for b in blocks), "image", side)
     first = [blocks[0] for blocks in stacks.values()]
     calls = [expert.call([_blank(text)], ("text",), None) for text in ("", "some words")]
-    seen = [_look(model, first, call) for call in calls]
-    if isinstance(seen[0][first[0]], dict):
+    states = [_capture(model, first, call) for call in calls]
+    if isinstance(states[0][first[0]], dict):
         dual, single = (
-            tuple(b for blocks in stacks.values() if isinstance(seen[0][blocks[0]], dict) is wanted for b in blocks)
+            tuple(b for blocks in stacks.values() if isinstance(states[0][blocks[0]], dict) is wanted for b in blocks)
             for wanted in (True, False)
         )
         expert.layout, expert.blocks, expert.single = "streams", dual, single
         given = calls[0].arguments["encoder_hidden_states"].shape[1]
-        expert.registers = seen[0][EMBEDDINGS]["text"].shape[1] - given  # AuraFlow
-    elif seen[0][first[0]].dim() == 4:
+        expert.registers = states[0][EMBEDDINGS]["text"].shape[1] - given  # AuraFlow
+    elif states[0][first[0]].dim() == 4:
         expert.layout = "maps"
-    elif not _same(*(_one(look[EMBEDDINGS]) for look in seen)):  # the prompt is in the very sequence
+    elif not _same(*(_image_state(taps[EMBEDDINGS]) for taps in states)):  # the prompt is in the sequence itself
         expert.layout = "sequence"
         if "encoder_attention_mask" not in calls[0].arguments:
             raise ValueError(
@@ -182,13 +299,13 @@ def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> Pipel
     return expert
 
 
-def _look(model: nn.Module, blocks: list[str], call: Call) -> dict[str, Any]:
+def _capture(model: nn.Module, blocks: list[str], call: Call) -> dict[str, Any]:
     with torch.inference_mode(), capture(model, [EMBEDDINGS, *blocks]) as taps:
         model(**call.arguments)
     return taps
 
 
-def _one(state: Any) -> Tensor:
+def _image_state(state: Any) -> Tensor:
     return state["image"] if isinstance(state, dict) else state
 
 
@@ -201,7 +318,20 @@ def _blank(text: str) -> Stimulus:
 
 
 def gather_on_device(pipe: Any, denoiser: Any) -> torch.device:
-    """Bring all parts to where the denoiser is, since whoever moves that one need not know of them; where that is."""
+    """Bring all parts of a pipeline to where its denoiser is, since whoever moves that one need not know of them.
+
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Left alone where accelerate has placed its parts.
+    denoiser : torch.nn.Module
+        The pipeline's.
+
+    Returns
+    -------
+    torch.device
+        Where the pipeline computes.
+    """
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     offloaded = getattr(pipe, "hf_device_map", None) or any(hasattr(part, "_hf_hook") for part in parts)
     if not offloaded and any(part.device != denoiser.device for part in parts):

@@ -1,4 +1,4 @@
-"""Which text tokens of a denoiser are words of the prompt: no padding, no special tokens, no template around it."""
+"""Find which text tokens of a denoiser are words of the prompt: no padding, special tokens or template around it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,26 @@ Read = Sequence[tuple[Tensor, Tensor | None]]  # token ids (batch, token) and at
 
 
 def word_mask(read: Read, empty: Read, length: int) -> Tensor:
-    """Mask (batch, length) of the prompt's words among a denoiser's `length` text tokens.
+    """Return which of a denoiser's text tokens are words of the prompt.
 
+    Parameters
+    ----------
+    read : sequence of (Tensor, Tensor or None)
+        Token ids (batch, token) and attention mask of each text encoder's call.
+    empty : sequence of (Tensor, Tensor or None)
+        The same of the empty prompt, of one sample.
+    length : int
+        How many text tokens the denoiser has.
+
+    Returns
+    -------
+    Tensor
+        Mask (batch, length).
+
+    Notes
+    -----
     A token is a word where the prompt's ids differ from those that the same pipeline makes of the empty prompt
-    (`empty`, of one sample): what both begin and end with is template, special tokens and padding. The denoiser's text
+    (`empty`): what both begin and end with is template, special tokens and padding. The denoiser's text
     tokens are those of the encoder that read as many, or of all encoders one after the other (encoders that read
     equally many share their tokens), or of the longest with its first tokens, a template, cut off.
     """
@@ -23,12 +39,12 @@ def word_mask(read: Read, empty: Read, length: int) -> Tensor:
     batch = read[0][0].shape[0]
     mask = torch.zeros(batch, length, dtype=torch.bool)
     if length in lengths:
-        parts = {0: [w for w, each in zip(words, lengths) if each == length]}
+        parts = {0: [w for w, n in zip(words, lengths) if n == length]}
     elif sum(set(lengths)) <= length:
-        starts, at = {}, 0
-        for each in dict.fromkeys(lengths):
-            starts[each], at = at, at + each
-        parts = {start: [w for w, n in zip(words, lengths) if n == each] for each, start in starts.items()}
+        starts, start = {}, 0
+        for count in dict.fromkeys(lengths):
+            starts[count], start = start, start + count
+        parts = {start: [w for w, n in zip(words, lengths) if n == count] for count, start in starts.items()}
     else:
         longest = lengths.index(max(lengths))
         ids, given = read[longest]
@@ -36,14 +52,14 @@ def word_mask(read: Read, empty: Read, length: int) -> Tensor:
         cut = real - length if real > length else lengths[longest] - length
         parts = {-cut: [words[longest]]}
     for start, samples in parts.items():
-        for each in samples:
-            for row, at in enumerate(each):
-                mask[row, [start + position for position in at if 0 <= start + position < length]] = True
+        for places in samples:
+            for row, positions in enumerate(places):
+                mask[row, [start + position for position in positions if 0 <= start + position < length]] = True
     return mask
 
 
 def _words(ids: Tensor, mask: Tensor | None, empty_ids: Tensor, empty_mask: Tensor | None) -> list[range]:
-    """The positions of each sample's words."""
+    """Return the positions of each sample's words."""
     blank: list[int] = empty_ids[0].tolist()
     left = blank[:1] == blank[1:2]
     pad = (blank[0], None) if left else (None, blank[-1])  # what the empty prompt is padded with, left or right
@@ -62,9 +78,9 @@ def _words(ids: Tensor, mask: Tensor | None, empty_ids: Tensor, empty_mask: Tens
 
 
 def _real(ids: list[int], mask: Tensor | None, pad: tuple[int | None, int | None]) -> tuple[int, list[int]]:
-    """Where the tokens that are not padding start, and these tokens."""
+    """Return where the tokens that are not padding start, and these tokens."""
     if mask is not None:
-        kept = [at for at, real in enumerate(mask.tolist()) if real]
+        kept = [place for place, real in enumerate(mask.tolist()) if real]
         return (kept[0], ids[kept[0] : kept[-1] + 1]) if kept else (0, [])
     start, end = 0, len(ids)
     while end and ids[end - 1] == pad[1]:

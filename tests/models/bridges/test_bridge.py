@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from bridgework.models.bridges.bridge import KeysValues, Visibility
 from bridgework.models.bridges.registry import BRIDGES
-from bridgework.models.towers.tower import AttentionCall, BlockWidths
+from bridgework.models.towers.tower import BlockWidths
+from bridgework.probes.hooks.attention_calls import AttentionCall
 
 # Understanding: 4 heads of 8, in two groups; generation: 2 heads of 6.
 UNDERSTANDING, GENERATION = BlockWidths(32, 4, 8), BlockWidths(12, 2, 6)

@@ -1,4 +1,4 @@
-"""The planner: within 15 % of what our own experts were seen to need, and the documented table is what it prints."""
+"""The planner comes within 15 % of what real steps allocate, and the documented table is what it computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from bridgework.models.costs.estimate import cost_table, estimate_cost
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layouts import lay_out
 
-OURS = ("scenes-vlm", "scenes-dit")
 FEW = {"batch": 2, "tokens": 6}
 REAL = Path(__file__).parents[3] / "docs" / "real.md"
 HEADS, DIM, WIDTH, TEXT = 2, 8, 16, 32  # of the small generation expert, and the width of the small understanding one
@@ -50,8 +49,9 @@ def planned(small):
     ids=lambda options: options["layout"],
 )
 def test_memory_of_our_experts(options):
-    seen, tokens = memory.measure(*OURS, **options)
-    assert estimate_cost(*OURS, **options, tokens=tokens).peak == pytest.approx(seen, rel=0.15)
+    experts = ("scenes-vlm", "scenes-dit")
+    measured, tokens = memory.measure(*experts, **options)
+    assert estimate_cost(*experts, **options, tokens=tokens).peak == pytest.approx(measured, rel=0.15)
 
 
 def test_the_committed_measurement_holds_the_promise():
@@ -115,7 +115,7 @@ def test_kinds_add_up_to_the_peak(planned):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"layout": "H", "batch": 0}, "batch must be 1 or more, got 0"),
         ({"layout": "H", "precision": "int8"}, "unknown precision 'int8': expected one of float32, mixed, bf16"),
@@ -126,15 +126,17 @@ def test_kinds_add_up_to_the_peak(planned):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_cannot_be_planned(options, told, small):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_planned(options, message, small):
+    with pytest.raises(ValueError, match=message):
         estimate_cost(small[0], small[1], **options)
 
 
-@pytest.mark.parametrize(("given", "told"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")])
-def test_hours_of_what_is_no_gpu_or_share(planned, given, told):
-    with pytest.raises(ValueError, match=told):
-        planned.hours(1, *given)
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")]
+)
+def test_hours_of_what_is_no_gpu_or_share(planned, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        planned.hours(1, *arguments)
 
 
 def test_command(small, tmp_path, capsys):
@@ -151,8 +153,10 @@ def test_the_documented_table_is_what_the_planner_says():
     lines = REAL.read_text(encoding="utf-8").splitlines()
     rows = [line.strip("| ").replace(" | ", "|") for line in lines if line.startswith(("| layout |", "| H | bridges"))]
     documented = pd.read_csv(StringIO("\n".join(rows)), sep="|").iloc[0]
-    made = estimate_cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8)
-    row = cost_table(made, steps=20_000).iloc[0]
+    estimate = estimate_cost(
+        "qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, resolution=512, checkpointing=True, gpus=8
+    )
+    row = cost_table(estimate, steps=20_000).iloc[0]
     for column in ("bridges", "peak GB", "activations GB", "gathered GB", "GPU hours"):
         assert documented[column] == pytest.approx(row[column], rel=0.02), column
-    assert documented["trained M"] == round(made.trained / 1e6)
+    assert documented["trained M"] == round(estimate.trained / 1e6)

@@ -20,7 +20,7 @@ def size(model) -> int:
 def test_qwen_has_as_many_parameters_as_published():
     with FakeTensorMode():
         reader = build_planned_reader("qwen2.5-vl-7b", 16, torch.bfloat16)
-    assert size(reader.model) == 8_292_166_656  # what the Hub tells of Qwen/Qwen2.5-VL-7B-Instruct
+    assert size(reader.model) == 8_292_166_656  # as the Hub states for Qwen/Qwen2.5-VL-7B-Instruct
     assert len(reader.blocks) == 28
     assert {p.dtype for p in reader.model.parameters()} == {torch.bfloat16}
 
@@ -83,7 +83,9 @@ def test_experts_of_the_other_task():
             build_planned_generator("qwen2.5-vl-7b", None, torch.float32)
 
 
-@pytest.mark.parametrize(("side", "told"), [(500, "500 is no multiple of it"), (8192, "places for 6144 pixels a side")])
-def test_a_resolution_that_cannot_be_drawn(side, told):
-    with FakeTensorMode(), pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("side", "message"), [(500, "500 is no multiple of it"), (8192, "places for 6144 pixels a side")]
+)
+def test_a_resolution_that_cannot_be_drawn(side, message):
+    with FakeTensorMode(), pytest.raises(ValueError, match=message):
         build_planned_generator("sd3.5-medium", side, torch.float32)

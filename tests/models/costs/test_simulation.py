@@ -68,8 +68,8 @@ def test_equals_what_a_real_step_allocates_and_computes(checkpointing):
         def loss():
             text, pooled = torch.zeros(16, 7, 32), torch.zeros(16, 8)
             image, time = torch.zeros(16, 3, 16, 16), torch.ones(16)
-            made = model(image, encoder_hidden_states=text, pooled_projections=pooled, timestep=time).sample
-            return made.square().mean()
+            predicted = model(image, encoder_hidden_states=text, pooled_projections=pooled, timestep=time).sample
+            return predicted.square().mean()
 
         return model, loss, [torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)]
 
@@ -85,8 +85,8 @@ def test_equals_what_a_real_step_allocates_and_computes(checkpointing):
 
     moved = peak_bytes(step, torch.device("cpu"))
     states = [v for state in optimizers[0].state.values() for v in state.values()]
-    seen = held_bytes([*model.parameters(), *model.buffers(), *states]) + moved
-    assert planned.peak == pytest.approx(seen, rel=0.01)
+    measured = held_bytes([*model.parameters(), *model.buffers(), *states]) + moved
+    assert planned.peak == pytest.approx(measured, rel=0.01)
     assert planned.forward + planned.backward == count_flops(step).total
 
 

@@ -35,9 +35,6 @@ def batch():
     return dit_batch(0, 0, size=SIZE)
 
 
-# ---- FLOPs
-
-
 def test_a_linear_layer_costs_two_operations_a_weight():
     layer, x = nn.Linear(5, 7, bias=False), torch.randn(3, 4, 5)
     forward = count_flops(lambda: layer(x))
@@ -77,9 +74,6 @@ def test_a_generation_expert_attends_as_often_as_its_tokens_meet(tiny_dit, batch
     tokens, blocks, width = 16 + 20, 3, 2 * 6
     assert found.attention == blocks * 4 * SIZE * tokens**2 * width
     assert found.attention < found.total / 2
-
-
-# ---- memory and time
 
 
 def test_peak_is_what_is_alive_at_once():
@@ -125,9 +119,6 @@ def test_time_is_the_median_after_warming_up():
     assert next(naps, None) is None
 
 
-# ---- sharing
-
-
 @pytest.mark.parametrize(
     ("plan", "share"),
     [
@@ -145,9 +136,6 @@ def test_attention_sharing_of_every_layout(plan, share):
     assert attention_sharing(plan) == pytest.approx(share, abs=1e-3)
 
 
-# ---- a row
-
-
 def test_a_row_of_costs(fuse, plan, batch):
     fused = fuse(plan)
     row = costs(fused, batch, rounds=1)
@@ -163,11 +151,7 @@ def test_a_row_of_costs(fuse, plan, batch):
 
 def test_fewer_bridges_cost_less(fuse, plan, batch):
     few = BridgePlan(plan.pairs[:1], "image", "alignment", {}, 4, 3)
-    rows = []
-    for each in (few, plan):
-        fused = fuse(each)
-        rows.append(costs(fused, batch, rounds=1))
-    less, more = rows
+    less, more = (costs(fuse(bridges), batch, rounds=1) for bridges in (few, plan))
     assert more["trainable_parameters"] == 3 * less["trainable_parameters"]
     for name in ("attention_sharing", "forward_attention_flops", "step_attention_flops", "step_flops"):
         assert less[name] < more[name], name
@@ -178,8 +162,8 @@ def test_fewer_bridges_cost_less(fuse, plan, batch):
 def test_both_ways_and_one_way_cost_the_same_experts_and_more(fuse, batch, layout):
     """Towers in lockstep: what both of them run is counted, whichever of the two is running."""
     one, both = (
-        costs(fuse(replace(paired(layout, 0, 3, 3), understanding_layers=4, both_ways=each)), batch, rounds=1)
-        for each in (False, True)
+        costs(fuse(replace(paired(layout, 0, 3, 3), understanding_layers=4, both_ways=both_ways)), batch, rounds=1)
+        for both_ways in (False, True)
     )
     assert one["attention_sharing"] == both["attention_sharing"] == 1
     assert one["step_flops"] < both["step_flops"]

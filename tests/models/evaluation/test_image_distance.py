@@ -78,10 +78,7 @@ def test_kernel_distance_by_its_definition(rng):
     def kernel(a, b):
         return (a @ b / 3 + 1) ** 3
 
-    within = [
-        np.mean([kernel(each[i], each[j]) for i in range(len(each)) for j in range(len(each)) if i != j])
-        for each in (x, y)
-    ]
+    within = [np.mean([kernel(z[i], z[j]) for i in range(len(z)) for j in range(len(z)) if i != j]) for z in (x, y)]
     between = np.mean([kernel(a, b) for a in x for b in y])
     assert kernel_distance(x, y) == pytest.approx(sum(within) - 2 * between)
 
@@ -91,9 +88,6 @@ def test_kernel_distance_by_its_definition(rng):
 def test_sets_that_cannot_be_compared(distance, other):
     with pytest.raises(ValueError, match=r"expected two sets of \(sample, dim\) with the same dims"):
         distance(np.zeros((4, 3)), other)
-
-
-# ---- images
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +118,7 @@ def test_grey_squares_are_further_from_scenes_than_scenes(real, tiny_vlm):
 def test_the_floor_is_what_real_images_measure(real, tiny_vlm, tiny_vision):
     table = image_distance(real[16:], real, tiny_vlm)
     assert list(table.distance) == list(table.floor)
-    assert set(table.layer) == {"embeddings"}  # what the vision tower hands over
+    assert set(table.layer) == {"embeddings"}  # the output of the vision tower
     assert set(image_distance(real[:4], real[:8], tiny_vision).layer) == {"1"}
     same = image_distance(real[:16], real, tiny_vlm)
     assert same.distance[0] == pytest.approx(0, abs=1e-9)

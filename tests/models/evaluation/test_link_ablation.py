@@ -17,6 +17,7 @@ from bridgework.models.generation.flow import noisy_images, velocity_loss
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.plans.choosing import choose_bridges
+from bridgework.probes.stimuli.controls import noise_for
 from bridgework.probes.stimuli.images import to_pixels
 
 CAPTIONS = ["a red circle", "three blue crosses", "a ring"]
@@ -134,9 +135,10 @@ def test_wider_gates_drift_further(fuse, plan, stimuli):
         table = link_drift(open_gates(fuse(plan), *values), stimuli, times=TIMES)
         return table[table.layer == "2"].set_index("link").drift.to_dict()
 
-    assert last(0.9, 0.05, 0.0)["3-2"] == 0
-    assert last(0.9, 0.05, 0.0)["0-0"] > last(0.9, 0.05, 0.0)["2-1"] > 0
-    assert last(0.05, 0.9, 0.0)["2-1"] > last(0.05, 0.9, 0.0)["0-0"] > 0
+    first, second = last(0.9, 0.05, 0.0), last(0.05, 0.9, 0.0)
+    assert first["3-2"] == 0
+    assert first["0-0"] > first["2-1"] > 0
+    assert second["2-1"] > second["0-0"] > 0
 
 
 def test_effects_are_those_computed_by_hand(fused, stimuli):
@@ -163,6 +165,52 @@ def test_effects_are_those_computed_by_hand(fused, stimuli):
     assert row.drift == pytest.approx(np.mean(drifts), rel=1e-4)
     assert abs(row.loss_increase) > 1e-5
     assert row.loss_increase_low < row.loss_increase < row.loss_increase_high
+
+
+@pytest.mark.parametrize(("family", "block"), [("SD 3.5", "transformer_blocks.2"), ("Wan", "blocks.2")])
+def test_effects_on_a_pipeline_are_those_of_its_latents(fuse_pipeline, stimuli, family, block):
+    """Wan's tiny pipeline draws images of the scenes' size, SD 3.5's smaller ones, which the checker cannot read."""
+    fused = fuse_pipeline(family)
+    for bridge in fused.bridges:
+        torch.nn.init.constant_(bridge.get_parameter("gate"), 0.8)
+    table = ablate_links(fused, stimuli, times=TIMES, each=1, batch_size=2, steps=1)
+    with torch.no_grad():
+        images = to_pixels([s.image for s in stimuli], fused.pixels[1])
+        latents, text = fused.experts[1].latents(images), fused.condition([s.text for s in stimuli])
+        losses, drifts = [], []
+        for time in TIMES:
+            noisy = time * noise_for([s.id for s in stimuli], fused.size) + (1 - time) * latents
+            at, loss, states = torch.full((len(stimuli),), time), [], []
+            for links in ([], [0]):
+                with broken(fused, links), capture(fused.generation, [block], stop=False) as taps:
+                    loss.append(velocity_loss(fused.predict(noisy, text, at), latents, at))
+                state = taps[block]
+                states.append((state["image"] if isinstance(state, dict) else state).flatten(1))
+            losses.append((loss[1] - loss[0]).item())
+            drifts.append(((states[1] - states[0]).norm(dim=1) / states[0].norm(dim=1)).mean().item())
+    row = table.iloc[0]
+    assert row.loss_increase == pytest.approx(np.mean(losses), rel=1e-3, abs=1e-6)
+    assert row.drift == pytest.approx(np.mean(drifts), rel=1e-4)
+    assert abs(row.drift) > 1e-5
+    scored = fused.pixels == (3, 32, 32)
+    assert scored == (family == "Wan")
+    assert table[["score", "score_lost", "score_lost_low", "score_lost_high"]].notna().all(axis=None) == scored
+    assert (table.images == (6 if scored else 0)).all()
+
+
+@pytest.mark.parametrize("stream", ["text", "both"])
+def test_drift_is_the_images_whatever_stream_the_bridges_enter(fuse, plan, stimuli, stream):
+    fused = open_gates(fuse(replace(plan, stream=stream, pairs=((0, 0), (2, 1)))), 0.8, 0.8)
+    drift = link_drift(fused, stimuli, times=(0.5,)).pivot(index="link", columns="layer", values="drift")
+    noisy, at = noisy_images(stimuli, True, 0.5, 32)
+    states = []
+    for links in ([], [1]):
+        with torch.no_grad(), broken(fused, links), capture(fused.generation, ["transformer_blocks.2"]) as taps:
+            fused.predict(noisy, fused.condition([s.text for s in stimuli]), at)
+        states.append(taps["transformer_blocks.2"]["image"].flatten(1))
+    expected = ((states[1] - states[0]).norm(dim=1) / states[0].norm(dim=1)).mean().item()
+    assert drift.loc["2-1", "2"] == pytest.approx(expected, rel=1e-5)
+    assert expected > 1e-5
 
 
 def test_one_row_a_link(fused, stimuli):

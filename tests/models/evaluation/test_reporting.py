@@ -9,7 +9,6 @@ import pytest
 from bridgework.models.evaluation import reporting
 from bridgework.models.evaluation.reporting import open_model
 from bridgework.models.evaluation.scores import draw_scenes
-from bridgework.models.experts import opening
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.scene_batches import dit_batch
 from bridgework.models.unified.flow_model import UnifiedModel
@@ -28,7 +27,7 @@ def opened(monkeypatch, tiny_vlm, tiny_dit):
         names.append(name)
         return tiny_dit if "dit" in name else tiny_vlm
 
-    monkeypatch.setattr(opening, "open_expert", open_expert)
+    monkeypatch.setattr(reporting, "open_expert", open_expert)
     return names
 
 
@@ -54,14 +53,14 @@ def test_a_unified_model_draws_and_answers(tiny_vlm, tiny_dit):
 
 
 def test_real_images_are_other_scenes_of_the_same_part_and_skills(monkeypatch, tiny_dit, opened):
-    seen = {}
-    monkeypatch.setattr(reporting, "image_distance", lambda drawn, real, expert: seen.update(drawn=drawn, real=real))
+    asked = {}
+    monkeypatch.setattr(reporting, "image_distance", lambda drawn, real, expert: asked.update(drawn=drawn, real=real))
     drawn = draw_scenes
-    monkeypatch.setattr(reporting, "draw_scenes", lambda *args, **how: seen.setdefault("asked", drawn(*args, **how)))
+    monkeypatch.setattr(reporting, "draw_scenes", lambda *args, **how: asked.setdefault("scored", drawn(*args, **how)))
     reporting.report(tiny_dit, "new", 2, distance="scenes-vlm", steps=1)
-    assert seen["drawn"] == [d.image for d in seen["asked"]]
-    assert len(seen["real"]) == 2 * len(seen["drawn"]) == 20
-    assert len({image.tobytes() for image in seen["real"]}) == 20
+    assert asked["drawn"] == [d.image for d in asked["scored"]]
+    assert len(asked["real"]) == 2 * len(asked["drawn"]) == 20
+    assert len({image.tobytes() for image in asked["real"]}) == 20
 
 
 def test_what_cannot_be_reported(tiny_vlm, tiny_dit, opened):
@@ -76,9 +75,6 @@ def test_what_cannot_be_reported(tiny_vlm, tiny_dit, opened):
         reporting.report(tiny_dit, "dev")
 
 
-# ---- opening
-
-
 def test_a_fused_folder_is_opened_on_our_experts(fuse, plan, opened, tmp_path):
     fuse(plan).save(tmp_path)
     model = open_model(tmp_path)
@@ -89,22 +85,22 @@ def test_a_fused_folder_is_opened_on_our_experts(fuse, plan, opened, tmp_path):
 
 def test_a_recipe_names_its_experts(fuse, plan, opened, tmp_path):
     fuse(plan).save(tmp_path)
-    told = {"understanding": "my-vlm", "generation": "my-dit", "layout": "H"}
-    (tmp_path / "recipe.json").write_text(json.dumps(told))
+    recipe = {"understanding": "my-vlm", "generation": "my-dit", "layout": "H"}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     assert isinstance(open_model(tmp_path), FusedModel)
     assert opened == ["my-vlm", "my-dit"]
 
 
 @pytest.mark.parametrize("kind", [UnifiedModel, UnifiedTokens])
 def test_a_unified_folder_is_opened_by_its_objective(kind, tiny_vlm, tiny_dit, opened, tmp_path):
-    made = kind.from_experts(TRUNK, tiny_vlm, tiny_dit)
-    made.save(tmp_path)
+    saved = kind.from_experts(TRUNK, tiny_vlm, tiny_dit)
+    saved.save(tmp_path)
     model = open_model(tmp_path)
     assert type(model) is kind
     assert model.plan == TRUNK
     assert not opened
     batch = dit_batch(0, 0, size=2)
-    assert model.loss(batch).item() == pytest.approx(made.loss(batch).item())
+    assert model.loss(batch).item() == pytest.approx(saved.loss(batch).item())
 
 
 def test_a_name_is_an_experts(opened, tiny_dit):

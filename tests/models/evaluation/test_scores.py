@@ -20,7 +20,7 @@ COLUMNS = ["skill", "score", "low", "high", "samples"]
 
 
 def drawn(**correct: list[int]) -> list[Drawn]:
-    return [Drawn(BLANK, s.replace("_", " "), "", bool(c)) for s, each in correct.items() for c in each]
+    return [Drawn(BLANK, s.replace("_", " "), "", bool(c)) for s, verdicts in correct.items() for c in verdicts]
 
 
 def test_all_is_the_mean_of_the_skills():
@@ -160,10 +160,10 @@ class Both:
 def test_a_model_that_draws_and_answers_is_scored_on_both(blind):
     table = evaluate(Both(), "test", each=4)
     assert list(table)[:2] == ["task", "skill"]
-    drew, told = (table[table.task == task].set_index("skill") for task in ("generation", "understanding"))
-    assert list(drew.index) == list(told.index) == [*SKILLS, "all"]
-    assert (drew.score == 0).all()
-    assert drew.majority.isna().all()
-    assert (told.loc[["counting", "colours", "position"], "score"] == 0).all()
-    assert told.score["all"] > 0  # some answers are yes
-    assert told.majority.notna().all()
+    drawing, answering = (table[table.task == task].set_index("skill") for task in ("generation", "understanding"))
+    assert list(drawing.index) == list(answering.index) == [*SKILLS, "all"]
+    assert (drawing.score == 0).all()
+    assert drawing.majority.isna().all()
+    assert (answering.loc[["counting", "colours", "position"], "score"] == 0).all()
+    assert answering.score["all"] > 0  # some answers are yes
+    assert answering.majority.notna().all()

@@ -16,7 +16,7 @@ from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.stimuli.controls import mismatched, noise_for
 from bridgework.probes.stimuli.stimulus_set import Stimuli
-from bridgework.tests.models import stand_ins
+from bridgework.tests.models import bagel_stand_in, stand_ins
 
 DOCS = Path(__file__).parents[3] / "docs" / "adapters.md"
 BLOCKS = dict(re.findall(r"```python (\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
@@ -32,10 +32,11 @@ def stimuli() -> Stimuli:
 @pytest.fixture
 def adapter(monkeypatch):
     """An adapter out of the docs, its checkout's modules replaced by the stand-ins."""
-    for path in ("modeling.bagel.qwen2_navit", "training.prompting_utils"):
-        for end in [at for at, letter in enumerate(path) if letter == "."] + [len(path)]:
+    checkouts = {"modeling.bagel.qwen2_navit": bagel_stand_in, "training.prompting_utils": stand_ins}
+    for path, module in checkouts.items():
+        for end in [place for place, letter in enumerate(path) if letter == "."]:
             monkeypatch.setitem(sys.modules, path[:end], ModuleType(path[:end]))
-        monkeypatch.setitem(sys.modules, path, stand_ins)
+        monkeypatch.setitem(sys.modules, path, module)
 
     def build(name: str, *args, **kwargs):
         space: dict = {}
@@ -70,7 +71,7 @@ def test_an_adapter_is_at_most_thirty_lines(name):
 
 @pytest.fixture
 def bagel():
-    own = stand_ins.bagel()
+    own = bagel_stand_in.bagel()
     own.vae_model.reg.sample = False
     return own
 
@@ -101,15 +102,15 @@ def bagel_by_hand(own, text, image, mode, time, stimulus_id):
     text_first = mode == "generation"
     packed = torch.cat([text_states, framed] if text_first else [framed, text_states])
     start = {"text": 0 if text_first else image_tokens, "image": len(words) if text_first else 0}
-    at = {"text": range(start["text"] + 1, start["text"] + len(words) - 1),
-          "image": range(start["image"] + 1, start["image"] + image_tokens - 1)}  # fmt: skip
+    places = {"text": range(start["text"] + 1, start["text"] + len(words) - 1),
+              "image": range(start["image"] + 1, start["image"] + image_tokens - 1)}  # fmt: skip
     mask = torch.ones(len(packed), len(packed), dtype=torch.bool).tril()
     mask[start["image"] : start["image"] + image_tokens, start["image"] : start["image"] + image_tokens] = True
     first = len(words) if text_first else 1 if image_tokens else 0  # an image has one position
     image_positions = torch.full((image_tokens,), len(words) if text_first else 0)
     text_positions = torch.arange(len(words)) + (0 if text_first else first)
     positions = torch.cat([text_positions, image_positions] if text_first else [image_positions, text_positions])
-    gen = torch.tensor(at["image"] if mode == "generation" and image_tokens else [], dtype=torch.long)
+    gen = torch.tensor(places["image"] if mode == "generation" and image_tokens else [], dtype=torch.long)
     und = torch.tensor([i for i in range(len(packed)) if i not in gen.tolist()])
     states, language = [packed], model.language_model.model.train()
     try:
@@ -119,7 +120,7 @@ def bagel_by_hand(own, text, image, mode, time, stimulus_id):
             states.append(out)
     finally:
         language.eval()
-    return torch.stack(states), at
+    return torch.stack(states), places
 
 
 @torch.no_grad()
@@ -128,33 +129,33 @@ def bagel_means(own, stimuli, modality, mode, time=None, joint=False):
     for s in stimuli:
         text = s.text if modality == "text" or joint else None
         image = s.image if modality == "image" or joint else None
-        states, at = bagel_by_hand(own, text, image, mode, time, s.id)
-        rows.append(states[:, list(at[modality])].mean(1))
+        states, places = bagel_by_hand(own, text, image, mode, time, s.id)
+        rows.append(states[:, list(places[modality])].mean(1))
     return torch.stack(rows, 1)
 
 
 def test_bagel_understands(adapter, bagel, stimuli):
-    seen = extract(adapter("bagel", bagel), stimuli, task="understanding")
+    understanding = extract(adapter("bagel", bagel), stimuli, task="understanding")
     for modality in ("image", "text"):
-        assert same(whole(seen, modality), bagel_means(bagel, stimuli, modality, "understanding")), modality
+        assert same(whole(understanding, modality), bagel_means(bagel, stimuli, modality, "understanding")), modality
 
 
 def test_bagel_draws(adapter, bagel, stimuli):
-    made = extract(adapter("bagel", bagel), stimuli, task="generation", **TIMES)
+    generation = extract(adapter("bagel", bagel), stimuli, task="generation", **TIMES)
     for time in (0.3, 0.8):
-        assert same(whole(made, "image", time), bagel_means(bagel, stimuli, "image", "generation", time))
-        assert same(whole(made, "text", time), bagel_means(bagel, stimuli, "text", "generation", time))
+        assert same(whole(generation, "image", time), bagel_means(bagel, stimuli, "image", "generation", time))
+        assert same(whole(generation, "text", time), bagel_means(bagel, stimuli, "text", "generation", time))
 
 
 def test_bagel_joint(adapter, bagel, stimuli):
     """The prefilled context is what one dense pass over both shows, and tells captions apart."""
     expert = adapter("bagel", bagel, joint=True)
-    made = extract(expert, stimuli, task="generation", **TIMES)
+    generation = extract(expert, stimuli, task="generation", **TIMES)
     wanted = bagel_means(bagel, stimuli, "image", "generation", 0.3, joint=True)
-    assert same(whole(made, "image", 0.3), wanted)
-    assert same(whole(made, "text", 0.3), bagel_means(bagel, stimuli, "text", "generation", 0.3, joint=True))
-    seen = extract(expert, stimuli, task="understanding")
-    assert same(whole(seen, "text"), bagel_means(bagel, stimuli, "text", "understanding", joint=True))
+    assert same(whole(generation, "image", 0.3), wanted)
+    assert same(whole(generation, "text", 0.3), bagel_means(bagel, stimuli, "text", "generation", 0.3, joint=True))
+    understanding = extract(expert, stimuli, task="understanding")
+    assert same(whole(understanding, "text"), bagel_means(bagel, stimuli, "text", "understanding", joint=True))
     other = extract(expert, mismatched(stimuli), task="generation", **TIMES)
     assert not same(whole(other, "image", 0.3)[1:], wanted[1:])
 
@@ -170,7 +171,8 @@ def showo_means(own, ids, mask, image):
     named = [int(value) for value in own["uni_prompting"].sptids_dict.values()]
     kept = [[i for i, token in enumerate(row) if (token >= words if image else token < words and token not in named)]
             for row in ids.tolist()]  # fmt: skip
-    return torch.stack([torch.stack([state[n, at].mean(0) for n, at in enumerate(kept)]) for state in native[:-1]])
+    means = [[state[row, places].mean(0) for row, places in enumerate(kept)] for state in native[:-1]]
+    return torch.stack([torch.stack(layer) for layer in means])
 
 
 def showo_codes(own, stimuli):
@@ -187,7 +189,7 @@ def test_showo_draws(adapter, stimuli):
     own = stand_ins.showo()
     named, frame = frames(own)
     expert = adapter("showo", **own)
-    made = extract(expert, stimuli, task="generation", **TIMES)
+    generation = extract(expert, stimuli, task="generation", **TIMES)
     codes = showo_codes(own, stimuli)
     mask_id = own["model"].config.mask_token_id
     for time, count in ((0.3, 5), (0.8, 13)):
@@ -198,33 +200,33 @@ def test_showo_draws(adapter, stimuli):
         ids = own["uni_prompting"]((["", "", ""], masked), "t2i_gen")[0]
         mask = stand_ins.create_attention_mask_predict_next(ids, named["<|pad|>"], **frame, rm_pad_in_image=True)
         wanted = showo_means(own, ids, mask, image=True)
-        assert same(whole(made, "image", time)[:-1], wanted)
+        assert same(whole(generation, "image", time)[:-1], wanted)
         assert shown.tokens["image"].sum(1).tolist() == [16] * 3
     blind = own["uni_prompting"](([s.text for s in stimuli], torch.full_like(codes, mask_id)), "t2i_gen")[0]
     mask = stand_ins.create_attention_mask_predict_next(blind, named["<|pad|>"], **frame, rm_pad_in_image=True)
-    assert same(whole(made, "text", 0.3)[:-1], showo_means(own, blind, mask, image=False))
+    assert same(whole(generation, "text", 0.3)[:-1], showo_means(own, blind, mask, image=False))
 
 
 def test_showo_understands(adapter, stimuli):
     own = stand_ins.showo()
     named, frame = frames(own)
     expert = adapter("showo", **own)
-    seen = extract(expert, stimuli, task="understanding")
+    understanding = extract(expert, stimuli, task="understanding")
     codes = showo_codes(own, stimuli)
     ids = own["uni_prompting"]((codes, ["", "", ""]), "mmu")[0]
     mask = stand_ins.create_attention_mask_for_mmu(ids, frame["eoi_id"])
-    assert same(whole(seen, "image")[:-1], showo_means(own, ids, mask, image=True))
+    assert same(whole(understanding, "image")[:-1], showo_means(own, ids, mask, image=True))
     rows = [[named["<|sot|>"], *own["uni_prompting"].text_tokenizer(s.text).input_ids] for s in stimuli]
     for number, row in enumerate(rows):  # alone and without what follows, since text is causal
         with torch.no_grad():
             native = own["model"].showo(torch.tensor([row]), output_hidden_states=True).hidden_states[:-1]
         wanted = torch.stack([state[0, 1:].mean(0) for state in native])
-        assert same(whole(seen, "text")[:-1, number], wanted)
+        assert same(whole(understanding, "text")[:-1, number], wanted)
     joint = extract(expert, stimuli, task="understanding", joint=True)
     ids = own["uni_prompting"]((codes, [s.text for s in stimuli]), "mmu")[0]
     mask = stand_ins.create_attention_mask_for_mmu(ids, frame["eoi_id"])
     assert same(whole(joint, "text")[:-1], showo_means(own, ids, mask, image=False))
-    assert same(whole(joint, "image")[:-1], whole(seen, "image")[:-1])
+    assert same(whole(joint, "image")[:-1], whole(understanding, "image")[:-1])
 
 
 # ---- Janus-Pro
@@ -270,7 +272,7 @@ def test_janus_pro(adapter, stimuli, task, joint):
 def test_the_stand_ins_answer_in_training_and_inference_as_the_repository_does(bagel):
     layer = bagel.model.language_model.model.layers[0]
     x, positions = torch.randn(3, stand_ins.DIM), torch.zeros(3, stand_ins.DIM)
-    cache = stand_ins.NaiveCache(stand_ins.LAYERS)
+    cache = bagel_stand_in.NaiveCache(stand_ins.LAYERS)
     lens, none = torch.tensor([3]), torch.zeros(0, dtype=torch.long)
     out = layer(x, lens, positions, torch.arange(3), cache, torch.tensor([0]), none, True, True)
     trained = layer.train()(x, [3], [torch.ones(3, 3, dtype=torch.bool).tril()], positions, torch.arange(3), none)

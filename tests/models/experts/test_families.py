@@ -64,12 +64,17 @@ def reworded(stimuli) -> Stimuli:
 
 
 @pytest.fixture(scope="module")
-def subjects(folders) -> Callable[[str], list[Subject]]:
-    """An architecture's subjects, opened once."""
+def open_once() -> Callable[[str], Any]:
+    """`open_expert`, once for each folder."""
+    return cache(open_expert)
 
-    @cache
+
+@pytest.fixture(scope="module")
+def subjects(folders, open_once) -> Callable[[str], list[Subject]]:
+    """An architecture's subjects."""
+
     def opened(architecture: str) -> list[Subject]:
-        expert = open_expert(folders[architecture])
+        expert = open_once(folders[architecture].as_posix())
         return [expert.vision, expert.text] if isinstance(expert, DualExpert) else [expert]
 
     return opened
@@ -90,12 +95,12 @@ def test_every_family_has_an_example():
 
 
 @pytest.mark.parametrize(("architecture", "code"), EXAMPLES, ids=[architecture for architecture, _ in EXAMPLES])
-def test_example(architecture, code, folders, stimuli):
+def test_example(architecture, code, folders, stimuli, open_once):
     folder = folders[architecture]
     assert json.loads((folder / "config.json").read_text())["architectures"] == [architecture]
     local, count = HUB_ID.subn(folder.as_posix(), code)
     assert count == 1
-    names: dict[str, Any] = {"open_expert": open_expert, "extract": extract, "stimuli": stimuli}
+    names: dict[str, Any] = {"open_expert": open_once, "extract": extract, "stimuli": stimuli}
     exec(local, names)
     found = [value for value in names.values() if isinstance(value, Features | LayerFeatures)]
     assert found
@@ -157,19 +162,19 @@ def test_features_are_pooled_native_states(architecture, subjects, stimuli, monk
 
 def native_states(subject: Subject, shown: ForwardPass, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
     """`output_hidden_states` of the very call that `shown` makes."""
-    seen = []
+    outputs = []
     with monkeypatch.context() as patch:
         model: Any = subject.model
         for module in {model, model.get_decoder()}:
 
             def forward(*args: Any, plain: Any = module.forward, **kwargs: Any) -> Any:
-                seen.append(plain(*args, **{**kwargs, "output_hidden_states": True}))
-                return seen[-1]
+                outputs.append(plain(*args, **{**kwargs, "output_hidden_states": True}))
+                return outputs[-1]
 
             patch.setattr(module, "forward", forward)
         with torch.no_grad():
             shown.run()
-    out = seen[-1]
+    out = outputs[-1]
     return getattr(out, "language_model_outputs", out).hidden_states
 
 
@@ -190,5 +195,5 @@ def test_every_token_is_told_once(architecture, subjects, stimuli):
             tokens, special = kept(shown, modality), shown.special[modality]
             assert not (tokens & special).any()
             assert tokens.any(1).all()
-            told = (tokens | special).sum(1)
-            assert told.max() == tokens.shape[1] or (isinstance(subject, TextExpert) and subject.width)
+            counted = (tokens | special).sum(1)
+            assert counted.max() == tokens.shape[1] or (isinstance(subject, TextExpert) and subject.width)

@@ -116,12 +116,12 @@ def test_states_with_the_batch_second(auto, rows, tmp_path):
     assert expert.model.config.max_position_embeddings == -1
     given = texts(*rows)
     got = extract(expert, Stimuli(given), device="cpu")["text"]
-    for at, stimulus in enumerate(given):
+    for row, stimulus in enumerate(given):
         ids = torch.tensor([[1] * expert.causal + expert.tokenizer(stimulus.text).input_ids])
         with torch.no_grad():
             native = expert.model(input_ids=ids, output_hidden_states=True).hidden_states
         alone = torch.stack([states[0, expert.causal :].mean(0) for states in native])
-        torch.testing.assert_close(got.values[:, at], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got.values[:, row], alone, rtol=0, atol=1e-5)
     shown = expert.show(given, ("text",), "understanding", None)
     assert shown.special["text"].shape == (len(rows), expert.causal)
 
@@ -146,10 +146,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_whose_tokens_are_not_those_of_the_text_are_refused(name, tmp_path):
-    build, told = REFUSED[name]
+    build, message = REFUSED[name]
     build().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         open_expert(tmp_path)
     assert "\n" not in str(error.value)
     assert "Wrap such a model in your own Subject" in str(error.value)

@@ -44,8 +44,8 @@ def test_code_of_a_checkpoint_is_never_run(folder, changes, twin):
     (folder / "mine.py").write_text(CODE)
     code = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
     edit(folder / "config.json", auto_map=code, **changes)
-    told = r"brings its own code \(auto_map\), which is never run here: .* wrap it in a Subject"
-    with pytest.raises(ValueError, match=told) as error:
+    message = r"brings its own code \(auto_map\), which is never run here: .* wrap it in a Subject"
+    with pytest.raises(ValueError, match=message) as error:
         open_expert(folder, random_weights=twin)
     one_sentence(error)
 
@@ -70,8 +70,8 @@ def test_code_of_a_tokenizer_is_never_run(folder):
 def test_pickles_are_refused(folder, file):
     (folder / "model.safetensors").unlink()
     torch.save(LlamaForCausalLM(LlamaConfig(**TEXT)).state_dict(), folder / file)
-    told = rf"are pickles alone \({file}\) and nothing is unpickled here: expected safetensors"
-    with pytest.raises(ValueError, match=told) as error:
+    message = rf"are pickles alone \({file}\) and nothing is unpickled here: expected safetensors"
+    with pytest.raises(ValueError, match=message) as error:
         open_expert(folder)
     one_sentence(error)
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from bridgework.models.experts.language import TextExpert
-from bridgework.models.experts.opening import CHECKPOINTS, OWN, open_expert
+from bridgework.models.experts.opening import CHECKPOINTS, FAMILIES, OWN, open_expert
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.experts.vision import VisionExpert
 from bridgework.probes.extraction.extracting import extract
@@ -89,8 +89,8 @@ def test_unknown_names_are_refused():
 
 
 def test_a_hub_id_without_the_hub():
-    told = r"the config of expert 'nobody/nothing' cannot be read: .*can be reached"
-    with pytest.raises(ValueError, match=told) as raised:
+    message = r"the config of expert 'nobody/nothing' cannot be read: .*can be reached"
+    with pytest.raises(ValueError, match=message) as raised:
         open_expert("nobody/nothing")
     assert raised.value.__suppress_context__
     assert "\n" not in str(raised.value)
@@ -133,10 +133,10 @@ def test_missing_and_broken_parts(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither a config.json nor a transformer/ folder"):
         open_expert(tmp_path)
     broken = {"config.json": "not valid JSON", "preprocessor_config.json": "processor", "tokenizer.json": "tokenizer"}
-    for name, told in broken.items():
+    for name, message in broken.items():
         shutil.copytree(CHECKPOINTS / "scenes-vlm", tmp_path / name)
         (tmp_path / name / name).write_text("{")
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             open_expert(tmp_path / name)
     shutil.copytree(CHECKPOINTS / "scenes-dit", tmp_path / "dit")
     (tmp_path / "dit" / "text_encoder" / "config.json").write_text("{")
@@ -149,6 +149,11 @@ def test_a_shipped_expert_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr("bridgework.models.experts.opening.CHECKPOINTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="the shipped expert 'scenes-dit' is not in"):
         open_expert("scenes-dit")
+
+
+def test_the_help_lists_every_family_in_order():
+    listed = [line.strip()[2:] for line in (open_expert.__doc__ or "").splitlines() if line.strip().startswith("- ")]
+    assert listed == [family.sentence for family in FAMILIES]
 
 
 def test_a_foreign_family_is_refused(tmp_path):
@@ -305,13 +310,13 @@ def test_features_do_not_depend_on_batches_or_order(family, stimuli, request):
 
 
 def test_dit_text_ends_one_block_earlier(tiny_dit, stimuli):
-    seen = extract(tiny_dit, stimuli, timesteps=(0.2, 0.8))
-    assert seen["image"].layers == ("embeddings", "0", "1", "2")
-    assert seen["text"].layers == ("embeddings", "0", "1")
-    assert seen["text"].depths == pytest.approx((0, 1 / 3, 2 / 3))
-    assert seen["image"].values.shape == (2, 4, 5, 12)
-    assert not torch.allclose(seen["image"].values[0], seen["image"].values[1])
-    assert torch.equal(seen["text"].values[0], seen["text"].values[1])  # pure noise, whatever the timestep
+    features = extract(tiny_dit, stimuli, timesteps=(0.2, 0.8))
+    assert features["image"].layers == ("embeddings", "0", "1", "2")
+    assert features["text"].layers == ("embeddings", "0", "1")
+    assert features["text"].depths == pytest.approx((0, 1 / 3, 2 / 3))
+    assert features["image"].values.shape == (2, 4, 5, 12)
+    assert not torch.allclose(features["image"].values[0], features["image"].values[1])
+    assert torch.equal(features["text"].values[0], features["text"].values[1])  # pure noise, whatever the timestep
 
 
 def test_dit_text_tokens_are_its_words(tiny_dit):

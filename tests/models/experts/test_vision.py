@@ -77,9 +77,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_models_without_lasting_patches_are_refused(why, tmp_path, stimuli):
-    build, told = REFUSED[why]
+    build, message = REFUSED[why]
     expert = save(tmp_path, build(), squares("ViTImageProcessorPil")())
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         masks(expert, stimuli)
     assert "\n" not in str(error.value)
     assert "in your own Subject" in str(error.value)
@@ -118,9 +118,9 @@ def test_siglip2_leaves_padded_patches_out(tmp_path, stimuli):
     processor = t.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
     config = t.Siglip2Config(vision_config=eyes, text_config=words)
     expert = save(tmp_path, t.Siglip2Model(config), tokenizer(ends=True), processor)
-    wide = Stimuli([stimuli[0], stimuli[1]._replace(image=picture(1, 96, 32))])
-    patches, special = masks(expert.vision, wide)
-    given = processor([s.image for s in wide], return_tensors="pt")
+    shapes = Stimuli([stimuli[0], stimuli[1]._replace(image=picture(1, 96, 32))])
+    patches, special = masks(expert.vision, shapes)
+    given = processor([s.image for s in shapes], return_tensors="pt")
     assert patches.sum(1).tolist() == given["pixel_attention_mask"].sum(1).tolist()
     assert patches.sum(1)[1] < 16
     assert not special.any()

@@ -38,15 +38,15 @@ def stimuli() -> Stimuli:
 
 def ids_of(expert: Any, stimuli: Stimuli, *modalities: str) -> tuple[list[list[int]], Any]:
     """What the model is given, and the pass."""
-    seen = []
+    calls = []
     handle = expert.model.register_forward_pre_hook(
-        lambda module, args, given: seen.append(given["input_ids"]), with_kwargs=True
+        lambda module, args, given: calls.append(given["input_ids"]), with_kwargs=True
     )
     shown = expert.show(list(stimuli), modalities, "understanding", None)
     with torch.no_grad():
         shown.run()
     handle.remove()
-    return seen[-1].tolist(), shown
+    return calls[-1].tolist(), shown
 
 
 # The tokens around an image, as config or tokenizer of each family name them.
@@ -71,11 +71,11 @@ def test_layout(architecture, tmp_path, stimuli):
     assert ids_of(expert, one, "text")[0] == [[BOS, *words]]
     ids, shown = ids_of(expert, one, "image", "text")
     assert ids == [[BOS, *image, *words]]
-    told = {name: mask[0].tolist() for name, mask in shown.tokens.items()}
+    tokens = {name: mask[0].tolist() for name, mask in shown.tokens.items()}
     special = {name: mask[0].tolist() for name, mask in shown.special.items()}
     rest = [False] * len(words)
-    assert told["image"] == [False, *[i == IMAGE for i in image], *rest]
-    assert told["text"] == [False] * (1 + len(image)) + [True] * len(words)
+    assert tokens["image"] == [False, *[i == IMAGE for i in image], *rest]
+    assert tokens["text"] == [False] * (1 + len(image)) + [True] * len(words)
     assert special["image"] == [False, *[i != IMAGE for i in image], *rest]
     assert special["text"] == [True, *[False] * len(image), *rest]
 

@@ -215,19 +215,19 @@ def test_the_generator_alone_is_untouched(fuse, plan):
     assert traces(fused) == (0, 0)
 
 
-def test_a_block_that_does_not_call_sdpa(fuse, plan):
-    understanding, generation = fuse(plan).experts
+def test_a_block_that_does_not_call_sdpa(make_experts, plan):
+    understanding, generation = make_experts()
     understanding.model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match=r"layers.0' .*attn_implementation"):
         FusedModel(understanding, generation, plan)
     assert FusedModel(understanding, generation, replace(plan, layout="double fusion")).condition(["a ring"])
 
 
-def test_saved_and_loaded(fuse, plan, tmp_path):
+def test_saved_and_loaded(fuse, make_experts, plan, tmp_path):
     fused = opened(fuse(plan))
     fused.save(tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"bridges.safetensors", "plan.json"}
-    again = FusedModel.load(tmp_path / "run", *fuse(plan).experts)
+    again = FusedModel.load(tmp_path / "run", *make_experts())
     assert again.plan == plan
     assert fused.bridges.state_dict().keys() == again.bridges.state_dict().keys()
     for name, tensor in fused.bridges.state_dict().items():
@@ -272,8 +272,8 @@ def test_what_does_not_fit_is_refused(tiny_vlm, tiny_dit, plan):
         FusedModel(tiny_vlm, tiny_dit, deeper)
 
 
-def test_blocks_that_are_no_stack_are_refused(fuse, plan):
-    understanding, generation = fuse(plan).experts
+def test_blocks_that_are_no_stack_are_refused(make_experts, plan):
+    understanding, generation = make_experts()
     understanding.blocks = understanding.blocks[:3]
     with pytest.raises(ValueError, match=r"the 3 blocks of tiny-vlm are no whole stack of its model, which has "):
         FusedModel(understanding, generation, plan)

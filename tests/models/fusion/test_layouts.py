@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridgework.models.fusion.fused_model import FusedModel, _text_pass
+from bridgework.models.fusion.expert_passes import text_pass
+from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.towers.attention_masks import one_image, text_after
 from bridgework.models.training.scene_batches import dit_batch, emoji_part, vlm_batch
 from bridgework.probes.plans.bridge_plan import BridgePlan
@@ -118,7 +119,7 @@ def test_drawing_in_two_passes_is_drawing_in_lockstep(fuse, batch, layout, pairs
     fused = opened(fuse(replace(plan, pairs=pairs or plan.pairs)))
     noisy, time = batch["noise"], batch["time"]
     once = fused.predict(noisy, fused.condition(CAPTIONS), time)
-    run, mask = _text_pass(fused.experts[0], CAPTIONS)
+    run, mask = text_pass(fused.experts[0], CAPTIONS)
     places = text_after(mask, 0), one_image(4, 1000, True, fused.device)
     null = fused.null_text.expand(4, -1, -1)
     _, beside = fused.together(run, lambda: fused.experts[1].predict(noisy, null, time), places)
@@ -146,7 +147,7 @@ def test_one_way_plans_have_no_caption_loss(fuse, batch):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_lora_starts_at_the_experts_and_trains_adapters_alone(fuse, batch, layout, tmp_path):
+def test_lora_starts_at_the_experts_and_trains_adapters_alone(fuse, make_experts, batch, layout, tmp_path):
     fused = opened(fuse(plan_for(layout)))
     with torch.no_grad():
         before = fused.predict(batch["image"], fused.condition(CAPTIONS), batch["time"])
@@ -164,7 +165,7 @@ def test_lora_starts_at_the_experts_and_trains_adapters_alone(fuse, batch, layou
                     parameter -= 0.1 * parameter.grad
     fused.steps = 2
     fused.save(tmp_path)
-    again = FusedModel.load(tmp_path, *fuse(plan_for(layout)).experts)
+    again = FusedModel.load(tmp_path, *make_experts())
     assert (again.trained_experts, again.steps) == ("lora", 2)
     with torch.no_grad():
         outs = [m.predict(batch["image"], m.condition(CAPTIONS), batch["time"]) for m in (fused, again)]
@@ -189,7 +190,7 @@ def test_questions_are_answered_while_the_understanding_expert_is_trained(fuse, 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_semantic_tokens_learn_what_the_image_shows(fuse, batch, layout, tmp_path):
+def test_semantic_tokens_learn_what_the_image_shows(fuse, make_experts, batch, layout, tmp_path):
     fused = fuse(plan_for(layout, semantic_tokens=4))
     optimizer = torch.optim.Adam(fused.trained().parameters(), 0.02)
     losses = []
@@ -202,26 +203,36 @@ def test_semantic_tokens_learn_what_the_image_shows(fuse, batch, layout, tmp_pat
     assert losses[-1] < losses[0] - 0.1
     assert fused.semantic.tokens.grad.abs().max() > 0
     fused.save(tmp_path)
-    again = FusedModel.load(tmp_path, *fuse(plan_for(layout)).experts)
+    again = FusedModel.load(tmp_path, *make_experts())
     with torch.no_grad():
         outs = [m.predict(batch["image"], m.condition(CAPTIONS), batch["time"]) for m in (fused, again)]
     assert torch.equal(*outs)
 
 
-def test_semantic_tokens_need_an_expert_that_sees(fuse):
+def test_semantic_tokens_need_an_expert_that_sees(make_experts):
     class Blind:
         def __init__(self, expert):
             self.name, self.model, self.blocks = expert.name, expert.model, expert.blocks
             self.modalities, self.show = ("text",), expert.show
 
-    understanding, generation = fuse(plan_for("H")).experts
+    understanding, generation = make_experts()
     with pytest.raises(ValueError, match=r"tiny-vlm has no vision tower, .*: plan without semantic_tokens"):
         FusedModel(Blind(understanding), generation, plan_for("H", semantic_tokens=4))
 
 
-def test_a_checkpoint_of_another_plan_is_refused_by_its_file(fuse, tmp_path):
+def test_a_checkpoint_of_another_plan_is_refused_by_its_file(fuse, make_experts, tmp_path):
     fuse(plan_for("H", rank=2)).save(tmp_path)
     replace(plan_for("H"), rank=3).save(tmp_path / "plan.json")
-    experts = fuse(plan_for("H")).experts
+    experts = make_experts()
     with pytest.raises(ValueError, match=r"bridges.safetensors does not hold the bridges of its plan: train again"):
         FusedModel.load(tmp_path, *experts)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parameters_are_counted_without_building_the_model_again(fuse, layout):
+    fused = fuse(plan_for(layout, both_ways=layout in TWO_WAYS))
+    before = [parameter.clone() for parameter in fused.bridges.parameters()]
+    for rank in (1, 3, 1000, None):
+        again = fuse(replace(fused.plan, rank=rank))
+        assert fused.count_parameters(rank) == sum(p.numel() for p in again.bridges.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, fused.bridges.parameters(), strict=True))

@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import DeepseekV3Config, DeepseekV3Model
 
+from bridgework.models.bridges.bridge import Bridge, KeysValues
 from bridgework.models.bridges.registry import BRIDGES
 from bridgework.models.fusion.two_towers import Fusion
 from bridgework.models.towers.attention_masks import SequencePlaces, text_after
 from bridgework.models.towers.finding import find_tower
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
-from ..pairs import LLAVA, LM, OUTSIDE, PAIRS, SD3, Named, Runnable, opened, tensors, traces
+from ..pairs import LLAVA, LM, OUTSIDE, PAIRS, SD3, Named, Runnable, opened, shared, tensors, traces
 
 
 def label(pair: tuple[Named, Named]) -> str:
@@ -34,8 +35,9 @@ def plan_for(sides: list[Runnable], layout: str, **changes: Any) -> BridgePlan:
     return BridgePlan(pairs, "image", "all", {}, *depths, layout=layout, **changes)
 
 
-def fuse(pair: tuple[Named, Named], layout: str, **changes: Any) -> tuple[Fusion, list[Runnable]]:
-    sides = [opened(named, seed) for seed, named in enumerate(pair)]
+def fuse(pair: tuple[Named, Named], layout: str, fresh: bool = False, **changes: Any) -> tuple[Fusion, list[Runnable]]:
+    """`fresh` is for tests that change the models."""
+    sides = [(opened if fresh else shared)(named, seed) for seed, named in enumerate(pair)]
     torch.manual_seed(7)
     plan = plan_for(sides, layout, **changes)
     return Fusion(sides[0].tower, sides[1].tower, plan, (sides[0].run, sides[1].run)), sides
@@ -160,7 +162,7 @@ def in_half(sides: list[Runnable]) -> list[Runnable]:
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16 towers"])
 def test_bridges_in_float32_join_towers_in_bfloat16(mode, generation, layout):
     pair = (LLAVA._replace(stream="image"), Named(generation, stream="image"))
-    fusion, sides = fuse(pair, layout, both_ways=layout != "last")
+    fusion, sides = fuse(pair, layout, fresh=True, both_ways=layout != "last")
     sides = in_half(sides) if mode != "autocast" else sides
 
     def run(both: bool) -> torch.Tensor:
@@ -246,7 +248,7 @@ def test_values_of_another_width_than_keys_are_refused():
 
 def test_bridges_without_gates_may_not_hide_each_other():
     """Inside attention, an ungated bridge replaces what the one before it gave."""
-    sides = [opened(named, seed) for seed, named in enumerate((LM, SD3))]
+    sides = [shared(named, seed) for seed, named in enumerate((LM, SD3))]
     depths = [len(side.tower.blocks) for side in sides]
     plan = BridgePlan(((0, 1), (1, 1)), "image", "all", {}, *depths, layout="dense", gated=False)
     with pytest.raises(ValueError, match="bridges 0-1 and 1-1 enter the same attention, and without gates the last"):
@@ -255,7 +257,7 @@ def test_bridges_without_gates_may_not_hide_each_other():
 
 
 def test_a_block_that_meets_several_reads_the_first_and_is_read_by_all():
-    sides = [opened(named, seed) for seed, named in enumerate(PAIRS[0])]
+    sides = [shared(named, seed) for seed, named in enumerate(PAIRS[0])]
     last = len(sides[0].tower.blocks) - 1
     plan = BridgePlan(
         ((last, 1), (last, 2), (last, 3)), "image", "all", {}, last + 1, len(sides[1].tower.blocks),
@@ -270,6 +272,31 @@ def test_a_block_that_meets_several_reads_the_first_and_is_read_by_all():
             without.append([tensors(each) for each in fusion.together(sides[0].run, sides[1].run, everything())])
     assert [torch.equal(whole[0], each[0]) for each in without] == [False, True, True]
     assert not any(torch.equal(whole[1], each[1]) for each in without)
+
+
+def test_a_new_bridge_needs_no_more_than_its_name_in_the_registry(monkeypatch):
+    class Mean(Bridge):
+        """The other tower's mean, through a map that is zero at first."""
+
+        inside = False
+
+        def __init__(self, understanding, generation, gated, rank, both_ways) -> None:
+            super().__init__()
+            self.gate_map = torch.nn.Linear(understanding.width, generation.width, bias=False)
+            torch.nn.init.zeros_(self.gate_map.weight)
+
+        def keys_values(self, side, own) -> KeysValues:
+            return KeysValues(own, own)
+
+        def attend(self, side, own, mine, other, visibility) -> torch.Tensor:
+            return own + self.gate_map(other.value.mean(1, keepdim=True))
+
+    monkeypatch.setitem(BRIDGES, "dense", Mean)
+    fusion, sides = fuse(PAIRS[0], "dense")
+    with torch.no_grad():
+        bare = tensors(sides[1].run())
+        assert torch.equal(one_way(fusion, sides), bare)
+        assert not torch.equal(one_way(open_gates(fusion), sides), bare)
 
 
 def test_batches_of_other_sizes_are_refused():
@@ -289,7 +316,7 @@ def test_one_way_plans_do_not_run_together():
 
 
 def test_layers_that_towers_do_not_have_are_refused():
-    sides = [opened(named, seed) for seed, named in enumerate(PAIRS[0])]
+    sides = [shared(named, seed) for seed, named in enumerate(PAIRS[0])]
     plan = BridgePlan(((0, 0),), "image", "all", {}, 9, 9)
     with pytest.raises(ValueError, match=r"the plan is for towers of 9 and 9 blocks, LlavaFor.* have 4 and 4"):
         Fusion(sides[0].tower, sides[1].tower, plan, (sides[0].run, sides[1].run))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgework.models.generation.sampling import draws, generate
+from bridgework.models.generation.sampling import Generator, as_generator, draws, generate
 
 CAPTIONS, IDS = ["a red circle", "a ring", "two squares"], ["one", "two", "three"]
 
@@ -86,6 +86,38 @@ def test_a_fused_model_draws_what_its_expert_draws_without_text(fuse, plan):
 def test_captions_without_ids(tiny_dit, captions, ids):
     with pytest.raises(ValueError, match=f"got {len(captions)} captions and {len(ids)} ids"):
         generate(tiny_dit, captions, ids)
+
+
+class Latents(Oracle):
+    """Denoises half of what it draws."""
+
+    pixels = (3, 8, 12)
+
+    def latents(self, images):
+        return images[:, :, ::2, ::2]
+
+    def decode(self, latents):
+        return latents.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_a_class_of_your_own_need_not_inherit(tiny_dit):
+    image = torch.rand(2, 3, 4, 6)
+    plain = as_generator(Oracle())
+    assert isinstance(plain, Generator)
+    assert (plain.size, plain.pixels, plain.device) == ((3, 4, 6), (3, 4, 6), torch.device("cpu"))
+    assert plain.latents(image) is image
+    assert plain.decode(image) is image
+    own = as_generator(Latents())
+    assert (own.size, own.pixels) == ((3, 4, 6), (3, 8, 12))
+    assert torch.equal(own.latents(own.decode(image)), image)
+    assert [drawn.size for drawn in generate(Latents(), ["0.2"], ["a"], steps=1)] == [(12, 8)]
+    assert as_generator(tiny_dit) is tiny_dit
+
+
+def test_pixels_stand_for_themselves(tiny_dit):
+    image = torch.rand(1, *tiny_dit.size)
+    assert tiny_dit.pixels == tiny_dit.size
+    assert tiny_dit.decode(tiny_dit.latents(image)) is image
 
 
 class Tokens:

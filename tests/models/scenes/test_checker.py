@@ -32,9 +32,9 @@ def test_every_coloured_shape_is_read(rng):
     for colour in COLOURS:
         for shape in SHAPES:
             for quarter, place in enumerate(QUARTERS):
-                (seen,) = detect_things(render_scene(scene(f"{colour} {shape} {place}"), rng))
-                assert (seen.colour, seen.shape) == (colour, shape)
-                assert ((seen.row > 15.5), (seen.column > 15.5)) == divmod(quarter, 2)
+                (thing,) = detect_things(render_scene(scene(f"{colour} {shape} {place}"), rng))
+                assert (thing.colour, thing.shape) == (colour, shape)
+                assert ((thing.row > 15.5), (thing.column > 15.5)) == divmod(quarter, 2)
 
 
 def test_noise_and_blank_images_never_pass(rng):
@@ -132,13 +132,13 @@ def test_it_cannot_see_the_caption(monkeypatch, rng):
         given.append(image)
         return detect_things(image)
 
-    monkeypatch.setattr("bridgework.models.scenes.checker.read", spy)
+    monkeypatch.setattr("bridgework.models.scenes.checker.detect_things", spy)
     image = render_scene(scene("red circle top left", "blue ring bottom right"), rng)
     for caption in ("a red circle and a blue ring", "a black cross and a blue ring"):
         matches_caption(image, "colour attribution", caption)
     matches_caption(image, "position", "a circle above a ring")
     assert len(given) == 3
-    assert all(each is image for each in given)
+    assert all(pixels is image for pixels in given)
     assert Counter(detect_things(image)) == Counter(detect_things(np.asarray(image)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from bridgework.models.evaluation import reporting
 from bridgework.models.evaluation.reporting import evaluate_dense
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.scenes import dense_captions
@@ -24,7 +25,7 @@ def described() -> dict[str, list[Described]]:
 
 @pytest.fixture(scope="module")
 def everything(described) -> list[Described]:
-    return [d for each in described.values() for d in each]
+    return [d for captions in described.values() for d in captions]
 
 
 def scene(*things: str) -> Scene:
@@ -37,10 +38,10 @@ def scene(*things: str) -> Scene:
 
 
 def test_facts_are_true_of_the_scene_and_said_in_the_caption(everything):
-    for of, caption, facts in everything:
-        place = {t.shape: divmod(t.quarter, 2) for t in of.things}
+    for drawn, caption, facts in everything:
+        place = {t.shape: divmod(t.quarter, 2) for t in drawn.things}
         for fact in facts:
-            (thing,) = [t for t in of.things if t.shape == fact.shape]
+            (thing,) = [t for t in drawn.things if t.shape == fact.shape]
             if fact.category == "relation":
                 down, right = (a - b for a, b in zip(place[fact.shape], place[fact.other], strict=True))
                 assert {"above": (-1, 0), "below": (1, 0), "left of": (0, -1), "right of": (0, 1)}[fact.value] == (
@@ -56,28 +57,28 @@ def test_facts_are_true_of_the_scene_and_said_in_the_caption(everything):
 
 
 def test_every_thing_is_there_with_its_colour_and_a_place(everything):
-    for of, _, facts in everything:
-        shapes = [t.shape for t in of.things]
+    for drawn, _, facts in everything:
+        shapes = [t.shape for t in drawn.things]
         named = [f.shape for f in facts if f.category == "entity"]
         assert sorted(shapes) == sorted(named)
         assert len(set(shapes)) == len(shapes)
         colours = {f.shape: f.value for f in facts if f.value in COLOURS}
-        assert colours == {t.shape: t.colour for t in of.things}
+        assert colours == {t.shape: t.colour for t in drawn.things}
         assert sum(f.category == "relation" for f in facts) == len(shapes) - 1
         assert sum(f.value in QUARTERS for f in facts) == (len(shapes) < 4)
 
 
 def test_captions_have_two_three_and_four_things(described):
-    for each in described.values():
-        assert [len(d.scene.things) for d in each] == [2] * EACH + [3] * EACH + [4] * EACH
+    for captions in described.values():
+        assert [len(d.scene.things) for d in captions] == [2] * EACH + [3] * EACH + [4] * EACH
 
 
 def test_captions_are_of_their_part(described):
-    for part, each in described.items():
-        assert {d.scene.part for d in each} == {part}
+    for part, captions in described.items():
+        assert {d.scene.part for d in captions} == {part}
     held = {f"{colour} {shape}" for kind, colour, shape in HELD_OUT if kind == "colour"}
     pairs = [{one, two} for kind, one, two in HELD_OUT if kind == "pair"]
-    for d in (d for each in described.values() for d in each):
+    for d in (d for captions in described.values() for d in captions):
         named = {t.shape for t in d.scene.things}
         new = any(phrase in d.caption for phrase in held) or any(pair <= named for pair in pairs)
         assert new == (d.scene.part == "new"), d.caption
@@ -85,11 +86,11 @@ def test_captions_are_of_their_part(described):
 
 def test_an_example():
     rng = dense_captions.np.random.default_rng(0)
-    of = scene("red circle top left", "blue square top right", "green cross bottom right")
-    described = dense_captions._describe(rng, of, list(of.things))
+    drawn = scene("red circle top left", "blue square top right", "green cross bottom right")
+    described = dense_captions._describe(rng, drawn, list(drawn.things))
     assert described is not None
     assert described.caption == "red circle top left , blue square right of circle , green cross below square"
-    assert dense_captions._describe(rng, of, [of.things[0], of.things[2], of.things[1]]) is None  # a diagonal
+    assert dense_captions._describe(rng, drawn, [drawn.things[i] for i in (0, 2, 1)]) is None  # a diagonal
 
 
 def test_our_experts_read_whole_captions_word_by_word(everything, tokenizer):
@@ -122,9 +123,9 @@ FACTS = (
 )
 
 
-def held(of: Scene, rng) -> list[str]:
-    seen = detect_things(render_scene(of, rng))
-    return [" ".join(fact).strip() for fact in FACTS if holds(fact, seen, FACTS)]
+def held(drawn: Scene, rng) -> list[str]:
+    things = detect_things(render_scene(drawn, rng))
+    return [" ".join(fact).strip() for fact in FACTS if holds(fact, things, FACTS)]
 
 
 def test_all_holds_in_the_scene_itself(rng):
@@ -162,8 +163,8 @@ def test_of_two_of_a_shape_the_one_described_is_meant(rng):
 
 def test_attributes_belong_to_one_thing(rng):
     """A red circle elsewhere and a black one in its place are not a red circle there."""
-    of = scene("black circle top left", "red circle bottom left", "blue square top right", "green cross bottom right")
-    found = held(of, rng)
+    names = ("black circle top left", "red circle bottom left", "blue square top right", "green cross bottom right")
+    found = held(scene(*names), rng)
     assert len({"attribute circle red", "attribute circle top left"} & set(found)) == 1
 
 
@@ -204,7 +205,7 @@ def test_a_generator_is_scored(monkeypatch, tiny_dit, rng):
         asked.append((captions, ids, sampling))
         return [render_scene(d.scene, rng) for d in dense_captions.dense_captions("train", 2)]
 
-    monkeypatch.setattr(dense_captions, "generate", draw_truth)
+    monkeypatch.setattr(reporting, "generate", draw_truth)
     assert (evaluate_dense(tiny_dit, "train", 2, steps=3).score == 1).all()
     captions, ids, sampling = asked[0]
     assert captions == [d.caption for d in dense_captions.dense_captions("train", 2)]

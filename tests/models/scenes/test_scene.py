@@ -24,6 +24,7 @@ from bridgework.models.scenes.scene import (
     SHAPES,
     SKILLS,
     Scene,
+    check_part,
     part_of,
 )
 from bridgework.models.training.scene_batches import emoji_part, vlm_batch
@@ -58,7 +59,7 @@ def asked():
 
 
 def held_out_in(things: list[tuple[str | None, str]]) -> set[tuple[str, ...]]:
-    """What (colour, shape) things hold of what is held out, derived anew."""
+    """What (colour, shape) things hold of what is held out, derived independently."""
     found: set[tuple[str, ...]] = set()
     count = Counter(shape for _, shape in things)
     for kind, first, second in HELD_OUT:
@@ -117,13 +118,13 @@ def test_new_captions_name_what_is_held_out(captioned):
 
 
 def test_parts_are_disjoint_by_full_caption(captioned):
-    seen = defaultdict(set)
+    parts_of = defaultdict(set)
     for part, drawn in captioned.items():
         for example in drawn:
             assert example.scene.part == part
-            seen[example.scene.caption].add(part)
-    assert len(seen) > 500
-    assert not [caption for caption, parts in seen.items() if len(parts) > 1]
+            parts_of[example.scene.caption].add(part)
+    assert len(parts_of) > 500
+    assert not [caption for caption, parts in parts_of.items() if len(parts) > 1]
 
 
 def test_parts_have_their_shares():
@@ -302,6 +303,16 @@ def test_unknown_words_are_refused(rng):
             refuse()
     with pytest.raises(ValueError, match="'one object' has no new combinations"):
         compose(rng, "one object", "new")
+
+
+def test_nothing_to_score_is_refused():
+    check_part("test", 1)
+    with pytest.raises(ValueError, match="0 captions or questions of every skill leave nothing to score: ask for at"):
+        check_part("test", 0)
+    with pytest.raises(ValueError, match="-1 captions of every colour leave nothing to score"):
+        check_part("test", -1, "captions of every colour")
+    with pytest.raises(ValueError, match="unknown part 'dev'"):
+        check_part("dev", 0)
 
 
 def test_more_stimuli_than_there_are(monkeypatch):

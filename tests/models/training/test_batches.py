@@ -17,10 +17,10 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_an_epoch_shows_every_image_once_and_each_has_its_caption():
     stimuli = load_stimuli("noto", 24)
     texts = {to_pixels([s.image], 32).numpy().tobytes(): s.text for s in stimuli}
-    seen = []
+    shown = []
     for step in range(3):
         batch = stimuli_batch(step, 0, stimuli, 8)
         for image, caption in zip(batch["image"], batch["caption"], strict=True):
-            seen.append(image[None].numpy().tobytes())
-            assert caption in ("", texts[seen[-1]])
-    assert len(set(seen)) == len(texts)
+            shown.append(image[None].numpy().tobytes())
+            assert caption in ("", texts[shown[-1]])
+    assert len(set(shown)) == len(texts)

@@ -1,4 +1,4 @@
-"""How the shipped experts are made: the same script, a few steps of it, opens as an expert."""
+"""How the shipped experts are trained: what a few steps of the same function leave opens as an expert."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgework.models.experts import shipped_architectures
 from bridgework.models.experts.opening import CHECKPOINTS, open_expert
 from bridgework.models.experts.pixel_dit import DitExpert
 from bridgework.models.experts.vision_language import LlavaExpert
@@ -44,9 +43,9 @@ def test_a_trained_expert_opens_and_is_not_trained_again(name, family, tmp_path,
     assert {str(path) for path in files} >= {
         str(path.relative_to(CHECKPOINTS / name)) for path in (CHECKPOINTS / name).rglob("*.safetensors")
     }
-    told = json.loads((final / "training.json").read_text())
-    assert (told["steps"], told["seed"]) == (4, SEED)
-    assert told["log"][0]["step"] == 0
+    training = json.loads((final / "training.json").read_text())
+    assert (training["steps"], training["seed"]) == (4, SEED)
+    assert training["log"][0]["step"] == 0
 
     def must_not_run(*_, **__):
         raise AssertionError("trained again")
@@ -55,9 +54,7 @@ def test_a_trained_expert_opens_and_is_not_trained_again(name, family, tmp_path,
     monkeypatch.setattr(pretraining, "dit_batch", must_not_run)
     monkeypatch.setattr(pretraining, "vlm_batch", must_not_run)
     monkeypatch.setattr(pretraining, "stimuli_batch", must_not_run)
-    monkeypatch.setattr(
-        shipped_architectures, "build_tokenizer", must_not_run
-    )  # a second one numbers its pieces differently
+    monkeypatch.setattr(pretraining, "build_tokenizer", must_not_run)  # a second one numbers its pieces differently
     pretrain(name, tmp_path, steps=4)
     for path, tensors in weights.items():
         again = load_file(final / path)

@@ -13,33 +13,32 @@ from safetensors.torch import load_file
 
 from bridgework.models.training.batches import batch_source, process_share
 from bridgework.models.training.scene_batches import dit_batch
+from bridgework.tests.models import processes
 
-SCRIPT = Path(__file__).parents[1] / "processes.py"
+SCRIPT = Path(processes.__file__)
 
 
-def torchrun(*arguments: object, processes: int = 2) -> None:
-    """As a user starts it; sockets of the machine itself alone are open to the processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """The folder of what two processes train, started as a user starts them. They use the machine's own sockets."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, *map(str, (SCRIPT, *arguments))], capture_output=True, text=True, env=environment, timeout=300
-    )
+    done = subprocess.run([*command, SCRIPT, folder], capture_output=True, text=True, env=environment, timeout=300)
     assert not done.returncode, done.stderr[-3000:]
+    return folder
 
 
-def test_two_processes_reach_the_weights_of_one_and_resume(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder, count in ((one, 1), (two, 2)):
-        folder.mkdir()
-        torchrun("shared", folder, processes=count)
-    alone, both = (load_file(folder / "shared.safetensors") for folder in (one, two))
+def test_two_processes_reach_the_weights_of_one_and_resume(two, tmp_path):
+    processes.shared(tmp_path, process=0, processes=1)
+    alone, both = (load_file(folder / "final.safetensors") for folder in (tmp_path, two / "shared"))
+    assert alone.keys() == both.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(both[name], tensor, rtol=0, atol=1e-5)
 
 
-def test_sharded_weights_are_trained_resumed_and_saved_whole(tmp_path):
-    torchrun("sharded", tmp_path)
-    first, again = (load_file(tmp_path / f"sharded-{number}.safetensors") for number in range(2))
+def test_sharded_weights_are_trained_resumed_and_saved_whole(two):
+    first, again = (load_file(two / "sharded" / f"run-{number}.safetensors") for number in range(2))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert first["bridges.0.query.weight"].shape == (16, 12)
 
@@ -54,11 +53,11 @@ def test_the_shares_make_up_the_batch(fuse, plan, tokenizer, asked):
 
     def gradient(rows: dict) -> torch.Tensor:
         grads = torch.autograd.grad(fused.loss(rows), parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([each.flatten() for each in grads])
+        return torch.cat([grad.flatten() for grad in grads])
 
     torch.testing.assert_close((gradient(shares[0]) + gradient(shares[1])) / 2, gradient(batch), rtol=1e-4, atol=1e-5)
     if asked:
-        ids = [row for each in shares for row in each["questions"]["input_ids"]]
+        ids = [row for share in shares for row in share["questions"]["input_ids"]]
         assert sorted(map(torch.Tensor.tolist, ids)) == sorted(batch["questions"]["input_ids"].tolist())
 
 
@@ -67,15 +66,15 @@ def test_dialogues_keep_their_images_when_dealt(tokenizer):
     whole, token = batch["questions"], batch["image_token"]
     number = iter(range(len(whole["pixel_values"])))
     image_of = {tuple(ids.tolist()): next(number) for ids in whole["input_ids"] if (ids == token).any()}
-    seen = 0
+    images = 0
     for process in range(4):
         mine = process_share(batch, process, 4)["questions"]
         rows = [tuple(ids.tolist()) for ids in mine["input_ids"] if (ids == token).any()]
         assert len(rows) == len(mine.get("pixel_values", ()))
         for row, pixels in zip(rows, mine.get("pixel_values", ()), strict=True):
             assert torch.equal(pixels, whole["pixel_values"][image_of[row]])
-        seen += len(rows)
-    assert seen == len(whole["pixel_values"]) > 4
+        images += len(rows)
+    assert images == len(whole["pixel_values"]) > 4
 
 
 def test_a_batch_that_cannot_be_dealt_out():

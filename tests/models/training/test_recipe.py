@@ -1,4 +1,4 @@
-"""A recipe is a small file; what is wrong in it is told with the file and the key."""
+"""A recipe is a small file; an error names the file and the key that is wrong."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.training.recipe import Recipe, build, data
+from bridgework.models.training.recipe import _plan as recipe_plan
 from bridgework.models.unified.flow_model import UnifiedModel
-from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS, BridgePlan
+from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
 
 RECIPES = Path(__file__).parents[3] / "studies" / "recipes"
 
@@ -36,7 +38,7 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last"),
         ("layout: H\nlayers: 3", "layers"),
@@ -55,18 +57,29 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
         ("layout: [", "is not YAML"),
     ],
 )
-def test_wrong_recipes_are_told_with_file_and_key(tmp_path, text, told):
+def test_wrong_recipes_are_refused_by_file_and_key(tmp_path, text, message):
     path = written(tmp_path, text)
     with pytest.raises(ValueError) as raised:
         Recipe.load(path)
     assert str(path) in str(raised.value)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent.yaml: see studies/recipes/scenes.yaml"):
+    message = r"no recipe .*absent.yaml: expected a YAML file or one of scenes, smollm2-emoji"
+    with pytest.raises(FileNotFoundError, match=message):
         Recipe.load(tmp_path / "absent.yaml")
+
+
+def test_shipped_recipes_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in RECIPES.glob("*.yaml"):
+        assert Recipe.load(path.stem) == Recipe.load(path)
+    emoji = Recipe.load("smollm2-emoji")
+    assert recipe_plan(emoji, 30, 13) == BridgePlan.load(RECIPES.parents[1] / str(emoji.plan))
+    written(tmp_path, "layout: dense").rename("scenes")
+    assert Recipe.load("scenes") == Recipe(layout="dense")  # a file comes first
 
 
 @pytest.mark.parametrize("layout", ["Y", "last"])

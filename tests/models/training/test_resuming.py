@@ -153,13 +153,13 @@ def test_frozen_weights_are_not_in_the_checkpoints(fuse, plan, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [({"seed": 1}, "run.json is of another run, with seed 0 instead of 1"),
      ({"steps": 2}, "run.json .* steps 1 instead of 2"), ({"shuffled": True}, "shuffled False instead of True")],
 )  # fmt: skip
-def test_a_run_made_otherwise_is_refused(fuse, plan, tmp_path, options, told):
+def test_a_run_made_otherwise_is_refused(fuse, plan, tmp_path, options, message):
     train(fuse(plan), tmp_path, steps=1, batch_size=2)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         train(fuse(plan), tmp_path, **({"steps": 1, "batch_size": 2} | options))
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from bridgework.models.unified.codebook import Codebook, fit_codebook, reconstruction_score
+from bridgework.models.scenes.checker import matches_caption
+from bridgework.models.scenes.composing import examples
+from bridgework.models.scenes.rendering import render_scene
+from bridgework.models.scenes.scene import SIZE, SKILLS
+from bridgework.models.unified.codebook import Codebook, fit_codebook
+from bridgework.probes.stimuli.images import to_image, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +41,26 @@ def test_the_nearest_centre_is_taken(book):
     assert book.encode(pixels)[1, 1 * 8 + 2] == wanted
 
 
-def test_fitting_is_a_function_of_its_arguments(book):
-    assert torch.equal(fit_codebook(codes=256, images=100).centres, book.centres)
-    assert not torch.equal(fit_codebook(codes=256, images=100, seed=1).centres, book.centres)
+def test_fitting_is_a_function_of_its_arguments():
+    one, again, other = (fit_codebook(codes=64, images=30, seed=seed).centres for seed in (0, 0, 1))
+    assert torch.equal(again, one)
+    assert not torch.equal(other, one)
 
 
 def test_the_checker_reads_reconstructed_scenes(book):
-    fine, coarse = (reconstruction_score(each, each=10) for each in (book, fit_codebook(codes=4, images=100)))
-    assert fine.original == 1
-    assert fine.score > 0.9
-    assert coarse.score < 0.5
-    assert coarse.error > 3 * fine.error > 0
+    composed = list(examples("validation", SKILLS, 10, 0))
+    rng = np.random.default_rng(0)
+    images = [render_scene(example.scene, rng) for example in composed]
+    pixels = to_pixels(images, SIZE)
+    coarse = fit_codebook(codes=4, images=100)
+    back = {"fine": book.decode(book.encode(pixels)), "coarse": coarse.decode(coarse.encode(pixels))}
+
+    def score(shown) -> float:
+        pairs = zip(shown, composed, strict=True)
+        return float(np.mean([matches_caption(image, each.skill, each.caption) for image, each in pairs]))
+
+    assert score(images) == 1
+    assert score(map(to_image, back["fine"])) > 0.9
+    assert score(map(to_image, back["coarse"])) < 0.5
+    errors = {name: (decoded - pixels).square().mean() for name, decoded in back.items()}
+    assert errors["coarse"] > 3 * errors["fine"] > 0

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
 from bridgework.probes.evidence.attention import attention_mass, probabilities
+from bridgework.probes.hooks.attention_calls import intercept_calls
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.subject import ForwardPass
 
@@ -135,9 +136,12 @@ def test_probabilities_give_what_sdpa_gives(options):
     seen |= torch.eye(5, dtype=torch.bool)
     masks = {"bool": seen, "float": torch.zeros(2, 1, 5, 5).masked_fill(~seen, torch.finfo(torch.float32).min)}
     options = {name: masks.get(given, given) if name == "attn_mask" else given for name, given in options.items()}
-    chances, allowed = probabilities(query, key, value, **options)
+    calls: list = []
+    with intercept_calls(calls.append):
+        own = F.scaled_dot_product_attention(query, key, value, **options)
+    chances, allowed = probabilities(*calls)
     out = chances @ value.repeat_interleave(4 // heads, 1)
-    torch.testing.assert_close(out, F.scaled_dot_product_attention(query, key, value, **options))
+    torch.testing.assert_close(out, own)
     assert (chances[~allowed] == 0).all()
 
 

@@ -1,29 +1,22 @@
-"""Work: the same options as `extract`, and batches that depend on the whole set alone."""
+"""Jobs: batches that depend on the whole set alone, and the provenance of tokens."""
 
 from __future__ import annotations
-
-import inspect
 
 import pytest
 import torch
 
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.extraction.jobs import BATCHES, prepare_job, shard_count
+from bridgework.probes.extraction.options import ExtractionOptions
 from bridgework.tests.probes.toys import letters, many, open_toy
-
-
-def test_a_plan_takes_what_extract_takes():
-    planned, asked = (dict(inspect.signature(each).parameters) for each in (prepare_job, extract))
-    del asked["store"]
-    assert planned == asked
 
 
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_every_stimulus_is_in_one_batch_of_one_shard(batch_size, pooling):
-    work = prepare_job(open_toy(), many(), batch_size=batch_size, pooling=pooling)
-    assert len(work) == shard_count(40, batch_size, pooling)
-    dealt = [batches for number in range(len(work)) for batches in [work._batches(number)]]
+    job = prepare_job(open_toy(), many(), ExtractionOptions(batch_size=batch_size, pooling=pooling))
+    assert len(job) == shard_count(40, batch_size, pooling)
+    dealt = [job._batches(number) for number in range(len(job))]
     assert max(len(batches) for batches in dealt) <= (BATCHES if pooling == "mean" else 1)
     assert sorted(place for batches in dealt for batch in batches for place in batch) == list(range(40))
     assert all(len(batch) == batch_size for batches in dealt[:-1] for batch in batches)
@@ -32,14 +25,15 @@ def test_every_stimulus_is_in_one_batch_of_one_shard(batch_size, pooling):
 def test_without_text_the_order_is_that_of_the_stimuli():
     toy = open_toy()
     toy.modalities = ("image",)
-    assert prepare_job(toy, letters("ccc", "a", "bb"), batch_size=2).batches == ((0, 1), (2,))
-    assert prepare_job(open_toy(), letters("ccc", "a", "bb", "d"), batch_size=2).batches == ((1, 3), (2, 0))
+    pairs = ExtractionOptions(batch_size=2)
+    assert prepare_job(toy, letters("ccc", "a", "bb"), pairs).batches == ((0, 1), (2,))
+    assert prepare_job(open_toy(), letters("ccc", "a", "bb", "d"), pairs).batches == ((1, 3), (2, 0))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_batches_of_nothing(batch_size):
     with pytest.raises(ValueError, match="expected a whole number of at least 1"):
-        prepare_job(open_toy(), many(), batch_size=batch_size)
+        prepare_job(open_toy(), many(), ExtractionOptions(batch_size=batch_size))
 
 
 @pytest.mark.parametrize("mask", [[True, False, True], torch.tensor([True, False, True])])
@@ -48,7 +42,8 @@ def test_masks_and_positions_are_told_apart(mask, positions, tmp_path):
     """Three letters: the first and the last, or the second, the first and the second again."""
     stimuli = letters("abc", "def")
     extract(open_toy(), stimuli, tokens={"text": mask}, store=tmp_path)
-    assert prepare_job(open_toy(), stimuli, tokens={"text": mask}).provenance["tokens"] == {"text": [True, False, True]}
+    job = prepare_job(open_toy(), stimuli, ExtractionOptions(tokens={"text": mask}))
+    assert job.provenance["tokens"] == {"text": [True, False, True]}
     extract(open_toy(), stimuli, tokens={"text": list(mask)}, store=tmp_path)
     with pytest.raises(ValueError, match=r"made differently \(tokens\.text: expected \[1, 0, 1\], got \[true, false"):
         extract(open_toy(), stimuli, tokens={"text": positions}, store=tmp_path)

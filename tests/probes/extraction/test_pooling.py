@@ -254,7 +254,7 @@ def test_of_many_values_the_massive_one_is_cut():
 
 
 @pytest.mark.parametrize(
-    ("shape", "tokens", "told"),
+    ("shape", "tokens", "message"),
     [
         ((3, 5, 4), MASK, r"hidden states of shape \(3, 5, 4\), but the image mask is \(3, 6\)"),
         ((6, 6, 4), MASK, r"the batch is twice that of the stimuli, as with classifier-free guidance: turn it off"),
@@ -265,8 +265,8 @@ def test_of_many_values_the_massive_one_is_cut():
         ((18, 4), None, r"\(18, 4\), but the image tokens are all"),
     ],
 )
-def test_states_that_the_tokens_do_not_fit(shape, tokens, told):
-    with pytest.raises(ValueError, match=told):
+def test_states_that_the_tokens_do_not_fit(shape, tokens, message):
+    with pytest.raises(ValueError, match=message):
         pool(torch.zeros(shape), find_tokens("image", tokens, BATCH), what="image")
 
 
@@ -277,7 +277,7 @@ def test_batch_second_states_of_twice_as_many_tokens_are_no_guidance():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"tokens": torch.zeros(3, 6, dtype=torch.bool)}, "sample 0 of a batch has no text tokens"),
         ({"tokens": MASK[:2]}, r"shape \(2, 6\) and torch.bool for 3 stimuli"),
@@ -287,8 +287,8 @@ def test_batch_second_states_of_twice_as_many_tokens_are_no_guidance():
         ({"tokens": MASK, "chosen": slice(4, None)}, "sample 0 of a batch has no text tokens"),
     ],
 )
-def test_tokens_that_make_no_sense(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_tokens_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
         find_tokens("text", batch=BATCH, **options)
 
 

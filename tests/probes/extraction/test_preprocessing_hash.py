@@ -82,11 +82,11 @@ CHANGES = {
 @pytest.mark.parametrize(("name", "make", "change"), CHANGES.values(), ids=CHANGES)
 def test_a_change_is_named_and_the_same_made_again_is_not(name, make, change):
     attribute = name.split(".")[0]
-    told, again, changed = (
+    once, again, changed = (
         preprocessing_of(SimpleNamespace(**{attribute: each})) for each in (make(), make(), change())
     )
-    assert told == again
-    assert {at for at in told.keys() | changed.keys() if told.get(at) != changed.get(at)} == {name}
+    assert once == again
+    assert {part for part in once.keys() | changed.keys() if once.get(part) != changed.get(part)} == {name}
 
 
 def test_calls_and_places_change_nothing(tmp_path):
@@ -134,4 +134,4 @@ def test_it_is_plain():
     toy.processor, toy.tokenizer, toy.inputs = images(), tokenizer(), reads(images())
     made = made_of(toy, letters("a"), {})
     assert json.loads(json.dumps(made)) == made
-    assert all(len(told) < 100 for told in made["subject"]["preprocessing"].values())
+    assert all(len(text) < 100 for text in made["subject"]["preprocessing"].values())

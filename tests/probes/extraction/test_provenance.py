@@ -63,14 +63,14 @@ def tiny_bert(**settings) -> BertModel:
 
 
 def test_class_config_and_revision_of_a_model():
-    told = describe_model(tiny_bert())
-    assert told["class"] == "transformers.models.bert.modeling_bert.BertModel"
-    assert told["revision"] is None
+    description = describe_model(tiny_bert())
+    assert description["class"] == "transformers.models.bert.modeling_bert.BertModel"
+    assert description["revision"] is None
     model = tiny_bert()
     model.config._name_or_path = f"hub/models--a--b/snapshots/{'ab' * 20}"
     assert describe_model(model)["revision"] == "ab" * 20
-    assert describe_model(model)["config"] == told["config"]  # where it lies is not what it is
-    assert describe_model(tiny_bert(layer_norm_eps=1e-3))["config"] != told["config"]
+    assert describe_model(model)["config"] == description["config"]  # where it lies is not what it is
+    assert describe_model(tiny_bert(layer_norm_eps=1e-3))["config"] != description["config"]
     assert describe_model(Small())["config"] is None
 
 
@@ -83,7 +83,7 @@ def test_every_module_that_a_subject_holds_counts():
     before = made_of(toy, stimuli, {})
     nudge(toy.encoder.linear.weight, 0)  # type: ignore[attr-defined]
     after = made_of(toy, stimuli, {})
-    changed = {name for name, told in before["subject"]["models"].items() if after["subject"]["models"][name] != told}
+    changed = {name for name, model in before["subject"]["models"].items() if after["subject"]["models"][name] != model}
     assert changed == {"encoder"}
 
 

@@ -39,7 +39,7 @@ def test_at_selects_a_timestep():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"values": torch.zeros(3, 4)}, "layer, sample, dim"),
         (
@@ -61,8 +61,8 @@ def test_at_selects_a_timestep():
         ({"timesteps": (0.2, 0.5, 0.8)}, "3 timesteps for 2"),
     ],
 )
-def test_refuses_what_does_not_fit(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_refuses_what_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
         layer_features(**changes)
 
 

@@ -40,11 +40,11 @@ def test_streams_of_one_shape_cannot_be_told_apart():
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "message"),
     [({"x": 1}, "returned dict"), ((), "a tuple of nothing"), ((None, 1), "a tuple of NoneType, int")],
 )
-def test_what_is_no_hidden_state(output, told):
-    with pytest.raises(TypeError, match=told):
+def test_what_is_no_hidden_state(output, message):
+    with pytest.raises(TypeError, match=message):
         hidden_states_of("block", {}, output)
 
 

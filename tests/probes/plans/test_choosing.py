@@ -13,7 +13,8 @@ import pytest
 
 from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.bridge_plan import BridgePlan
-from bridgework.probes.plans.choosing import FIXED, choose_bridges, rank_for, score_plan
+from bridgework.probes.plans.choosing import choose_bridges, rank_for, score_plan
+from bridgework.probes.plans.fixed_rules import FIXED
 from bridgework.probes.plans.matching import count_blocks
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scoring import similarity_map
@@ -143,10 +144,16 @@ def test_a_budget_of_parameters_is_met_through_the_rank():
     assert count(plan) <= 1000 < count(replace(plan, rank=34))
     for budget in (10, 11, 12, 99, 100, 1023, 1024):
         assert rank_for(budget, lambda rank: 3 * rank + 7) == (budget - 7) // 3
+    for budget in range(1, 200):  # not linear in the rank
+        assert rank_for(budget, lambda rank: rank**2) == int(budget**0.5)
     with pytest.raises(ValueError, match="36 trainable parameters are too few: bridges of rank 1 have 37"):
         choose_bridges(heat, bridges=3, parameters=36, count=count)
-    with pytest.raises(ValueError, match="do not grow with the rank"):
-        rank_for(10, lambda rank: 5)
+    for count_of in (lambda rank: 5, lambda rank: min(rank, 3)):
+        with pytest.raises(ValueError, match="do not grow with the rank"):
+            rank_for(10, count_of)
+    asked: list[int] = []
+    assert rank_for(10_000, lambda rank: asked.append(rank) or 3 * rank + 7) == 3331
+    assert len(asked) <= 4  # each may build a model
     for fields in ({}, {"count": count, "rank": 4}):
         with pytest.raises(ValueError, match="pass count, and no rank"):
             choose_bridges(heat, bridges=3, parameters=100, **fields)
@@ -223,16 +230,40 @@ def test_fixed_plans():
     assert pairs("all", (6, 3), 1) == ((1, 0), (3, 1), (5, 2))
     assert pairs("middle", (28, 28), 16) == tuple((i, i) for i in range(6, 22))
     assert pairs("middle", (4, 8), 2) == ((1, 3), (2, 5))
+    assert pairs("shallow", (16, 13), 4) == ((0, 4), (1, 5), (2, 6), (3, 7))
+    assert pairs("middle", (16, 13), 4) == ((5, 4), (6, 5), (8, 6), (9, 7))
+    assert pairs("deep", (16, 13), 4) == ((12, 4), (13, 5), (14, 6), (15, 7))
+    assert pairs("shallow", (4, 8), 2) == ((0, 3), (1, 5))
+    assert pairs("deep", (4, 8), 2) == ((2, 3), (3, 5))
+    assert pairs("shallow", (28, 28), 16) == tuple((i, i + 6) for i in range(16))
+    assert pairs("deep", (28, 28), 16) == tuple((i + 6, i) for i in range(6, 22))
     assert pairs("uniform", (8, 8), 4) == ((1, 1), (3, 3), (5, 5), (7, 7))
     assert pairs("last", (4, 8), 2) == ((2, 6), (3, 7))
     for rule, shape, count in (
         ("middle", (28, 28), 16),
         ("middle", (16, 13), 7),
+        ("shallow", (16, 13), 7),
+        ("deep", (28, 28), 16),
+        ("shallow", (3, 2), 2),
         ("all", (3, 2), 2),
         ("last", (6, 5), 4),
     ):
         by_itself = choose_bridges(None, rule, layers=shape)
         assert by_itself.pairs == pairs(rule, shape, count)
+
+
+@pytest.mark.parametrize("shape", [(16, 13), (12, 16), (6, 6), (7, 30), (1, 5)])
+def test_shallow_and_deep_have_the_generation_blocks_of_the_middle(shape):
+    for bridges in range(1, min(shape) + 1):
+        shallow, middle, deep = (
+            tuple(zip(*choose_bridges(None, rule, bridges, layers=shape).pairs, strict=True))
+            for rule in ("shallow", "middle", "deep")
+        )
+        assert shallow[1] == middle[1] == deep[1]
+        assert shallow[0] == tuple(range(bridges))
+        assert deep[0] == tuple(range(shape[0] - bridges, shape[0]))
+        if bridges == shape[0]:  # with all blocks of the understanding tower, the three are one plan
+            assert shallow == middle == deep
 
 
 def test_random_plans_are_uniform():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridgework.probes.plans.bridge_plan import LAYOUTS, TRUNKS
+from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
 from bridgework.probes.plans.layouts import lay_out
 
 
@@ -27,8 +27,26 @@ def test_published_plans():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_scales(layout):
     for blocks in range(3, 40):
-        plan = lay_out(layout, blocks, blocks if layout in TRUNKS else blocks + 5, stream="both")
+        plan = lay_out(layout, blocks, blocks + 5, stream="both")
         assert (plan.layout, plan.rule, plan.stream, plan.score) == (layout, "published", "both", None)
+        assert plan.understanding_layers == blocks
+        assert plan.generation_layers == (blocks if layout in TRUNKS else blocks + 5)
+
+
+def test_one_trunk_is_as_deep_as_the_understanding_expert():
+    for layout in TRUNKS:
+        for generation in (3, 12, 40):
+            assert lay_out(layout, 12, generation) == lay_out(layout, 12, 12)
+
+
+def test_the_table_names_every_layout_once_and_in_order():
+    assert list(LAYOUTS) == ["shared", "Y", "X", "dense", "H", "double fusion", "last"]
+    assert TRUNKS == ("shared", "Y", "X")
+    assert all(name == layout.name for name, layout in LAYOUTS.items())
+    assert "H" in LAYOUTS and "T" not in LAYOUTS
+    assert [name for name, layout in LAYOUTS.items() if layout.one_way] == ["last"]
+    matchings = {name: layout.matching for name, layout in LAYOUTS.items() if layout.matching}
+    assert matchings == {"dense": "proportional", "H": "prelude", "double fusion": "repeat"}
 
 
 def test_the_middle_of_h_stays_in_proportion_and_never_empties():
@@ -60,11 +78,12 @@ def test_choices():
         ({"layout": "Y", "fork": 6}, "fork 6 must leave blocks on both sides: from 1 to 5"),
         ({"layout": "X", "ends": (3, 3)}, r"ends \(3, 3\) of 6 blocks"),
         ({"layout": "X", "ends": (0, 3)}, "must be 1 or more each"),
-        ({"layout": "Y", "generation_layers": 7}, "one trunk has one depth, got 6 and 7"),
         (
             {"layout": "X", "understanding_layers": 2, "generation_layers": 2},
             "needs a trunk of 3 blocks or more, got 2",
         ),
+        ({"layout": "Y", "understanding_layers": 1}, "needs a trunk of 2 blocks or more, got 1"),
+        ({"layout": "last", "both_ways": True}, "the layout 'last' runs one way"),
         ({"layout": "shared", "rank": 2}, "has no bridges"),
         ({"layout": "H", "matching": "best"}, "unknown matching 'best'"),
     ],

@@ -8,8 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bridgework.probes.curves.divergence_depth import Divergence
+from bridgework.probes.evidence.complementarity import complementarity_map
+from bridgework.probes.features.features import Features
+from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.plans.choosing import choose_bridges, score_plan
 from bridgework.probes.plans.rules import RULES, read_evidence
 from bridgework.probes.similarity.scoring import similarity_map
@@ -55,7 +59,7 @@ def test_towers_of_another_depth():
         choose_bridges(LINKS, "causal", 1)
     with pytest.raises(ValueError, match="a divergence depth is relative: pass layers"):
         choose_bridges(APART, "divergence", 1)
-    with pytest.raises(ValueError, match="the towers' depths are not told"):
+    with pytest.raises(ValueError, match="the towers' depths are unknown"):
         choose_bridges(None, "middle")
     with pytest.raises(ValueError, match="one trunk or two towers, got the subjects a, b, c"):
         choose_bridges(pd.concat(CONFLICT.assign(subject=name) for name in "abc"), "gradient_conflict", 1)
@@ -82,3 +86,41 @@ def test_evidence_from_a_file(tmp_path):
         read_evidence(tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r"map\.json holds no evidence"):
         read_evidence(tmp_path / "map.json")
+
+
+def features_of(task: str, blocks: int) -> Features:
+    """Image and text that share more, the deeper the layer; a generator's come down again."""
+    g = np.random.default_rng(blocks)
+    common, depths = np.random.default_rng(0).standard_normal((48, 16)), tuple(i / blocks for i in range(blocks + 1))
+    shares = [max(min(depth, 0.8 - depth), 0) if task == "generation" else depth for depth in depths]
+    layers = ("embeddings", *map(str, range(blocks)))
+    modalities = {}
+    for modality in ("image", "text"):
+        values = np.stack([share * common + (1 - share) * g.standard_normal((48, 16)) for share in shares])
+        samples = tuple(f"stimulus {number}" for number in range(48))
+        modalities[modality] = LayerFeatures(
+            torch.from_numpy(values).float(), layers, depths, modality, task, task, "separate", "mean", (), samples
+        )
+    return Features(modalities, {})
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_rule_makes_its_evidence_from_the_features_of_both_experts(rule):
+    understanding, generation = features_of("understanding", 5), features_of("generation", 6)
+    measure = RULES[rule].measure
+    assert (measure is None) == RULES[rule].trained
+    if measure is None:
+        return
+    evidence = measure(understanding, generation, "cka")
+    plan = choose_bridges(evidence, rule, 2, layers=(5, 6))
+    assert len(plan.pairs) == 2
+    if rule == "alignment":
+        expected = similarity_map(understanding["text"], generation["image"])
+        pd.testing.assert_frame_equal(evidence, expected)
+        assert {**evidence.attrs, "cost": None} == {**expected.attrs, "cost": None}
+        assert evidence.attrs["cost"]["seconds"] >= 0
+    if rule == "complementarity":
+        target = generation["text"].layer("embeddings")
+        pd.testing.assert_frame_equal(evidence, complementarity_map(understanding["text"], generation["image"], target))
+    if rule == "divergence":
+        assert plan.evidence["kind"] == "peak"

@@ -23,8 +23,8 @@ def test_axes_and_range():
     assert pixels[0, :, 3, 0].tolist() == [-1, -1, -1]
 
 
-def test_back_to_the_same_image(rng):
-    array = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+def test_back_to_the_same_image():
+    array = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(to_image(to_pixels([Image.fromarray(array)], 8)[0])), array)
 
 

@@ -169,10 +169,13 @@ def test_what_cannot_be_told_is_asked_for(stimuli):
 
     torch.manual_seed(0)
     subject = AnyModel(Mixer().eval(), lambda s, m, *_: inputs(s, ("image", "text"), *_), kinds=KINDS)
-    with pytest.raises(ValueError, match=r"Mixer does not say which tokens are image: choose them, such as tokens="):
+    with pytest.raises(
+        ValueError,
+        match=r"Mixer does not say which tokens are image: leave 'image' out .* choose the tokens, such as tokens=",
+    ):
         extract(subject, stimuli, joint=True)
-    told = {"text": slice(0, 2), "image": slice(2, None)}
-    features = extract(subject, stimuli, joint=True, tokens=told)
+    tokens = {"text": slice(0, 2), "image": slice(2, None)}
+    features = extract(subject, stimuli, joint=True, tokens=tokens)
     with torch.no_grad(), capture(subject.model, ["blocks.2"]) as taps:
         subject.model(**inputs(stimuli, ("image", "text"), "", None))
     torch.testing.assert_close(features["text"].values[-1], taps["blocks.2"][:, :2].mean(1))

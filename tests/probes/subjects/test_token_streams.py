@@ -299,7 +299,7 @@ def test_inputs_whose_names_do_not_tell():
     assert kinds(stream) == {"image": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]}
     with pytest.raises(ValueError, match="none of mask is image or text by its name"):
         find_streams(Plain(), {"mask": x[..., 0]})
-    with pytest.raises(ValueError, match=r"shape \(5, 4\) cannot be shared out among 2 samples"):
+    with pytest.raises(ValueError, match=r"shape \(5, 4\) cannot be divided among 2 samples"):
         find_streams(Plain(), {"x": x[0]}, kinds={"x": "image"}, samples=2)
 
 

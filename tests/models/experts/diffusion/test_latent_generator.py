@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +15,11 @@ import pytest
 import torch
 
 from bridgework.models.experts.diffusion.latent_generator import LatentGenerator
-from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.generation.sampling import generate
 from bridgework.models.training import batches
 from bridgework.probes.plans.layouts import lay_out
 from bridgework.tests.models.conftest import build_vlm
-from bridgework.tests.models.tiny_pipelines import SIDES, save
 
 FAMILIES = ("SD 3.5", "Flux", "Qwen-Image", "Lumina 2", "Wan")
 FUSED = ("SD 3.5", "Wan")
@@ -28,16 +28,8 @@ CAPTIONS = ["a red dot", "two rings"]
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    opened = {}
-
-    def get(family: str) -> LatentGenerator:
-        if family not in opened:
-            folder = save(family, tmp_path_factory.mktemp("pipeline"))
-            opened[family] = LatentGenerator(open_pipeline(folder, side=SIDES.get(family, 32)))
-        return opened[family]
-
-    return get
+def generator(experts) -> Callable[[str], LatentGenerator]:
+    return cache(lambda family: LatentGenerator(experts(family)))
 
 
 @pytest.fixture
@@ -84,17 +76,17 @@ def draw(generator: LatentGenerator, prompts: list[str]):
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_predicts_and_decodes_what_the_pipeline_does(generator, family):
-    made = generator(family)
-    text = made.condition(CAPTIONS)
+    generation = generator(family)
+    text = generation.condition(CAPTIONS)
     if "guidance" in text and text["guidance"] is not None:
         text["guidance"] = torch.ones_like(text["guidance"])
-    steps, images = draw(made, CAPTIONS)
+    steps, images = draw(generation, CAPTIONS)
     assert len(steps) == 2
     assert steps[1].time < 0.95
     for step in steps:
-        clean = made.predict(step.noisy, text, torch.full((2,), step.time))
+        clean = generation.predict(step.noisy, text, torch.full((2,), step.time))
         torch.testing.assert_close(clean, step.noisy - step.time * step.velocity, rtol=1e-4, atol=1e-4)
-    decoded = made.decode(steps[-1].after)
+    decoded = generation.decode(steps[-1].after)
     torch.testing.assert_close(decoded.clamp(-1, 1), images, rtol=1e-4, atol=1e-4)
     assert images.std() > 1e-3
 
@@ -102,40 +94,41 @@ def test_predicts_and_decodes_what_the_pipeline_does(generator, family):
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_empty_prompt_is_expanded_to_any_batch(generator, family):
-    made = generator(family)
-    noisy, time = torch.randn(3, *made.size), torch.tensor([0.2, 0.5, 0.9])
-    clean = made.predict(noisy, made.encode([""] * 3), time)
-    torch.testing.assert_close(made.predict(noisy, made.condition([""] * 3), time), clean, rtol=1e-4, atol=1e-4)
+    generation = generator(family)
+    noisy, time = torch.randn(3, *generation.size), torch.tensor([0.2, 0.5, 0.9])
+    clean = generation.predict(noisy, generation.encode([""] * 3), time)
+    encoded = generation.predict(noisy, generation.condition([""] * 3), time)
+    torch.testing.assert_close(encoded, clean, rtol=1e-4, atol=1e-4)
     for row in range(3):
-        alone = made.predict(noisy[row : row + 1], made.encode([""]), time[row : row + 1])
+        alone = generation.predict(noisy[row : row + 1], generation.encode([""]), time[row : row + 1])
         torch.testing.assert_close(alone[0], clean[row], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_latents_are_those_of_the_images(generator, family):
-    made = generator(family)
-    image = torch.rand(2, *made.pixels) * 2 - 1
-    latents = made.latents(image)
-    assert latents.shape == (2, *made.size)
-    assert made.decode(latents).shape == image.shape
+    generation = generator(family)
+    image = torch.rand(2, *generation.pixels) * 2 - 1
+    latents = generation.latents(image)
+    assert latents.shape == (2, *generation.size)
+    assert generation.decode(latents).shape == image.shape
     assert not torch.equal(latents[0], latents[1])
 
 
 @pytest.mark.parametrize("family", FUSED)
 @torch.no_grad()
 def test_closed_gates_are_the_empty_prompt(fuse, generator, family):
-    fused, made = fuse(family), generator(family)
-    noisy, time = torch.randn(2, *made.size), torch.tensor([0.3, 0.8])
-    untouched = made.predict(noisy, made.encode(["", ""]), time)
+    fused, generation = fuse(family), generator(family)
+    noisy, time = torch.randn(2, *generation.size), torch.tensor([0.3, 0.8])
+    untouched = generation.predict(noisy, generation.encode(["", ""]), time)
     assert torch.equal(fused.predict(noisy, fused.condition(CAPTIONS), time), untouched)
 
 
 @pytest.mark.parametrize("family", FUSED)
 def test_a_step_of_training_lets_text_in(fuse, generator, family):
-    fused, made = fuse(family).train(), generator(family)
+    fused, generation = fuse(family).train(), generator(family)
     rng = torch.Generator().manual_seed(0)
-    image, noise = (torch.randn(2, *made.pixels, generator=rng) for _ in range(2))
+    image, noise = (torch.randn(2, *generation.pixels, generator=rng) for _ in range(2))
     batch = {"image": image, "caption": CAPTIONS, "time": torch.tensor([0.5, 0.9]), "noise": noise}
     optimizer = torch.optim.AdamW([p for p in fused.parameters() if p.requires_grad], 0.05)
     for _ in range(2):  # the gates are opened first
@@ -146,42 +139,41 @@ def test_a_step_of_training_lets_text_in(fuse, generator, family):
     grads = [p.grad.abs().max() for p in fused.bridges.parameters() if p.grad is not None]
     assert len(grads) == len(list(fused.bridges.parameters()))
     assert min(grads) > 0
-    assert not any(p.grad is not None for p in made.model.parameters())
+    assert not any(p.grad is not None for p in generation.model.parameters())
     with torch.no_grad():
-        noisy, time = torch.randn(1, *made.size, generator=rng).expand(2, -1, -1, -1), torch.full((2,), 0.9)
+        noisy, time = torch.randn(1, *generation.size, generator=rng).expand(2, -1, -1, -1), torch.full((2,), 0.9)
         one, other = fused.predict(noisy, fused.condition(CAPTIONS), time)
     assert (one - other).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("family", FUSED)
 def test_drawn_latents_are_decoded(fuse, generator, family):
-    fused, made = fuse(family), generator(family)
+    fused, generation = fuse(family), generator(family)
     images = generate(fused, CAPTIONS, ["a", "b"], steps=2)
-    assert [image.size for image in images] == [made.pixels[:0:-1]] * 2
+    assert [image.size for image in images] == [generation.pixels[:0:-1]] * 2
     assert not np.array_equal(*map(np.asarray, images))
 
 
 def test_semantic_tokens_enter_where_no_mask_counts_the_text(generator):
     sd3, flux = generator("SD 3.5"), generator("Flux")
-    for made, fits in ((sd3, True), (flux, False)):
-        noisy, time, text = torch.randn(1, *made.size), torch.ones(1), made.encode([""])
+    for generation, fits in ((sd3, True), (flux, False)):
+        noisy, time, text = torch.randn(1, *generation.size), torch.ones(1), generation.encode([""])
         longer = torch.cat([text, text[:, :2]], 1)
         if fits:
-            assert made.predict(noisy, longer, time).shape == noisy.shape
+            assert generation.predict(noisy, longer, time).shape == noisy.shape
         else:
-            with pytest.raises(ValueError, match="text tokens and told of"):
-                made.predict(noisy, longer, time)
+            with pytest.raises(ValueError, match="text tokens, but its txt_ids counts"):
+                generation.predict(noisy, longer, time)
 
 
 @pytest.mark.parametrize("family", ["SD 1.5", "CogVideoX"])
-def test_other_schedules_are_refused(tmp_path, family):
-    expert = open_pipeline(save(family, tmp_path), side=32)
+def test_other_schedules_are_refused(experts, family):
     with pytest.raises(ValueError, match="not trained by flow matching"):
-        LatentGenerator(expert)
+        LatentGenerator(experts(family))
 
 
-def test_what_draws_no_batches_is_refused(tmp_path, tiny_dit):
-    for other in (open_pipeline(save("Cosmos3", tmp_path), side=32), tiny_dit):
+def test_what_draws_no_batches_is_refused(experts, tiny_dit):
+    for other in (experts("Cosmos3"), tiny_dit):
         with pytest.raises(TypeError, match="expected a diffusers pipeline"):
             LatentGenerator(other)
 
@@ -193,9 +185,9 @@ def test_the_documented_example(generator, tokenizer, stimuli, tmp_path, monkeyp
     experts["stabilityai/stable-diffusion-3.5-medium"] = generator("SD 3.5").expert
     monkeypatch.setattr(batches, "stimuli_of_part", lambda given, part: given)
     monkeypatch.chdir(tmp_path)
-    told: dict[str, Any] = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
-    exec(example, told)
-    assert [image.size for image in told["images"]] == [(16, 16)]
+    names: dict[str, Any] = {"open_expert": experts.__getitem__, "stimuli": stimuli, "STEPS": 2}
+    exec(example, names)
+    assert [image.size for image in names["images"]] == [(16, 16)]
     assert (tmp_path / "runs" / "real" / "bridges.safetensors").is_file()
 
 

@@ -18,7 +18,8 @@ from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
 from bridgework.models.experts.opening import open_expert
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.extraction.extracting import extract
-from bridgework.tests.models.tiny_pipelines import SIDES, TINY, save
+from bridgework.probes.features.features import Features
+from bridgework.tests.models.tiny_pipelines import SIDES, TINY
 
 DOCS = Path(__file__).parents[4] / "docs" / "diffusion.md"
 EXAMPLES = dict(re.findall(r"```python (\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
@@ -27,11 +28,11 @@ HUB_ID = re.compile(r'open_expert\("([\w.-]+/[\w.-]+)"\)')
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, tuple[str, Path]]:
+def folders(pipeline_folder) -> dict[str, tuple[str, Path]]:
     """Each pipeline class: our name of it and a folder."""
     found = {}
     for family in TINY:
-        folder = save(family, tmp_path_factory.mktemp("pipeline"))
+        folder = pipeline_folder(family)
         found[json.loads((folder / "model_index.json").read_text())["_class_name"]] = family, folder
     return found
 
@@ -44,7 +45,7 @@ def folder(folders, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def stimuli():
-    return scene_stimuli("train", 3)
+    return scene_stimuli("train", 2)
 
 
 def test_every_family_has_an_example(folders):
@@ -58,15 +59,16 @@ def test_example(kind, folders, stimuli):
     assert count == 1
     space: dict[str, Any] = {"open_pipeline": open_pipeline, "extract": extract, "stimuli": stimuli}
     exec(code if "extract" in code else code + PROBE, space)
-    made, expert = space["made"], space["expert"]
-    assert made["image"].timesteps == (0.2, 0.5, 0.8)
-    assert made["image"].samples == tuple(s.id for s in stimuli)
+    expert = space["expert"]
+    generation, *understanding = (value for value in space.values() if isinstance(value, Features))
+    assert generation["image"].timesteps == (0.2, 0.5, 0.8)
+    assert generation["image"].samples == tuple(s.id for s in stimuli)
     for modality in expert.modalities:
-        states = made[modality]
+        states = generation[modality]
         widths = [states.values] if isinstance(states.values, torch.Tensor) else list(states.values)
         assert all(torch.isfinite(value).all() for value in widths)
     if kind == "Cosmos3OmniPipeline":
-        assert space["seen"]["text"].values.shape == (4, 3, 16)
+        assert [features["text"].values.shape for features in understanding] == [(4, 2, 16)]
 
 
 def test_a_twin_has_another_denoiser_and_the_same_eyes(folder):

@@ -10,33 +10,19 @@ import torch
 from diffusers import DDPMScheduler
 
 from bridgework.models.experts.diffusion.cosmos3 import Cosmos3Expert
-from bridgework.models.experts.diffusion.latents import clean_latents, moment
-from bridgework.models.experts.diffusion.opening_pipelines import open_pipeline, pipeline_expert
-from bridgework.models.experts.diffusion.pipeline_expert import PipelineExpert
+from bridgework.models.experts.diffusion.latents import clean_latents, noise_level
+from bridgework.models.experts.diffusion.opening_pipelines import pipeline_expert
 from bridgework.models.experts.diffusion.recorded_call import _Noise, frozen_scheduler, record_call
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.controls import noise_for
 from bridgework.probes.stimuli.images import to_pixels
-from bridgework.tests.models.tiny_pipelines import SIDES, TINY, save
+from bridgework.tests.models.tiny_pipelines import TINY
 
 BOTH = ("SD 3.5", "Flux", "Flux 2", "Qwen-Image", "Lumina 2", "CogVideoX", "Chroma", "CogView4", "AuraFlow")
 IMAGE = tuple(family for family in TINY if family not in (*BOTH, "Cosmos3"))
 TEXTS = ("a dot", "two red rings", "a green square above a blue cross")
 STIMULI = [s._replace(text=text) for s, text in zip(scene_stimuli("train", 3), TEXTS, strict=True)]
-
-
-@pytest.fixture(scope="session")
-def experts(tmp_path_factory):
-    opened = {}
-
-    def get(family: str) -> PipelineExpert:
-        if family not in opened:
-            folder = save(family, tmp_path_factory.mktemp("pipeline"))
-            opened[family] = open_pipeline(folder, side=SIDES.get(family, 32))
-        return opened[family]
-
-    return get
 
 
 def means(expert, stimuli, modalities, timestep, task="generation"):
@@ -58,7 +44,7 @@ def means(expert, stimuli, modalities, timestep, task="generation"):
                 rows = one.reshape(len(stimuli), -1, dim)
                 mean = torch.stack([row[kept].mean(0) for row, kept in zip(rows, tokens)])
             else:
-                mean = torch.stack([one.reshape(-1, dim)[at[at >= 0]].mean(0) for at in tokens])
+                mean = torch.stack([one.reshape(-1, dim)[row[row >= 0]].mean(0) for row in tokens])
             found[modality].append(mean)
     return found
 
@@ -74,7 +60,7 @@ def flat(value):
     """The tensors and numbers of a denoiser's arguments, in order."""
     if isinstance(value, dict):
         return [leaf for key in sorted(value) for leaf in flat(value[key])]
-    return [leaf for each in value for leaf in flat(each)] if isinstance(value, list | tuple) else [value]
+    return [leaf for part in value for leaf in flat(part)] if isinstance(value, list | tuple) else [value]
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -144,22 +130,22 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
 @pytest.mark.parametrize("family", ["SD 1.5", "SDXL", "CogVideoX", "HunyuanDiT", "PixArt"])
 def test_noise_is_added_as_by_a_variance_preserving_scheduler(experts, family):
     scheduler = experts(family).pipe.scheduler
-    now = moment(scheduler, 0.4)
-    assert now.timestep == 399
+    level = noise_level(scheduler, 0.4)
+    assert level.timestep == 399
     clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     plain = DDPMScheduler.from_config(scheduler.config)
     plain.alphas_cumprod = scheduler.alphas_cumprod
     wanted = plain.add_noise(clean, noise, torch.tensor([399, 399]))
-    assert torch.allclose(now.signal * clean + now.noise * noise, wanted, atol=1e-6)
+    assert torch.allclose(level.signal * clean + level.noise * noise, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["SD 3.5", "Flux", "LTX", "Wan", "Sana", "Cosmos3"])
 def test_noise_is_added_by_flow_matching(experts, family):
-    assert moment(experts(family).pipe.scheduler, 0.4) == (400.0, 0.6, 0.4)
+    assert noise_level(experts(family).pipe.scheduler, 0.4) == (400.0, 0.6, 0.4)
 
 
 def test_noisy_latents_and_times_reach_the_denoiser(experts):
-    """Of SD3, by hand: (1 - t) (mode - shift) scale + t noise, at 1000 t; Flux's is told t, Lumina's 1 - t."""
+    """Of SD3, by hand: (1 - t) (mode - shift) scale + t noise, at 1000 t; Flux's timestep is t, Lumina's 1 - t."""
     expert = experts("SD 3.5")
     given = expert.call(STIMULI, ("image",), 0.3).arguments
     vae = expert.pipe.vae
@@ -169,8 +155,8 @@ def test_noisy_latents_and_times_reach_the_denoiser(experts):
     assert torch.allclose(given["hidden_states"], wanted, atol=1e-5)
     assert given["timestep"].tolist() == pytest.approx([300.0] * 3)
     for family, time in (("Flux", 0.3), ("Lumina 2", 0.7), ("Qwen-Image", 0.3), ("Flux 2", 0.3)):
-        told = experts(family).call(STIMULI, ("image",), 0.3).arguments["timestep"]
-        assert told.tolist() == pytest.approx([time] * 3), family
+        timestep = experts(family).call(STIMULI, ("image",), 0.3).arguments["timestep"]
+        assert timestep.tolist() == pytest.approx([time] * 3), family
 
 
 def test_pipeline_and_scheduler_stay_as_they_were(experts):
@@ -218,16 +204,16 @@ def test_separate_passes_see_one_modality(experts, family):
     one = STIMULI[:1]
     other_text = [one[0]._replace(text="nothing of the kind")]
     other_image = [one[0]._replace(image=STIMULI[1].image)]
-    seen = means(expert, one, ("image",), 0.5)["image"]
-    assert close(seen, means(expert, other_text, ("image",), 0.5)["image"])
-    assert not close(seen, means(expert, other_image, ("image",), 0.5)["image"])
-    assert not close(seen, means(expert, one, ("image",), 0.2)["image"])
+    image = means(expert, one, ("image",), 0.5)["image"]
+    assert close(image, means(expert, other_text, ("image",), 0.5)["image"])
+    assert not close(image, means(expert, other_image, ("image",), 0.5)["image"])
+    assert not close(image, means(expert, one, ("image",), 0.2)["image"])
     if "text" in expert.modalities:
         read = means(expert, one, ("text",), 0.5)["text"]
         assert close(read, means(expert, other_image, ("text",), 0.2)["text"])
         assert not close(read, means(expert, other_text, ("text",), 0.5)["text"])
         joint = means(expert, one, ("image", "text"), 0.5)
-        assert not close(joint["image"], seen)
+        assert not close(joint["image"], image)
         assert not close(joint["image"], means(expert, other_text, ("image", "text"), 0.5)["image"])
 
 
@@ -238,9 +224,9 @@ def test_the_batch_does_not_matter(experts, family):
     # CogView4's own pipeline pads prompts to the longest of a batch and lets words attend to the padding.
     for modality in expert.modalities[: 1 if family == "CogView4" else 2]:
         together = means(expert, STIMULI, (modality,), 0.5)[modality]
-        for at in (0, 2):
-            alone = means(expert, STIMULI[at : at + 1], (modality,), 0.5)[modality]
-            assert close([state[at : at + 1] for state in together], alone)
+        for row in (0, 2):
+            alone = means(expert, STIMULI[row : row + 1], (modality,), 0.5)[modality]
+            assert close([state[row : row + 1] for state in together], alone)
     noise = [expert.call(STIMULI, (m,), 1.0).arguments for m in ("image", "text")]
     first, second = (next(iter(given.values())) for given in noise)
     assert not torch.allclose(first[0], first[1])  # each sample its own
@@ -265,7 +251,7 @@ def test_single_stream_blocks_behind_dual_ones(experts, family, count):
     single = expert.single_stream()
     assert single.blocks == tuple(f"single_transformer_blocks.{i}" for i in range(count))
     for modality in ("image", "text"):
-        dual, after = (means(each, STIMULI, (modality,), 0.5)[modality] for each in (expert, single))
+        dual, after = (means(subject, STIMULI, (modality,), 0.5)[modality] for subject in (expert, single))
         assert close([dual[-1]], [after[0]])
         assert len(after) == count + 1
         assert not close([after[0]], [after[-1]])

@@ -1,0 +1,117 @@
+"""Run the commands of the command line: open what the arguments name, call one function, print what it returns.
+
+Everything is imported inside the commands, so that the help of one command does not wait for the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def extract(expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, **options: Any) -> None:
+    """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
+    from .models.experts.opening import open_expert
+    from .models.scenes.composing import scene_stimuli
+    from .probes.extraction.extracting import extract_with
+    from .probes.extraction.options import ExtractionOptions
+    from .probes.stimuli.sources import load_stimuli
+
+    part = stimuli.removeprefix("scenes-")
+    shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
+    extract_with(open_expert(expert, random_weights), shown, ExtractionOptions(store=out, **options))
+
+
+def align(features: Path, out: Path, metric: str) -> None:
+    """Write and print the alignment curve of one store's image and text."""
+    from .probes.curves.curve import alignment_curve
+    from .probes.features.features import Features
+    from .probes.files import write_csv
+
+    modalities = Features.load(features)
+    curve = alignment_curve(modalities["image"], modalities["text"], metric=metric)
+    write_csv(out, curve)
+    print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
+
+
+def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
+    """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
+    from .probes.features.features import Features
+    from .probes.plans.choosing import ChoiceOptions
+    from .probes.plans.measured_evidence import choose_from_features
+    from .probes.plans.rules import RULES
+
+    experts = Features.load(understanding), Features.load(generation)
+    plan, cost = choose_from_features(*experts, ChoiceOptions(**options))
+    plan.save(out)
+    print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
+    if plan.rule in RULES:
+        amounts = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) or "not recorded"
+        print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
+
+
+def train(what: str, folder: Path, **options: Any) -> None:
+    """Train a recipe, a plan or a shipped expert; `options` are fields of `Recipe` that replace those of the recipe."""
+    from dataclasses import replace
+
+    from .models.training.pretraining import STEPS, pretrain
+    from .models.training.recipe import Recipe, run_recipe
+
+    if what in STEPS:
+        if others := options.keys() - {"steps"}:
+            raise ValueError(f"{what} is trained as it was shipped: it takes no {min(others)}, only steps")
+        print(f"trained: {pretrain(what, folder, **options)}")
+    elif Path(what).suffix == ".json":
+        settings: dict[str, Any] = {"plan": what, "validate": 0} | options
+        run_recipe(Recipe(**settings), folder)
+    else:
+        run_recipe(replace(Recipe.load(what), **options), folder)
+
+
+def evaluate(model: str, **options: Any) -> None:
+    """Print all tables of a model; `options` are fields of `EvaluationOptions`."""
+    from dataclasses import asdict
+
+    from .models.evaluation.evaluation_options import EvaluationOptions
+    from .models.evaluation.reporting import open_model, report, tables_as_text
+
+    asked = EvaluationOptions(**options)
+    print(tables_as_text(report(open_model(model), **asdict(asked))))
+
+
+def estimate(understanding: str, generation: str, out: Path | None, **options: Any) -> None:
+    """Print what fusing two experts takes, and write it if asked; `options` are fields of `CostOptions`."""
+    from .models.costs.cost_options import CostOptions
+    from .models.costs.estimate import costs_as_text, estimate_costs
+    from .probes.files import write_csv
+
+    table = estimate_costs(understanding, generation, CostOptions(**options))
+    if out:
+        write_csv(out, table)
+    print(costs_as_text(table))
+
+
+def fetch(what: list[str]) -> None:
+    """Download weights, pictures or both, and verify their hashes."""
+    if "weights" in what:
+        from .models.experts.downloads.weights import fetch_all as fetch_weights
+
+        fetch_weights()
+    if "pictures" in what:
+        from .probes.stimuli.downloads import fetch_all as fetch_pictures
+
+        fetch_pictures()
+
+
+def demo() -> None:
+    """Run the demo."""
+    from .studies.runs import demo as run_demo
+
+    run_demo()
+
+
+def reproduce(names: list[str], **folders: Path) -> None:
+    """Run studies; `folders` are `runs` and `results` of `bridgework.studies.reproduce`, where they are given."""
+    from .studies.runs import reproduce as run_studies
+
+    run_studies(names, **{name: folder for name, folder in folders.items() if folder is not None})

@@ -1,0 +1,9 @@
+from .estimate import estimate_cost as estimate_cost
+from .step_costs import WARM_UP as WARM_UP
+from .step_costs import Flops as Flops
+from .step_costs import attention_sharing as attention_sharing
+from .step_costs import costs as costs
+from .step_costs import count_flops as count_flops
+from .step_costs import held_bytes as held_bytes
+from .step_costs import peak_bytes as peak_bytes
+from .step_costs import step_seconds as step_seconds

@@ -1,0 +1,11 @@
+from .link_ablation import ablate_links as ablate_links
+from .reporting import open_model as open_model
+from .reporting import report as report
+from .scores import Drawn as Drawn
+from .scores import answer as answer
+from .scores import answers as answers
+from .scores import draw_scenes as draw_scenes
+from .scores import evaluate as evaluate
+from .scores import question_accuracy as question_accuracy
+from .scores import scene_score as scene_score
+from .scores import skills_of as skills_of

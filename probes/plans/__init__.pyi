@@ -1,0 +1,11 @@
+from .bridge_plan import STREAMS as STREAMS
+from .bridge_plan import BridgePlan as BridgePlan
+from .choosing import ChoiceOptions as ChoiceOptions
+from .choosing import choose_bridges as choose_bridges
+from .choosing import score_plan as score_plan
+from .fixed_rules import FIXED as FIXED
+from .layout_table import LAYOUTS as LAYOUTS
+from .layout_table import TRUNKS as TRUNKS
+from .layouts import lay_out as lay_out
+from .measured_evidence import choose_from_features as choose_from_features
+from .rules import RULES as RULES

@@ -1,0 +1,87 @@
+"""Measure what a rule needs from the features of two experts, and choose the plan by it."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+
+from ..features.features import Features
+from .bridge_plan import BridgePlan
+from .choosing import ChoiceOptions, choose_bridges
+from .layouts import lay_out
+from .matching import count_towers
+from .rules import RULES, read_evidence
+
+
+def choose_from_features(
+    understanding: Features, generation: Features, options: ChoiceOptions | None = None
+) -> tuple[BridgePlan, dict[str, Any]]:
+    """Return the bridge plan that a rule chooses for two experts, and what its evidence cost.
+
+    Parameters
+    ----------
+    understanding, generation : Features
+        Features of the two experts on the same stimuli; the understanding text and the generation image are read, and
+        by some rules the other modality as well.
+    options : ChoiceOptions, optional
+        The rule and what it is given; the defaults if left out.
+
+    Returns
+    -------
+    plan : BridgePlan
+        The plan.
+    cost : dict
+        Amounts by unit, such as {"seconds": 2.1}; {} where the evidence was not measured and does not record its cost.
+
+    Raises
+    ------
+    ValueError
+        The rule needs evidence that features do not hold; an option belongs to another rule; several timesteps and none
+        is named; or as `choose_bridges` and `lay_out` do.
+    KeyError
+        A modality is missing in one of the features.
+    FileNotFoundError
+        There is no such file of evidence.
+
+    See Also
+    --------
+    choose_bridges : Chooses from evidence that is there already.
+
+    Examples
+    --------
+    >>> vlm, dit = Features.load("runs/vlm"), Features.load("runs/dit")
+    >>> plan, cost = choose_from_features(vlm, dit, ChoiceOptions(timestep=0.5, bridges=4))
+    """
+    options = options or ChoiceOptions()
+    if options.timestep is not None:
+        parts = {name: part.at(options.timestep) for name, part in generation.modalities.items()}
+        generation = Features(parts, generation.provenance)
+    layers = count_towers(understanding["text"], generation["image"])
+    rule, published = options.rule, options.rule == "published"
+    if options.matching is not None and not published:
+        raise ValueError("--matching is of --rule published: the other rules choose their pairs themselves")
+    if options.bridges is not None and published:
+        raise ValueError("--bridges is of the other rules: --rule published has as many as the layout")
+    evidence, cost, began = None, {}, perf_counter()
+    if options.evidence is not None:
+        evidence = read_evidence(options.evidence)
+    elif rule in RULES or options.matching == "optimal":
+        row = RULES[rule if rule in RULES else "alignment"]
+        if row.measure is None:
+            raise ValueError(f"the rule {rule!r} needs {row.needs}: pass it as --evidence FILE")
+        if len(times := generation["image"].timesteps) > 1:
+            swept = ", ".join(f"{time:g}" for time in times)
+            raise ValueError(f"the generation features hold the timesteps {swept}: choose one with --timestep")
+        evidence = row.measure(understanding, generation, options.metric)
+        cost = {"seconds": round(perf_counter() - began, 1)}
+        if rule == "alignment":
+            evidence.attrs["cost"] = cost
+    joined: dict[str, Any] = {"stream": options.stream, "rank": options.rank}
+    if published:
+        heat = evidence if isinstance(evidence, pd.DataFrame) else None
+        return lay_out(options.layout, *layers, matching=options.matching, heat=heat, **joined), cost
+    joined |= {"layers": layers, "layout": options.layout}
+    plan = choose_bridges(evidence, rule, options.bridges, options.seed, **joined)
+    return plan, plan.evidence.get("cost") or cost

@@ -1,0 +1,188 @@
+"""Blocks of any model are visited at their outputs and inside attention, and nothing is left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bridgework.models.towers.visiting import visiting
+
+from ..pairs import (
+    FLUX,
+    LLAVA,
+    LM,
+    OUTSIDE,
+    PAIRS,
+    PIXART,
+    QWEN_VL,
+    SD3,
+    UNET,
+    WAN,
+    Joined,
+    Named,
+    inside_of,
+    label,
+    opened,
+    tensors,
+    traces,
+)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
+@pytest.mark.parametrize("pair", PAIRS, ids=label)
+def test_one_way_is_the_identity_at_gate_0_and_reaches_the_other_tower_elsewhere(pair, inside):
+    joined = Joined(pair, inside)
+    with torch.no_grad():
+        assert torch.equal(tensors(joined.one_way()), tensors(joined.sides[1].run()))
+    assert joined.visited == len(joined.blocks[1])
+    check_gradients_reach_the_first(joined)
+    assert traces(*joined.models) == (0, [])
+
+
+@pytest.mark.parametrize("pair", OUTSIDE, ids=label)
+def test_one_way_at_block_outputs_where_attention_cannot_be_visited(pair):
+    joined = Joined(pair)
+    with torch.no_grad():
+        assert torch.equal(tensors(joined.one_way()), tensors(joined.sides[1].run()))
+    check_gradients_reach_the_first(joined)
+
+
+def check_gradients_reach_the_first(joined: Joined) -> None:
+    for bridge in joined.bridges.modules():
+        if hasattr(bridge, "gate"):
+            nn.init.constant_(bridge.gate, 0.7)
+    first = joined.sides[0].tower.model.requires_grad_(True)
+    output = tensors(joined.one_way())
+    with torch.no_grad():
+        assert not torch.equal(output, tensors(joined.sides[1].run()))
+    output.square().sum().backward()
+    block = first.get_submodule(joined.sides[0].tower.blocks[joined.blocks[0][0]])
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in block.parameters())
+
+
+def test_own_attention_can_be_made_again():
+    """Query, key, value, mask and scale are what the block attended with: causal, grouped-query, biased."""
+    for named in (LLAVA, Named("T5EncoderModel (text enc)"), Named("Gemma3ForConditionalGeneration"), SD3, UNET):
+        tower, run = opened(named)
+
+        def check(own):
+            again = nn.functional.scaled_dot_product_attention(
+                own.query, own.key, own.value, own.mask, scale=own.scale, enable_gqa=True
+            )
+            torch.testing.assert_close(again, own.own, rtol=1e-5, atol=1e-6)
+
+        with torch.no_grad(), visiting(tower, dict.fromkeys(inside_of(tower), check), inside=True):
+            run()
+
+
+def checkpointed(model: Any, reentrant: bool = False) -> None:
+    if hasattr(model, "gradient_checkpointing_enable"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    else:
+        model.enable_gradient_checkpointing()
+    model.train()
+
+
+CHECKPOINTED = [(LLAVA, SD3), (LM, FLUX), (QWEN_VL, PIXART), (LM, UNET), (Named("Gemma3ForConditionalGeneration"), WAN)]
+
+
+def gradients(joined: Joined, both: bool) -> list[Tensor]:
+    """Of the bridges and both towers, after another pass has been visited otherwise."""
+    for module in (joined.bridges, *joined.models):
+        module.zero_grad()
+    outputs = joined.together() if both else (joined.one_way(),)
+    loss = torch.stack([tensors(output).square().mean() for output in outputs]).sum()
+    with visiting(joined.sides[1].tower, {0: lambda state: state * 0 + 9}):  # other visits, while computing again
+        loss.backward()
+    every = [parameter for module in (joined.bridges, *joined.models) for parameter in module.parameters()]
+    assert traces(*joined.models) == (0, [])
+    return [parameter.grad for parameter in every if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize("pair", CHECKPOINTED, ids=label)
+def test_checkpointing_changes_no_gradient(pair, inside, both):
+    joined = Joined(pair, inside, gate=0.7, fresh=True)
+    for model in joined.models:
+        model.requires_grad_(True)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    plain = gradients(joined, both)
+    for model in joined.models:
+        checkpointed(model)
+    again = gradients(joined, both)
+    assert len(plain) == len(again)
+    assert sum(float(gradient.abs().max()) > 0 for gradient in plain) > 20
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_checkpointed_blocks_are_computed_again():
+    """The test above would pass if nothing were checkpointed."""
+    tower, run = opened(SD3)
+    checkpointed(tower.model.requires_grad_(True))
+    count = []
+    with visiting(tower, {1: lambda own: count.append(torch.is_grad_enabled())}, inside=True):
+        output = tensors(run())
+    assert len(count) == 1
+    output.sum().backward()
+    assert len(count) == 2
+
+
+def test_reentrant_checkpointing_is_refused():
+    tower, run = opened(LM)
+    checkpointed(tower.model.requires_grad_(True), reentrant=True)
+    with pytest.raises(ValueError, match="use_reentrant=False"), visiting(tower, {1: lambda own: own.own}, True):
+        run()
+    assert traces(tower.model) == (0, [])
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
+def test_autocast_and_no_gradients(inside):
+    joined = Joined((LLAVA, SD3), inside)
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            plain = joined.bare()
+            assert torch.equal(tensors(joined.one_way()), tensors(plain[1]))
+            for one, other in zip(joined.together(), plain, strict=True):
+                assert torch.equal(tensors(one), tensors(other))
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
+def test_nothing_is_left_behind(inside, error):
+    tower, run = opened(SD3)
+    model: Any = tower.model.requires_grad_(True)
+    checkpointed(model)
+
+    def fail(*args):
+        raise error("here")
+
+    with pytest.raises(error, match="here"), visiting(tower, {1: fail}, inside):
+        run()
+    assert traces(tower.model) == (0, [])
+    handle = model.transformer_blocks[1].attn.to_q.register_forward_hook(fail)
+    with pytest.raises(error, match="here"), visiting(tower, {1: lambda own: None}, inside):
+        run()
+    handle.remove()
+    assert traces(tower.model) == (0, [])
+    again = []
+
+    def fail_again(own):
+        again.append(1)
+        if len(again) > 1:
+            raise error("here")
+        return (own.own if inside else own).square()  # which saves what is to be computed again
+
+    with visiting(tower, {1: fail_again}, inside):
+        output = tensors(run())
+    with pytest.raises(error, match="here"):
+        output.sum().backward()
+    assert traces(tower.model) == (0, [])

@@ -1,0 +1,66 @@
+"""Options of `extract`: declared once, checked for a subject, and recorded in one order."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+import torch
+
+from bridgework.probes.extraction.extracting import extract
+from bridgework.probes.extraction.jobs import prepare_job
+from bridgework.probes.extraction.options import ExtractionOptions, layer_paths
+from bridgework.tests.probes.toys import letters, open_toy
+
+RECORDED = "task timesteps noise pass layers pooling tokens special cleaned dtype precision batch_size"
+
+
+def test_they_are_the_keywords_of_extract():
+    keywords = {name: p for name, p in inspect.signature(extract).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert [field.name for field in fields(ExtractionOptions)] == list(keywords)
+    assert len(keywords) == 13
+    assert {field.name: field.default for field in fields(ExtractionOptions)} == {
+        name: parameter.default for name, parameter in keywords.items()
+    }
+    asked, declared = get_type_hints(extract), get_type_hints(ExtractionOptions)
+    assert {name: asked[name] for name in keywords} == declared
+
+
+def test_checked_options_name_what_was_left_open():
+    toy = open_toy()
+    options = ExtractionOptions().checked(toy)
+    assert options.task == toy.tasks[0]
+    assert options.layers == tuple(layer_paths(toy, None))
+    assert options.checked(toy) == options
+    assert ExtractionOptions(layers=[toy.blocks[1], "embeddings"]).checked(toy).layers == ("embeddings", "1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "dance"}, "unknown task 'dance'"),
+        ({"timesteps": (0.5,)}, "takes no timesteps"),
+        ({"pooling": "grid:0"}, "unknown pooling 'grid:0'"),
+        ({"dtype": torch.float64}, "dtype is torch.float64: expected torch.float32, float16 or bfloat16"),
+        ({"precision": "int8"}, "precision is 'int8': expected bf16, fp16"),
+        ({"batch_size": 0}, "batch_size is 0: expected a whole number of at least 1"),
+        ({"tokens": {"sound": [0]}}, "tokens of 'sound' are chosen"),
+        ({"special": True, "pooling": "grid:2"}, "special tokens have no place on a patch grid"),
+        ({"layers": ["99"]}, "has no layer '99'"),
+        ({"layers": "0"}, "layers is '0': expected a list of names"),
+    ],
+)
+def test_what_does_not_fit_a_subject(given, message):
+    with pytest.raises(ValueError, match=message):
+        ExtractionOptions(**given).checked(open_toy())
+
+
+def test_a_store_records_them_in_one_order():
+    stimuli = letters("a", "bb")
+    provenance = prepare_job(open_toy(), stimuli, ExtractionOptions(tokens={"text": slice(1, None)})).provenance
+    names = ["subject", "stimuli", "stimuli_digest", *RECORDED.split(), "order", "batches_per_shard", "versions"]
+    assert list(provenance) == names
+    assert provenance["tokens"] == {"text": "slice(1, None, None)"}
+    assert provenance["dtype"] == "float32"

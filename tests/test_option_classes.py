@@ -1,0 +1,58 @@
+"""Options classes have the arguments of the functions that they serve, with the same defaults."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from bridgework.models.costs.cost_options import CostOptions
+from bridgework.models.costs.estimate import cost_table, estimate_cost
+from bridgework.models.evaluation.evaluation_options import EvaluationOptions
+from bridgework.models.evaluation.reporting import report
+from bridgework.models.training.recipe import Recipe
+from bridgework.models.training.train_model import train
+from bridgework.probes.extraction.options import ExtractionOptions
+from bridgework.probes.plans.choosing import ChoiceOptions, choose_bridges
+from bridgework.probes.plans.layouts import lay_out
+
+CLASSES = (ExtractionOptions, ChoiceOptions, Recipe, EvaluationOptions, CostOptions)
+
+
+def defaults(function) -> dict[str, object]:
+    return {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+
+
+@pytest.mark.parametrize(
+    ("options", "functions", "but"),
+    [
+        (EvaluationOptions, (report,), {}),
+        (CostOptions, (estimate_cost, cost_table), {"layout": ("H",), "steps": 10_000}),
+        (
+            ChoiceOptions,
+            (choose_bridges,),
+            {"layout": "H", "matching": None, "rank": None, "metric": "mutual_knn", "timestep": None, "evidence": None},
+        ),
+    ],
+)
+def test_they_are_the_arguments_of_their_functions(options, functions, but):
+    declared = {field.name: field.default for field in fields(options)}
+    taken = {name: default for function in functions for name, default in defaults(function).items()} | but
+    assert declared == {name: taken[name] for name in declared}
+
+
+def test_what_is_passed_on_has_the_same_defaults():
+    assert defaults(lay_out)["matching"] is ChoiceOptions.matching
+    assert set(defaults(report)) == {field.name for field in fields(EvaluationOptions)}
+    assert set(defaults(estimate_cost)) <= {field.name for field in fields(CostOptions)}
+    passed = {field.name: field.default for field in fields(Recipe)} | {"validate": 0}  # off where one trains by hand
+    assert passed.items() >= {name: v for name, v in defaults(train).items() if name not in ("data", "on_log")}.items()
+
+
+@pytest.mark.parametrize("options", CLASSES)
+def test_every_option_has_a_plain_sentence(options):
+    for field in fields(options):
+        sentence, _, default = field.metadata["help"].partition(" (default: ")
+        assert sentence[0].isupper() and sentence.endswith(".") and "%" not in sentence, field.name
+        assert bool(default) == (field.default is None), field.name

@@ -1,0 +1,131 @@
+"""What users import, by every door that they may know."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+# Of the faces, by the module that defines each name.
+FACES = {
+    "bridgework.probes": {
+        "curves.curve": "alignment_curve",
+        "curves.divergence_depth": "Divergence divergence",
+        "curves.shapes": "rises rises_then_falls",
+        "evidence.attention": "attention_mass",
+        "evidence.attribution": "attribute",
+        "evidence.complementarity": "complementarity_map",
+        "evidence.conflict": "gradient_conflict",
+        "extraction.extracting": "extract extract_cached",
+        "extraction.ray_cluster": "extract_on_ray",
+        "features.features": "Features",
+        "features.layer_features": "LayerFeatures",
+        "hooks.block_stacks": "find_stacks",
+        "hooks.capturing": "capture",
+        "metrics.named_metrics": "METRICS",
+        "plans.bridge_plan": "BridgePlan",
+        "plans.choosing": "choose_bridges score_plan",
+        "plans.layout_table": "LAYOUTS",
+        "plans.layouts": "lay_out",
+        "plans.rules": "RULES",
+        "similarity.labels": "label_probe",
+        "similarity.nulls": "map_moments map_null",
+        "similarity.patches": "match_patches",
+        "similarity.scoring": "similarity similarity_map",
+        "stimuli.controls": "mismatched",
+        "stimuli.sources": "load_stimuli",
+        "stimuli.stimulus_set": "Stimuli Stimulus",
+        "subjects.any_model": "AnyModel",
+        "subjects.subject": "ForwardPass Shown Subject",
+        "subjects.token_streams": "find_streams",
+    },
+    "bridgework.models": {
+        "costs.estimate": "estimate_cost",
+        "evaluation.link_ablation": "ablate_links",
+        "evaluation.reporting": "open_model report",
+        "evaluation.scores": "evaluate",
+        "experts.diffusion.latent_generator": "LatentGenerator",
+        "experts.opening": "open_expert",
+        "fusion.fused_model": "FusedModel",
+        "fusion.probe_subject": "fused_subject",
+        "fusion.two_towers": "Fusion",
+        "generation.sampling": "generate",
+        "scenes.composing": "scene_stimuli",
+        "towers.finding": "find_tower",
+        "training.recipe": "Recipe run_recipe",
+        "training.train_model": "train",
+        "unified.flow_model": "UnifiedModel",
+        "unified.token_model": "UnifiedTokens",
+    },
+    "bridgework.figures": {
+        "alignment": "alignment_curves before_after",
+        "evidence": "causal_evidence",
+        "gallery": "Entry write_gallery",
+        "gap": "gap_closed",
+        "layout_bars": "layouts_compared",
+        "learning": "learning_curves live_curve",
+        "maps": "layer_map",
+        "plan_drawing": "architecture architectures",
+        "plan_results": "plan_outcomes",
+        "samples": "sample_grid",
+    },
+    "bridgework.studies": {"runs": "demo reproduce", "settings": "EXPERTS RESULTS"},
+}
+
+# Of folders that bear the name of a module of version 0.1, so that imports written for it go on working.
+FOLDERS = {
+    "bridgework.probes.extraction": "extract mismatched noise_for",
+    "bridgework.probes.stimuli": "Stimuli Stimulus load_stimuli",
+    "bridgework.probes.features": "ALLOWED DTYPES Features LayerFeatures POOLING Reader axes_of",
+    "bridgework.probes.metrics": "Array MEMORY METRICS Metric",
+    "bridgework.probes.similarity": "MEMORY METRICS chance labelled similarity similarity_map used_k",
+    "bridgework.probes.plans": "BridgePlan LAYOUTS STREAMS TRUNKS",
+    "bridgework.models.experts": "CHECKPOINTS OWN UNIFIED open_expert",
+    "bridgework.models.scenes": "COLOURS COUNTS Example HELD_OUT PARTS PLURAL QUARTERS Question RELATIONS SHAPES SIZE "
+    "SKILLS Scene Thing ask compose draw examples mask_of part_of scene_stimuli",
+    "bridgework.models.fusion": "FusedModel Fusion States",
+    "bridgework.models.unified": "OneTrunk PATCH UnifiedModel Words",
+    "bridgework.models.training": "CHECKPOINTS EVERY fit reader_of train",
+    "bridgework.models.evaluation": "Drawn answer answers draw_scenes evaluate question_accuracy scene_score skills_of",
+    "bridgework.models.costs": "Flops WARM_UP attention_sharing costs count_flops held_bytes peak_bytes step_seconds",
+}
+
+ROWS = [
+    (face, module, name) for face, rows in FACES.items() for module, names in rows.items() for name in names.split()
+]
+
+
+@pytest.mark.parametrize(("face", "module", "name"), ROWS, ids=[f"{face}.{name}" for face, _, name in ROWS])
+def test_a_public_name_is_the_same_by_both_doors_and_documented(face, module, name):
+    found = getattr(importlib.import_module(face), name)
+    assert found is getattr(importlib.import_module(f"{face}.{module}"), name)
+    if callable(found):
+        assert found.__doc__ and found.__doc__.strip()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_the_list_is_whole(face):
+    listed = {name for _face, _, name in ROWS if _face == face}
+    assert listed == set(sys.modules[face].__all__) == set(dir(sys.modules[face]))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_deep_imports_of_the_first_version_work(folder):
+    module = importlib.import_module(folder)
+    module = sys.modules[folder]  # a function of the face may stand before the folder
+    assert not [name for name in FOLDERS[folder].split() if not hasattr(module, name)]
+
+
+SHADOWS = """
+import bridgework.probes.curves.curve
+from bridgework.probes import similarity
+from bridgework.probes.similarity import chance
+import bridgework.probes as probes
+assert similarity is probes.similarity and callable(similarity), similarity
+"""
+
+
+def test_a_function_stands_before_the_folder_of_its_name():
+    subprocess.run([sys.executable, "-c", SHADOWS], check=True)
