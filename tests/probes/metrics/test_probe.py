@@ -154,6 +154,3 @@ def test_map_compare_subset_and_permuted_agree_with_features():
     moved = LINEAR_PROBE.permuted(a, b, 10, orders)
     for permutation, order in enumerate(orders):
         np.testing.assert_allclose(moved[permutation], [[score(x, y[order]) for y in ys] for x in xs], atol=1e-6)
-
-
-# Onto labels
