@@ -15,9 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("probes", "models", "figures", "studies")
 CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
-FOLDERS = (*CODE, "docs", ".ci")
+FOLDERS = (*CODE, "docs", "findings", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
-TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle", ".html"}
+TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle", ".html", ".sh"}
 NAMES = {"Makefile", "LICENSE", ".gitignore", "run"}
 
 NOTEBOOK_BYTES = 500_000
@@ -151,6 +151,16 @@ def test_no_file_is_too_large():
         sum(file.stat().st_size for file in (ROOT / "probes" / "stimuli" / "noto").iterdir() if file.is_file())
         <= NOTO_BYTES
     )
+
+
+IGNORED = {"weights", "runs", "build", "dist"}  # as .gitignore has them
+PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".distcp"}
+
+
+def test_no_output_lies_in_the_tree():
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    assert {name for name in folders if not name.endswith(".egg-info")} <= {*FOLDERS, *IGNORED}
+    assert not [name(file) for file in FILES if file.suffix in PICKLES]
 
 
 # Nothing is unpickled: ruff bars pickle and its wrappers (S301, TID251), this the option that torch leaves open.
