@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,28 @@ KINDS: tuple[tuple[str, str | None], ...] = (
     (r"text|txt|prompt|caption|^encoder_hidden_states", "text"),
 )
 
+SAYS_GRIDS = re.compile(r"grid|spatial_shape|sizes")  # inputs of rows and columns, or frames, rows and columns
+
 Inputs = Mapping[str, Any]
+Grid = tuple[int, int, int]  # frames, rows and columns of a picture or clip, counted in patches
+
+
+class Rows(NamedTuple):
+    """Where the samples stand in one input.
+
+    Attributes
+    ----------
+    axis : int
+        The axis along which they stand.
+    counts : torch.Tensor
+        (sample,), the number of rows of each sample along it: one, or as many as its patches, tiles or images.
+    grids : tuple of tuple of tuple of int
+        Frames, rows and columns of each picture of each sample, where rows are patches and an input says so.
+    """
+
+    axis: int
+    counts: Tensor
+    grids: tuple[tuple[Grid, ...], ...] = ()
 
 
 def data_inputs(inputs: Inputs, kinds: Mapping[str, str]) -> dict[str, list[str]]:
@@ -76,7 +97,8 @@ def count_samples(inputs: Inputs) -> int:
     Returns
     -------
     int
-        The length of the first axis of `input_ids`, or of the first tensor. Ids with one axis are one sample.
+        The length of the first axis of `input_ids`, or of the first tensor. Ids with one axis are one sample. Without
+        ids, each picture whose patches are packed into rows is one.
 
     Raises
     ------
@@ -86,10 +108,39 @@ def count_samples(inputs: Inputs) -> int:
     ids = inputs.get("input_ids")
     if isinstance(ids, Tensor):
         return len(ids) if ids.ndim > 1 else 1
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
+    tensors = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim]
     if not tensors:
         raise ValueError("no tensor among the inputs: pass what model(**inputs) takes")
-    return len(tensors[0])
+    grids = packed_grids(tensors[0], inputs)
+    return len(inputs[tensors[0]] if grids is None else grids)
+
+
+def packed_grids(name: str, inputs: Inputs) -> Tensor | None:
+    """Return what the inputs say about the pictures whose patches are packed along the first axis of an input.
+
+    Parameters
+    ----------
+    name : str
+        The packed input.
+    inputs : mapping
+        All inputs of the call.
+
+    Returns
+    -------
+    Tensor or None
+        (picture, 3), frames, rows and columns of each; None where no input accounts for all rows.
+    """
+    value = inputs[name]
+    said = {
+        other: grid.detach().cpu()
+        for other, grid in inputs.items()
+        if isinstance(grid, Tensor) and not grid.is_floating_point() and SAYS_GRIDS.search(other)
+    }
+    for other in sorted(said, key=lambda other: ("video" in other) != ("video" in name)):
+        grid = said[other]
+        if grid.ndim == 2 and grid.shape[1] in (2, 3) and int(grid.prod(1).sum()) == len(value):
+            return grid if grid.shape[1] == 3 else torch.cat([torch.ones_like(grid[:, :1]), grid], 1)
+    return None
 
 
 def special_ids(model: nn.Module) -> dict[str, set[int]]:
@@ -103,9 +154,9 @@ def special_ids(model: nn.Module) -> dict[str, set[int]]:
     Returns
     -------
     dict of set of int
-        "image": the placeholders of image tokens. "special": these and all other ids that are named.
+        "image", "video", "audio": the placeholders of their tokens. "special": these and all other ids that are named.
     """
-    ids: dict[str, set[int]] = {"image": set(), "special": set()}
+    ids: dict[str, set[int]] = {"image": set(), "video": set(), "audio": set(), "special": set()}
 
     def collect(config: Mapping[str, Any]) -> None:
         for name, value in config.items():
@@ -114,24 +165,28 @@ def special_ids(model: nn.Module) -> dict[str, set[int]]:
             elif re.search(r"token_(id|index)$", str(name)) or name == "<image>":
                 numbers = {v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
                 ids["special"] |= numbers
-                if re.fullmatch(r"<image>|image_token_(id|index)", str(name)):
-                    ids["image"] |= numbers
+                if kind := re.fullmatch(r"<?(image|video|audio)(>|_token_(id|index))", str(name)):
+                    ids[kind[1]] |= numbers
 
     config = getattr(model, "config", {})
     collect(config.to_dict() if hasattr(config, "to_dict") else config)
     return ids
 
 
-def change_inputs(inputs: Inputs, names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0) -> Inputs:
+def change_inputs(
+    inputs: Inputs, rows: Mapping[str, Rows], names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0
+) -> Inputs:
     """Give some inputs other values, at some samples.
 
-    Floating point values get noise of their own size. Ids become other words of the batch, except special ids and those
-    that the attention mask leaves out.
+    Floating point values get noise of their own size; images of zeros beside others, which fill up a batch, stay zeros.
+    Ids become other words of the batch, except special ids and those that the attention mask leaves out.
 
     Parameters
     ----------
     inputs : mapping
         The keyword arguments of one call.
+    rows : mapping of str to Rows
+        Where the samples stand in each input (probes/subjects/sample_rows.py).
     names : sequence of str
         The inputs to change.
     samples : torch.Tensor
@@ -145,73 +200,27 @@ def change_inputs(inputs: Inputs, names: Sequence[str], samples: Tensor, special
     -------
     mapping
         The inputs with the changed ones in their places.
-
-    Raises
-    ------
-    ValueError
-        An input cannot be divided among the samples.
     """
     after = dict(inputs)
     for name in names:
         value = inputs[name]
-        if isinstance(value, list | tuple):  # one tensor per sample
-            after[name] = [
-                _other(v, samples[i].expand(v.shape), None, set(), seed) if i < len(samples) else v
-                for i, v in enumerate(value)
-            ]
+        if name not in rows:  # one number for the whole call
+            after[name] = _other(value, samples.any(), None, special, seed)
+            continue
+        axis, counts, _ = rows[name]
+        chosen = samples.repeat_interleave(counts)
+        if isinstance(value, list | tuple):
+            after[name] = [_other(v, c.expand(v.shape), None, set(), seed) for v, c in zip(value, chosen, strict=True)]
         else:
-            axis, rows = sample_rows(value, inputs, len(samples))
-            chosen = samples.repeat_interleave(rows).to(value.device)
-            chosen = chosen.view([-1 if place == axis else 1 for place in range(value.ndim)])
+            chosen = chosen.to(value.device).view([-1 if place == axis else 1 for place in range(value.ndim)])
             after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed)
     return after
 
 
-def sample_rows(value: Tensor, inputs: Inputs, samples: int) -> tuple[int, Tensor]:
-    """Find the axis of an input along which its samples stand, and the number of rows of each.
-
-    Samples stand along the first axis, with one row each, or with one row per patch where they are packed. They stand
-    along another axis where only that has as many rows as there are samples.
-
-    Parameters
-    ----------
-    value : torch.Tensor
-        The input.
-    inputs : mapping
-        All inputs of the call.
-    samples : int
-        The number of samples.
-
-    Returns
-    -------
-    axis : int
-        The axis.
-    rows : torch.Tensor
-        (sample,), the number of rows of each sample.
-
-    Raises
-    ------
-    ValueError
-        The input cannot be divided among the samples.
-    """
-    grid = inputs.get("image_grid_thw")
-    if isinstance(grid, Tensor) and len(grid) == samples and int(grid.prod(1).sum()) == len(value):
-        return 0, grid.prod(1).cpu()
-    one = torch.ones(samples, dtype=torch.int64)
-    if len(value) == samples:
-        return 0, one
-    others = [axis for axis, size in enumerate(value.shape) if size == samples and 0 < axis < max(2, value.ndim - 1)]
-    if samples > 1 and len(others) == 1 and not (value.ndim == 2 and value.is_floating_point()):
-        return others[0], one
-    if len(value) % samples:
-        raise ValueError(
-            f"an input of shape {tuple(value.shape)} cannot be divided among {samples} samples: give each as many rows"
-        )
-    return 0, one * (len(value) // samples)
-
-
 def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: int) -> Tensor:
     if value.is_floating_point():
+        if value.ndim > 4:  # (sample, image, ...) or (image, tile, ...), of which some may fill up the batch
+            chosen = chosen & (value != 0).flatten(2).any(2).view(*value.shape[:2], *[1] * (value.ndim - 2))
         return torch.where(chosen, value + noise_like(value, seed), value)
     words = ~torch.isin(value, torch.tensor(sorted(special), device=value.device, dtype=value.dtype))
     if isinstance(mask, Tensor) and mask.shape == value.shape:

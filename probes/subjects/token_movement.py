@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
-from .input_changes import Inputs, change_inputs, noise_like, sample_rows, special_ids
+from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids
+from .patch_order import patch_units, reading_order
 
 MOVED = 1e-6  # a change of less than this share of the largest value is rounding
 DRAWS = 64  # draws of other pixels: a single draw may leave a discrete image token as it was
@@ -64,6 +65,8 @@ class TokenTracer:
         The keyword arguments of one call.
     data : mapping of str to list of str
         The inputs that hold data, by kind (`data_inputs`).
+    rows : mapping of str to Rows
+        Where the samples stand in each of them.
     samples : int
         The number of samples.
     """
@@ -76,10 +79,11 @@ class TokenTracer:
         axis: int,
         inputs: Inputs,
         data: Mapping[str, list[str]],
+        rows: Mapping[str, Rows],
         samples: int,
     ) -> None:
         self.model, self.block, self.stream, self.axis = model, block, stream, axis
-        self.inputs, self.data, self.samples = inputs, data, samples
+        self.inputs, self.data, self.rows, self.samples = inputs, data, rows, samples
         self.ids = special_ids(model)
 
     def read(self, state: Tensor) -> Stream:
@@ -139,7 +143,7 @@ class TokenTracer:
 
     def _moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
         """Return which positions move, (position,), when these inputs of these samples (sample,) change."""
-        return self._moved_by(change_inputs(self.inputs, names, samples, self.ids["special"], seed))
+        return self._moved_by(change_inputs(self.inputs, self.rows, names, samples, self.ids["special"], seed))
 
     def _moved_by(self, inputs: Inputs) -> Tensor:
         """Return which positions differ from the first pass with these inputs, (position,)."""
@@ -156,16 +160,26 @@ class TokenTracer:
         numbers = torch.arange(math.prod(shape))
         if self.samples == 1:
             return torch.zeros_like(numbers)
-        if shape[0] == self.samples and self.samples not in shape[1:]:
+        if shape[0] == self.samples and self.samples not in shape[1:] and self._one_row_each(shape):
             return numbers // (len(numbers) // self.samples)
         names = [name for kind, inputs in self.data.items() if kind != "time" for name in inputs]
         owner = identify_by_bits(self.samples, lambda chosen: self._moved(names, chosen), len(numbers))
         for axis, size in enumerate(shape):
             along = numbers.view(shape).movedim(axis, 0)  # the positions of each sample, if this is the batch's axis
-            batch = torch.empty_like(numbers).index_put((along,), torch.arange(size).view(-1, *[1] * (along.ndim - 1)))
-            if size == self.samples and torch.equal(batch[owner >= 0], owner[owner >= 0]):
-                return batch  # so that tokens which never move have a sample too
+            for counts in (torch.ones(self.samples, dtype=torch.int64), *(rows.counts for rows in self.rows.values())):
+                if size != int(counts.sum()):
+                    continue
+                samples = torch.arange(self.samples).repeat_interleave(counts).view(-1, *[1] * (along.ndim - 1))
+                batch = torch.empty_like(numbers).index_put((along,), samples)
+                if torch.equal(batch[owner >= 0], owner[owner >= 0]):
+                    return batch  # so that tokens which never move have a sample too
         return owner
+
+    def _one_row_each(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the first axis of a state is that of the samples: those of the words, or of every input."""
+        ids = self.inputs.get("input_ids")
+        words = isinstance(ids, Tensor) and tuple(ids.shape) == shape
+        return words or all(rows.axis or bool((rows.counts == 1).all()) for rows in self.rows.values())
 
     def _ids_among(self, shape: tuple[int, ...], ids: set[int]) -> Tensor:
         """Return the positions of some token ids, (position,), where the stream has one token for each input id."""
@@ -182,9 +196,9 @@ class TokenTracer:
             if not isinstance(mask, Tensor) or mask.ndim != 2 or not (keeps or name.endswith("key_padding_mask")):
                 continue
             left_out = (~mask.bool() if keeps else mask.bool()).cpu()  # torch's own masks mark what to leave out
-            if tuple(mask.shape) == shape and torch.equal(owner, torch.arange(len(owner)) // shape[1]):
+            if tuple(mask.shape) == shape and _one_owner_a_row(owner.view(shape)):
                 out |= left_out.flatten()
-            elif tuple(mask.T.shape) == shape and torch.equal(owner, torch.arange(len(owner)) % shape[1]):
+            elif tuple(mask.T.shape) == shape and _one_owner_a_row(owner.view(shape).T):
                 out |= left_out.T.flatten()
         return out
 
@@ -196,10 +210,9 @@ class TokenTracer:
         """
         names, counts = self.data["image"], (positions >= 0).sum(1)
         value = self.inputs[names[0]]
-        if len(names) > 1 or not isinstance(value, Tensor):
+        if len(names) > 1 or not isinstance(value, Tensor) or names[0] not in self.rows:
             return False
-        axis, rows = sample_rows(value, self.inputs, self.samples)
-        units = _units(value, rows, counts) if axis == 0 else None
+        units = patch_units(value, self.rows[names[0]], counts)
         if units is None:
             return False
         noise = noise_like(value)
@@ -208,16 +221,21 @@ class TokenTracer:
             return self._moved_by(dict(self.inputs) | {names[0]: torch.where(chosen[units], value + noise, value)})
 
         count = int(counts.max())
-        if int(move(torch.arange(count) == 0).sum()) != self.samples:
+        if int(move(torch.arange(count) == 0).sum()) != int((counts > 0).sum()):
             return False
         patches = identify_by_bits(count, move, len(self.flat))
         rows = [row[row >= 0] for row in positions]
         if any(not torch.equal(patches[row].sort().values, torch.arange(len(row))) for row in rows):
             return False
         for sample, row in enumerate(rows):
-            place = _reading_order(self.model, self.inputs, sample, patches[row])
+            place = reading_order(self.model, self.rows[names[0]], sample, patches[row])
             positions[sample, : len(row)] = row[place.argsort()]
         return True
+
+
+def _one_owner_a_row(owner: Tensor) -> bool:
+    """Return whether the tokens of each row (row, token) belong to one sample, -1 standing for any."""
+    return bool(((owner == owner.amax(1, keepdim=True)) | (owner < 0)).all())
 
 
 def flatten_tokens(state: Tensor, axis: int) -> Tensor:
@@ -328,34 +346,3 @@ def dim_axis(block: nn.Module, state: Tensor) -> int:
     """
     layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
     return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1
-
-
-def _units(value: Tensor, rows: Tensor, counts: Tensor) -> Tensor | None:
-    """Return the patch of its sample that each entry of an image input belongs to; None where that is unclear."""
-    samples, count = len(counts), int(counts[0])
-    if value.ndim == 2 and torch.equal(rows, counts):  # rows of patches, samples packed
-        return torch.cat([torch.arange(int(n)) for n in rows])[:, None].expand(value.shape)
-    if not (counts == count).all() or len(value) != samples:
-        return None
-    if value.ndim == 3 and value.shape[1] == count:  # packed latents
-        return torch.arange(count)[None, :, None].expand(value.shape)
-    if value.ndim == 4:
-        height, width = value.shape[2:]
-        side = math.isqrt(height * width // count)
-        if side and side * side * count == height * width and height % side == width % side == 0:
-            down, right = torch.arange(height) // side, torch.arange(width) // side
-            return (down[:, None] * (width // side) + right).expand(value.shape)
-    return None
-
-
-def _reading_order(model: nn.Module, inputs: Inputs, sample: int, patch: Tensor) -> Tensor:
-    """Return the place in reading order of patches (kept,) that a processor lists in groups to be merged (Qwen-VL)."""
-    grid = inputs.get("image_grid_thw")
-    vision = getattr(getattr(model, "config", None), "vision_config", None)
-    side = getattr(vision, "spatial_merge_size", 1) or 1
-    if not isinstance(grid, Tensor) or side == 1:
-        return patch
-    width = int(grid[sample, 2])
-    group, inside = patch // (side * side), patch % (side * side)
-    row = group // (width // side) * side + inside // side
-    return row * width + group % (width // side) * side + inside % side

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
 from .input_changes import Inputs, count_samples, data_inputs
+from .sample_rows import divide_inputs
 from .token_movement import States, Stream, TokenTracer, dim_axis, entering_streams, flatten_tokens, positions_by_sample
 
 
@@ -60,6 +61,7 @@ def find_streams(
     """
     data = data_inputs(inputs, kinds or {})
     samples = samples or count_samples(inputs)
+    rows = divide_inputs(model, inputs, data, samples)
     found: dict[str, dict[str | None, Stream]] = {}
     before: dict[str, Sequence[str]] = {}
     with torch.no_grad():
@@ -67,10 +69,10 @@ def find_streams(
             states = entering_streams(model, blocks[0], inputs)
             if states is not None:
                 block = model.get_submodule(blocks[0])
-                found[path] = {
-                    name: TokenTracer(model, blocks[0], name, dim_axis(block, state), inputs, data, samples).read(state)
-                    for name, state in states.items()
-                }
+                found[path] = {}
+                for name, state in states.items():
+                    tracer = TokenTracer(model, blocks[0], name, dim_axis(block, state), inputs, data, rows, samples)
+                    found[path][name] = tracer.read(state)
                 if any("mixed" in stream.positions for stream in found[path].values()):
                     carried = _carried(model, inputs, samples, before, found, states)
                     found[path] = carried or found[path]
@@ -121,12 +123,17 @@ def _rows(state: Tensor, axis: int) -> list[bytes]:
 def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:
     """Return kind and sample of each token that a stack returns, from those of its input.
 
-    Where a stack changes the number of tokens, they are known only if all are of one kind.
+    Where a stack changes the number of tokens, they are known only if all are of one kind, sample after sample, and
+    those of each sample become fewer or more by the same factor.
     """
     before = sum(int((positions >= 0).sum()) for positions in stream.positions.values())
     if before != count:
-        kinds = list(stream.positions)
-        return [(kinds[0], place * samples // count) for place in range(count)] if len(kinds) == 1 else []
+        (kind, positions), *others = stream.positions.items()
+        own = [row[row >= 0] for row in positions]
+        in_order = torch.equal(torch.cat(own).argsort(), torch.arange(before)) if before else False
+        if others or not in_order or any(len(row) * count % before for row in own):
+            return []
+        return [(kind, sample) for sample, row in enumerate(own) for _ in range(len(row) * count // before)]
     labels = [("", 0)] * count
     for kind, positions in stream.positions.items():
         for sample, row in enumerate(positions.tolist()):
