@@ -121,7 +121,8 @@ def _rows(sizes: Tensor, units: Tensor, grids: Tensor | None) -> Rows:
     counts = torch.stack([part.sum() for part in sizes.split(units.tolist())])
     if grids is None:
         return Rows(0, counts)
-    return Rows(0, counts, tuple(tuple(map(tuple, part.tolist())) for part in grids.split(units.tolist())))
+    said = [tuple((int(t), int(h), int(w)) for t, h, w in part.tolist()) for part in grids.split(units.tolist())]
+    return Rows(0, counts, tuple(said))
 
 
 def _said_lengths(inputs: Inputs, length: int, samples: int) -> Tensor | None:

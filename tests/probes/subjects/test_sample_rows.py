@@ -137,7 +137,7 @@ def test_pictures_filled_up_to_one_number_of_patches():
 
 def test_what_cannot_be_told_is_refused():
     torch.manual_seed(0)
-    tower = ZOO["Qwen2_5_VLForConditionalGeneration"][1]().model.model.visual.eval()
+    tower = ZOO["Qwen2_5_VLForConditionalGeneration"][1]().model.eval().get_submodule("model.visual")
 
     class Tower(nn.Module):
         def __init__(self) -> None:
