@@ -117,9 +117,13 @@ class FusedModel(Fusion, Generator):
         with torch.no_grad(), self.at_text_end(states.append):
             run_image()
         target = vision_features(understanding, images)
-        return SemanticTokens(
+        tokens = SemanticTokens(
             self.plan.semantic_tokens, self.null_text.shape[-1], states[0].shape[-1], target.shape[-1]
         )
+        with torch.no_grad():  # a generator that takes no further text tokens says so here, before any training
+            noisy = self.null_text.new_zeros(1, *self.size)
+            generation.predict(noisy, tokens.after(self.null_text), noisy.new_ones(1))
+        return tokens
 
     def at_text_end(self, keep: Callable[[Tensor], None]) -> AbstractContextManager[None]:
         """Pass the generator's text states (batch, token, dim) where its text stream ends to `keep`, within a context.

@@ -16,7 +16,7 @@ from ..bridges.bridge import KeysValues, Visibility
 from ..bridges.registry import BRIDGES
 from ..towers.attention_masks import SequencePlaces, text_after, visible
 from ..towers.tower import Tower
-from ..towers.visiting import measure, visiting
+from ..towers.visiting import measure, skipped_block, visiting
 from .lockstep import Meeting, lockstep
 
 Run = Callable[[], Any]
@@ -195,6 +195,8 @@ class Fusion(nn.Module):
                     f"{type(tower.model).__name__} was given {tower.unusable_mask!r} in another form than (batch, "
                     "token), which does not tell what is padding: pass mask, (batch, token), False at padding"
                 )
+        if skipped := [u for u, numbers in self._by_block(0).items() if numbers[0] not in kept]:
+            raise skipped_block(tower, skipped[0])
         running = False  # from now on only gradient checkpointing visits the blocks, to recompute them
         handed = tuple(
             _of_stream(bridge("keys_values", 0, kept[number][0]), kept[number][0])

@@ -18,8 +18,9 @@ from ...probes.hooks.block_outputs import (
     stream_order_from_next,
 )
 from ...probes.hooks.block_stacks import find_stacks
+from ...probes.hooks.compiled_blocks import check_parents
 from ...probes.hooks.model_state import evaluating
-from ...probes.subjects.input_changes import Inputs, noise_like
+from ...probes.subjects.input_changes import Inputs, noise_like, unchanged
 from ...probes.subjects.token_movement import Stream
 from ...probes.subjects.token_streams import find_streams
 from .token_layout import Place, TokenLayout, find_layout, places
@@ -84,6 +85,7 @@ def find_tower(
                 f"{', '.join(given)}: it has no token stream to bridge; it runs {', '.join(found) or 'none'}"
             )
         path = stack or max(found, key=lambda name: _size(model, stacks[name]))
+        check_parents(model, stacks[path][0])
         layouts = _layouts(f"{path} of {type(model).__name__}", found[path], stream)
         run = _StackRun(model, stacks[path], given, tuple(found[path]))
         samples = max(len(rows) for rows in next(iter(found[path].values())).positions.values())
@@ -132,7 +134,7 @@ class _StackRun:
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(lambda module, args, output: outputs.append(output)))
         try:
-            model(**inputs)
+            model(**unchanged(inputs))
         finally:
             for handle in handles:
                 handle.remove()
@@ -254,7 +256,7 @@ class _StackRun:
                 block = self.model.get_submodule(path)
                 handles.append(block.register_forward_pre_hook(given(number), with_kwargs=True))
             with torch.no_grad(), intercepted(self.model, {path: keep(path) for path in self.blocks}):
-                self.model(**self.inputs)
+                self.model(**unchanged(self.inputs))
         finally:
             for handle in handles:
                 handle.remove()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, Intercept, intercept_calls
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
-from .compiled_blocks import check_parents, put, uncompile
+from ...probes.hooks.compiled_blocks import CompiledCall, check_parents, put, uncompile
+from ...probes.hooks.hook_order import register_before_readers
 from .tower import BlockWidths, SelfAttention, Tower, Visit
 
 MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
@@ -124,6 +125,15 @@ def measure(
     return shapes
 
 
+def skipped_block(tower: Tower, number: int) -> ValueError:
+    """Return the error for a bridged block that a pass of its model has skipped."""
+    return ValueError(
+        f"block {tower.blocks[number]!r} of {type(tower.model).__name__} never ran in this pass, so it has no bridge: "
+        "put the model in evaluation mode, as model.eval(), switch off what skips the block (layerdrop, early exit), "
+        "or bridge other blocks"
+    )
+
+
 @dataclass
 class _Running:
     """A block that is running: how many calls of SDPA it has made, and whether it was visited."""
@@ -143,14 +153,15 @@ class _Pass:
         self.attached = False
         self.running: list[_Running] = []
         self.masks: dict[str, Tensor] = {}  # what the model was given in this pass
+        self.ran: set[int] = set()  # the visited blocks that have run in this pass
 
     @contextmanager
     def attach(self) -> Iterator[None]:
         """Hang the hooks on the model while the context lasts."""
         model = self.tower.model
         with ExitStack() as stack:
-            handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            stack.callback(model.register_forward_hook(self._end).remove)
             for number in self.visits:
                 block = find_block(model, self.tower.blocks[number])
                 if self.inside:
@@ -159,12 +170,17 @@ class _Pass:
                     before, after = self._enter(number), self._leave
                     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
                     stack.callback(block.register_forward_hook(after, always_call=True).remove)
-                elif (compiled := getattr(block, "_compiled_call_impl", None)) is not None:
-                    put(stack, block, "_compiled_call_impl", self._around(number, compiled))
-                else:
-                    # First of all hooks, so that others read the output that the next block will be given.
-                    handle = block.register_forward_hook(self._after(number), prepend=True)
-                    stack.callback(handle.remove)
+                    continue
+                compiled = getattr(block, "_compiled_call_impl", None)
+                if compiled is None:
+                    stack.callback(register_before_readers(block, self._after(number)).remove)
+                    continue
+                if not isinstance(compiled, CompiledCall):
+                    compiled = CompiledCall(compiled)
+                    put(stack, block, "_compiled_call_impl", compiled)
+                hook = self._after(number)
+                compiled.hooks.insert(0, hook)
+                stack.callback(compiled.hooks.remove, hook)
             for module in model.modules():
                 if (original := getattr(module, CHECKPOINT, None)) is not None:
                     put(stack, module, CHECKPOINT, self._checkpointed(original))
@@ -185,11 +201,25 @@ class _Pass:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not self.silent:
+            self.ran.clear()
             given = named_inputs(module, args, kwargs)
             masks = {name: value for name, value in given.items() if name.endswith(MASKS) and value is not None}
             self.masks = {name: v for name, v in masks.items() if isinstance(v, Tensor) and v.ndim == 2}
             own = [name for name in masks.keys() - self.masks.keys() if not name.startswith(("encoder_", "cross_"))]
             self.tower.unusable_mask = min(own, default=None)
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if not self.silent:
+            self._check_skipped(len(self.tower.blocks))
+
+    def _runs(self, number: int) -> None:
+        self._check_skipped(number)  # at once, for a tower in lockstep would wait for the other at the next block
+        self.ran.add(number)
+
+    def _check_skipped(self, end: int) -> None:
+        """Raise ValueError for a visited block before `end` that this pass has skipped."""
+        if skipped := sorted(number for number in self.visits if number < end and number not in self.ran):
+            raise skipped_block(self.tower, skipped[0])
 
     def _after(self, number: int) -> Callable[[nn.Module, tuple, Any], Any]:
         def after(module: nn.Module, args: tuple, output: Any) -> Any:
@@ -197,14 +227,8 @@ class _Pass:
 
         return after
 
-    def _around(self, number: int, compiled: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            output = compiled(*args, **kwargs)
-            return output if self.silent else self._visited(number, output)
-
-        return call
-
     def _visited(self, number: int, output: Any) -> Any:
+        self._runs(number)
         state = self.tower.read(number, output)
         self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, *state.shape[:2])
         after = self.visits[number](state)
@@ -247,6 +271,7 @@ class _Pass:
             if running.calls != attention.number + 1:
                 return None
             running.visited = True
+            self._runs(running.number)
             query, own = call.query, call.own
             reads = self.tower.reads(running.number, query, running.inputs)
             count = query[:, :1, reads, :1].shape[2]

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..hooks.block_stacks import find_block
 from ..hooks.capturing import EMBEDDINGS, capture
+from ..hooks.hook_order import Reader
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
 
@@ -145,7 +146,7 @@ class Replay:
         handles = []
         try:
             handles.append(find_block(model, blocks[0]).register_forward_pre_hook(enter, with_kwargs=True))
-            handles += [find_block(model, path).register_forward_hook(leave(path)) for path in blocks]
+            handles += [find_block(model, path).register_forward_hook(Reader(leave(path))) for path in blocks]
             result = shown.run()
         finally:
             for handle in handles:
@@ -160,6 +161,7 @@ class Replay:
     @torch.no_grad()
     def _look(self, copies: int) -> dict[str, dict[str | None, tuple[tuple[int, ...], Tensor]]]:
         """Run one untouched pass; return, for each layer and stream, the leaves that hold its state, and the state."""
+        shown = self._shown(copies)  # before any hook is there: a subject may run the model to find its tokens
         found: dict[str, dict[str | None, tuple[tuple[int, ...], Tensor]]] = {layer: {} for layer in self.layers}
         flattened: dict[str, list[Any]] = {}
 
@@ -178,10 +180,10 @@ class Replay:
 
         model, blocks = self.subject.model, self.subject.blocks
         handles = [find_block(model, blocks[0]).register_forward_pre_hook(enter, with_kwargs=True)]
-        handles += [find_block(model, path).register_forward_hook(leave(path)) for path in blocks]
+        handles += [find_block(model, path).register_forward_hook(Reader(leave(path))) for path in blocks]
         try:
             with capture(model, self.layers, keep=keep):
-                self._shown(copies).run()
+                shown.run()
         finally:
             for handle in handles:
                 handle.remove()

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .block_stacks import COMPILED
+
 State = Tensor | dict[str, Tensor]  # one hidden state, or one for each stream
 
 # The arguments by which diffusers' dual-stream blocks take their two streams. Other streams keep their argument's name.
@@ -167,7 +169,7 @@ def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict
         The arguments by their names in the module's `forward`. Those of a wrapper's `*args` are called "argument 0",
         "argument 1" and so on.
     """
-    forward = module.forward
+    forward = getattr(module, COMPILED, module).forward
     if inspect.ismethod(forward):  # one signature serves all blocks of a class
         bound = dict(_signature(forward.__func__).bind_partial(forward.__self__, *args, **kwargs).arguments)
         del bound[next(iter(bound))]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+COMPILED = "_orig_mod"  # the name under which torch.compile holds what it has wrapped
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
@@ -41,7 +42,7 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     {'down_blocks': 4, 'mid_block': 1, 'up_blocks': 4}
     """
     found: dict[str, list[str]] = {}
-    for path, module in model.named_modules():
+    for path, module in _named_modules(model):
         taken = [block for blocks in found.values() for block in blocks]
         inside = any(path.startswith(f"{block}.") or block.startswith(f"{path}.") for block in taken)
         if not inside and (blocks := _blocks(path, module)):
@@ -82,6 +83,12 @@ def find_block(model: nn.Module, path: str) -> nn.Module:
     except AttributeError:
         stacks = "; ".join(f"{stack} ({len(blocks)} blocks)" for stack, blocks in find_stacks(model).items())
         raise ValueError(f"unknown layer {path!r}: {type(model).__name__} has the stacks {stacks}") from None
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules by the paths that they had before torch.compile, which still lead to them."""
+    for path, module in model.named_modules():
+        yield ".".join(part for part in path.split(".") if part != COMPILED), module
 
 
 def _blocks(path: str, module: nn.Module) -> list[str]:
@@ -131,7 +138,7 @@ def _with_middles(model: nn.Module, stacks: dict[str, list[str]]) -> dict[str, l
             if single != path and not isinstance(module, CONTAINERS) and own and own <= parts:
                 middles.setdefault(single, path)
     kept = {path: blocks for path, blocks in stacks.items() if not path.startswith(tuple(f"{m}." for m in middles))}
-    registered = [path for path, _ in model.named_modules()]
+    registered = [path for path, _ in _named_modules(model)]
     ordered: dict[str, list[str]] = {}
     for path, blocks in kept.items():
         parent = path.rpartition(".")[0]

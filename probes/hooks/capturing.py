@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from .block_outputs import (
     stream_order_from_next,
 )
 from .block_stacks import find_block
+from .compiled_blocks import uncompile
+from .hook_order import Reader
 from .step_caches import check_no_cache
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
@@ -148,11 +149,14 @@ def capture(
             waiting.append((path, inputs, output))
 
     handles = []
+    compiled = ExitStack()
     try:
+        for module in model.modules():  # a compiled module does not see hooks
+            uncompile(compiled, module)
         for module in {id(m): m for m in (*modules.values(), *_followers(model, blocks))}.values():
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         for path, module in modules.items():
-            handles.append(module.register_forward_hook(partial(after, path), with_kwargs=True))
+            handles.append(module.register_forward_hook(Reader(after, path), with_kwargs=True))
         with suppress(_StopForward):
             yield taps
         if waiting:
@@ -160,12 +164,13 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
+        compiled.close()
     missing = [path for path in layers if times(path) < calls]
     if missing:
         often = "never ran" if not times(missing[0]) else f"ran {times(missing[0])} of {calls} times"
         raise LayerNeverRan(
             f"layer {missing[0]!r} {often}: was the model called inside the context, and does this call use that part "
-            "of it? A compiled model does not see hooks: probe the model that was compiled"
+            "of it?"
         )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.block_stacks import find_stacks
+from ..hooks.block_stacks import COMPILED, find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
+from .input_changes import unchanged
 from .subject import ForwardPass
 from .token_movement import Stream
 from .token_streams import find_streams
@@ -82,7 +83,7 @@ class AnyModel:
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.name = self.name or type(self.model).__name__
+        self.name = self.name or type(getattr(self.model, COMPILED, self.model)).__name__
         stacks = find_stacks(self.model)
         named = [self.stack] if isinstance(self.stack, str) else list(self.stack or stacks)
         listing = ", ".join(f"{path!r} ({len(blocks)} blocks)" for path, blocks in stacks.items())
@@ -142,7 +143,7 @@ class AnyModel:
                     )
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
-        return ForwardPass(lambda: self.model(**inputs), tokens, streams, special, axis)
+        return ForwardPass(lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis)
 
     def _resizes(self, inputs: Mapping[str, Any]) -> bool:
         """Return whether blocks merge tokens (Swin) or change the size of maps (U-Nets); one pass finds out."""
@@ -153,7 +154,7 @@ class AnyModel:
                 counts.append(state.numel() // state.shape[1 if state.ndim > 3 else -1])
 
             with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
-                self.model(**inputs)
+                self.model(**unchanged(inputs))
             self._resized = len(set(counts)) > 1 and all(max(counts) % number == 0 for number in counts)
         return self._resized
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 # The kind of an input by its name; the first pattern that fits counts. None: it goes with another input, and is never
 # changed.
@@ -84,6 +86,29 @@ def data_inputs(inputs: Inputs, kinds: Mapping[str, str]) -> dict[str, list[str]
         names = ", ".join(inputs) or "no inputs"
         raise ValueError(f"none of {names} is image or text by its name: say which, as kinds={{'x': 'image'}}")
     return data
+
+
+def unchanged(inputs: Inputs) -> dict[str, Any]:
+    """Copy what a pass may change in its inputs, such as a cache of keys and values, which grows with every pass.
+
+    Parameters
+    ----------
+    inputs : mapping
+        The keyword arguments of one call.
+
+    Returns
+    -------
+    dict
+        The arguments, with copies of tensors and of objects that hold some.
+    """
+    return {name: tree_map(_copied, value) for name, value in inputs.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    plain = value is None or callable(value) or isinstance(value, str | bytes | int | float | torch.dtype)
+    return value if plain else copy.deepcopy(value)
 
 
 def count_samples(inputs: Inputs) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
-from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids
+from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids, unchanged
 from .patch_order import patch_units, reading_order
 
 MOVED = 1e-6  # a change of less than this share of the largest value is rounding
@@ -322,7 +322,7 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
     """
     try:
         with capture(model, [EMBEDDINGS, block]) as taps:
-            model(**inputs)
+            model(**unchanged(inputs))
     except LayerNeverRan:
         return None
     state = taps[EMBEDDINGS]

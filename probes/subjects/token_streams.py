@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
-from .input_changes import Inputs, count_samples, data_inputs
+from .input_changes import Inputs, count_samples, data_inputs, unchanged
 from .sample_rows import divide_inputs
 from .token_movement import States, Stream, TokenTracer, dim_axis, entering_streams, flatten_tokens, positions_by_sample
 
@@ -95,7 +95,7 @@ def _carried(
     labels: dict[bytes, tuple[str, int]] = {}  # a token's values -> kind, sample
     for path, blocks in before.items():
         with capture(model, [blocks[-1]]) as taps:
-            model(**inputs)
+            model(**unchanged(inputs))
         tap: Any = taps[blocks[-1]]
         for name, state in (tap if isinstance(tap, dict) else {None: tap}).items():
             if name in found[path]:

@@ -209,6 +209,11 @@ def test_semantic_tokens_learn_what_the_image_shows(fuse, make_experts, batch, l
     assert torch.equal(*outs)
 
 
+def test_semantic_tokens_need_a_generator_that_takes_further_text(fuse_pipeline):
+    with pytest.raises(ValueError, match=r"its own text takes no semantic tokens"):
+        fuse_pipeline("Flux", semantic_tokens=3)
+
+
 def test_semantic_tokens_need_an_expert_that_sees(make_experts):
     class Blind:
         def __init__(self, expert):

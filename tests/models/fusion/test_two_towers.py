@@ -339,3 +339,22 @@ def test_a_causal_tower_that_reads_stays_causal_by_its_places():
                 outs.append(fusion.generation(torch.cat([ids[:, :-1], torch.full((2, 1), last)], 1))[0])
         assert torch.equal(outs[0][:, :-1], outs[1][:, :-1]) == (places is not None)
         assert not torch.equal(outs[0][:, -1], outs[1][:, -1])
+
+
+@pytest.mark.parametrize("layout", ["H", "double fusion"])
+@pytest.mark.parametrize("side", [0, 1], ids=["understanding", "generation"])
+def test_a_bridged_block_that_a_pass_skips_is_named(side, layout, monkeypatch):
+    """Layerdrop and early exit leave blocks out: there would be no bridge, and nobody would say so."""
+    fusion, sides = fuse((LM, Named("Qwen3ForCausalLM (text LM)")), layout, both_ways=True)
+    path = sides[side].tower.blocks[fusion.plan.pairs[0][side]]
+    parent, _, number = path.rpartition(".")
+    stack: Any = sides[side].tower.model.get_submodule(parent)
+    monkeypatch.setattr(type(stack), "__iter__", lambda blocks: (b for b in blocks._modules.values() if b is not left))
+    left = stack[int(number)]
+    message = rf"block '{path}' of .* never ran in this pass.*model.eval\(\)"
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=message):
+            one_way(fusion, sides)
+        with pytest.raises(ValueError, match=message):
+            fusion.together(sides[0].run, sides[1].run, everything())
+    assert traces(*(each.tower.model for each in sides)) == (0, [])

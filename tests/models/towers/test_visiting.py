@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgework.models.towers.visiting import visiting
+from bridgework.probes.hooks.capturing import capture
 
 from ..pairs import (
     FLUX,
@@ -185,4 +186,47 @@ def test_nothing_is_left_behind(inside, error):
         output = tensors(run())
     with pytest.raises(error, match="here"):
         output.sum().backward()
+    assert traces(tower.model) == (0, [])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled"])
+def test_a_bridge_reads_what_the_users_hook_made_and_probes_read_what_the_bridge_made(compiled):
+    """Each state is what the next block is given: a user's steering, then bridges, then whoever looks on."""
+    torch._dynamo.reset()
+    tower, run = opened(LM)
+    block: Any = tower.model.get_submodule(tower.blocks[1])
+    if compiled:
+        block.compile(backend="eager")
+    seen: dict[str, Tensor] = {}
+
+    def look(name: str):
+        return lambda state: seen.update({name: state.clone()})
+
+    def entered(module: nn.Module, args: tuple) -> None:
+        seen["next"] = args[0].clone()
+
+    handles = [block.register_forward_hook(lambda module, args, output: output + 3)]
+    handles.append(tower.model.get_submodule(tower.blocks[2]).register_forward_pre_hook(entered))
+    with torch.no_grad():
+        with capture(tower.model, [tower.blocks[1]], stop=False) as taps:
+            run()
+        steered = taps[tower.blocks[1]]
+        torch.testing.assert_close(steered, seen["next"])
+
+        def bridge(state: Tensor) -> Tensor:
+            seen["bridge"] = state.clone()
+            return state * 2
+
+        outer = {1: look("onlooker")}
+        with visiting(tower, outer), visiting(tower, {1: bridge}):
+            run()
+        with capture(tower.model, [tower.blocks[1]], stop=False) as taps, visiting(tower, {1: bridge}):
+            run()
+        with visiting(tower, {1: bridge}), capture(tower.model, [tower.blocks[1]], stop=False) as inner:
+            run()
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(seen["bridge"], steered)
+    for state in (seen["onlooker"], taps[tower.blocks[1]], inner[tower.blocks[1]], seen["next"]):
+        torch.testing.assert_close(state, steered * 2)
     assert traces(tower.model) == (0, [])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bridgework.probes.evidence.attribution import METHODS, attribute
 from bridgework.probes.evidence.replay import Replay
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
+from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.probes.subjects.subject import ForwardPass
 
 DIM, IMAGE, TEXT = 4, 4, 2
@@ -329,3 +330,29 @@ def test_what_is_wrong_is_named(stimuli):
         run(toy, stimuli, "conductance", timestep=0.5)
     with pytest.raises(ValueError, match="expected one number a sample"):
         run(toy, stimuli, "conductance", output=lambda result, given, shown: result.sum())
+
+
+class Seen(nn.Module):
+    """The same model, called with the two inputs that it is made of."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, pixels: Tensor, letters: Tensor) -> Tensor:
+        closing = torch.ones(len(pixels), 1, DIM)
+        return self.stack(torch.cat([pixels, letters, closing], 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_model_is_attributed_to_as_the_model_described_by_hand(method, stimuli):
+    toy = make("mask")
+
+    def inputs(shown: Sequence[Stimulus], *_: Any) -> dict[str, Tensor]:
+        states = toy.states(shown)
+        return {"pixels": states[:, :IMAGE], "letters": states[:, IMAGE : IMAGE + TEXT]}
+
+    subject = AnyModel(Seen(toy.model), inputs, kinds={"letters": "text"})
+    found, expected = run(subject, stimuli, method), run(toy, stimuli, method)
+    assert found["modality"].tolist() == expected["modality"].tolist()
+    assert found["attribution"].to_numpy() == pytest.approx(expected["attribution"].to_numpy(), abs=1e-5)

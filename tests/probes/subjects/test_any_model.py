@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import SwinConfig, SwinModel
+from transformers import LlamaConfig, LlamaModel, SwinConfig, SwinModel
 
 from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.probes.extraction.extracting import extract
@@ -187,3 +187,36 @@ def test_the_same_subject_goes_on_with_its_store(stimuli, tmp_path):
     subject = AnyModel(Odd().eval(), inputs, kinds=KINDS)
     first = extract(subject, stimuli, store=tmp_path / "store")["text"].values
     assert torch.equal(extract(subject, stimuli, store=tmp_path / "store")["text"].values, first)
+
+
+@pytest.mark.parametrize("kind", ["a cache of the model's", "a list of the user's"])
+def test_inputs_that_a_pass_changes_are_the_same_for_the_next(kind, stimuli):
+    torch.manual_seed(0)
+    model = LlamaModel(LlamaConfig(vocab_size=128, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+                                   num_attention_heads=2, num_key_value_heads=2)).eval()  # fmt: skip
+    with torch.no_grad():
+        read: Any = model(torch.tensor([[7, 8, 9]]).expand(3, -1), use_cache=True).past_key_values
+    if kind == "a list of the user's":
+        read = Growing(read)
+
+    def given(shown: Sequence[Stimulus], *_: Any) -> dict[str, Any]:
+        return {"input_ids": inputs(shown, ("text",), "", None)["letters"], "past_key_values": read}
+
+    features = extract(AnyModel(model, given, modalities=("text",)), stimuli)["text"].values
+    assert read.get_seq_length() == 3
+    with torch.no_grad():
+        states = model(**given(stimuli), output_hidden_states=True).hidden_states
+    for layer in (0, 1):
+        torch.testing.assert_close(features[layer], states[layer].mean(1))
+
+
+class Growing:
+    """A cache that is no module and no class of transformers."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "cache":
+            raise AttributeError(name)
+        return getattr(self.cache, name)

@@ -1,0 +1,89 @@
+"""Run compiled modules as they were before, and refuse bridges in models that are compiled around their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+
+from .block_stacks import COMPILED, find_block
+from .hook_order import register_before_readers
+
+
+class CompiledCall:
+    """A block that was compiled in place, with hooks behind it that it would not see.
+
+    Attributes
+    ----------
+    compiled : callable
+        The block as it was compiled.
+    hooks : list of callable
+        Forward hooks (module, args, output) in the order in which they run.
+    """
+
+    def __init__(self, compiled: Callable[..., Any]) -> None:
+        self.compiled = compiled
+        self.hooks: list[Callable[..., Any]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.compiled(*args, **kwargs)
+        for hook in self.hooks:
+            changed = hook(None, args, output)
+            output = output if changed is None else changed
+        return output
+
+
+def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute until the stack is left; then it is where it was before, on the object or on its class.
+
+    Parameters
+    ----------
+    stack : contextlib.ExitStack
+        The stack whose end restores the attribute.
+    owner : Any
+        The object.
+    name : str
+        The attribute's name.
+    value : Any
+        Its value until then.
+    """
+    attributes = vars(owner)
+    if name in attributes:
+        stack.callback(setattr, owner, name, attributes[name])
+    else:
+        stack.callback(delattr, owner, name)
+    setattr(owner, name, value)
+
+
+def uncompile(stack: ExitStack, module: nn.Module) -> None:
+    """Let a module run as it did before it was compiled, until the stack is left. Hooks behind it stay."""
+    compiled = getattr(module, "_compiled_call_impl", None)
+    if compiled is not None:
+        put(stack, module, "_compiled_call_impl", None)
+    for hook in compiled.hooks if isinstance(compiled, CompiledCall) else ():
+        stack.callback(register_before_readers(module, hook).remove)
+    if (original := module._modules.get(COMPILED)) is not None:
+        put(stack, module, "forward", original.__call__)
+
+
+def check_parents(model: nn.Module, path: str) -> None:
+    """Raise ValueError where a module around the block is compiled: its graph does not call the block's hooks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    path : str
+        The block's dotted path.
+    """
+    names = path.split(".")
+    for count in range(len(names)):
+        parent = model.get_submodule(".".join(names[:count]))
+        whole = COMPILED in parent._modules and parent is not find_block(model, path)
+        if whole or getattr(parent, "_compiled_call_impl", None) is not None:
+            raise ValueError(
+                f"{type(getattr(model, COMPILED, model)).__name__} is compiled around block {path!r}, which hides it "
+                "from bridges: compile the blocks one by one instead, as block.compile()"
+            )
