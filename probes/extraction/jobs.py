@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from ..features.features import Features
 from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, shapes_of
 from ..features.store import existing_shards, index_of, write_numbered_shard
+from ..fingerprints.running_state import within_passes
 from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Subject, prepared
+from ..subjects.subject import Subject, modules_of, prepared
 from .options import ExtractionOptions
 from .passes import BatchSize, PassRunner, concatenate_batches
 from .pooling import pooling_of
@@ -80,7 +82,7 @@ class ExtractionJob:
 
     def features(self) -> Features:
         """Make all shards and return their features, in memory."""
-        with prepared(self.passes.subject, self.device):
+        with self._running():
             shards = list(self.shards(range(len(self))))
         metadata = [shard.metadata | {"shapes": shapes_of(shard.tensors)} for shard in shards]
         index = index_of(metadata, [self.passes.subject.name] * len(metadata))
@@ -105,7 +107,7 @@ class ExtractionJob:
         existing = existing_shards(folder, self.provenance, numbers)
         missing = [number for number in numbers if number not in existing]
         if missing:
-            with prepared(self.passes.subject, self.device):
+            with self._running():
                 shards = self.shards(missing, show)
                 for number in missing:  # no variable holds a shard, so that one is in memory and not two
                     write_numbered_shard(folder, number, len(self), next(shards))
@@ -139,6 +141,12 @@ class ExtractionJob:
                     bar.update()
                 pieces = [concatenate_batches(pieces)]
                 yield self._shard(pieces.pop(), [place for batch in batches for place in batch], halved)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Prepare the subject for passes, and put aside what they change in its models."""
+        with within_passes(*modules_of(self.passes.subject).values()), prepared(self.passes.subject, self.device):
+            yield
 
     def _batches(self, number: int) -> tuple[tuple[int, ...], ...]:
         count = batches_each(self.passes.options.pooling)

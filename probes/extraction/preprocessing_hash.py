@@ -22,7 +22,7 @@ def preprocessing_of(subject: Any) -> dict[str, str]:
 
     An image processor is hashed by its settings, a tokenizer by its vocabulary, rules and special tokens, a scheduler
     by its config, a dict of plain values by those, and a function by its name, its source and what of these kinds it
-    uses from outside. Weights are left to `provenance.fingerprint`.
+    uses from outside. Weights are left to `fingerprints.running_state`.
 
     Parameters
     ----------

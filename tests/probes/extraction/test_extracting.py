@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgework.probes.extraction.extracting import extract
-from bridgework.probes.extraction.provenance import fingerprint
+from bridgework.probes.fingerprints.running_state import fingerprint
 from bridgework.probes.similarity.scoring import similarity, similarity_map
 from bridgework.tests.probes.toys import DIM, Stack
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from bridgework.probes.extraction.provenance import describe_model, fingerprint, made_of
+from bridgework.probes.extraction.provenance import made_of
+from bridgework.probes.fingerprints.running_state import describe_model, fingerprint
 from bridgework.probes.subjects.subject import modules_of
 from bridgework.tests.probes.toys import letters, open_toy
 
@@ -36,12 +37,13 @@ def nudge(tensor: torch.Tensor, place: int) -> None:
         lambda model: nudge(model.linear.weight, -1),
         lambda model: nudge(model.linear.bias, 150),
         lambda model: nudge(model.saved, 1),
+        lambda model: nudge(model.scratch, 1),
         lambda model: model.double(),
         lambda model: setattr(model.linear, "bias", None),
         lambda model: setattr(model, "linear", nn.Sequential(model.linear)),
         lambda model: setattr(model.linear, "weight", nn.Parameter(model.linear.weight.detach().view(150, 600))),
     ],
-    ids=["first value", "last value", "bias", "buffer", "dtype", "no bias", "name", "shape"],
+    ids=["first value", "last value", "bias", "buffer", "unsaved buffer", "dtype", "no bias", "name", "shape"],
 )
 def test_a_fingerprint_sees_what_changed(change):
     model, before = Small(), fingerprint(Small())
@@ -50,9 +52,8 @@ def test_a_fingerprint_sees_what_changed(change):
     assert fingerprint(model) != before
 
 
-def test_what_a_model_changes_while_it_runs_is_left_out():
+def test_flags_of_training_are_left_out():
     model, before = Small(), fingerprint(Small())
-    nudge(model.scratch, 0)
     model.eval().requires_grad_(False)
     assert fingerprint(model) == before
 

@@ -1,0 +1,164 @@
+"""Hash all bytes of a tensor, on its device, and never twice while it is unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
+
+WORDS = 1 << 17  # the 8-byte words of a block
+ROWS = 64  # the blocks that a GPU sums at once
+LOOKED_AT = 4096  # values of a vector that are looked at to see whether it has changed
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+_known: WeakIdKeyDictionary = WeakTensorKeyDictionary()  # by tensor: what it was like when it was read, and its hash
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """Hash a tensor's shape, dtype and all of its bytes.
+
+    A tensor that was hashed before is not read again while its memory, shape, autograd version and some values of each
+    row and column are as they were. A DTensor has the hash of the whole tensor, so all of its ranks must call this
+    together. Other subclasses are hashed by the tensors that they hold.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Any tensor: dense, sparse, quantised, of a subclass, on any device. One without memory (meta) is hashed by its
+        shape and dtype.
+
+    Returns
+    -------
+    str
+        32 hex digits.
+
+    Notes
+    -----
+    Each block of 1 MiB gives two sums modulo 2^64: of its 64-bit words, and of their upper halves, each times a
+    secret odd number of its place. Any change of one word changes a sum for certain, and a change of several, an
+    exchange of two among them, with a probability of at least 1 - 2^-31: the smallest power of two in a difference of
+    halves is below 2^32, so that its product with a random number takes at least 2^31 values. The sums are then hashed
+    by SHA-256. They are exact on every device.
+    """
+    stamp = _stamp(tensor)
+    if stamp is not None and tensor in _known and _known[tensor][0] == stamp:
+        return _known[tensor][1]
+    digest = hashlib.sha256()
+    _update(digest, tensor)
+    found = digest.hexdigest()[:32]
+    if stamp is not None:
+        _known[tensor] = (stamp, found)
+    return found
+
+
+def _update(digest: Any, tensor: Tensor) -> None:
+    with torch.no_grad():
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor()  # type: ignore[operator]  # a DTensor
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        parts, context = _parts(tensor)
+        if parts:
+            digest.update(f"{type(tensor).__qualname__} {context}".encode())
+            for name, part in parts.items():
+                digest.update(f"{name} {hash_tensor(part)}".encode())
+        elif tensor.numel() and tensor.device.type != "meta":
+            digest.update(_sums(_bytes(tensor.detach().as_subclass(Tensor))))
+
+
+def _parts(tensor: Tensor) -> tuple[dict[str, Tensor], str]:
+    """Return the plain tensors that a tensor is made of, and what else it says of itself; nothing for a dense one."""
+    if type(tensor) not in PLAIN and hasattr(tensor, "__tensor_flatten__"):
+        names, context = tensor.__tensor_flatten__()
+        return {name: getattr(tensor, name) for name in names}, _stable_text(context)
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return {"indices": tensor.indices(), "values": tensor.values()}, ""
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return {n: getattr(tensor, n)() for n in ("crow_indices", "col_indices", "values")}, ""
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return {n: getattr(tensor, n)() for n in ("ccol_indices", "row_indices", "values")}, ""
+    if tensor.is_quantized:
+        if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            return {"values": tensor.int_repr()}, f"{tensor.q_scale()} {tensor.q_zero_point()}"
+        scales = {"scales": tensor.q_per_channel_scales(), "zeros": tensor.q_per_channel_zero_points()}
+        return {"values": tensor.int_repr(), **scales}, str(tensor.q_per_channel_axis())
+    return {}, ""
+
+
+def _stable_text(context: Any) -> str:
+    """Return the text of a subclass's own description, unless it names an address in memory."""
+    text = repr(context)
+    return text if " at 0x" not in text else type(context).__qualname__
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return dense.resolve_conj().resolve_neg().reshape(-1).contiguous().view(torch.uint8)
+
+
+def _sums(flat: Tensor) -> bytes:
+    """Return the two sums of every block of a flat tensor of bytes; zeros fill up the last word."""
+    first, second = _keys(flat.device)
+    on_cpu = flat.device.type == "cpu"
+    found, upper = [], torch.empty(WORDS if on_cpu else 0, dtype=torch.int64)
+    for part in flat.split(8 * WORDS * (1 if on_cpu else ROWS)):
+        if len(part) % 8 or part.data_ptr() % 8 or part.storage_offset() % 8:
+            part = torch.cat([part, part.new_zeros(-len(part) % 8)])
+        words = part.view(torch.int64)
+        if on_cpu:
+            size = len(words)
+            torch.bitwise_right_shift(words, 32, out=upper[:size])
+            found += [torch.dot(words, first[:size]), torch.dot(upper[:size], second[:size])]
+        else:
+            rows = nn.functional.pad(words, (0, -len(words) % WORDS)).view(-1, WORDS)
+            found += torch.stack([(rows * first).sum(1), ((rows >> 32) * second).sum(1)], 1).flatten().unbind()
+    return torch.stack(found).cpu().numpy().tobytes()
+
+
+@cache
+def _keys(device: torch.device) -> tuple[Tensor, Tensor]:
+    drawn = np.random.PCG64(20).random_raw(2 * WORDS) | np.uint64(1)
+    first, second = torch.from_numpy(drawn.view(np.int64)).to(device).split(WORDS)
+    return first, second
+
+
+def _stamp(tensor: Tensor) -> Any:
+    """Return what tells, without reading a tensor, whether it has changed; None where nothing does."""
+    if hasattr(tensor, "to_local"):
+        return _stamp(tensor.to_local()), str(getattr(tensor, "placements", ""))
+    parts, context = _parts(tensor)
+    if parts:
+        stamps = [_stamp(part) for part in parts.values()]
+        return None if None in stamps or tensor.layout != torch.strided else (context, tuple(stamps))
+    if tensor.is_inference() or tensor.device.type == "meta" or tensor.layout != torch.strided:
+        return None
+    plain = tensor.detach().as_subclass(Tensor)
+    where = (tensor._version, plain.data_ptr(), tuple(plain.shape), plain.stride(), plain.dtype, plain.device)
+    return where, _glance(plain)
+
+
+def _glance(tensor: Tensor) -> bytes:
+    """Return at least one value of every row and every column of a matrix, and all values of what is small.
+
+    Autograd's version does not count what is written through `.data` or through NumPy. So an edited row, such as a new
+    word of an embedding, is seen by its values.
+    """
+    if not tensor.numel():
+        return b""
+    if tensor.ndim < 2 or tensor.numel() <= LOOKED_AT:
+        seen = tensor.reshape(-1)[:: -(-tensor.numel() // LOOKED_AT)]
+    else:
+        rows, columns = tensor.shape[:-1].numel(), tensor.shape[-1]
+        places = torch.arange(max(rows, columns), device=tensor.device)
+        row, column = places % rows, places % columns
+        index = []
+        for size in reversed(tensor.shape[:-1]):
+            index.insert(0, row % size)
+            row = row // size
+        seen = tensor[(*index, column)]
+    return hashlib.blake2b(_bytes(seen).cpu().numpy().tobytes(), digest_size=16).digest()
