@@ -208,6 +208,8 @@ def test_packed_weights_of_dynamic_int8():
 class Scaled(nn.Module):
     """A module with state of its own kind, beside parameters and buffers."""
 
+    held = 0.0
+
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.linear = nn.Linear(2, 2)

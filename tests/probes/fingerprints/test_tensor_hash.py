@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ class Halves(Tensor):
         return ["low", "high"], self.scale
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise NotImplementedError(f"{func} of a wrapper")
 
 
@@ -160,7 +161,7 @@ def test_sparse_quantised_complex_and_empty_tensors():
     eights = torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
     channels = torch.quantize_per_channel(dense, torch.ones(4), torch.zeros(4, dtype=torch.long), 0, torch.qint8)
     kinds = [
-        dense, dense.to_sparse(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense.cfloat(), dense.bool(),
+        dense, dense.to_sparse(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense.to(torch.complex64), dense.bool(),
         (dense * 1j).conj(), dense.to(torch.float8_e4m3fn), eights, channels, dense.to("meta"), torch.empty(0, 4),
         torch.tensor(1.0), torch.quantize_per_tensor(dense, 0.2, 0, torch.qint8),
     ]  # fmt: skip
