@@ -10,6 +10,7 @@ import torch
 
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.subject import ForwardPass
+from .denoisers import learn_convention
 from .pipeline_expert import PipelineExpert
 from .prompt_words import word_mask
 
@@ -121,4 +122,6 @@ def cosmos3_expert(pipe: Any, name: str, side: int | None = None) -> Cosmos3Expe
     """
     model = pipe.transformer
     blocks = tuple(f"layers.{number}" for number in range(len(model.layers)))
-    return Cosmos3Expert(name, pipe, model, blocks, "streams", side or 720)
+    expert = Cosmos3Expert(name, pipe, model, blocks, "streams", side or 720)
+    learn_convention(expert)
+    return expert

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....probes.hooks.block_stacks import find_stacks
 from ...generation.sampling import Generator
-from .latents import clean_latents, decode_latents, latent_stride, noise_level
+from .latents import clean_latents, decode_latents, latent_stride
 from .pipeline_expert import PipelineExpert
 
 _DIGIT = 256  # whole numbers below it are exact in bfloat16
@@ -25,7 +25,7 @@ class LatentGenerator(Generator):
     What its denoiser is given beside latents, text and time (pooled vectors, positions, shapes, guidance) is what the
     pipeline itself gives it for an empty prompt, recorded here once (models/experts/diffusion/recorded_call.py): the
     pipeline's text encoders are not run again but by `condition`. How it packs latents, and the units of its timestep,
-    are measured.
+    are measured (models/experts/diffusion/conventions.py).
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class LatentGenerator(Generator):
         if not isinstance(expert, PipelineExpert) or hasattr(expert, "max_batch"):
             raise TypeError(f"expected a diffusers pipeline that draws batches, got {type(expert).__name__}")
         scheduler = expert.pipe.scheduler
-        if noise_level(scheduler, 0.5)[1:] != (0.5, 0.5):
+        if not expert.convention.flow or expert.convention.target in ("noise", "v"):
             raise ValueError(
                 f"{expert.name} is not trained by flow matching: its {type(scheduler).__name__} is of another "
                 "schedule. Take one such as SD3, Flux, Qwen-Image or Wan"
@@ -69,20 +69,33 @@ class LatentGenerator(Generator):
             digits = torch.stack([numbers // _DIGIT**place % _DIGIT for place in range(_DIGITS)])
             return digits.view(shape).float()
 
+        self._latents = expert.latents.name if expert.latents else ""
         packed = expert.record([""] * _DIGITS, 1.0, numbered).arguments
-        if _TEXT not in packed:
-            raise TypeError(f"{type(self.model).__name__} takes no {_TEXT}: its text cannot be left out")
-        self._latents = next(iter(packed))
+        lacking = [name for name in (_TEXT, "timestep") if name not in packed]
+        if lacking or not isinstance(packed[self._latents], Tensor):
+            raise TypeError(
+                f"{type(self.model).__name__} takes no {lacking[0] if lacking else 'batch of latents'}: what it is "
+                "given cannot be exchanged"
+            )
         digits = packed[self._latents].flatten(1).double().cpu()
-        self._order = torch.stack([row * _DIGIT**place for place, row in enumerate(digits)]).sum(0).long()
+        self._order = torch.stack([row * _DIGIT**place for place, row in enumerate(digits)]).sum(0).round().long()
         self._size = _still(self.name, shapes[0])
         if sorted(self._order.tolist()) != list(range(_product(self.size))):
             raise ValueError(f"{self.name} changes its latents before it denoises them: no fused model can draw them")
         self._stride = latent_stride(expert.pipe)
         self._one, self._two = (expert.record([""] * count, 1.0, torch.zeros).arguments for count in (1, 2))
-        earlier = expert.record([""], 0.5, torch.zeros).arguments["timestep"].double()
-        self._slope = 2 * (self._one["timestep"].double() - earlier)
-        self._start = self._one["timestep"].double() - self._slope
+        self._clock, self._start, self._slope = self._told()
+
+    def _told(self) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+        """Return how the denoiser is told the time: start + slope * clock(time)."""
+        times = (1.0, 0.5, 0.25)
+        late, middle, early = (self.expert.record([""], t, torch.zeros).arguments["timestep"].double() for t in times)
+        for clock in (self.expert.convention.counted, torch.Tensor.double):
+            last, half, quarter = clock(torch.tensor(times, dtype=torch.float64)).tolist()
+            slope = (late - middle) / (last - half)
+            if torch.allclose(early, late + slope * (quarter - last), rtol=1e-3, atol=1e-6):
+                return clock, late - slope * last, slope
+        raise ValueError(f"{self.name} tells its denoiser the time in units that are not known here")
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +150,7 @@ class LatentGenerator(Generator):
         return self.expert.record(list(captions), 1.0, torch.zeros).arguments
 
     def predict(self, noisy: Tensor, text: Tensor | Mapping[str, Any], time: Tensor) -> Tensor:
-        """Predict the clean latents that the denoiser sees in noisy ones: noisy - time * velocity.
+        """Predict the clean latents that the denoiser sees in noisy ones.
 
         Parameters
         ----------
@@ -157,6 +170,12 @@ class LatentGenerator(Generator):
         ------
         ValueError
             If there is another number of text tokens, and a further argument of the denoiser says how many there are.
+
+        Notes
+        -----
+        They are noisy - time * velocity where the pipeline takes the denoiser's output for the velocity from image to
+        noise, and noisy + time * velocity where it takes it for the other (Mochi, Lumina, Z-Image). Which of the two is
+        measured in the pipeline's own loop when it is opened.
         """
         count = len(noisy)
         arguments = dict(text) if isinstance(text, Mapping) else _rows(self._one, self._two, count)
@@ -173,14 +192,15 @@ class LatentGenerator(Generator):
         order = self._order.to(noisy.device)
         template = given[self._latents]
         given[self._latents] = noisy.flatten(1)[:, order].view(count, *template.shape[1:]).to(template.dtype)
-        now = time.double().view(-1, *[1] * (self._slope.dim() - 1))
+        now = self._clock(time).view(-1, *[1] * (self._slope.dim() - 1))
         start, slope = self._start.to(noisy.device), self._slope.to(noisy.device)
         given["timestep"] = (start + slope * now).to(given["timestep"].dtype)
         packed = self.model(**given)[0].to(noisy.dtype).flatten(1)
-        velocity = torch.empty_like(packed).index_copy(1, order, packed).view_as(noisy)
-        if (self._slope < 0).all():  # where time runs from noise to image, so does the velocity (Lumina, Z-Image)
-            velocity = -velocity
-        return noisy - time[:, None, None, None] * velocity
+        predicted = torch.empty_like(packed).index_copy(1, order, packed).view_as(noisy)
+        if self.expert.convention.target == "image":
+            return predicted
+        sign = -1 if self.expert.convention.target == "image - noise" else 1
+        return noisy - sign * time[:, None, None, None] * predicted
 
     def latents(self, images: Tensor) -> Tensor:
         """Return the clean latents of images.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,69 +11,9 @@ from torch import Tensor, nn
 from ....probes.stimuli.controls import noise_for
 from ....probes.stimuli.images import to_pixels
 from ....probes.stimuli.stimulus_set import Stimulus
+from .conventions import NoiseLevel
 
 _MEASURE = 256  # pixels a side: a multiple of what any autoencoder and patching in use compress
-
-
-class NoiseLevel(NamedTuple):
-    """Hold how noisy latents are at a time: noisy = signal * clean + noise * Gaussian.
-
-    Attributes
-    ----------
-    timestep : float
-        The time in the scheduler's own units.
-    signal, noise : float
-        The weights of clean latents and of the Gaussian noise.
-    """
-
-    timestep: float
-    signal: float
-    noise: float
-
-
-def noise_level(scheduler: Any, time: float) -> NoiseLevel:
-    """Return how noisy a diffusers scheduler makes latents at a time.
-
-    Parameters
-    ----------
-    scheduler : diffusers.SchedulerMixin
-        The pipeline's own.
-    time : float
-        0 is the clean image, 1 is noise.
-
-    Returns
-    -------
-    NoiseLevel
-
-    Raises
-    ------
-    ValueError
-        If the schedule is neither flow matching nor variance preserving.
-
-    Notes
-    -----
-    Flow matching [1]_ [2]_: signal 1 - t, noise t. Variance preserving [3]_: signal sqrt(a), noise sqrt(1 - a) with
-    a = alphas_cumprod[n], n = round(t * T) - 1, whatever the sampler: samplers of one schedule differ in their steps,
-    not in what the denoiser sees.
-
-    References
-    ----------
-    .. [1] Lipman et al. 2023, Flow Matching for Generative Modeling, arXiv 2210.02747.
-    .. [2] Esser et al. 2024, Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206.
-    .. [3] Ho et al. 2020, Denoising Diffusion Probabilistic Models, arXiv 2006.11239.
-    """
-    config, steps = scheduler.config, scheduler.config.get("num_train_timesteps")
-    flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
-    if flow or type(scheduler).__name__.startswith("FlowMatch"):
-        return NoiseLevel(float(time * steps), 1 - time, time)
-    if config.get("prediction_type") in ("epsilon", "v_prediction", "sample") and hasattr(scheduler, "alphas_cumprod"):
-        step = max(round(time * steps) - 1, 0)
-        kept = float(scheduler.alphas_cumprod[step])
-        return NoiseLevel(step, kept**0.5, (1 - kept) ** 0.5)
-    raise ValueError(
-        f"the scheduler {type(scheduler).__name__} is neither flow matching nor variance preserving: how much noise it "
-        "adds at a time is not known here. Give the pipeline one of these kinds, with the settings it was trained with"
-    )
 
 
 def noisy_latents(

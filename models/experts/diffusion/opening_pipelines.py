@@ -11,7 +11,8 @@ from transformers.utils import cached_file
 
 from .. import loading
 from .cosmos3 import cosmos3_expert
-from .pipeline_expert import PipelineExpert, denoiser_expert
+from .denoisers import denoiser_expert
+from .pipeline_expert import PipelineExpert
 
 
 def open_pipeline(

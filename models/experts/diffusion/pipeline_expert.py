@@ -12,13 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ....probes.hooks.block_stacks import find_stacks
-from ....probes.hooks.capturing import EMBEDDINGS, capture
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
-from .latents import latent_stride, noise_level, noisy_latents
+from .conventions import Convention
+from .latents import latent_stride, noisy_latents
+from .oracle_loop import Latents, flat
+from .pipeline_runs import Draw
 from .prompt_words import word_mask
-from .recorded_call import Call, Draw, frozen_scheduler, record_call
+from .recorded_call import Call, frozen_scheduler, record_call
 
 
 @dataclass
@@ -57,6 +59,10 @@ class PipelineExpert:
         What can be probed, as every `Subject` says.
     empty : Call or None
         The call of the empty prompt, recorded when the first prompt is shown.
+    convention : Convention
+        How the pipeline counts time, and what its denoiser returns; measured when it is opened.
+    latents : Latents or None
+        Which of the denoiser's arguments holds the latents; found when it is opened.
     """
 
     name: str
@@ -71,6 +77,8 @@ class PipelineExpert:
     timed_tasks: tuple[str, ...] = ("generation",)
     _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
     empty: Call | None = field(default=None, repr=False)
+    convention: Convention = field(default=Convention("noise - image"), repr=False)
+    latents: Latents | None = field(default=None, repr=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -142,7 +150,7 @@ class PipelineExpert:
         """
         shown = "image" in modalities
         time = 1.0 if timestep is None or not shown else timestep
-        level = noise_level(self.pipe.scheduler, time)
+        level = self.convention.level(time)
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
         if shown and self._stride is None:
             gather_on_device(self.pipe, self.model)
@@ -172,9 +180,17 @@ class PipelineExpert:
         Call
         """
         device = gather_on_device(self.pipe, self.model)
-        timestep = noise_level(self.pipe.scheduler, time).timestep
-        still = frozen_scheduler(self.pipe.scheduler, timestep, time, device)
-        return record_call(self.pipe, self.model, prompts, draw, still, **self._size(), **chosen)
+        timestep, sigma = self.convention.timestep(time, device), self.convention.level(time).sigma
+        still, drawn = frozen_scheduler(self.pipe.scheduler, timestep, sigma), []
+
+        def drawing(shape: tuple[int, ...]) -> Tensor:
+            drawn.append(draw(shape))
+            return drawn[-1]
+
+        call = record_call(self.pipe, self.model, prompts, drawing, still, **self.size(), **chosen)
+        if self.latents is not None and len(self.latents.places) == self.latents.count:
+            _unscale(call.arguments, self.latents.name, drawn[0])
+        return call
 
     def single_stream(self) -> PipelineExpert:
         """Return the blocks behind those with two streams, which return both as one (Flux 2), as another subject.
@@ -215,7 +231,7 @@ class PipelineExpert:
     def _words(self, call: Call) -> Tensor:
         """Return the mask (batch, token) of the prompts' words in the text stream."""
         if self.empty is None:
-            self.empty = self.call([_blank("")], ("text",), None)
+            self.empty = self.call([blank("")], ("text",), None)
         words = word_mask(call.read, self.empty.read, call.arguments["encoder_hidden_states"].shape[1])
         return nn.functional.pad(words, (self.registers, 0))
 
@@ -244,76 +260,30 @@ class PipelineExpert:
         rows, columns = (side // self.model.config.patch_size for side in latents.shape[-2:])
         return rows * columns
 
-    def _size(self) -> dict[str, int]:
+    def size(self) -> dict[str, int]:
+        """Return the pipeline's arguments that say how large the picture is.
+
+        Returns
+        -------
+        dict of str to int
+        """
         offered = inspect.signature(self.pipe.__call__).parameters
         side = self.side or (offered["height"].default if "height" in offered else None)
         return {"height": side, "width": side} if side else {}
 
 
-def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> PipelineExpert:
-    """Wrap a pipeline's denoiser as a subject; what its blocks hold is measured by running it twice, on pure noise.
+def blank(text: str) -> Stimulus:
+    """Return a stimulus whose image is not looked at.
 
     Parameters
     ----------
-    name : str
-        What the expert is called.
-    pipe : diffusers.DiffusionPipeline
-        The pipeline.
-    model : torch.nn.Module
-        Its denoiser.
-    side : int or None
-        Pixels a side of the images; None is the pipeline's own size.
+    text : str
+        Its text.
 
     Returns
     -------
-    PipelineExpert
-
-    Raises
-    ------
-    ValueError
-        If text and image stand in one sequence whose order is not known.
+    Stimulus
     """
-    # Refiners prepare one modality before the blocks that are probed (Lumina, HunyuanVideo).
-    stacks = {path: blocks for path, blocks in find_stacks(model).items() if "." not in path and "refiner" not in path}
-    expert = PipelineExpert(name, pipe, model, tuple(b for blocks in stacks.values() for b in blocks), "image", side)
-    first = [blocks[0] for blocks in stacks.values()]
-    calls = [expert.call([_blank(text)], ("text",), None) for text in ("", "some words")]
-    states = [_capture(model, first, call) for call in calls]
-    if isinstance(states[0][first[0]], dict):
-        dual, single = (
-            tuple(b for blocks in stacks.values() if isinstance(states[0][blocks[0]], dict) is wanted for b in blocks)
-            for wanted in (True, False)
-        )
-        expert.layout, expert.blocks, expert.single = "streams", dual, single
-        given = calls[0].arguments["encoder_hidden_states"].shape[1]
-        expert.registers = states[0][EMBEDDINGS]["text"].shape[1] - given  # AuraFlow
-    elif states[0][first[0]].dim() == 4:
-        expert.layout = "maps"
-    elif not _same(*(_image_state(taps[EMBEDDINGS]) for taps in states)):  # the prompt is in the sequence itself
-        expert.layout = "sequence"
-        if "encoder_attention_mask" not in calls[0].arguments:
-            raise ValueError(
-                f"{type(model).__name__} puts text and image into one sequence whose order is not known here: wrap it "
-                "in your own Subject (probes/subjects/subject.py)"
-            )
-    return expert
-
-
-def _capture(model: nn.Module, blocks: list[str], call: Call) -> dict[str, Any]:
-    with torch.inference_mode(), capture(model, [EMBEDDINGS, *blocks]) as taps:
-        model(**call.arguments)
-    return taps
-
-
-def _image_state(state: Any) -> Tensor:
-    return state["image"] if isinstance(state, dict) else state
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
-
-
-def _blank(text: str) -> Stimulus:
     return Stimulus(Image.new("RGB", (1, 1)), text, "blank")
 
 
@@ -337,3 +307,14 @@ def gather_on_device(pipe: Any, denoiser: Any) -> torch.device:
     if not offloaded and any(part.device != denoiser.device for part in parts):
         pipe.to(denoiser.device)
     return pipe._execution_device
+
+
+def _unscale(arguments: dict[str, Any], name: str, drawn: Tensor) -> None:
+    """Undo what the pipeline has multiplied its initial noise by, which the frozen scheduler cannot keep from it."""
+    wanted, given = float(drawn.double().norm()), float(flat(arguments[name]).norm())
+    if wanted and abs(given / wanted - 1) > 1e-2:
+        arguments[name] = _times(arguments[name], wanted / given)
+
+
+def _times(value: Any, factor: float) -> Any:
+    return value * factor if isinstance(value, Tensor) else type(value)(_times(part, factor) for part in value)

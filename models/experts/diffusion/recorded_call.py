@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-Draw = Callable[[tuple[int, ...]], Tensor]
+from .pipeline_runs import Draw, Noise, Recorded, encoders_read, run_pipeline
 
 
 class Call(NamedTuple):
@@ -30,11 +28,9 @@ class Call(NamedTuple):
     read: list[tuple[Tensor, Tensor | None]]
 
 
-class _Recorded(Exception):
-    """Raised in place of running the denoiser: nothing behind it is needed."""
-
-
-def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, scheduler: Any, **chosen: Any) -> Call:
+def record_call(
+    pipe: Any, denoiser: nn.Module, prompts: Sequence[str], draw: Draw, scheduler: Any, **chosen: Any
+) -> Call:
     """Run a pipeline as its users do, up to its first call of the denoiser, without classifier-free guidance.
 
     Parameters
@@ -66,63 +62,56 @@ def record_call(pipe: Any, denoiser: Any, prompts: Sequence[str], draw: Draw, sc
     The pipeline prepares everything by its own code: templates, text encoders, position ids, packing of the latents,
     and the units of the timestep.
     """
-    offered = inspect.signature(pipe.__call__).parameters
-    options = {
-        "prompt": list(prompts), "num_inference_steps": 2, "num_frames": 1, "output_type": "latent",
-        "use_resolution_binning": False, **chosen,
-    }  # fmt: skip
-    guidance = "true_cfg_scale" if "true_cfg_scale" in offered else "guidance_scale"
-    if guidance == "true_cfg_scale" or not denoiser.config.get("guidance_embeds"):
-        options[guidance] = 1.0  # elsewhere guidance_scale is an input of the denoiser, which was trained on it
-    runner = copy.copy(pipe)
-    runner.scheduler = scheduler
-    runner.set_progress_bar_config(disable=True)
-
     calls: list[dict[str, Any]] = []
-    read: list[tuple[Tensor, Tensor | None]] = []
 
-    def denoise(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        calls.append(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-        raise _Recorded
+    def answer(arguments: dict[str, Any]) -> Any:
+        calls.append(arguments)
+        raise Recorded
 
-    def encode(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if isinstance(ids, Tensor):
-            read.append((ids, kwargs.get("attention_mask")))
+    noise = Noise(draw)
+    with encoders_read(pipe) as read:
+        run_pipeline(pipe, denoiser, prompts, noise, scheduler, answer, **chosen)
+    check_run(pipe, denoiser, calls, noise)
+    return Call(calls[0], read)
 
-    encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None]
-    handles = [part.register_forward_pre_hook(encode, with_kwargs=True) for part in encoders]
-    handles.append(denoiser.register_forward_pre_hook(denoise, with_kwargs=True))
-    noise = _Noise(draw)
-    try:
-        with noise:
-            runner(**{name: value for name, value in options.items() if name in offered})
-    except _Recorded:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def check_run(pipe: Any, denoiser: nn.Module, calls: Sequence[Any], noise: Noise) -> None:
+    """Refuse a pipeline that did not call its denoiser, or did not draw its latents once.
+
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        That has run.
+    denoiser : torch.nn.Module
+        The pipeline's.
+    calls : sequence
+        One item for each call of the denoiser.
+    noise : Noise
+        That the pipeline ran with.
+
+    Raises
+    ------
+    RuntimeError
+        Which of the two.
+    """
     what = f"{type(pipe).__name__} with {type(denoiser).__name__}"
     if not calls:
         raise RuntimeError(f"{what}: the pipeline ran without calling it: is another denoiser meant for this timestep?")
     if noise.drawn != 1:
         raise RuntimeError(f"{what}: the pipeline drew its initial latents {noise.drawn} times, expected once")
-    return Call(calls[0], read)
 
 
-def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torch.device) -> Any:
+def frozen_scheduler(scheduler: Any, timestep: Tensor, sigma: float) -> Any:
     """Copy a scheduler so that it stands at one timestep and scales nothing.
 
     Parameters
     ----------
     scheduler : diffusers.SchedulerMixin
         Not changed.
-    timestep : float
-        In the scheduler's own units.
+    timestep : Tensor
+        (1,), in the scheduler's own units, on the device that the pipeline runs on.
     sigma : float
-        The noise level that goes with it.
-    device : torch.device
-        Where the timesteps are.
+        The sigma that goes with it.
 
     Returns
     -------
@@ -132,7 +121,7 @@ def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torc
 
     @functools.wraps(type(scheduler).set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
-        self.timesteps = torch.tensor([timestep], device=device)
+        self.timesteps = timestep.clone()
         self.sigmas = torch.tensor([sigma, 0.0])
         self.num_inference_steps = 1
 
@@ -144,18 +133,3 @@ def frozen_scheduler(scheduler: Any, timestep: float, sigma: float, device: torc
     still.__class__ = type(type(scheduler).__name__, (type(scheduler),), members)
     still.init_noise_sigma = 1.0
     return still
-
-
-class _Noise(TorchFunctionMode):
-    """Return `draw(shape)` where the pipeline draws Gaussian latents: the one `torch.randn` of four or more axes."""
-
-    def __init__(self, draw: Draw):
-        self.draw, self.drawn = draw, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        shape = tuple(args[0]) if func is torch.randn and args and isinstance(args[0], tuple | list) else args
-        if func is not torch.randn or len(shape) < 4:
-            return func(*args, **kwargs)
-        self.drawn += 1
-        return self.draw(shape).to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))

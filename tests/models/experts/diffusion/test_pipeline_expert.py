@@ -10,9 +10,10 @@ import torch
 from diffusers import DDPMScheduler
 
 from bridgework.models.experts.diffusion.cosmos3 import Cosmos3Expert
-from bridgework.models.experts.diffusion.latents import clean_latents, noise_level
+from bridgework.models.experts.diffusion.latents import clean_latents
 from bridgework.models.experts.diffusion.opening_pipelines import pipeline_expert
-from bridgework.models.experts.diffusion.recorded_call import _Noise, frozen_scheduler, record_call
+from bridgework.models.experts.diffusion.pipeline_runs import Noise
+from bridgework.models.experts.diffusion.recorded_call import frozen_scheduler, record_call
 from bridgework.models.scenes.composing import scene_stimuli
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.controls import noise_for
@@ -85,7 +86,7 @@ def test_the_denoiser_is_called_as_by_the_pipeline_itself(experts, family):
         hook.remove()
     assert len(called) == steps, "the pipeline guides"
     time, again = float(expert.pipe.scheduler.timesteps[0]), torch.Generator().manual_seed(3)
-    still = frozen_scheduler(expert.pipe.scheduler, time, 1.0, torch.device("cpu"))
+    still = frozen_scheduler(expert.pipe.scheduler, torch.tensor([time]), 1.0)
     ours = record_call(
         expert.pipe, expert.model, prompts, lambda shape: torch.randn(shape, generator=again), still, **size
     )
@@ -107,7 +108,7 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
     monkeypatch.setattr(vae, "decode", lambda z, *args, **kwargs: (given.append(z), (_ for _ in ()).throw(_Decoded))[0])
     image = to_pixels([STIMULI[0].image], expert.side, expert.side)
     clean = clean_latents(expert.pipe, image)
-    still = frozen_scheduler(expert.pipe.scheduler, 500, 0.5, torch.device("cpu"))
+    still = frozen_scheduler(expert.pipe.scheduler, torch.tensor([500.0]), 0.5)
     kind = type(still)
     still.__class__ = type(kind.__name__, (kind,), {"step": lambda self, out, t, sample, *a, **k: (sample, sample)})
     runner = copy.copy(expert.pipe)
@@ -118,7 +119,7 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
     def draw(shape):
         return clean.transpose(1, 2) if clean.shape != tuple(shape) else clean
 
-    with pytest.raises(_Decoded), _Noise(draw):
+    with pytest.raises(_Decoded), Noise(draw):
         runner(prompt=["a"], num_inference_steps=1, height=expert.side, width=expert.side, output_type="pt", **more)
     with torch.no_grad():
         coded = vae.encode(image[:, :, None] if given[0].dim() == 5 else image)
@@ -130,7 +131,7 @@ def test_clean_latents_are_what_the_pipeline_decodes_to_the_image(experts, famil
 @pytest.mark.parametrize("family", ["SD 1.5", "SDXL", "CogVideoX", "HunyuanDiT", "PixArt"])
 def test_noise_is_added_as_by_a_variance_preserving_scheduler(experts, family):
     scheduler = experts(family).pipe.scheduler
-    level = noise_level(scheduler, 0.4)
+    level = experts(family).convention.level(0.4)
     assert level.timestep == 399
     clean, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     plain = DDPMScheduler.from_config(scheduler.config)
@@ -141,7 +142,7 @@ def test_noise_is_added_as_by_a_variance_preserving_scheduler(experts, family):
 
 @pytest.mark.parametrize("family", ["SD 3.5", "Flux", "LTX", "Wan", "Sana", "Cosmos3"])
 def test_noise_is_added_by_flow_matching(experts, family):
-    assert noise_level(experts(family).pipe.scheduler, 0.4) == (400.0, 0.6, 0.4)
+    assert experts(family).convention.level(0.4) == pytest.approx((400.0, 0.6, 0.4, 0.4))
 
 
 def test_noisy_latents_and_times_reach_the_denoiser(experts):
@@ -175,8 +176,8 @@ def test_guidance_that_stays_on_is_refused(experts):
     pipe = copy.copy(experts("SD 1.5").pipe)
     kind = type(pipe)
     pipe.__class__ = type("Guided", (kind,), {"do_classifier_free_guidance": True, "__call__": kind.__call__})
-    with pytest.raises(RuntimeError, match="3 prompts became a batch of 6: guidance is on"):
-        pipeline_expert(pipe, "guided", 32).show(STIMULI, ("image",), "generation", 0.5)
+    with pytest.raises(RuntimeError, match="one prompt became a batch of two: guidance is on"):
+        pipeline_expert(pipe, "guided", 32)
 
 
 # ---- what is read
