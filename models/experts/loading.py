@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,7 +158,8 @@ def weights(auto: Any, source: str, **options: Any) -> Any:
     Raises
     ------
     ValueError
-        If the weights are pickles, which are never unpickled; if tensors are missing; if nothing can be read.
+        If the weights are pickles, which are never unpickled; if tensors are missing, or are of blocks that the config
+        does not have; if nothing can be read.
     """
     folder = Path(source, options.get("subfolder", ""))
     pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)] if folder.is_dir() else []
@@ -170,7 +171,26 @@ def weights(auto: Any, source: str, **options: Any) -> Any:
     lost = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # heads of other tasks, above the stack
     if lost:
         raise ValueError(f"the weights of expert {source!r} lack {lost[0]!r} and {len(lost) - 1} more: copy it again")
+    if left := _blocks_left_over(read, report["unexpected_keys"]):
+        raise ValueError(
+            f"the weights of expert {source!r} hold more blocks than its config.json says (such as {left[0]!r}): put "
+            "back the config that was saved with them"
+        )
     return read
+
+
+def _blocks_left_over(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return which tensors that were not read belong to deeper blocks of the model's own stacks."""
+    stacks = {blocks[0].rpartition(".")[0]: len(blocks) for blocks in find_stacks(model).values()}
+    prefix = str(getattr(model, "base_model_prefix", "") or "model")
+    found = []
+    for name in names:
+        for stack, blocks in stacks.items():
+            for start in (f"{stack}.", f"{prefix}.{stack}.", stack.removeprefix(f"{prefix}.") + "."):
+                number = name.removeprefix(start).split(".")[0]
+                if name.startswith(start) and number.isdecimal() and int(number) >= blocks:
+                    found.append(name)
+    return sorted(set(found))
 
 
 def tokenizer(source: str) -> Any:

@@ -8,19 +8,14 @@ clean image, both towers in lockstep. No forward is rewritten.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
@@ -29,11 +24,10 @@ from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, noise_pass, text_pass
 from .losses import caption_loss, fused_loss
+from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
 from .semantic_tokens import SemanticTokens, vision_features
 from .trained_parts import adapt
 from .two_towers import Fusion, UnderstandingStates
-
-WEIGHTS = "bridges.safetensors"
 
 
 class FusedModel(Fusion, Generator):
@@ -98,6 +92,7 @@ class FusedModel(Fusion, Generator):
         self.experts = (understanding, generation)
         self.trained_experts, self.rank = "bridges", 0
         self.steps = 0
+        self._described: list[dict[str, Any]] | None = None
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)
@@ -194,6 +189,7 @@ class FusedModel(Fusion, Generator):
         """
         if self.trained_experts != "bridges":
             raise ValueError(f"this model trains {self.trained_experts!r} already: make a new one of fresh experts")
+        self.described_experts()  # as they are now
         for tower in self.towers:
             adapt(tower.model, tower.blocks, trained, rank)
         self.trained_experts, self.rank = trained, rank
@@ -210,6 +206,8 @@ class FusedModel(Fusion, Generator):
 
     def train(self, mode: bool = True) -> FusedModel:
         """Set the training mode. Frozen experts stay in evaluation mode, but for the flag of gradient checkpointing."""
+        if mode:
+            self.described_experts()  # before sharding or training changes them
         super().train(mode)
         for tower in (self.understanding, self.generation, getattr(self, "text_encoder", self.generation)):
             if self.trained_experts == "bridges":
@@ -266,14 +264,16 @@ class FusedModel(Fusion, Generator):
         """
         return caption_loss(self, captions, image)
 
+    def described_experts(self) -> list[dict[str, Any]]:
+        """Return what the experts were before anything of them was trained (models/fusion/saved_model.py)."""
+        if self._described is None:
+            self._described = describe_experts(self.experts)
+        return self._described
+
     def save(self, folder: str | Path) -> None:
-        """Write what was trained and the plan, not the experts."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._learnt().items()}
-        metadata = {"trained": json.dumps([self.trained_experts, self.rank, self.steps])}
-        write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata=metadata))
-        self.plan.save(folder / "plan.json")
+        """Write what was trained and the plan, not the experts, whose fingerprints go with it."""
+        trained = [self.trained_experts, self.rank, self.steps]
+        save_model(folder, self._learnt(), self.plan, self.described_experts(), trained)
 
     @classmethod
     def load(cls, folder: str | Path, understanding: Any, generation: Any) -> FusedModel:
@@ -296,29 +296,18 @@ class FusedModel(Fusion, Generator):
         FileNotFoundError
             The plan or the bridges are missing.
         ValueError
-            The file does not hold what the plan asks for.
+            The file is damaged, does not hold what the plan asks for, or was trained with another plan or on other
+            experts.
         """
-        fused = cls(understanding, generation, BridgePlan.load(Path(folder) / "plan.json"))
-        path = Path(folder) / WEIGHTS
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no bridges in {os.fspath(folder)!r}: expected {path.name} beside plan.json, as FusedModel.save writes"
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                trained, rank, fused.steps = json.loads((file.metadata() or {})["trained"])
-                state = {name: file.get_tensor(name) for name in file.keys()}
-            if trained != "bridges":
-                fused.adapt(trained, rank)
-            learnt = fused._learnt()
-            reshaped = [name for name in state.keys() & learnt.keys() if state[name].shape != learnt[name].shape]
-            if wrong := [*(learnt.keys() ^ state.keys()), *reshaped]:
-                raise ValueError(f"{sorted(wrong)[0]} is missing, left over or of another shape")
-            fused.trained().load_state_dict(state, strict=False)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"{path} does not hold the bridges of its plan: train again ({str(error).splitlines()[0]})"
-            ) from None
+        plan = BridgePlan.load(Path(folder) / PLAN)
+        state, about, (trained, rank, steps) = read_model(folder, plan)
+        fused, path = cls(understanding, generation, plan), Path(folder) / WEIGHTS
+        if about:
+            check_experts(path, about["experts"], fused.described_experts())
+        if trained != "bridges":
+            fused.adapt(trained, rank)
+        load_state(path, fused.trained(), fused._learnt(), state)
+        fused.steps = steps
         return fused
 
     def _learnt(self) -> dict[str, Tensor]:

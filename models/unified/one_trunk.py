@@ -16,20 +16,22 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
+from ...probes.tensor_files import hash_file, read_tensors, sealed
 from ..experts import loading
 from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
@@ -37,6 +39,8 @@ from ..experts.vision_language import LlavaExpert
 from ..scenes.dialogues import IMAGE, answer_loss, likeliest_answers, split_labels, tokenize_rows
 from ..towers.attention_masks import SequencePlaces
 from .trunk import Trunk, TrunkTokens, sequence_places
+
+DESCRIBED = ("plan.json", "unified.json", "config.json")  # written beside the weights, which hold their hashes
 
 
 class CaptionTokens(NamedTuple):
@@ -279,7 +283,9 @@ class OneTrunk(nn.Module):
         self.tokenizer.save_pretrained(folder)
         settings = json.dumps({"objective": self.objective, **self.settings()}, sort_keys=True) + "\n"
         write_atomically(folder / "unified.json", lambda path: path.write_text(settings, encoding="utf-8"))
-        write_atomically(folder / "unified.safetensors", lambda path: save_model(self, str(path)))
+        state = _once(self.state_dict())
+        metadata = sealed(state, {name: hash_file(folder / name) for name in DESCRIBED})
+        write_atomically(folder / "unified.safetensors", lambda path: save_file(state, path, metadata=metadata))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -295,7 +301,7 @@ class OneTrunk(nn.Module):
         FileNotFoundError
             A file is missing.
         ValueError
-            A file is of another objective, or does not hold the weights of the plan.
+            A file is of another objective, is damaged or was changed, or does not hold the weights of the plan.
         """
         folder = Path(folder)
         plan = BridgePlan.load(folder / "plan.json")
@@ -308,8 +314,9 @@ class OneTrunk(nn.Module):
                 f"{folder / 'unified.json'} is of the objective {found!r}, {cls.__name__} draws by {cls.objective!r}: "
                 "open it with the class that saved it"
             )
-        model = cls(plan, LlavaConfig.from_pretrained(folder), loading.tokenizer(str(folder)), **settings)
         path = folder / "unified.safetensors"
+        _check_files(path)
+        model = cls(plan, LlavaConfig.from_pretrained(folder), loading.tokenizer(str(folder)), **settings)
         try:
             load_model(model, path)
         except (SafetensorError, RuntimeError) as error:
@@ -318,6 +325,30 @@ class OneTrunk(nn.Module):
                 f"put back the plan it was trained with, or train again ({str(error).splitlines()[0]})"
             ) from None
         return model.eval()
+
+
+def _check_files(path: Path) -> None:
+    """Raise ValueError where weights are damaged, or a file beside them is not the one that was saved with them."""
+    try:
+        files = read_tensors(path)[1]
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: copy it again, or train again ({str(error).splitlines()[0]})") from None
+    if files is None:
+        warnings.warn(f"{path} was written before it held hashes: whether it is whole cannot be checked", stacklevel=3)
+        return
+    if other := [name for name, written in files.items() if hash_file(path.parent / name) != written]:
+        raise ValueError(
+            f"{path.parent / other[0]} is not the file that was saved with {path.name}, which does not hold the "
+            f"weights of its plan and settings then: put back that {other[0]}, or train again"
+        )
+
+
+def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return each tensor under the first of its names: tied weights are written once."""
+    own: dict[tuple[int, torch.Size], tuple[str, Tensor]] = {}
+    for name, tensor in state.items():
+        own.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor.detach().cpu().contiguous()))
+    return dict(own.values())
 
 
 def _check(config: LlavaConfig, tokenizer: Any) -> None:

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ..features.features import Features
 from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, shapes_of
-from ..features.store import existing_shards, index_of, write_numbered_shard
+from ..features.store import existing_shards, write_numbered_shard
+from ..features.store_index import index_of
 from ..fingerprints.running_state import within_passes
 from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
@@ -176,6 +177,7 @@ class ExtractionJob:
             "parts": parts,
             "places": places,
             "ids": [self.stimuli.ids[place] for place in places],
+            "digests": [self.stimuli.digests[place] for place in places],
             "notes": {"halved": halved} if halved else {},
         }
         return Shard(tensors, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -76,6 +77,9 @@ class LayerFeatures:
         The timesteps of the sweep, or the one selected by `at`; () for subjects without timesteps.
     samples : tuple of str
         The id of each stimulus, in order.
+    digests : mapping of str to str
+        What the stimulus of an id shows, as `Stimuli.digests` has it; {} where nobody knows. Features whose ids are
+        equal and whose texts and images both differ are not compared.
     widths : tuple of int
         The dims of each layer where they differ. The values of narrower layers are filled up with zeros.
     counts : torch.Tensor or None
@@ -103,6 +107,7 @@ class LayerFeatures:
     widths: tuple[int, ...] = ()
     counts: Any = field(default_factory=lambda: None, repr=False)  # a plain default would hide __getattr__
     cleaned: Any = field(default=None, repr=False)
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("layers", "depths", "timesteps", "samples", "widths"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .layer_features import LayerFeatures
-from .shards import NAMES, open_shard
+from .shards import NAMES, open_shard, read_tensor
 
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
@@ -38,12 +38,14 @@ def features_of(
     """
     modalities = {}
     places = tuple(torch.tensor(entry["places"]) for entry in index["shards"])
+    digests = dict(zip(index["samples"], index.get("digests", ()), strict=False))
+    seals = tuple(entry.get("seal") for entry in index["shards"])
     for modality, part in index["parts"].items():
         names, shape = tuple(part["layers"]), tuple(part["shape"])
         sweep = shape[0] if len(part["timesteps"]) > 1 else 0
-        stored: Any = LazyValues(tuple(shards), places, modality, names, shape, DTYPES[part["dtype"]], sweep)
+        stored: Any = LazyValues(tuple(shards), seals, places, modality, names, shape, DTYPES[part["dtype"]], sweep)
         labels = {name: part[name] for name in ("layers", "depths", "subject", "task", "pass_", "timesteps", "widths")}
-        labels |= {"modality": modality, "samples": index["samples"]}
+        labels |= {"modality": modality, "samples": index["samples"], "digests": digests}
         cleaned = None
         if part["cleaned"]:
             reader: Any = replace(stored, suffix="/clamped", standardise=part["cleaned"] == "clamped")
@@ -61,6 +63,8 @@ class LazyValues:
     ----------
     shards : tuple of pathlib.Path or dict of torch.Tensor
         The shards.
+    seals : tuple of str or None
+        What the index says of each shard (probes/features/checksums.py); None where it says nothing.
     places : tuple of torch.Tensor
         The places of each shard's samples among all samples.
     modality : str
@@ -82,6 +86,7 @@ class LazyValues:
     """
 
     shards: tuple[Path | dict[str, Tensor], ...]
+    seals: tuple[str | None, ...]
     places: tuple[Tensor, ...]
     modality: str
     layers: tuple[str, ...]
@@ -102,8 +107,8 @@ class LazyValues:
         swept = bool(self.sweep)
         values = torch.zeros(self.sweep or 1, len(names), *self.shape[swept + 1 :], dtype=self.dtype)
         times = slice(None) if swept else slice(self.time, self.time + 1)
-        for shard, places in zip(self.shards, self.places, strict=True):
-            with _opened(shard) as read:
+        for shard, seal, places in zip(self.shards, self.seals, self.places, strict=True):
+            with _opened(shard, seal) as read:
                 for layer, name in enumerate(names):
                     part = read(f"{self.modality}/{name}{self.suffix}", times)
                     values[:, layer][(slice(None), places, *map(slice, part.shape[2:]))] = part
@@ -118,8 +123,8 @@ class LazyValues:
     def counts(self) -> Tensor:
         """Read the number of tokens of each sample, (layer, sample)."""
         counts = torch.zeros(len(self.layers), self.shape[bool(self.sweep) + 1], dtype=torch.int64)
-        for shard, places in zip(self.shards, self.places, strict=True):
-            with _opened(shard) as read:
+        for shard, seal, places in zip(self.shards, self.seals, self.places, strict=True):
+            with _opened(shard, seal) as read:
                 for layer, name in enumerate(self.layers):
                     counts[layer, places] = read(f"{self.modality}/{name}/counts", slice(0, 1))[0]
         return counts
@@ -129,13 +134,13 @@ class LazyValues:
 
 
 @contextmanager
-def _opened(shard: Path | dict[str, Tensor]) -> Iterator[Callable[[str, slice], Tensor]]:
+def _opened(shard: Path | dict[str, Tensor], seal: str | None) -> Iterator[Callable[[str, slice], Tensor]]:
     """Open a shard, as a function that reads some timesteps of one of its tensors."""
     if isinstance(shard, dict):
         yield lambda name, times: shard[name][times]
         return
     with open_shard(shard) as file:
-        yield lambda name, times: file.get_slice(name)[times]
+        yield lambda name, times: read_tensor(file, shard, name, times, seal)
 
 
 def _standardise(values: Tensor, counts: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 """Write and read one shard of a feature store.
 
-A shard is a safetensors file with the features of some samples. Its metadata describe them.
+A shard is a safetensors file with the features of some samples. Its metadata describe them, and hold a hash of each
+tensor (probes/features/checksums.py).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import write_atomically
+from ..tensor_files import KEY, hash_tensor
+from .checksums import check_tensor, known, remember, seal
 
-FORMAT = 1
+FORMAT = 2
+UNCHECKED = 1  # an earlier format without hashes, which can still be read
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors has them
-KEY = "bridgework"  # the only metadata key: with several, safetensors files are not byte-deterministic
 
 
 class Shard(NamedTuple):
@@ -35,7 +38,9 @@ class Shard(NamedTuple):
     metadata : dict
         Plain JSON with these keys. `format`: the version of the format. `made`: how the features were made, equal in
         all shards of a store. `parts`: the layers of each modality, also equal. `places` and `ids`: the samples of the
-        stimuli that are in this shard. `notes`: what holds for this shard alone.
+        stimuli that are in this shard. `digests`: what each of them shows (`Stimuli.digests`); [] where nobody knows.
+        `notes`: what holds for this shard alone. `write_shard` adds `hashes`, of each tensor, and `seal`, of all
+        metadata.
     """
 
     tensors: dict[str, Tensor]
@@ -57,21 +62,25 @@ def write_shard(path: Path, shard: Shard) -> None:
     OSError
         The file cannot be written, as on a full disk.
     """
-    metadata = {KEY: json.dumps(shard.metadata, sort_keys=True)}
     tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
+    metadata = json.loads(json.dumps(shard.metadata))
+    metadata["hashes"] = {name: hash_tensor(tensor) for name, tensor in tensors.items()}
+    text = {KEY: json.dumps(metadata | {"seal": seal(metadata)}, sort_keys=True)}
     try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=text))
     except SafetensorError as error:  # safetensors wraps the system's errors
         raise OSError(str(error)) from None
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path, unchecked: bool = False) -> dict[str, Any]:
     """Read the metadata of a shard, and the shapes of its tensors, but no tensor.
 
     Parameters
     ----------
     path : pathlib.Path
         The file.
+    unchecked : bool
+        Whether the earlier format without hashes is read as well.
 
     Returns
     -------
@@ -86,16 +95,72 @@ def read_metadata(path: Path) -> dict[str, Any]:
         The file is damaged, of another format, or of another kind.
     """
     with open_shard(path) as file:
-        try:
-            metadata = json.loads((file.metadata() or {})[KEY])
-            found = metadata["format"]
-        except (KeyError, ValueError, TypeError):
-            raise ValueError(f"{path} is a safetensors file but no shard of features: remove it") from None
-        if found != FORMAT:
-            raise ValueError(_other_format(path, found))
+        metadata = _metadata_of(file, path)
+        check_format(path, metadata["format"], unchecked)
         slices = {name: file.get_slice(name) for name in file.keys()}
         shapes = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    named = {f"{modality}/{layer}" for modality, part in metadata["parts"].items() for layer in part["layers"]}
+    if not named <= shapes.keys() or metadata.get("hashes", shapes).keys() != shapes.keys():
+        raise ValueError(
+            f"{path} is damaged: its tensors are not those that its labels name; remove the file and extract again"
+        )
     return metadata | {"shapes": shapes}
+
+
+def _metadata_of(file: Any, path: Path) -> dict[str, Any]:
+    """Read and check the metadata of an open shard."""
+    try:
+        metadata = json.loads((file.metadata() or {})[KEY])
+        found = metadata["format"]
+    except (KeyError, ValueError, TypeError):
+        raise ValueError(f"{path} is a safetensors file but no shard of features: remove it") from None
+    if found == FORMAT and metadata.get("seal") != seal(metadata):
+        raise ValueError(
+            f"{path} is damaged: its labels are not those that were written; remove the file and extract again"
+        )
+    return metadata
+
+
+def read_tensor(file: Any, path: Path, name: str, times: slice, expected: str | None) -> Tensor:
+    """Read some timesteps of a tensor of an open shard, and check its bytes when this process first reads it.
+
+    Parameters
+    ----------
+    file : safetensors.safe_open
+        The open shard.
+    path : pathlib.Path
+        Its path.
+    name : str
+        The tensor's name.
+    times : slice
+        The timesteps.
+    expected : str or None
+        The seal of the shard that the store's index names. None reads without a check (the earlier format).
+
+    Returns
+    -------
+    Tensor
+        (timestep, sample, ...).
+
+    Raises
+    ------
+    ValueError
+        The values are not those that were written, or the file is another shard than the index names.
+    """
+    if expected is None or (known(path, expected) and known(path, name)):
+        return file.get_slice(name)[times]
+    metadata = _metadata_of(file, path)
+    if metadata.get("seal") != expected:
+        raise ValueError(not_written(path))
+    remember(path, expected)
+    tensor = file.get_tensor(name)
+    check_tensor(path, name, tensor, metadata["hashes"].get(name, ""))
+    return tensor[times]
+
+
+def not_written(path: Path) -> str:
+    """Return the message for a shard that is not the one that the index names."""
+    return f"{path} is not the shard that was written: remove it and extract again"
 
 
 def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -145,7 +210,7 @@ def open_shard(path: Path) -> Iterator[Any]:
         yield file
 
 
-def check_format(path: Path, found: object) -> None:
+def check_format(path: Path, found: object, unchecked: bool = False) -> None:
     """Raise ValueError for a store that another version wrote.
 
     Parameters
@@ -154,15 +219,14 @@ def check_format(path: Path, found: object) -> None:
         The file, for the message.
     found : object
         The format that the file states.
+    unchecked : bool
+        Whether the earlier format without hashes is read as well.
     """
-    if found != FORMAT:
-        raise ValueError(_other_format(path, found))
-
-
-def _other_format(path: Path, found: object) -> str:
-    return (
-        f"{path} has format {found!r}, this version of bridgework reads {FORMAT}: extract into another folder, or read "
-        "it with the version that wrote it"
+    if found == FORMAT or (unchecked and found == UNCHECKED):
+        return
+    raise ValueError(
+        f"{path} has format {found!r}, this version of bridgework writes {FORMAT}: extract into another folder, or use "
+        "the version that wrote it"
     )
 
 

@@ -5,7 +5,8 @@
 
 A store is read one layer at a time. Features of two extractions are never mixed in it. A shard appears whole or not at
 all, and its metadata say how it was made; features.json comes last. So an extraction that was stopped at any moment, by
-kill -9 too, resumes with the shards that are missing.
+kill -9 too, resumes with the shards that are missing. Opening a store checks the labels of its shards, and reading a
+layer checks its values (probes/features/checksums.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,8 @@ from torch import Tensor
 from ..files import remove_partial_files, write_atomically
 from .layer_features import LayerFeatures
 from .lazy_values import features_of
-from .shards import FORMAT, Shard, check_format, open_shard, read_metadata, write_shard
-
-INDEX = "features.json"
+from .shards import FORMAT, UNCHECKED, Shard, read_metadata, write_shard
+from .store_index import INDEX, check_folder, check_index, check_same, index_of, read_index
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -70,16 +71,16 @@ def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[
     OSError
         The folder cannot be made.
     """
-    _check_folder(folder)
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).is_file():
-        _check_same(folder, provenance, _read_index(folder)["made"])
+        check_same(folder, provenance, read_index(folder)["made"])
     found = set()
     for number in numbers:
         path = shard_path(folder, number)
         remove_partial_files(path)
         if path.exists():
-            _check_same(folder, provenance, read_metadata(path)["made"])
+            check_same(folder, provenance, read_metadata(path)["made"])
             found.add(number)
     return found
 
@@ -132,11 +133,7 @@ def write_index(folder: Path, count: int) -> None:
     OSError
         The file cannot be written.
     """
-    paths = [shard_path(folder, number) for number in range(count)]
-    index = index_of([read_metadata(path) for path in paths], [str(folder)] * count)
-    for entry, path in zip(index["shards"], paths, strict=True):
-        entry |= {"file": path.name, "bytes": path.stat().st_size}
-    text = json.dumps(index, sort_keys=True, indent=1) + "\n"
+    text = json.dumps(_rebuilt(folder, count), sort_keys=True, indent=1) + "\n"
     if not (folder / INDEX).is_file() or (folder / INDEX).read_text(encoding="utf-8") != text:
         remove_partial_files(folder / INDEX)
         try:
@@ -171,13 +168,25 @@ def load(folder: str | os.PathLike[str]) -> tuple[dict[str, LayerFeatures], dict
         The store was written by another version, or a file in it is damaged or of another kind.
     """
     folder = Path(folder)
-    index = _read_index(folder)
-    paths = [folder / entry["file"] for entry in index["shards"]]
-    for path, entry in zip(paths, index["shards"], strict=True):
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            with open_shard(path):  # raises the error that fits a missing, foreign or cut file
-                raise ValueError(f"{path} is not the shard that was written: remove it and extract again")
-    return features_of(index, paths)
+    index = read_index(folder, unchecked=True)
+    count = len(index["shards"])
+    check_index(folder / INDEX, index, _rebuilt(folder, count, unchecked=True))
+    if index["format"] == UNCHECKED:
+        warnings.warn(
+            f"{folder} was written before stores held hashes (format {UNCHECKED}): whether its values are those that "
+            "were written cannot be checked; extract again for a store that can be",
+            stacklevel=3,
+        )
+    return features_of(index, [shard_path(folder, number) for number in range(count)])
+
+
+def _rebuilt(folder: Path, count: int, unchecked: bool = False) -> dict[str, Any]:
+    """Build the index of a store from its shards."""
+    paths = [shard_path(folder, number) for number in range(count)]
+    index = index_of([read_metadata(path, unchecked) for path in paths], [str(folder)] * count)
+    for entry, path in zip(index["shards"], paths, strict=True):
+        entry |= {"file": path.name, "bytes": path.stat().st_size}
+    return index
 
 
 def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], folder: str | os.PathLike[str]) -> None:
@@ -212,8 +221,8 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
-    ids = next(iter(features.values())).samples
-    if any(part.samples != ids for part in features.values()):
+    ids, digests = (getattr(next(iter(features.values())), name) for name in ("samples", "digests"))
+    if any((part.samples, dict(part.digests)) != (ids, dict(digests)) for part in features.values()):
         raise ValueError("the modalities have different stimuli: save each in another folder")
     metadata = {
         "format": FORMAT,
@@ -221,9 +230,14 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         "parts": parts,
         "places": list(range(len(ids))),
         "ids": list(ids),
+        "digests": [digests[id] for id in ids] if digests.keys() >= set(ids) else [],
         "notes": {},
     }
-    if not existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0]):
+    if existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0]):
+        there = read_metadata(shard_path(folder, 0))
+        for name in ("parts", "ids", "digests"):
+            check_same(folder, metadata[name], there[name], name)
+    else:
         write_numbered_shard(folder, 0, 1, Shard(tensors, metadata))
     write_index(folder, 1)
 
@@ -247,103 +261,5 @@ def describe(part: LayerFeatures, cleaned: str | None) -> dict[str, Any]:
     return {name: getattr(part, name) for name in names} | {"cleaned": cleaned}
 
 
-def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str, Any]:
-    """Build the content of features.json from the metadata of the shards.
-
-    Parameters
-    ----------
-    shards : sequence of dict
-        The metadata of each shard, with the shapes of its tensors under `shapes` (`read_metadata`).
-    where : sequence of str
-        The name of each shard's folder, for error messages.
-
-    Returns
-    -------
-    dict
-        The index, as plain JSON.
-
-    Raises
-    ------
-    ValueError
-        The shards do not belong together.
-    """
-    shards = json.loads(json.dumps(shards))
-    first = shards[0]
-    ids: dict[int, str] = {}
-    for shard, folder in zip(shards, where, strict=True):
-        _check_same(folder, first["made"], shard["made"])
-        _check_same(folder, first["parts"], shard["parts"])
-        ids |= dict(zip(shard["places"], shard["ids"], strict=True))
-    if sorted(ids) != list(range(sum(len(shard["ids"]) for shard in shards))):
-        raise ValueError(f"the shards in {where[0]} are of different runs: extract into another folder")
-    parts = {}
-    for modality, part in first["parts"].items():
-        shapes = [[shard["shapes"][f"{modality}/{name}"][0] for name in part["layers"]] for shard in shards]
-        widths = [shape[-1] for shape in shapes[0]]
-        (dtype,) = {shard["shapes"][f"{modality}/{name}"][1] for shard in shards for name in part["layers"]}
-        behind = [max(sizes) for sizes in zip(*(shape[2:] for shard in shapes for shape in shard), strict=True)]
-        swept = [shapes[0][0][0]] if len(part["timesteps"]) > 1 else []
-        parts[modality] = part | {
-            "widths": widths if len(set(widths)) > 1 else [],
-            "shape": [*swept, len(widths), len(ids), *behind],
-            "dtype": dtype,
-        }
-    return {
-        "format": FORMAT,
-        "made": first["made"],
-        "parts": parts,
-        "samples": [ids[place] for place in range(len(ids))],
-        "shards": [{"places": shard["places"], "notes": shard["notes"]} for shard in shards],
-    }
-
-
 def _timed(part: LayerFeatures, values: Tensor) -> Tensor:
     return (values if part.swept else values[None]).detach().cpu()
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one")
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    _check_folder(folder)
-    path = folder / INDEX
-    if not path.is_file():
-        if shard_path(folder, 0).exists() or any(folder.glob("shard-*.safetensors")):
-            raise FileNotFoundError(
-                f"{folder} holds an extraction that has not ended: run its command again, and it resumes"
-            )
-        raise FileNotFoundError(f"no features in {folder} (there is no {INDEX}): extract them first")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        found = index["format"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is no index of features: remove it, and the same command writes it again") from None
-    check_format(path, found)
-    return index
-
-
-def _check_same(folder: object, expected: Any, found: Any) -> None:
-    """Raise ValueError naming what differs between how features are to be made and how those in the folder were."""
-    ours, theirs = _flatten(json.loads(json.dumps(expected))), _flatten(found)
-    names = (*ours, *(theirs.keys() - ours.keys()))
-    wrong = [name for name in names if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]  # 1 == True
-    if wrong:
-        differences = "; ".join(
-            f"{name}: expected {_short(ours.get(name))}, got {_short(theirs.get(name))}" for name in sorted(wrong)[:4]
-        )
-        raise ValueError(f"{folder} holds features made differently ({differences}): extract into another folder")
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Turn nested dicts into one, with dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    parts = [_flatten(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]
-    return {path: leaf for part in parts for path, leaf in part.items()}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

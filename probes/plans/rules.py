@@ -28,6 +28,7 @@ from .matching import block_values, check_depths, count_blocks
 
 Evidence = pd.DataFrame | Divergence
 Depths = tuple[int, int]
+MAP_DEPTHS = ("x_depths", "y_depths")  # attrs of a layer map
 
 
 class Gains(NamedTuple):
@@ -247,6 +248,12 @@ def read_evidence(path: str | os.PathLike[str]) -> Evidence:
     if table.columns[0] != "understanding layer":
         return table
     attrs, table = table.attrs, table.set_index("understanding layer")
+    described = tuple(len(attrs[name]) if name in attrs else size for name, size in zip(MAP_DEPTHS, table.shape))
+    if described != table.shape:
+        raise ValueError(
+            f"{path.with_suffix('.json')} describes a layer map of {described[0]} x {described[1]} layers, {path} "
+            f"holds {table.shape[0]} x {table.shape[1]}: put back the JSON that was written with it"
+        )
     table.attrs = attrs
     return table
 

@@ -320,9 +320,10 @@ def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
 
 
 def check_same_stimuli(x: object, y: object) -> None:
-    """Raise ValueError where two LayerFeatures list different sample ids.
+    """Raise ValueError where two LayerFeatures list different sample ids, or show different things under one id.
 
-    Different numbers of samples are left to `check_samples`.
+    Different numbers of samples are left to `check_samples`. A stimulus may have another image or another text on the
+    other side, as controls have, but not both.
 
     Parameters
     ----------
@@ -341,4 +342,12 @@ def check_same_stimuli(x: object, y: object) -> None:
             raise ValueError(
                 f"the features are of different stimuli: sample {sample} is {ours!r} in {x.subject!r} but {theirs!r} "
                 f"in {y.subject!r}; extract both from the same stimuli, in the same order"
+            )
+    for sample in x.samples if x.digests and y.digests else ():
+        ours, theirs = (side.digests.get(sample, "").split() for side in (x, y))
+        if ours and theirs and not any(one == other for one, other in zip(ours, theirs, strict=True)):
+            raise ValueError(
+                f"the features are of different stimuli: {sample!r} has another image and another text in "
+                f"{x.subject!r} than in {y.subject!r} (a dataset's ids are row numbers); extract both from the same "
+                "stimuli, in the same order"
             )

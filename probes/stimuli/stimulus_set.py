@@ -45,12 +45,15 @@ class CheckedStimulus(NamedTuple):
         As of `Stimulus`.
     digest : str
         The sha256 (hex) of id, text, size and pixels.
+    shows : str
+        What it shows, whatever its id: 16 hex digits of the text's sha256, a space, and 16 of the image's.
     """
 
     image: Image.Image | Callable[[], Image.Image]
     text: str
     id: str
     digest: str
+    shows: str
 
 
 class Stimuli(Sequence[Stimulus]):
@@ -70,6 +73,8 @@ class Stimuli(Sequence[Stimulus]):
         subject the same thing.
     ids, texts : tuple of str
         The id and the text of each stimulus, in order.
+    digests : tuple of str
+        What each stimulus shows, whatever its id: a hash of the text, a space, and a hash of the image.
 
     Raises
     ------
@@ -104,7 +109,7 @@ class Stimuli(Sequence[Stimulus]):
     def __getitem__(self, index: int | slice) -> Stimulus | Stimuli:
         if isinstance(index, slice):
             return Stimuli(self._entries[index], self.name)
-        image, text, id, _ = self._entries[index]
+        image, text, id, *_ = self._entries[index]
         return Stimulus(image if isinstance(image, Image.Image) else image(), text, id)
 
     @property
@@ -116,6 +121,11 @@ class Stimuli(Sequence[Stimulus]):
     def texts(self) -> tuple[str, ...]:
         """The text of each stimulus, in order."""
         return tuple(entry.text for entry in self._entries)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What each stimulus shows, in order, as `CheckedStimulus.shows`."""
+        return tuple(entry.shows for entry in self._entries)
 
     def __repr__(self) -> str:
         return f"Stimuli({self.name!r}, {len(self)} samples, digest {self.digest[:12]})"
@@ -169,8 +179,10 @@ def check_stimulus(
         raise ValueError(f"the caption of {where} is blank: write one, or leave the image out")
     pixels = image if isinstance(image, Image.Image) else image()
     # JSON keeps the fields apart: without it ("ab", "c") and ("a", "bc") would share a digest.
-    label = json.dumps([id, text, pixels.size]).encode()
-    return CheckedStimulus(image, text, id, hashlib.sha256(label + pixels.tobytes()).hexdigest())
+    label, colours = json.dumps([id, text, pixels.size]).encode(), pixels.tobytes()
+    parts = text.encode("utf-8", "surrogatepass"), str(pixels.size).encode() + colours
+    shows = " ".join(hashlib.sha256(part).hexdigest()[:16] for part in parts)
+    return CheckedStimulus(image, text, id, hashlib.sha256(label + colours).hexdigest(), shows)
 
 
 def to_rgb(image: Image.Image, where: str) -> Image.Image:

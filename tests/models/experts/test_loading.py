@@ -112,6 +112,25 @@ def test_an_incomplete_folder(folder, lost):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes", "left"),
+    [
+        ("LlamaForCausalLM", {"num_hidden_layers": 3}, r"model\.layers\.3\."),
+        ("ViTModel", {"num_hidden_layers": 2}, r"layers?\.2\."),
+        ("GPT2LMHeadModel", {"n_layer": 2}, r"h\.2\."),
+        ("BertModel", {"num_hidden_layers": 3}, r"layer\.3\."),
+    ],
+)
+def test_weights_of_a_deeper_model(tmp_path, architecture, changes, left):
+    write(architecture, tmp_path)
+    assert open_expert(tmp_path).blocks
+    edit(tmp_path / "config.json", **changes)
+    with pytest.raises(ValueError, match=rf"hold more blocks than its config.json says \(such as '.*{left}") as error:
+        open_expert(tmp_path)
+    one_sentence(error)
+    assert open_expert(tmp_path, random_weights=True).blocks  # which reads no weights
+
+
 def test_an_image_processor_that_is_missing(tmp_path):
     write("ViTModel", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()

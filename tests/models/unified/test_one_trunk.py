@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bridgework.models.evaluation.scores import answer
@@ -274,8 +276,35 @@ def test_saved_and_opened(make, plan, tmp_path):
 def test_a_checkpoint_of_another_plan(make, tmp_path):
     make(PLANS["Y 2"]).save(tmp_path)
     PLANS["Y 1"].save(tmp_path / "plan.json")
-    with pytest.raises(ValueError, match=r"unified.safetensors does not hold the weights of its plan, 'Y' with 1"):
+    with pytest.raises(ValueError, match=r"plan.json is not the file that was saved with unified.safetensors"):
         UnifiedModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["a bit", "the config", "the settings", "no hashes"])
+def test_a_checkpoint_that_was_changed(make, tmp_path, change):
+    make(PLANS["Y 2"]).save(tmp_path)
+    weights, message = tmp_path / "unified.safetensors", r"config.json is not the file that was saved"
+    if change == "a bit":
+        content = bytearray(weights.read_bytes())
+        content[-5] ^= 1
+        weights.write_bytes(bytes(content))
+        message = r"unified.safetensors is damaged: copy it again, or train again \(the values of .* are not those"
+    elif change == "the config":
+        config = tmp_path / "config.json"
+        config.write_text(config.read_text().replace("10000.0", "10001.0"))
+    elif change == "the settings":
+        path, message = tmp_path / "unified.json", r"unified.json is not the file that was saved"
+        path.write_text(path.read_text().replace("true", "false"))
+    else:  # as an earlier version wrote it, of another plan
+        save_file(load_file(weights), weights)
+        with pytest.warns(UserWarning, match="was written before it held hashes"):
+            assert UnifiedModel.load(tmp_path).plan == PLANS["Y 2"]
+        PLANS["Y 1"].save(tmp_path / "plan.json")
+        message = r"unified.safetensors does not hold the weights of its plan, 'Y' with 1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=message):
+            UnifiedModel.load(tmp_path)
 
 
 def test_a_checkpoint_of_the_other_objective(make, tmp_path):

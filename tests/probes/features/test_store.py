@@ -75,9 +75,16 @@ def test_opening_reads_no_tensor_and_a_layer_no_other(folder, monkeypatch):
         def __exit__(self, *error: object) -> None:
             self.context.__exit__(*error)
 
+        def metadata(self) -> dict[str, str]:
+            return self.file.metadata()
+
         def get_slice(self, name: str) -> object:
             read.append(name)
             return self.file.get_slice(name)
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            read.append(name)
+            return self.file.get_tensor(name)
 
     monkeypatch.setattr(lazy_values, "open_shard", Recorded)
     seen = Features.load(folder)

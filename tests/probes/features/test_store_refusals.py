@@ -58,9 +58,9 @@ def test_another_version_of_a_library_is_told(toy, folder, monkeypatch):
 
 def test_another_format_is_refused(toy, folder):
     index = folder / "features.json"
-    index.write_text(index.read_text().replace('"format": 1', '"format": 7'))
+    index.write_text(index.read_text().replace('"format": 2', '"format": 7'))
     for attempt in (lambda: Features.load(folder), lambda: extract(toy, letters(*TEXTS), batch_size=1, store=folder)):
-        with pytest.raises(ValueError, match=r"features.json has format 7, this version of bridgework reads 1"):
+        with pytest.raises(ValueError, match=r"features.json has format 7, this version of bridgework writes 2"):
             attempt()
     index.unlink()
     with shards.open_shard(folder / "shard-00000.safetensors") as file:

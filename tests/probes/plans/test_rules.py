@@ -86,6 +86,11 @@ def test_evidence_from_a_file(tmp_path):
         read_evidence(tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r"map\.json holds no evidence"):
         read_evidence(tmp_path / "map.json")
+    HEAT.iloc[:2].to_csv(tmp_path / "map.csv")  # another map beside the JSON of this one
+    with pytest.raises(
+        ValueError, match=r"map\.json describes a layer map of 3 x 3 layers, .*map\.csv holds 2 x 3: put"
+    ):
+        read_evidence(tmp_path / "map.csv")
 
 
 def features_of(task: str, blocks: int) -> Features:

@@ -1,0 +1,191 @@
+"""The index of a store: what its shards hold, and whether they belong together.
+
+The index repeats what the shards themselves say, so that it can be built again from them and checked against them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .shards import FORMAT, check_format, not_written
+
+INDEX = "features.json"
+
+
+def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str, Any]:
+    """Build the content of features.json from the metadata of the shards.
+
+    Parameters
+    ----------
+    shards : sequence of dict
+        The metadata of each shard, with the shapes of its tensors under `shapes` (`read_metadata`).
+    where : sequence of str
+        The name of each shard's folder, for error messages.
+
+    Returns
+    -------
+    dict
+        The index, as plain JSON.
+
+    Raises
+    ------
+    ValueError
+        The shards do not belong together.
+    """
+    shards = json.loads(json.dumps(shards))
+    first = shards[0]
+    ids: dict[int, str] = {}
+    digests: dict[int, str] = {}
+    for shard, folder in zip(shards, where, strict=True):
+        check_same(folder, first["made"], shard["made"])
+        check_same(folder, first["parts"], shard["parts"])
+        ids |= dict(zip(shard["places"], shard["ids"], strict=True))
+        digests |= dict(zip(shard["places"], shard.get("digests", ()), strict=False))
+    if sorted(ids) != list(range(sum(len(shard["ids"]) for shard in shards))):
+        raise ValueError(f"the shards in {where[0]} are of different runs: extract into another folder")
+    parts = {}
+    for modality, part in first["parts"].items():
+        shapes = [[shard["shapes"][f"{modality}/{name}"][0] for name in part["layers"]] for shard in shards]
+        widths = [shape[-1] for shape in shapes[0]]
+        (dtype,) = {shard["shapes"][f"{modality}/{name}"][1] for shard in shards for name in part["layers"]}
+        behind = [max(sizes) for sizes in zip(*(shape[2:] for shard in shapes for shape in shard), strict=True)]
+        swept = [shapes[0][0][0]] if len(part["timesteps"]) > 1 else []
+        parts[modality] = part | {
+            "widths": widths if len(set(widths)) > 1 else [],
+            "shape": [*swept, len(widths), len(ids), *behind],
+            "dtype": dtype,
+        }
+    return {
+        "format": FORMAT,
+        "made": first["made"],
+        "parts": parts,
+        "samples": [ids[place] for place in range(len(ids))],
+        **({"digests": [digests[place] for place in range(len(ids))]} if len(digests) == len(ids) else {}),
+        "shards": [
+            {"places": shard["places"], "notes": shard["notes"]} | {k: shard[k] for k in ("seal",) if k in shard}
+            for shard in shards
+        ],
+    }
+
+
+def check_index(path: Path, index: dict[str, Any], rebuilt: dict[str, Any]) -> None:
+    """Raise ValueError where an index says something else than its shards.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The index.
+    index : dict
+        What it holds.
+    rebuilt : dict
+        What `index_of` makes of the shards, with their files and sizes.
+
+    Raises
+    ------
+    ValueError
+        The first shard that is another one, or what differs.
+    """
+    ours, theirs = index.get("shards", []), rebuilt["shards"]
+    for entry, shard in zip(ours, theirs, strict=False):
+        if entry.get("seal") != shard.get("seal"):
+            raise ValueError(not_written(path.parent / shard["file"]))
+    unlike = sorted(name for name in {*index, *rebuilt} if index.get(name) != rebuilt.get(name) and name != "format")
+    if unlike:
+        wrong = _differences(rebuilt.get(unlike[0]), index.get(unlike[0]), unlike[0], ("the shards say", "it says"))
+        raise ValueError(
+            f"{path} does not say what its shards say ({wrong}): remove it, and the same command writes it again"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError where a store is a file."""
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one")
+
+
+def read_index(folder: Path, unchecked: bool = False) -> dict[str, Any]:
+    """Read features.json.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store.
+    unchecked : bool
+        Whether the earlier format without hashes is read as well.
+
+    Returns
+    -------
+    dict
+        The index.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no store, or its extraction has not ended.
+    ValueError
+        The file is no index, or of another format.
+    """
+    check_folder(folder)
+    path = folder / INDEX
+    if not path.is_file():
+        if any(folder.glob("shard-*.safetensors")):
+            raise FileNotFoundError(
+                f"{folder} holds an extraction that has not ended: run its command again, and it resumes"
+            )
+        raise FileNotFoundError(f"no features in {folder} (there is no {INDEX}): extract them first")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        found = index["format"]
+        _ = [(entry["file"], entry["bytes"], entry["places"]) for entry in index["shards"]]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} is no index of features: remove it, and the same command writes it again") from None
+    check_format(path, found, unchecked)
+    return index
+
+
+def check_same(folder: object, expected: Any, found: Any, name: str = "") -> None:
+    """Raise ValueError naming what differs between how features are to be made and how those in the folder were.
+
+    Parameters
+    ----------
+    folder : object
+        The folder, for the message.
+    expected, found : object
+        Plain JSON.
+    name : str
+        What both are, for the message.
+
+    Raises
+    ------
+    ValueError
+        Up to four differences.
+    """
+    if differences := _differences(json.loads(json.dumps(expected)), found, name, ("expected", "got")):
+        raise ValueError(f"{folder} holds features made differently ({differences}): extract into another folder")
+
+
+def _differences(ours: Any, theirs: Any, name: str, words: tuple[str, str]) -> str:
+    """Name up to four differences of two values of plain JSON, "" where there is none."""
+    first, second = _flatten(ours, name), _flatten(theirs, name)
+    names = (*first, *(second.keys() - first.keys()))
+    wrong = [each for each in names if json.dumps(first.get(each)) != json.dumps(second.get(each))]  # 1 == True
+    return "; ".join(
+        f"{each}: {words[0]} {_short(first.get(each))}, {words[1]} {_short(second.get(each))}"
+        for each in sorted(wrong)[:4]
+    )
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Turn nested dicts into one, with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = [_flatten(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
