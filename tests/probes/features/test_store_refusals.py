@@ -22,7 +22,7 @@ def other_weights(toy: Toy) -> None:
 CHANGES = {
     "stimuli": (lambda toy: None, {"stimuli": letters(*TEXTS[:-1], "z")}, "stimuli_digest: expected"),
     "model": (lambda toy: setattr(toy.model, "extra", torch.nn.Linear(2, 2)), {}, "subject.models.model.weights"),
-    "weights": (other_weights, {}, "subject.models.model.weights: expected"),
+    "weights": (other_weights, {}, "subject.models.model.weights.layers.1.linear: expected"),
     "name": (lambda toy: setattr(toy, "name", "other"), {}, 'subject.name: expected "other", got "toy"'),
     "pooling": (lambda toy: None, {"pooling": "last"}, 'pooling: expected "last", got "mean"'),
     "layers": (lambda toy: None, {"layers": ["1"]}, "layers: expected"),

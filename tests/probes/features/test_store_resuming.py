@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridgework.probes import files
+from bridgework.probes.extraction import jobs
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features import shards
 from bridgework.probes.features.features import Features
@@ -43,20 +45,21 @@ def test_killed_at_any_moment_it_resumes(killed, moment):
     assert all((folder / name).stat().st_mtime_ns == when for name, when in there.items())
 
 
-def test_interrupted_and_resumed(toy, tmp_path):
+def test_interrupted_and_resumed(toy, tmp_path, monkeypatch):
     whole = extract(toy, many(), batch_size=1, store=tmp_path / "whole")
-    calls = []
+    real, calls = jobs.PassRunner.run, []
 
-    def interrupt(*given: object) -> None:
+    def interrupt(*given: Any, **options: Any) -> Any:
         calls.append(given)
-        if len(calls) == 25:
+        if len(calls) == 13:
             raise KeyboardInterrupt
+        return real(*given, **options)
 
-    handle = toy.model.register_forward_pre_hook(interrupt)
+    monkeypatch.setattr(jobs.PassRunner, "run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["shard-00000.safetensors"]
-    handle.remove()
+    monkeypatch.undo()
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert contents(tmp_path / "whole") == contents(tmp_path / "store")
     assert whole["image"].samples == tuple(f"id {text}" for text in many().texts)
@@ -64,6 +67,7 @@ def test_interrupted_and_resumed(toy, tmp_path):
 
 FULL = """
 import resource, signal, sys
+from bridgework.probes.extraction import jobs
 from bridgework.probes.extraction.extracting import extract
 from bridgework.tests.probes.toys import letters, open_toy
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
