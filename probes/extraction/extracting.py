@@ -14,11 +14,12 @@ import torch
 
 from ..features.features import Features
 from ..features.store import write_index
+from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimuli
-from ..subjects.subject import Subject
+from ..subjects.subject import Subject, modules_of
 from .jobs import prepare_job
 from .options import ExtractionOptions
-from .processes import Processes
+from .processes import Processes, check_alike
 from .token_selection import Chosen
 
 
@@ -86,7 +87,7 @@ def extract(
     store : path, optional
         A folder to write, shard by shard (probes/features/store.py). Then no more than one shard's features are in
         memory, and an extraction that was stopped resumes there. Under torchrun all ranks must call `extract`, and they
-        share the shards.
+        share the shards; ranks that hold parts of one model make each shard together.
 
     Returns
     -------
@@ -98,9 +99,9 @@ def extract(
     ------
     ValueError
         The subject does not have the task, timestep, modality, layer or token; or the folder holds features of
-        something else.
+        something else; or ranks have different models, or parts of one that cannot be probed.
     RuntimeError
-        A layer runs more than once in a pass.
+        A layer runs more than once in a pass, or another rank failed.
     FloatingPointError
         Hidden states are not finite; the message names layer and stimulus.
     MemoryError
@@ -159,14 +160,15 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
     ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
         As `extract` does.
     """
-    job = prepare_job(subject, stimuli, options)
     if options.store is None:
-        return job.features()
+        return prepare_job(subject, stimuli, options).features()
     folder = Path(options.store)
-    with Processes() as ranks:
-        job.write(folder, range(ranks.rank, len(job), ranks.world), show=ranks.rank == 0)
+    with Processes(ranks_of(*modules_of(subject).values())) as ranks:
+        job = prepare_job(subject, stimuli, options)
+        check_alike(ranks.share(job.provenance if ranks.leads else None))
+        job.write(folder, range(ranks.worker, len(job), ranks.workers), ranks)
         ranks.wait()
-        if ranks.rank == 0:
+        if ranks.leads and ranks.worker == 0:
             write_index(folder, len(job))
         ranks.wait()
     return Features.load(folder)

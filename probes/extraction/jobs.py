@@ -23,7 +23,7 @@ from ..subjects.subject import Subject, modules_of, prepared
 from .options import ExtractionOptions
 from .passes import BatchSize, PassRunner, concatenate_batches
 from .pooling import pooling_of
-from .processes import local_device
+from .processes import Processes, local_device
 from .provenance import made_of
 
 BATCHES = 8  # in a shard; 1 where all tokens are kept
@@ -92,7 +92,7 @@ class ExtractionJob:
             part.load()
         return features
 
-    def write(self, folder: Path, numbers: Iterable[int], show: bool = True) -> None:
+    def write(self, folder: Path, numbers: Iterable[int], ranks: Processes | None = None, show: bool = True) -> None:
         """Write those of the shards that are not in the folder yet.
 
         Parameters
@@ -101,17 +101,27 @@ class ExtractionJob:
             The feature store.
         numbers : iterable of int
             The numbers of the shards.
+        ranks : Processes, optional
+            The processes that work on the store. Those that hold parts of one model must all call `write` with the
+            same numbers: they make each shard together, and the first writes it.
         show : bool
-            Whether a progress bar is shown.
+            Whether a progress bar is shown, on the first of them.
         """
-        numbers = list(numbers)
-        existing = existing_shards(folder, self.provenance, numbers)
-        missing = [number for number in numbers if number not in existing]
+        ranks = ranks or Processes()
+        numbers, missing = list(numbers), []
+        if ranks.leads:
+            existing = existing_shards(folder, self.provenance, numbers)
+            missing = [number for number in numbers if number not in existing]
+        missing = ranks.share(missing, within=True)[0]
         if missing:
             with self._running():
-                shards = self.shards(missing, show)
+                shards = self.shards(missing, show and ranks.rank == 0)
                 for number in missing:  # no variable holds a shard, so that one is in memory and not two
-                    write_numbered_shard(folder, number, len(self), next(shards))
+                    if ranks.leads:
+                        write_numbered_shard(folder, number, len(self), next(shards))
+                    else:
+                        next(shards)
+                    ranks.share(None, within=True)
 
     def shards(self, numbers: Iterable[int], show: bool = True) -> Iterator[Shard]:
         """Make these shards, one at a time; the subject must be `prepared`.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_state import device_of
+from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
 from .options import PRECISIONS, ExtractionOptions, layer_paths
@@ -254,6 +255,11 @@ class BatchSize:
                 if not _short_of_memory(error):
                     raise
                 message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                if len(ranks := ranks_of(passes.subject.model)) > 1:  # the others are in the middle of this pass
+                    raise MemoryError(
+                        f"{len(piece)} stimuli at once do not fit into memory with {passes.subject.name} ({message}), "
+                        f"of which {len(ranks)} ranks hold parts: choose a batch_size below {len(piece)}"
+                    ) from None
             # The error holds the failed pass's tensors until here, behind the except clause.
             gc.collect()
             clear_device_cache()

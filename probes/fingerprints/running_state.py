@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ..hooks.parallel_models import ranks_of
 from .described_values import digest
 from .model_description import describe_parts
 
@@ -72,13 +73,20 @@ def within_passes(*models: nn.Module) -> Iterator[None]:
     before = [_flatten(describe_model(model)) for model in models]
     try:
         yield
-    finally:
-        for model, then in zip(models, before, strict=True):
-            now = _flatten(describe_parts(model))
-            changed = {place: (then.get(place), now.get(place)) for place in then | now}
-            changed = {place: pair for place, pair in changed.items() if pair[0] != pair[1]}
-            if changed:
-                _left[model] = _left.get(model, {}) | changed
+    except BaseException:
+        if not ranks_of(*models):  # the ranks of one model hash it together, and the others may not have failed
+            _remember(models, before)
+        raise
+    _remember(models, before)
+
+
+def _remember(models: Sequence[nn.Module], before: Sequence[dict[Place, Any]]) -> None:
+    for model, then in zip(models, before, strict=True):
+        now = _flatten(describe_parts(model))
+        changed = {place: (then.get(place), now.get(place)) for place in then | now}
+        changed = {place: pair for place, pair in changed.items() if pair[0] != pair[1]}
+        if changed:
+            _left[model] = _left.get(model, {}) | changed
 
 
 def _flatten(description: dict[str, Any]) -> dict[Place, Any]:

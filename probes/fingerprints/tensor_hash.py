@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
+from ..hooks.parallel_models import all_ranks, whole
+
 WORDS = 1 << 17  # the 8-byte words of a block
 ROWS = 64  # the blocks that a GPU sums at once
 LOOKED_AT = 4096  # values of a vector that are looked at to see whether it has changed
@@ -45,21 +47,20 @@ def hash_tensor(tensor: Tensor) -> str:
     halves is below 2^32, so that its product with a random number takes at least 2^31 values. The sums are then hashed
     by SHA-256. They are exact on every device.
     """
-    stamp = _stamp(tensor)
-    if stamp is not None and tensor in _known and _known[tensor][0] == stamp:
-        return _known[tensor][1]
+    stamp, key = _stamp(tensor), _key(tensor)
+    if all_ranks(tensor, stamp is not None and key in _known and _known[key][0] == stamp):
+        return _known[key][1]
     digest = hashlib.sha256()
     _update(digest, tensor)
     found = digest.hexdigest()[:32]
     if stamp is not None:
-        _known[tensor] = (stamp, found)
+        _known[key] = (stamp, found)
     return found
 
 
 def _update(digest: Any, tensor: Tensor) -> None:
     with torch.no_grad():
-        if hasattr(tensor, "full_tensor"):
-            tensor = tensor.full_tensor()  # type: ignore[operator]  # a DTensor
+        tensor = whole(tensor)
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         parts, context = _parts(tensor)
         if parts:
@@ -127,14 +128,22 @@ def _keys(device: torch.device) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def _key(tensor: Tensor) -> Tensor:
+    """Return the tensor by which a hash is remembered.
+
+    It is no subclass: `module.to` exchanges the contents of those, and cannot while anything refers to them weakly.
+    """
+    with torch.no_grad():
+        return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]  # a DTensor
+
+
 def _stamp(tensor: Tensor) -> Any:
     """Return what tells, without reading a tensor, whether it has changed; None where nothing does."""
     if hasattr(tensor, "to_local"):
-        return _stamp(tensor.to_local()), str(getattr(tensor, "placements", ""))
-    parts, context = _parts(tensor)
-    if parts:
-        stamps = [_stamp(part) for part in parts.values()]
-        return None if None in stamps or tensor.layout != torch.strided else (context, tuple(stamps))
+        own = _stamp(_key(tensor))
+        return own and (own, str(getattr(tensor, "placements", "")))
+    if _parts(tensor)[0]:
+        return None  # the parts are remembered, each by itself
     if tensor.is_inference() or tensor.device.type == "meta" or tensor.layout != torch.strided:
         return None
     plain = tensor.detach().as_subclass(Tensor)

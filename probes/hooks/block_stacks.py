@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from .parallel_models import check_parallel
+
 COMPILED = "_orig_mod"  # the name under which torch.compile holds what it has wrapped
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
@@ -32,7 +34,7 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     Raises
     ------
     ValueError
-        The model has no stack.
+        The model has no stack, or this rank has only some of its blocks.
 
     Examples
     --------
@@ -41,6 +43,7 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     >>> {path: len(blocks) for path, blocks in find_stacks(unet).items()}
     {'down_blocks': 4, 'mid_block': 1, 'up_blocks': 4}
     """
+    check_parallel(model)
     found: dict[str, list[str]] = {}
     for path, module in _named_modules(model):
         taken = [block for blocks in found.values() for block in blocks]

@@ -19,6 +19,7 @@ from .block_outputs import (
 from .block_stacks import find_block
 from .compiled_blocks import uncompile
 from .hook_order import Reader
+from .parallel_models import StateGathering, gathers_weights
 from .step_caches import check_no_cache
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
@@ -60,7 +61,8 @@ def capture(
         runs and no unpooled state is held. `stream` is "image", "text" or None for a single stream.
     stop : bool
         End the forward pass after the deepest layer. The model's own result is then not returned. A model that
-        accelerate or diffusers offloads runs to its end all the same: it would be left half on the device. A block
+        accelerate or diffusers offloads, or FSDP2 shards, runs to its end all the same: it would be left half on the
+        device, or half gathered. A block
         that runs several times in a pass is then read the first time; without `stop` that is an error.
     calls : int
         How often each block runs in the context. It is more than one for guidance in two passes, a prefill and a flow
@@ -75,7 +77,8 @@ def capture(
     Raises
     ------
     ValueError
-        A path is unknown, or streams of one shape cannot be told apart.
+        A path is unknown, streams of one shape cannot be told apart, or a parallel model's ranks hold parts of a state
+        that cannot be put together.
     RuntimeError
         A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
         steps.
@@ -95,6 +98,8 @@ def capture(
     check_no_cache(model)
     modules = {path: find_block(model, path) for path in blocks}
     stop = stop and not any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
+    stop = stop and not gathers_weights(model)
+    gathering = StateGathering(model)
     # An unpooled state is copied: the next block may change it in place.
     keep_state = keep or (lambda path, stream, state: state.clone())
     taps: dict[str, Any] = {}
@@ -124,8 +129,8 @@ def capture(
             )
         state = hidden_states_of(path, inputs, output, orders.get(type(modules[path])))
         if path == blocks[0] and EMBEDDINGS in layers:
-            store(EMBEDDINGS, state_entering(entered.pop(0), state))
-        store(path, state)
+            store(EMBEDDINGS, gathering.whole(EMBEDDINGS, state_entering(entered.pop(0), state)))
+        store(path, gathering.whole(path, state))
         if stop and all(times(layer) == calls for layer in layers):
             raise _StopForward
 
@@ -153,6 +158,8 @@ def capture(
     try:
         for module in model.modules():  # a compiled module does not see hooks
             uncompile(compiled, module)
+        if gathering.ranks:
+            handles.append(model.register_forward_pre_hook(gathering.look, with_kwargs=True))
         for module in {id(m): m for m in (*modules.values(), *_followers(model, blocks))}.values():
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         for path, module in modules.items():

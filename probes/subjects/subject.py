@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from ..hooks.model_state import dispatched, evaluating
+from ..hooks.parallel_models import no_buffer_broadcasts
 from ..stimuli.stimulus_set import Stimulus
 
 
@@ -115,7 +116,8 @@ def prepared(subject: Subject, device: str) -> Iterator[None]:
     """
     if not dispatched(subject.model):
         subject.model.to(device)
-    with evaluating(*modules_of(subject).values()):
+    modules = modules_of(subject).values()
+    with evaluating(*modules), no_buffer_broadcasts(*modules):
         yield
 
 
