@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
+from ...probes.features.patch_grids import square_patches
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
@@ -71,7 +73,25 @@ class UnifiedExpert(VlmExpert):
             states = self.model.get_input_embeddings()(ids).detach()
             states[places["image"].to(states.device)] = drawn.to(states.dtype)
             inputs = {"inputs_embeds": states, "attention_mask": mask}
-        return self.forward_pass(inputs, modalities, places)
+        return self.forward_pass(inputs, modalities, places, lambda: [self.drawn_grid(image) for image in images])
+
+    def drawn_grid(self, image: Image.Image) -> Sequence[tuple[int, int, int]]:
+        """Return the rows and columns of an image's discrete tokens, which are the places of a map of codes.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            An image.
+
+        Returns
+        -------
+        sequence of tuple of int
+            One grid: frames, rows and columns.
+        """
+        given = self.pixels([image])
+        height, width = (int(side) for side in given.get("image_sizes", [given["pixel_values"].shape[-2:]])[0])
+        count = sum(len(ids) for kind, ids in self.drawn_image_parts([image])[0][0] if kind == "image")
+        return [(1, *square_patches(height, width, count))]
 
     def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
         """Return the tokens of images as the model draws them.
@@ -171,6 +191,23 @@ class JanusExpert(UnifiedExpert):
 class Emu3Expert(UnifiedExpert):
     """Emu3: VQ tokens are tokens of its vocabulary, read and drawn alike, one line of the image after the other."""
 
+    def patch_grids(self, images: Sequence[Image.Image], inputs: dict[str, Any], mask: Tensor) -> Sequence[Any]:
+        """Return the same grids as `drawn_grid`, for the tokens are the same.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+        inputs, mask
+            Not used.
+
+        Returns
+        -------
+        sequence
+            One grid for each image.
+        """
+        return [self.drawn_grid(image) for image in images]
+
     def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
         """Return the VQ tokens of images: start, rows * columns, then lines that each end with their own token.
 
@@ -222,6 +259,23 @@ class Emu3Expert(UnifiedExpert):
 
 class ChameleonExpert(UnifiedExpert):
     """Chameleon: VQ tokens are tokens of its vocabulary, read and drawn alike."""
+
+    def patch_grids(self, images: Sequence[Image.Image], inputs: dict[str, Any], mask: Tensor) -> Sequence[Any]:
+        """Return the same grids as `drawn_grid`, for the tokens are the same.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+        inputs, mask
+            Not used.
+
+        Returns
+        -------
+        sequence
+            One grid for each image.
+        """
+        return [self.drawn_grid(image) for image in images]
 
     def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
         """Return the VQ tokens of images between start and end, as `ChameleonProcessor` writes an image.

@@ -152,14 +152,15 @@ class DitExpert(Generator):
         ids = self._tokens(texts).input_ids
         end = ids == self.tokenizer.eos_token_id
         words = (ids != self.tokenizer.pad_token_id) & ~end
-        patches = (side // self.model.config["patch_size"]) ** 2
-        image = torch.ones(len(texts), patches, dtype=torch.bool)
+        patches = side // self.model.config["patch_size"]
+        image = torch.ones(len(texts), patches**2, dtype=torch.bool)
         tokens, special = {"image": image, "text": words}, {"image": ~image, "text": end}
         return ForwardPass(
             lambda: self.predict(noisy.to(device), self.encode(texts), time.to(device)),
             {m: tokens[m] for m in modalities},
             {"image": "image", "text": "text"},
             {m: special[m] for m in modalities},
+            grids={"image": [(patches, patches)] * len(texts)},
         )
 
 

@@ -13,6 +13,8 @@ from transformers import AutoModel
 
 from ...probes.hooks.capturing import EMBEDDINGS, capture
 from ...probes.stimuli.stimulus_set import Stimulus
+from ...probes.subjects.input_changes import Rows
+from ...probes.subjects.picture_grids import Grids, Place, find_grids
 from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .language import TextExpert
@@ -49,6 +51,7 @@ class VisionExpert:
     modalities: tuple[str, ...] = ("image",)
     timed_tasks: tuple[str, ...] = ()
     patches: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+    _shapes: dict[tuple[int, ...], Grids] = field(default_factory=dict, repr=False)  # the grids, by shape of the pixels
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -82,7 +85,26 @@ class VisionExpert:
         mask, there = patches, processed.get("pixel_attention_mask")
         if there is not None and there.shape == mask.shape:  # SigLIP 2 pads images to one number of patches
             mask = mask & there.cpu().bool()
-        return ForwardPass(lambda: self.model(**inputs), {"image": mask}, special={"image": ~patches})
+        return ForwardPass(
+            lambda: self.model(**inputs),
+            {"image": mask},
+            special={"image": ~patches},
+            grids={"image": lambda: self._grids(inputs, mask)},
+        )
+
+    def _grids(self, inputs: dict[str, Tensor], mask: Tensor) -> Grids:
+        """Return the rows and columns of the patches, found once for each shape where no input says another size."""
+        samples, shape = len(mask), tuple(inputs["pixel_values"].shape[1:])
+        if len(shape) != 3:  # patches of pictures of any size, as SigLIP 2 takes them
+            return self._find_grids(inputs, mask)
+        if shape not in self._shapes:
+            one = {name: value[:1] for name, value in inputs.items()}
+            self._shapes[shape] = self._find_grids(one, mask[:1])
+        return self._shapes[shape] * samples
+
+    def _find_grids(self, inputs: dict[str, Tensor], mask: Tensor) -> Grids:
+        rows = Rows(0, torch.ones(len(mask), dtype=torch.int64))
+        return find_grids(Place(self.model, self.blocks[0], positions=mask), inputs, "pixel_values", rows)
 
     def _find_patches(self, one: dict[str, Tensor]) -> Tensor:
         """Return a mask (token,) of the tokens that change with the pixels, from one image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, Au
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from ...probes.stimuli.stimulus_set import Stimulus
+from ...probes.subjects.picture_grids import Place, find_grids
+from ...probes.subjects.sample_rows import divide_inputs
 from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .token_rows import Part, check_words, join_parts
@@ -94,10 +96,17 @@ class VlmExpert:
         begin = self.begin_part(modalities)
         ids, mask, places = self.join([[begin, *image, text] for image, text in zip(parts, texts, strict=True)])
         given = {"input_ids": ids, "attention_mask": mask, **inputs, **self.token_types(ids)}
-        return self.forward_pass(given, modalities, places)
+        given = {
+            name: value for name, value in given.items() if name in inspect.signature(self.model.forward).parameters
+        }
+        return self.forward_pass(given, modalities, places, lambda: self.patch_grids(images, given, places["image"]))
 
     def forward_pass(
-        self, inputs: dict[str, Any], modalities: tuple[str, ...], places: dict[str, Tensor]
+        self,
+        inputs: dict[str, Any],
+        modalities: tuple[str, ...],
+        places: dict[str, Tensor],
+        grids: Callable[[], Sequence[Any]],
     ) -> ForwardPass:
         """Prepare one pass over inputs that are ready.
 
@@ -109,6 +118,8 @@ class VlmExpert:
             Whose tokens are reported.
         places : dict
             Masks (batch, token) of each kind of token, "image", "image special" and so on.
+        grids : callable
+            It returns rows and columns of each image's tokens, where a grid of them is asked for.
 
         Returns
         -------
@@ -123,6 +134,7 @@ class VlmExpert:
             lambda: model(**given, use_cache=False),
             {m: places.get(m, nowhere) for m in modalities},
             special={m: places.get(f"{m} special", nowhere) for m in modalities},
+            grids={"image": grids},
         )
 
     def begin_part(self, modalities: tuple[str, ...]) -> Part:
@@ -290,6 +302,28 @@ class VlmExpert:
             states = states if isinstance(states, list | tuple) else [states]
             self.lengths[image.size] = sum(state.reshape(-1, state.shape[-1]).shape[0] for state in states)
         return self.lengths[image.size]
+
+    def patch_grids(self, images: Sequence[Image.Image], inputs: dict[str, Any], mask: Tensor) -> Sequence[Any]:
+        """Return rows and columns of each image's tokens; raise a ValueError for queries, tiles and the like.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+        inputs : dict
+            What the model is given.
+        mask : Tensor
+            (batch, token), the image tokens.
+
+        Returns
+        -------
+        sequence
+            As `ForwardPass.grids` describes.
+        """
+        accepted = inspect.signature(self.model.forward).parameters
+        inputs = {name: value for name, value in inputs.items() if name in accepted}
+        rows = divide_inputs(self.model, inputs, {"image": ["pixel_values"]}, len(images))["pixel_values"]
+        return find_grids(Place(self.model, self.blocks[0], positions=mask), inputs, "pixel_values", rows)
 
 
 class LlavaExpert(VlmExpert):

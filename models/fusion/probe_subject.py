@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...probes.features.patch_grids import square_patches
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass, Subject
@@ -80,6 +81,7 @@ class FusedGenerator:
             lambda: fused.predict(noisy, fused.condition(texts), times),
             {modality: mask.expand(len(stimuli), -1)},
             {modality: stream},
+            grids={"image": lambda: [square_patches(*fused.size[1:], int(mask.sum()))] * len(stimuli)},
         )
 
 

@@ -21,7 +21,7 @@ from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
 from .options import PRECISIONS, ExtractionOptions, layer_paths
 from .pooling import Pooled, pool, pooling_of
-from .token_selection import Tokens, find_tokens
+from .token_selection import Tokens, find_tokens, read_grids
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ class PassRunner:
                 f"tokens={{{modality!r}: slice(1, None)}}"
             )
         special = shown.special.get(modality) if self.options.special else None
-        return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device)
+        on_grid = pooling_of(modality, self.options.pooling).startswith("grid:") and modality in shown.grids
+        grids = read_grids(shown.grids[modality], batch, modality) if on_grid else ()
+        return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device, grids)
 
     def _autocast(self, device: torch.device) -> Any:
         if self.options.precision is None:

@@ -33,12 +33,12 @@ class Pooled(NamedTuple):
 
 
 def pooling_of(modality: str, pooling: str) -> str:
-    """Return the pooling of one modality: text has no patch grid, and is averaged beside one.
+    """Return the pooling of one modality: text and sound have no patch grid, and are averaged beside one.
 
     Parameters
     ----------
     modality : str
-        "image" or "text".
+        Such as "image" or "text".
     pooling : str
         The pooling that was asked for.
 
@@ -47,7 +47,7 @@ def pooling_of(modality: str, pooling: str) -> str:
     str
         The modality's pooling.
     """
-    return "mean" if pooling.startswith("grid:") and modality != "image" else pooling
+    return "mean" if pooling.startswith("grid:") and modality not in ("image", "video") else pooling
 
 
 def pool(
@@ -66,7 +66,8 @@ def pool(
     pooling : str
         "mean", "first" and "last" give (batch, dim). "none" keeps all tokens, (batch, token, dim), zero behind a
         sample's last. "grid:N" gives (batch, N, N, dim), where each cell is the mean of the patches that it overlaps,
-        by area. The patches are a square, unless the state is a map or the tokens have rows and columns.
+        by area. Frames and pictures are each pooled onto N x N cells by their own rows and columns, and a cell is the
+        mean over all frames of the sample. Rows and columns are those of `tokens.grids`, or of a state that is a map.
     dim_axis : int
         The state's dim axis.
     clean : bool
@@ -83,7 +84,7 @@ def pool(
     Raises
     ------
     ValueError
-        The tokens do not fit the state, or the patches are no square.
+        The tokens do not fit the state, or nothing says in which rows and columns they lie.
 
     References
     ----------
@@ -104,14 +105,17 @@ def _rows(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str) -> t
     """Return a state's tokens (batch, kept, dim), which may be a view, their number by sample, and their grids."""
     _check_fit(moved, tokens, shape, what)
     if tokens.positions is None or tokens.counts is None:
-        rows, grids = moved.flatten(1, -2), ()
+        rows, grids = moved.flatten(1, -2), tokens.grids
         if tokens.chosen is not None:
             which = choose_positions(torch.arange(rows.shape[1]), tokens.chosen, f"{what} tokens")
             if not len(which):
                 raise ValueError(f"hidden states of shape {shape}, but none of their tokens is chosen for {what}")
             rows = rows[:, which.to(rows.device)]
-        elif moved.ndim == 4:
-            grids = ((moved.shape[1], moved.shape[2]),) * len(moved)
+        elif not grids and moved.ndim in (4, 5):
+            frames = moved.shape[1] if moved.ndim == 5 else 1
+            grids = (((frames, moved.shape[-3], moved.shape[-2]),),) * len(moved)
+        else:
+            grids = _scaled(grids, rows.shape[1])
         return rows, torch.full((len(rows),), rows.shape[1], device=rows.device), grids
     flat = moved.flatten(0, -2)
     if tokens.run is not None and len(flat) == (tokens.batch * tokens.run[2] or len(flat)):
@@ -167,16 +171,28 @@ def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, wha
     return kept if pooling == "none" else kept.sum(1) / ragged[:, None]
 
 
+def _scaled(grids: Grids, count: int) -> Grids:
+    """Return grids for layers that merge squares of patches (Swin), whose number of tokens is a part of the grids'."""
+    patches = sum(t * h * w for t, h, w in grids[0]) if grids else 0
+    side = math.isqrt(patches // count)
+    if side < 2 or any(h % side or w % side for sample in grids for _, h, w in sample):
+        return grids
+    return tuple(tuple((t, h // side, w // side) for t, h, w in sample) for sample in grids)
+
+
 def _on_grid(rows: Tensor, ragged: Tensor | None, grids: Grids, side: int, what: str) -> Tensor:
     cells = []
     counts = [rows.shape[1]] * len(rows) if ragged is None else ragged.tolist()
     for sample, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        height, width = grids[sample] if grids else (math.isqrt(count),) * 2
-        if height * width != count:
-            kind = f"{height} x {width}" if grids else "square"
+        pictures = grids[sample] if grids else ()
+        if sum(t * h * w for t, h, w in pictures) != count:
+            grid = " and ".join(f"{t} of {h} x {w}" if t > 1 else f"{h} x {w}" for t, h, w in pictures)
+            said = f"a patch grid of {grid}" if grid else "nothing says in which rows and columns they lie"
             raise ValueError(
-                f"hidden states with {count} {what} tokens of a sample, which are no {kind} of patches: show square "
-                "images, or have the subject give its tokens as (batch, row, column)"
+                f"hidden states with {count} {what} tokens of a sample, and {said}: pool them by pooling='mean', or "
+                "have the subject say it, as ForwardPass(..., grids=...), or give its tokens as (batch, row, column)"
             )
-        cells.append(regrid(row[:count].float().unflatten(0, (height, width)), side, side))
+        parts = row[:count].float().split([t * h * w for t, h, w in pictures])
+        frames = [regrid(part.unflatten(0, picture), side, side) for part, picture in zip(parts, pictures, strict=True)]
+        cells.append(torch.cat(frames).mean(0))
     return torch.stack(cells)

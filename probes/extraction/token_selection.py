@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Chosen = slice | Sequence[int] | Tensor
-Grids = tuple[tuple[int, int], ...]  # rows and columns of each sample's patches
+Grids = tuple[tuple[tuple[int, int, int], ...], ...]  # frames, rows and columns of each picture of each sample
 
 
 class Tokens(NamedTuple):
@@ -32,8 +32,8 @@ class Tokens(NamedTuple):
         The number of tokens that a state must have at least.
     exact : tuple of int or None
         The shape (batch, token) that a state must have, where the subject gave a mask.
-    grids : tuple of tuple of int
-        Rows and columns of each sample's patches, where the subject gave them.
+    grids : tuple of tuple of tuple of int
+        Frames, rows and columns of each picture of each sample, where the subject gave them.
     chosen : slice, sequence of int, torch.Tensor or None
         The tokens of a state that count, where `positions` is None.
     """
@@ -89,6 +89,7 @@ def find_tokens(
     special: Tensor | None = None,
     chosen: Chosen | None = None,
     device: torch.device | str = "cpu",
+    grids: Grids = (),
 ) -> Tokens:
     """Check one modality's tokens, as a subject gives them, and bring them into one form.
 
@@ -108,6 +109,8 @@ def find_tokens(
         reading order. Where `tokens` is None they are counted over all tokens of each sample.
     device : torch.device or str
         The device of the hidden states.
+    grids : tuple of tuple of tuple of int
+        The patch grids, as `read_grids` returns them.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def find_tokens(
         The tokens have another batch, a sample has none, or a choice is out of range.
     """
     if tokens is None:
-        return Tokens(batch, chosen=chosen)
+        return Tokens(batch, chosen=chosen, grids=grids)
     for given in (tokens, special):
         if given is not None and (
             given.ndim not in (2, 3) or len(given) != batch or given.dtype not in (torch.bool, torch.int64)
@@ -129,9 +132,11 @@ def find_tokens(
                 f"the {modality} tokens have shape {tuple(given.shape)} and {given.dtype} for {batch} stimuli: "
                 "expected a bool mask or int64 positions, (batch, token) or (batch, row, column)"
             )
-    rows, grids = _flat_positions(tokens), _grids(tokens) if tokens.ndim == 3 else ()
+    rows = _flat_positions(tokens)
+    if tokens.ndim == 3:
+        grids = _grids(tokens)
     if chosen is not None:
-        rows, grids = [choose_positions(row, chosen, f"{modality} tokens") for row in rows], ()
+        rows = [choose_positions(row, chosen, f"{modality} tokens") for row in rows]
     if special is not None:
         rows = [torch.cat(pair) for pair in zip(_flat_positions(special), rows, strict=True)]
         if tokens.dtype == special.dtype == torch.bool:
@@ -155,7 +160,52 @@ def find_tokens(
 def _grids(tokens: Tensor) -> Grids:
     """Return the rows and columns of each sample's patches, from tokens (batch, row, column)."""
     masks = tokens if tokens.dtype == torch.bool else tokens >= 0
-    return tuple((int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks)
+    return tuple(((1, int(mask.any(1).sum()), int(mask.any(0).sum())),) for mask in masks)
+
+
+def read_grids(given: Any, batch: int, modality: str) -> Grids:
+    """Bring patch grids, as a subject gives them, into one form.
+
+    Parameters
+    ----------
+    given : sequence or callable
+        One part of `ForwardPass.grids`: for each sample (rows, columns), (frames, rows, columns) or a list of these, or
+        a function without arguments that returns them.
+    batch : int
+        The number of stimuli.
+    modality : str
+        "image" or "video", for error messages.
+
+    Returns
+    -------
+    tuple of tuple of tuple of int
+        Of each sample, frames, rows and columns of each picture.
+
+    Raises
+    ------
+    ValueError
+        The grids have another form, or are not one for each stimulus.
+    """
+    given = given() if callable(given) else given
+    grids: Grids = ()
+    fits = False
+    try:
+        samples = [[sample] if isinstance(sample[0], int) else list(sample) for sample in given]
+        grids = tuple(tuple(_grid(grid) for grid in sample) for sample in samples)
+        fits = all(min(grid) > 0 for sample in grids for grid in sample)
+    except (TypeError, ValueError, IndexError, KeyError):
+        pass
+    if not fits or len(grids) != batch:
+        raise ValueError(
+            f"the {modality} grids are {given!r} for {batch} stimuli: expected for each (rows, columns), "
+            "(frames, rows, columns) or a list of these"
+        )
+    return grids
+
+
+def _grid(given: Any) -> tuple[int, int, int]:
+    frames, rows, columns = given if len(given) == 3 else (1, *given)
+    return int(frames), int(rows), int(columns)
 
 
 def _flat_positions(tokens: Tensor) -> list[Tensor]:

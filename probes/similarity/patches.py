@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from ..features.layer_features import LayerFeatures
 from ..features.patch_grids import regrid
 from ..metrics.metric import Array
 from .inputs import as_tensor
 
+Patches = torch.Tensor | Array | LayerFeatures
 
-def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[torch.Tensor, torch.Tensor]:
+
+def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     """Average the patches of two towers onto the coarser of their grids, and list them as samples.
 
     Each patch is a rectangle of the image, 1 / height by 1 / width, so a patch of the coarser grid (the lesser of the
@@ -19,9 +22,10 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
 
     Parameters
     ----------
-    x : Tensor or Array
-        Patches (..., sample, height, width, dim) of one tower.
-    y : Tensor or Array
+    x : Tensor, Array or LayerFeatures
+        Patches (..., sample, height, width, dim) of one tower: features that `extract` pooled by "grid:N", or values
+        whose rows and columns you know. All tokens in a row (pooling "none") have no rows and columns.
+    y : Tensor, Array or LayerFeatures
         Patches (..., sample, height', width', dim') of another tower of the same images. The axes before sample, such
         as layers, may differ from those of x.
 
@@ -36,7 +40,8 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
     Raises
     ------
     ValueError
-        Fewer than four axes, an axis of length 0, or different numbers of samples.
+        Fewer than four axes, an axis of length 0, different numbers of samples, or features that are pooled otherwise
+        or come from other stimuli.
     TypeError
         Something that is not an array of real numbers.
 
@@ -54,6 +59,8 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
     (torch.Size([12, 19600, 768]), torch.Size([24, 19600, 1024]))
     >>> similarity_map(x, y)  # token-level CKA, 12 x 24
     """
+    if isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures) and x.samples != y.samples:
+        raise ValueError("x and y are features of other stimuli, or in another order: extract both from the same")
     x, y = _grid(x, "x"), _grid(y, "y")
     if x.shape[-4] != y.shape[-4]:
         raise ValueError(
@@ -63,7 +70,14 @@ def match_patches(x: torch.Tensor | Array, y: torch.Tensor | Array) -> tuple[tor
     return regrid(x, height, width).flatten(-4, -2), regrid(y, height, width).flatten(-4, -2)
 
 
-def _grid(values: torch.Tensor | Array, name: str) -> torch.Tensor:
+def _grid(values: Patches, name: str) -> torch.Tensor:
+    if isinstance(values, LayerFeatures):
+        if not values.pooling.startswith("grid:"):
+            raise ValueError(
+                f"{name} holds features pooled by {values.pooling!r}, which have no rows and columns: extract them "
+                "with pooling='grid:N'"
+            )
+        values = values.values
     values = as_tensor(values, name)
     if values.ndim < 4 or not values.numel():
         raise ValueError(

@@ -14,7 +14,9 @@ from ..hooks.block_stacks import COMPILED, find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
-from .input_changes import unchanged
+from .input_changes import data_inputs, unchanged
+from .picture_grids import Place, find_grids
+from .sample_rows import divide_inputs
 from .subject import ForwardPass
 from .token_movement import Stream
 from .token_streams import find_streams
@@ -46,6 +48,9 @@ class AnyModel:
         The tasks that are probed at timesteps.
     kinds : mapping of str to str
         The kinds of inputs whose names do not tell, such as {"x": "image"}.
+    grids : callable, optional
+        `grids(inputs)` returns the patch grid of each sample, as `ForwardPass.grids` describes, where inputs and pixels
+        do not show it.
     name : str
         What the subject is called; by default the class of the model.
 
@@ -78,6 +83,7 @@ class AnyModel:
     timed_tasks: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    grids: Callable[[Mapping[str, Any]], Sequence[Any]] | None = None
     # Found while the model runs: these are no settings that a store would compare.
     _resized: bool | None = field(default=None, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
@@ -137,13 +143,36 @@ class AnyModel:
                     self._warned = True
                     warnings.warn(
                         f"the order of the image tokens of {self.name} cannot be found, for patches overlap or are "
-                        "mixed before the first block: they are taken as they stand, which changes no mean, but may "
-                        "change a grid",
+                        "mixed before the first block: they are taken as they stand, which changes no mean, but which "
+                        "is the first, the last or a chosen one",
                         stacklevel=2,
                     )
+        grids = {m: self._grids(m, inputs, name, first[name], len(stimuli)) for m, name in streams.items()}
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
-        return ForwardPass(lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis)
+        return ForwardPass(lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis, grids)
+
+    def _grids(
+        self, modality: str, inputs: Mapping[str, Any], stream: str | None, found: Stream, samples: int
+    ) -> Callable[[], Sequence[Any]]:
+        """Return a function that finds the patch grids of a modality, for it takes some passes."""
+
+        def find() -> Sequence[Any]:
+            if self.grids is not None:
+                return self.grids(inputs)
+            data = data_inputs(inputs, self.kinds)
+            names = data.get(modality, [])
+            if len(names) != 1:
+                raise ValueError(
+                    f"{self.name} has {len(names)} inputs that are {modality} ({', '.join(names)}), and a patch grid "
+                    "is found for one: say it, as AnyModel(..., grids=...), or pool by pooling='mean'"
+                )
+            block = next(iter(self.stacks.values()))[0]
+            place = Place(self.model, block, stream, found.dim_axis, found.positions[modality])
+            rows = divide_inputs(self.model, inputs, {modality: names}, samples)
+            return find_grids(place, inputs, names[0], rows[names[0]])
+
+        return find
 
     def _resizes(self, inputs: Mapping[str, Any]) -> bool:
         """Return whether blocks merge tokens (Swin) or change the size of maps (U-Nets); one pass finds out."""

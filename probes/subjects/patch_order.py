@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
-from .input_changes import Rows
+from ..hooks.block_stacks import find_stacks
+from ..hooks.skipped_blocks import skipping
+from .entering_states import MOVED, entering_streams, flatten_tokens
+from .input_changes import Grid, Inputs, Rows, noise_like, unchanged
 
 
 def patch_units(value: Tensor, rows: Rows, counts: Tensor) -> Tensor | None:
@@ -50,15 +56,95 @@ def patch_units(value: Tensor, rows: Rows, counts: Tensor) -> Tensor | None:
     return None
 
 
-def reading_order(model: nn.Module, rows: Rows, sample: int, patch: Tensor) -> Tensor:
-    """Return the place in reading order of patches that a processor lists in groups to be merged (Qwen-VL).
+def packed_group(model: nn.Module, inputs: Inputs, name: str, rows: Rows) -> int | None:
+    """Find whether patches that are packed into rows are listed in groups that are merged, or row by row.
+
+    Families that merge patches by the same size list them differently: Qwen-VL group by group, PaddleOCR-VL row by row.
+    So two patches are changed, the first one and the one that is behind it in its column if there are groups, and in
+    its row if not: in groups, both move the same tokens of the language model.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model, whose configuration says how many patches are merged.
+        The model.
+    inputs : mapping
+        The keyword arguments of one call.
+    name : str
+        The packed input.
     rows : Rows
         The packed rows, with the grids of the pictures.
+
+    Returns
+    -------
+    int or None
+        The side of a group, 1 where patches are listed row by row; None where that cannot be found out.
+    """
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    side = getattr(vision, "spatial_merge_size", 1) or 1
+    pictures = [grid for of_sample in rows.grids for grid in of_sample]
+    wide = next((n for n, (_, _, width) in enumerate(pictures) if width > side), None)
+    if side == 1 or wide is None:  # in pictures as narrow as a group, both orders are one
+        return 1
+    first = sum(t * h * w for t, h, w in pictures[:wide])
+    value = inputs[name]
+    with torch.no_grad(), skipping(model, [block for blocks in find_stacks(model).values() for block in blocks]):
+        before = _merged_tokens(model, inputs, len(value) // side**2)
+        moved = []
+        for row in (first, first + side):
+            after = value.clone()
+            after[row] += noise_like(value)[row]
+            states = _merged_tokens(model, dict(inputs) | {name: after}, len(value) // side**2)
+            if before is None or states is None:
+                return None
+            moved.append((states - before).abs().amax(1) > MOVED * float(before.abs().max()))
+    return side if torch.equal(*moved) else 1
+
+
+def _merged_tokens(model: nn.Module, inputs: Inputs, count: int) -> Tensor | None:
+    """Return tokens (token, dim) behind the merging: what enters a language model, or else what a tower returns."""
+    ids: Any = inputs.get("input_ids")
+    for blocks in reversed(find_stacks(model).values()) if isinstance(ids, Tensor) else ():
+        for state in (entering_streams(model, blocks[0], inputs) or {}).values():
+            if state.ndim == 3 and state.shape[:2] == ids.shape:
+                return flatten_tokens(state, -1)
+    output = model(**unchanged(inputs)) if ids is None else None
+    parts, _ = tree_flatten(dict(output) if isinstance(output, Mapping) else output)
+    parts = [part for part in parts if isinstance(part, Tensor) and part.shape[:-1].numel() == count]
+    return flatten_tokens(parts[0], -1) if parts else None
+
+
+def packed_places(grid: Grid, group: int) -> tuple[Tensor, Tensor]:
+    """Return the row and the column of each packed patch of a picture.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Frames, rows and columns of the picture.
+    group : int
+        The side of the groups in which the patches of a frame are listed, 1 for row by row.
+
+    Returns
+    -------
+    row, column : torch.Tensor
+        (patch,) each.
+    """
+    frames, height, width = grid
+    number = torch.arange(height * width)
+    block, inside = number // (group * group), number % (group * group)
+    row = block // (width // group) * group + inside // group
+    column = block % (width // group) * group + inside % group
+    return row.repeat(frames), column.repeat(frames)
+
+
+def reading_order(rows: Rows, group: int, sample: int, patch: Tensor) -> Tensor:
+    """Return the place in reading order of patches that a processor lists in groups (Qwen-VL).
+
+    Parameters
+    ----------
+    rows : Rows
+        The packed rows, with the grids of the pictures.
+    group : int
+        The side of a group, as `packed_group` returns it.
     sample : int
         The sample.
     patch : torch.Tensor
@@ -69,17 +155,13 @@ def reading_order(model: nn.Module, rows: Rows, sample: int, patch: Tensor) -> T
     torch.Tensor
         (kept,), the place of each patch: picture by picture, frame by frame, row by row.
     """
-    vision = getattr(getattr(model, "config", None), "vision_config", None)
-    side = getattr(vision, "spatial_merge_size", 1) or 1
-    if not rows.grids or side == 1:
+    if not rows.grids or group == 1:
         return patch
     places = [torch.zeros(0, dtype=torch.int64)]
     first = 0
     for frames, height, width in rows.grids[sample]:
-        for _ in range(frames):
-            number = torch.arange(height * width)
-            group, inside = number // (side * side), number % (side * side)
-            row = group // (width // side) * side + inside // side
-            places.append(first + row * width + group % (width // side) * side + inside % side)
-            first += height * width
+        row, column = packed_places((frames, height, width), group)
+        frame = torch.arange(frames).repeat_interleave(height * width)
+        places.append(first + frame * height * width + row * width + column)
+        first += frames * height * width
     return torch.cat(places)[patch]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.block_stacks import find_stacks
+from .entering_states import MOVED, entering_streams, flatten_tokens
 from .input_changes import Inputs, Rows, noise_like, packed_grids, special_ids
-from .token_movement import MOVED, entering_streams, flatten_tokens, identify_by_bits
+from .token_movement import identify_by_bits
 
 SAYS_LENGTHS = re.compile(r"num|count|length|split")  # inputs of one number for each sample
 

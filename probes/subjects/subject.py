@@ -32,6 +32,11 @@ class ForwardPass(NamedTuple):
         register tokens), in the same form. They are pooled too where a caller asks for special tokens.
     dim_axis : int
         The axis of the hidden state that is dim: -1, or 1 for the maps (batch, dim, row, column) of a U-Net.
+    grids : mapping of str to sequence or callable
+        The patch grid of each modality: for each stimulus (rows, columns), (frames, rows, columns), or a list of these
+        for several pictures, in the order of its tokens. A function without arguments is called where a grid is asked
+        for. Without it, only maps and tokens (batch, row, column) are pooled onto a grid: a square number of tokens
+        says nothing.
     """
 
     run: Callable[[], Any]
@@ -39,6 +44,7 @@ class ForwardPass(NamedTuple):
     streams: Mapping[str, str | None] = {}
     special: Mapping[str, Tensor] = {}
     dim_axis: int = -1
+    grids: Mapping[str, Any] = {}
 
 
 Shown = ForwardPass  # the old name, kept for one release

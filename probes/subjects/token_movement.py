@@ -12,15 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
-from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids, unchanged
-from .patch_order import patch_units, reading_order
+from .entering_states import MOVED, entering_streams, flatten_tokens
+from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids
+from .patch_order import packed_group, patch_units, reading_order
 
-MOVED = 1e-6  # a change of less than this share of the largest value is rounding
 DRAWS = 64  # draws of other pixels: a single draw may leave a discrete image token as it was
 MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-
-States = dict[str | None, Tensor]  # by stream
 
 
 class Stream(NamedTuple):
@@ -227,8 +224,11 @@ class TokenTracer:
         rows = [row[row >= 0] for row in positions]
         if any(not torch.equal(patches[row].sort().values, torch.arange(len(row))) for row in rows):
             return False
+        group = packed_group(self.model, self.inputs, names[0], self.rows[names[0]])
+        if group is None:
+            return False
         for sample, row in enumerate(rows):
-            place = reading_order(self.model, self.rows[names[0]], sample, patches[row])
+            place = reading_order(self.rows[names[0]], group, sample, patches[row])
             positions[sample, : len(row)] = row[place.argsort()]
         return True
 
@@ -236,24 +236,6 @@ class TokenTracer:
 def _one_owner_a_row(owner: Tensor) -> bool:
     """Return whether the tokens of each row (row, token) belong to one sample, -1 standing for any."""
     return bool(((owner == owner.amax(1, keepdim=True)) | (owner < 0)).all())
-
-
-def flatten_tokens(state: Tensor, axis: int) -> Tensor:
-    """Flatten a hidden state to one row per token.
-
-    Parameters
-    ----------
-    state : torch.Tensor
-        A hidden state of any layout.
-    axis : int
-        Its dim axis.
-
-    Returns
-    -------
-    torch.Tensor
-        (position, dim), float32.
-    """
-    return state.movedim(axis, -1).flatten(0, -2).float()
 
 
 def positions_by_sample(mask: Tensor, owner: Tensor, samples: int) -> Tensor:
@@ -301,32 +283,6 @@ def identify_by_bits(count: int, moved: Callable[[Tensor], Tensor], positions: i
     for digit in range(count.bit_length()):
         found += moved((numbers >> digit & 1).bool()).long() << digit
     return torch.where(found <= count, found - 1, -1)
-
-
-def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | None:
-    """Return the hidden states that enter a block.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    block : str
-        The path of the block.
-    inputs : mapping
-        The keyword arguments of the call.
-
-    Returns
-    -------
-    dict of torch.Tensor or None
-        By stream, under None where there is one; None alone where this call does not run the block.
-    """
-    try:
-        with capture(model, [EMBEDDINGS, block]) as taps:
-            model(**unchanged(inputs))
-    except LayerNeverRan:
-        return None
-    state = taps[EMBEDDINGS]
-    return state if isinstance(state, dict) else {None: state}
 
 
 def dim_axis(block: nn.Module, state: Tensor) -> int:

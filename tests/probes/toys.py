@@ -86,7 +86,8 @@ class Toy:
         if self.first_letter_is_special and "text" in modalities:
             special["text"] = (at == before).expand(len(stimuli), -1)
             tokens["text"] = tokens["text"] & ((at > before) | (lengths == before + 1))
-        return ForwardPass(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special)
+        grids = {"image": [(1, IMAGE_TOKENS)] * len(stimuli)}
+        return ForwardPass(lambda: run(joined), {m: tokens[m] for m in modalities}, {}, special, grids=grids)
 
 
 def letters(*texts: str) -> Stimuli:

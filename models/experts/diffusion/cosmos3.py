@@ -100,7 +100,10 @@ class Cosmos3Expert(PipelineExpert):
             tokens["text"] = words.nonzero()[None, :, 1]
         streams = {"image": "gen_seq", "text": "und_seq"}
         return ForwardPass(
-            lambda: self.model(**given), {m: tokens[m] for m in modalities}, {m: streams[m] for m in modalities}
+            lambda: self.model(**given),
+            {m: tokens[m] for m in modalities},
+            {m: streams[m] for m in modalities},
+            grids={"image": [given["vision_token_shapes"][0]]},
         )
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ....probes.hooks.block_stacks import find_stacks
 from ....probes.stimuli.stimulus_set import Stimulus
+from ....probes.subjects.input_changes import Rows
+from ....probes.subjects.picture_grids import Place, find_grids
 from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
 from .conventions import Convention
@@ -121,11 +123,14 @@ class PipelineExpert:
         elif self.layout == "joined":
             tokens = self._joined(given, words)
         streams = {m: m for m in modalities if self.layout == "streams"}
+        place = Place(self.model, self.blocks[0], streams.get("image"), positions=tokens["image"])
+        rows = Rows(0, torch.ones(len(stimuli), dtype=torch.int64))
         return ForwardPass(
             lambda: self.model(**given),
             {m: tokens[m] for m in modalities},
             streams,
             dim_axis=1 if self.layout == "maps" else -1,
+            grids={} if self.layout == "maps" else {"image": lambda: find_grids(place, given, next(iter(given)), rows)},
         )
 
     def call(

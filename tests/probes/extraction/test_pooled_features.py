@@ -53,6 +53,11 @@ def test_a_patch_grid_is_of_the_image(toy, stimuli):
     coarse = extract(toy, stimuli, pooling="grid:1")["image"].values
     x, y = match_patches(seen["image"].values, coarse)
     torch.testing.assert_close(x, y)
+    assert torch.equal(match_patches(seen["image"], coarse)[0], x)
+    with pytest.raises(ValueError, match=r"x holds features pooled by 'mean', which have no rows and columns: extract"):
+        match_patches(whole["image"], coarse)
+    with pytest.raises(ValueError, match="x and y are features of other stimuli, or in another order"):
+        match_patches(seen["image"], extract(toy, stimuli[::-1], pooling="grid:2")["image"])
     with pytest.raises(ValueError, match="match_patches"):
         similarity_map(seen["image"], seen["image"])
     with pytest.raises(ValueError, match="no place on a patch grid"):

@@ -10,10 +10,11 @@ import torch
 
 from bridgework.probes.extraction.options import check_pooling
 from bridgework.probes.extraction.pooling import pool, pooling_of
-from bridgework.probes.extraction.token_selection import find_tokens
+from bridgework.probes.extraction.token_selection import find_tokens, read_grids
 from bridgework.probes.similarity.patches import match_patches
 
 BATCH, TOKEN, DIM = 3, 6, 4
+SQUARE = (((1, 2, 2),),)
 MASK = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1], [0, 1, 0, 0, 1, 0]], dtype=torch.bool)
 
 
@@ -125,7 +126,7 @@ def test_pooling_is_done_in_float32(dtype):
 def test_autocast_does_not_reach_it(state):
     patches = state[:, :4]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = pool(patches, find_tokens("image", None, BATCH), "grid:1")
+        found = pool(patches, find_tokens("image", None, BATCH, grids=SQUARE * BATCH), "grid:1")
     torch.testing.assert_close(found.values[:, 0, 0], patches.mean(1))
 
 
@@ -135,7 +136,7 @@ def test_nothing_of_the_state_is_kept_alive(pooling, tokens):
     state = torch.randn(BATCH, 4, DIM)
     storage = weakref.ref(state.untyped_storage())
     pointer, size = state.untyped_storage().data_ptr(), state.untyped_storage().nbytes()
-    found = pool(state, find_tokens("image", tokens, BATCH), pooling)
+    found = pool(state, find_tokens("image", tokens, BATCH, grids=SQUARE * BATCH), pooling)
     held = found.values.untyped_storage()
     assert not pointer <= held.data_ptr() < pointer + size
     assert held.nbytes() == found.values.numel() * 4
@@ -149,12 +150,13 @@ def test_nothing_of_the_state_is_kept_alive(pooling, tokens):
 
 def test_a_grid_averages_by_area():
     patches = torch.arange(9.0).reshape(1, 9, 1)
-    found = pool(patches, find_tokens("image", None, 1), "grid:2").values
+    tokens = find_tokens("image", None, 1, grids=(((1, 3, 3),),))
+    found = pool(patches, tokens, "grid:2").values
     assert found.shape == (1, 2, 2, 1)
     by_hand = (0 * 1 + 1 * 0.5 + 3 * 0.5 + 4 * 0.25) / 2.25
     assert found[0, 0, 0, 0] == pytest.approx(by_hand)
     assert found.mean() == pytest.approx(4)
-    assert torch.equal(pool(patches, find_tokens("image", None, 1), "grid:3").values.flatten(), patches.flatten())
+    assert torch.equal(pool(patches, tokens, "grid:3").values.flatten(), patches.flatten())
 
 
 def test_a_grid_of_what_the_tokens_tell():
@@ -178,15 +180,55 @@ def test_a_grid_of_maps():
 
 def test_a_grid_feeds_match_patches():
     coarse, fine = (
-        pool(torch.randn(5, side**2, DIM), find_tokens("image", None, 5), f"grid:{side}").values for side in (2, 4)
+        pool(
+            torch.randn(5, side**2, DIM), find_tokens("image", None, 5, grids=(((1, side, side),),) * 5), f"grid:{side}"
+        ).values
+        for side in (2, 4)
     )
     x, y = match_patches(coarse, fine)
     assert x.shape == y.shape == (20, DIM)
 
 
-def test_patches_that_are_no_square_are_told():
-    with pytest.raises(ValueError, match=r"6 image tokens of a sample, which are no square of patches: show square"):
-        pool(torch.zeros(1, 6, 2), find_tokens("image", None, 1), "grid:2", what="image")
+def test_frames_are_pooled_one_by_one():
+    state = torch.randn(2, 24, DIM)
+    tokens = find_tokens("video", torch.arange(48).view(2, 24), 2, grids=(((4, 2, 3),), ((2, 3, 4),)))
+    found = pool(state, tokens, "grid:1").values
+    torch.testing.assert_close(found[:, 0, 0], state.mean(1))
+    found = pool(state, tokens, "grid:2").values
+    clip = state[0].view(4, 2, 3, DIM).mean(0)
+    torch.testing.assert_close(found[0, :, 0], (clip[:, 0] + clip[:, 1] / 2) / 1.5)
+    clip = state[1].view(2, 3, 4, DIM).mean(0)
+    torch.testing.assert_close(found[1, 0, 0], ((clip[0] + clip[1] / 2) / 1.5)[:2].mean(0))
+
+
+def test_a_grid_of_blocks_that_merge_patches():
+    tokens = find_tokens("image", None, 1, grids=(((1, 4, 8),),))
+    state = torch.randn(1, 8, DIM)
+    torch.testing.assert_close(pool(state, tokens, "grid:2").values, state.view(1, 2, 4, DIM).unfold(2, 2, 2).mean(-1))
+
+
+@pytest.mark.parametrize(
+    ("count", "grids", "message"),
+    [
+        (
+            4,
+            (),
+            "4 image tokens of a sample, and nothing says in which rows and columns they lie: pool them by pooling=",
+        ),
+        (6, SQUARE, "6 image tokens of a sample, and a patch grid of 2 x 2: pool them by pooling='mean', or have"),
+    ],
+)
+def test_a_square_number_of_tokens_is_no_square(count, grids, message):
+    with pytest.raises(ValueError, match=message):
+        pool(torch.zeros(1, count, 2), find_tokens("image", None, 1, grids=grids), "grid:2", what="image")
+
+
+def test_forms_of_a_grid():
+    forms = [(2, 3), (4, 2, 3), [(2, 3), (1, 5, 6)]]
+    assert read_grids(lambda: forms, 3, "image") == (((1, 2, 3),), ((4, 2, 3),), ((1, 2, 3), (1, 5, 6)))
+    for wrong in ([(2, 3)], [(2,)] * 3, [(2, 0)] * 3, [None] * 3, "2x3"):
+        with pytest.raises(ValueError, match=r"the image grids are .* for 3 stimuli: expected for each \(rows, col"):
+            read_grids(wrong, 3, "image")
 
 
 # Chosen and special tokens
