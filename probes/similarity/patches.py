@@ -7,7 +7,7 @@ import torch
 from ..features.layer_features import LayerFeatures
 from ..features.patch_grids import regrid
 from ..metrics.metric import Array
-from .inputs import as_tensor
+from .inputs import as_tensor, check_same_stimuli
 
 Patches = torch.Tensor | Array | LayerFeatures
 
@@ -59,8 +59,7 @@ def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     (torch.Size([12, 19600, 768]), torch.Size([24, 19600, 1024]))
     >>> similarity_map(x, y)  # token-level CKA, 12 x 24
     """
-    if isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures) and x.samples != y.samples:
-        raise ValueError("x and y are features of other stimuli, or in another order: extract both from the same")
+    check_same_stimuli(x, y)
     x, y = _grid(x, "x"), _grid(y, "y")
     if x.shape[-4] != y.shape[-4]:
         raise ValueError(

@@ -56,7 +56,7 @@ def test_a_patch_grid_is_of_the_image(toy, stimuli):
     assert torch.equal(match_patches(seen["image"], coarse)[0], x)
     with pytest.raises(ValueError, match=r"x holds features pooled by 'mean', which have no rows and columns: extract"):
         match_patches(whole["image"], coarse)
-    with pytest.raises(ValueError, match="x and y are features of other stimuli, or in another order"):
+    with pytest.raises(ValueError, match="the features are of different stimuli"):
         match_patches(seen["image"], extract(toy, stimuli[::-1], pooling="grid:2")["image"])
     with pytest.raises(ValueError, match="match_patches"):
         similarity_map(seen["image"], seen["image"])
