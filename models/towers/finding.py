@@ -162,6 +162,11 @@ class _StackRun:
             alike = [other for other in range(len(self.blocks) - 1) if self._class(other) is self._class(number)]
             orders = [stream_order_from_next(outputs[other], self.entered[other + 1]) for other in alike]
             order = next(filter(None, orders), None)
+            if order is not None and order.summed:
+                raise ValueError(
+                    f"block {path!r} hands on its state as two summands, a mixer output and a residual: a bridge "
+                    "cannot enter there"
+                ) from None
             state = hidden_states_of(path, inputs, outputs[number], order)
         return _by_stream(state)
 

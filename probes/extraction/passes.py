@@ -15,6 +15,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
+from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimulus
@@ -94,9 +95,11 @@ class PassRunner:
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
-                shown = self.subject.show(batch, modalities, str(self.options.task), time)
-                has_special |= bool(shown.special)
-                for (modality, layer), pooled in self._once(batch, modalities, shown, stop).items():
+                with forgetting(self.subject.model):
+                    shown = self.subject.show(batch, modalities, str(self.options.task), time)
+                    has_special |= bool(shown.special)
+                    once = self._once(batch, modalities, shown, stop)
+                for (modality, layer), pooled in once.items():
                     for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
@@ -138,10 +141,7 @@ class PassRunner:
             paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
         reading = capture(subject.model, paths, keep=keep, stop=stop)
         with torch.no_grad(), self._autocast(device), reading as taps:
-            if stop:
-                shown.run()
-            else:
-                _run_to_the_end(shown, paths, taps)
+            _run_to_the_end(shown, paths, taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
         for modality in modalities:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block_stacks import COMPILED
+from .next_block import OutputOrder, OutputTrace, order_from_next
 
 State = Tensor | dict[str, Tensor]  # one hidden state, or one for each stream
 
@@ -18,18 +20,16 @@ STREAM_NAMES = {"hidden_states": "image", "encoder_hidden_states": "text"}
 
 
 class AmbiguousStreams(ValueError):
-    """Report two streams of one shape, which only the inputs of the next block tell apart."""
+    """Report outputs of one shape, which only the inputs of the next block tell apart."""
 
 
-def hidden_states_of(
-    path: str, inputs: Mapping[str, Any], output: Any, order: tuple[str | None, ...] | None = None
-) -> State:
+def hidden_states_of(path: str, inputs: Mapping[str, Any], output: Any, order: OutputOrder | None = None) -> State:
     """Return a block's hidden state, or one for each stream of a block that takes and returns several.
 
-    The hidden state is what a block returns first in the shape of its input. Attention weights, caches and skip
-    connections beside it are left out. A dual-stream block takes `hidden_states` (image) and `encoder_hidden_states`
-    (text) and returns both, some as (text, image) and some as (image, text). Their shapes tell them apart. One may be
-    None after the last block.
+    The hidden state is what the next block is given (`order`). Without an order it is what a block returns first in the
+    shape of its input. Attention weights, caches and skip connections beside it are left out. A dual-stream block takes
+    `hidden_states` (image) and `encoder_hidden_states` (text) and returns both, some as (text, image) and some as
+    (image, text). Their shapes tell them apart. One may be None after the last block.
 
     Parameters
     ----------
@@ -39,8 +39,9 @@ def hidden_states_of(
         The block's inputs by name, as `named_inputs` returns them.
     output : object
         What the block returned.
-    order : tuple of str or None, optional
-        The name of the stream of each part of the output, where shapes do not tell (`stream_order_from_next`).
+    order : OutputOrder, optional
+        What each part of the output is to the next block (`stream_order_from_next`). It is not used for an output of
+        another number of parts.
 
     Returns
     -------
@@ -54,10 +55,15 @@ def hidden_states_of(
     AmbiguousStreams
         Only `order` would tell the streams apart.
     """
-    parts = _parts(output)
-    if order is not None:
-        named = {name: part for name, part in zip(order, parts, strict=False) if name and _is_state(part)}
-        return named if sum(name is not None for name in order) > 1 else next(iter(named.values()))
+    parts = parts_of(output)
+    if order is not None and len(order.names) == len(parts):
+        named = {name: part for name, part in zip(order.names, parts, strict=True) if name and _is_state(part)}
+        if order.summed:
+            return _sum([part for name, part in zip(order.names, parts, strict=True) if name])
+        if named and len({name for name in order.names if name}) > 1:
+            return {STREAM_NAMES.get(name, name): part for name, part in named.items()}
+        if named:
+            return next(iter(named.values()))
     states = [part for part in parts if _is_state(part)]
     if not states:
         raise TypeError(f"block {path!r} returned {_describe(output)}: expected a tensor, or a tuple or dict with one")
@@ -66,14 +72,21 @@ def hidden_states_of(
     named = _streams(path, parts, states, given, main)
     if named:
         return named
-    # The first state does not have the shape of the input, and another one has it: either may be the hidden state.
-    alike = [state for state in states if state.ndim == main.ndim]
-    if alike and alike[0].shape != main.shape and any(state.shape == main.shape for state in alike[1:]):
+    alike = list({id(state): state for state in states if state.ndim == main.ndim}.values())
+    fitting = [state for state in alike if state.shape == main.shape]
+    # Several have the shape of the input, or another one than the first has it: each may be the hidden state.
+    if len(fitting) > 1 or (fitting and alike[0].shape != main.shape):
         raise AmbiguousStreams(
             f"block {path!r} returned {_describe(output)} of shapes {[tuple(s.shape) for s in alike]} for an input of "
-            f"{tuple(main.shape)}, and what the next block is given does not say which is its hidden state"
+            f"{tuple(main.shape)}, and what the next block is given does not say which is its hidden state, or which "
+            f"two (mixer output and residual) are its summands: read a part of the block, such as {path + '.norm'!r}"
         )
     return (alike or states)[0]
+
+
+def several_states(output: Any) -> bool:
+    """Return whether a block returned several tensors that might be its hidden state."""
+    return len({id(part) for part in parts_of(output) if _is_state(part)}) > 1
 
 
 def _streams(
@@ -106,8 +119,10 @@ def _streams(
     return {STREAM_NAMES.get(fitting[0], fitting[0]): stream for fitting, stream in zip(names, streams, strict=True)}
 
 
-def stream_order_from_next(output: Any, inputs: Mapping[str, Any]) -> tuple[str | None, ...] | None:
-    """Name the streams of a block's output by the arguments through which the next block takes the same tensors.
+def stream_order_from_next(
+    output: Any, inputs: Mapping[str, Any], trace: OutputTrace | None = None
+) -> OutputOrder | None:
+    """Name the parts of a block's output by the arguments through which the next block takes them.
 
     Parameters
     ----------
@@ -115,23 +130,24 @@ def stream_order_from_next(output: Any, inputs: Mapping[str, Any]) -> tuple[str 
         What a block returned.
     inputs : mapping
         The next block's inputs by name.
+    trace : OutputTrace, optional
+        What became of the parts between the two blocks.
 
     Returns
     -------
-    tuple of str or None
-        The stream of each part of the output, None for a part that the next block does not take; None alone where it
-        takes none of them.
+    OutputOrder or None
+        The argument of each part, None for a part that the next block does not take; None alone where it takes none of
+        them.
+
+    Raises
+    ------
+    ValueError
+        The next block is given a mixture of two parts that is not their sum.
     """
-    names = [
-        next(
-            (STREAM_NAMES.get(name, name) for name, value in inputs.items() if value is part and part is not None), None
-        )
-        for part in _parts(output)
-    ]
-    return tuple(names) if any(names) else None
+    return order_from_next(parts_of(output), inputs, trace)
 
 
-def state_entering(inputs: Mapping[str, Any], state: State) -> State:
+def state_entering(inputs: Mapping[str, Any], state: State, order: OutputOrder | None = None) -> State:
     """Return what entered a block, in the streams of what the block returned.
 
     Parameters
@@ -140,15 +156,30 @@ def state_entering(inputs: Mapping[str, Any], state: State) -> State:
         The block's inputs by name.
     state : torch.Tensor or dict of torch.Tensor
         What the block returned, as `hidden_states_of` gives it.
+    order : OutputOrder, optional
+        The order by which the state was found.
 
     Returns
     -------
     torch.Tensor or dict of torch.Tensor
         The hidden states that entered, in the same form.
+
+    Raises
+    ------
+    ValueError
+        A stream that the block returns did not enter it.
     """
     given = {STREAM_NAMES.get(name, name): value for name, value in inputs.items() if _is_state(value)}
     if isinstance(state, dict):
+        if missing := [name for name in state if name not in given]:
+            raise ValueError(
+                f"a block returns {missing[0]!r} and was not given it, as the first block of a stack that hands on a "
+                "residual or a memory: read a part of the block, such as its norm, and leave 'embeddings' out"
+            )
         return {name: given[name] for name in state}
+    if order is not None and order.summed:
+        summands = [inputs[name] for name in dict.fromkeys(order.names) if name and _is_state(inputs.get(name))]
+        return _sum(summands)
     alike = [value for value in given.values() if value.shape == state.shape] or list(given.values())
     return given["image"] if any(given.get("image") is value for value in alike) else alike[0]
 
@@ -184,10 +215,21 @@ def named_inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict
 _signature = functools.cache(inspect.signature)
 
 
-def _parts(output: Any) -> tuple[Any, ...]:
+def parts_of(output: Any) -> tuple[Any, ...]:
+    """Return the parts of what a block returned: of a tuple, list, dict or dataclass, or the output itself."""
     if isinstance(output, Mapping):
         return tuple(output.values())
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return tuple(getattr(output, field.name) for field in dataclasses.fields(output))
     return tuple(output) if isinstance(output, tuple | list) else (output,)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Add a residual pair in the wider of their formats, as fused kernels do."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _is_state(value: Any) -> bool:

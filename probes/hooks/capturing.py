@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .block_outputs import (
@@ -13,26 +16,24 @@ from .block_outputs import (
     State,
     hidden_states_of,
     named_inputs,
+    parts_of,
+    several_states,
     state_entering,
     stream_order_from_next,
 )
 from .block_stacks import find_block
 from .compiled_blocks import uncompile
 from .hook_order import Reader
+from .model_memory import check_no_cache
+from .next_block import OutputOrder, OutputTrace
 from .parallel_models import StateGathering, gathers_weights
-from .step_caches import check_no_cache
+from .run_errors import LayerNeverRan, LayerRanAgain, PassRecord, may_run_again, siblings
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
 OFFLOADING = ("_hf_hook", "_diffusers_hook")  # the attributes by which accelerate and diffusers hook modules they move
 Keep = Callable[[str, str | None, Tensor], Any]
 
-
-class LayerNeverRan(RuntimeError):
-    """Report a layer that the forward pass did not run."""
-
-
-class LayerRanAgain(RuntimeError):
-    """Report a layer that ran more often than `calls` allows."""
+__all__ = ["EMBEDDINGS", "OFFLOADING", "Keep", "LayerNeverRan", "LayerRanAgain", "capture"]
 
 
 class _StopForward(BaseException):
@@ -44,7 +45,12 @@ class _StopForward(BaseException):
 
 @contextmanager
 def capture(
-    model: nn.Module, layers: Sequence[str], keep: Keep | None = None, stop: bool = True, calls: int = 1
+    model: nn.Module,
+    layers: Sequence[str],
+    keep: Keep | None = None,
+    stop: bool = True,
+    calls: int | str = 1,
+    sites: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Read the hidden state of each block in `layers` during one forward pass.
 
@@ -62,22 +68,26 @@ def capture(
     stop : bool
         End the forward pass after the deepest layer. The model's own result is then not returned. A model that
         accelerate or diffusers offloads, or FSDP2 shards, runs to its end all the same: it would be left half on the
-        device, or half gathered. A block
-        that runs several times in a pass is then read the first time; without `stop` that is an error.
-    calls : int
+        device, or half gathered. So does one whose code may run the layer again. Where nothing in the code shows it, a
+        block that runs several times is read the first time; without `stop` that is an error.
+    calls : int or "all"
         How often each block runs in the context. It is more than one for guidance in two passes, a prefill and a flow
-        step, or the steps of a sampler. Then `taps[path]` is a list with one entry per call, in order.
+        step, or the steps of a sampler. Then `taps[path]` is a list with one entry per call, in order. "all" takes as
+        many as there are. What gradient checkpointing runs again in a backward pass does not count.
+    sites : sequence of str
+        Paths of other modules, whose own output is read as well; `path:input` stands for what enters the module.
 
     Yields
     ------
     dict
         After the pass, `taps[path]` is that block's hidden state as it left the block, (batch, token, dim) for most, or
-        a dict of them for a dual-stream block (`taps[path]["image"]`, `taps[path]["text"]`).
+        a dict of them for a dual-stream block (`taps[path]["image"]`, `taps[path]["text"]`). Of several outputs, the
+        state is what the next block is given; where that is the sum of two, a residual pair, it is their sum.
 
     Raises
     ------
     ValueError
-        A path is unknown, streams of one shape cannot be told apart, or a parallel model's ranks hold parts of a state
+        A path is unknown, outputs of one shape cannot be told apart, or a parallel model's ranks hold parts of a state
         that cannot be put together.
     RuntimeError
         A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
@@ -90,101 +100,270 @@ def capture(
     >>> taps["model.layers.3"].shape
     torch.Size([2, 9, 576])
     """
-    blocks = [path for path in layers if path != EMBEDDINGS]
-    if not blocks:
+    if not sites and all(path == EMBEDDINGS for path in layers):
         raise ValueError("no block to capture: name at least one besides 'embeddings'")
-    if len(set(layers)) < len(layers):
+    if len({*layers, *sites}) < len(layers) + len(sites):
         raise ValueError("a layer is named twice in `layers`")
     check_no_cache(model)
-    modules = {path: find_block(model, path) for path in blocks}
-    stop = stop and not any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
-    stop = stop and not gathers_weights(model)
-    gathering = StateGathering(model)
-    # An unpooled state is copied: the next block may change it in place.
-    keep_state = keep or (lambda path, stream, state: state.clone())
-    taps: dict[str, Any] = {}
-    entered: list[Mapping[str, Any]] = []  # inputs of the first block, until its output has named its streams
-    waiting: list[tuple[str, Mapping[str, Any], Any]] = []  # blocks whose streams only the next block's inputs name
-    orders: dict[type, tuple[str | None, ...]] = {}  # the order in which a class of blocks returns its streams
+    reading = _Reading(model, layers, sites, keep, stop, calls, boundary=sys._getframe(2))
+    try:
+        reading.begin()
+        with suppress(_StopForward):
+            yield reading.taps
+        reading.settle_rest()
+    finally:
+        reading.close()
+    reading.check()
 
-    def times(path: str) -> int:
-        return (len(taps[path]) if calls > 1 else 1) if path in taps else 0
 
-    def store(path: str, state: State) -> None:
-        if isinstance(state, dict):
-            kept = {stream: keep_state(path, stream, part) for stream, part in state.items()}
-        else:
-            kept = keep_state(path, None, state)
-        if calls > 1:
-            taps.setdefault(path, []).append(kept)
-        else:
-            taps[path] = kept
+class _Waiting(NamedTuple):
+    """A block that returned several tensors, until the next block shows which of them is the hidden state."""
 
-    def settle(path: str, inputs: Mapping[str, Any], output: Any) -> None:
-        if times(path) == calls:
-            raise LayerRanAgain(
-                f"layer {path!r} ran {'twice' if calls == 1 else f'more than {calls} times'}: capture one forward "
-                "pass at a time, without classifier-free guidance; or say how often it runs, as capture(..., calls=2), "
-                "where a model uses a block several times (ALBERT)"
-            )
-        state = hidden_states_of(path, inputs, output, orders.get(type(modules[path])))
-        if path == blocks[0] and EMBEDDINGS in layers:
-            store(EMBEDDINGS, gathering.whole(EMBEDDINGS, state_entering(entered.pop(0), state)))
-        store(path, gathering.whole(path, state))
-        if stop and all(times(layer) == calls for layer in layers):
-            raise _StopForward
+    path: str
+    inputs: Mapping[str, Any]
+    output: Any
+    copies: tuple[Any, ...]  # the parts as they were returned: they may be changed in place before the next block
+    trace: OutputTrace
+    unclear: AmbiguousStreams | None  # why it waits; None where the first would do
 
-    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        first = module is modules[blocks[0]] and EMBEDDINGS in layers
-        if not (first or waiting):
+
+class _Reading:
+    """Hold what `capture` has read, and the hooks that read it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        sites: Sequence[str],
+        keep: Keep | None,
+        stop: bool,
+        calls: int | str,
+        boundary: Any,
+    ) -> None:
+        self.model, self.layers, self.calls, self.boundary = model, [*layers, *sites], calls, boundary
+        self.blocks = {path: find_block(model, path) for path in layers if path != EMBEDDINGS}
+        self.first = next(iter(self.blocks), None) if EMBEDDINGS in layers else None
+        self.places = {path: find_block(model, path.removesuffix(":input")) for path in sites}
+        offloaded = any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
+        self.stop = stop and calls != "all" and not offloaded and not gathers_weights(model)
+        self.gathering = StateGathering(model)
+        # An unpooled state is copied: the next block may change it in place.
+        self.keep = keep or (lambda path, stream, state: state.clone())
+        self.taps: dict[str, Any] = {}
+        self.entered: list[Mapping[str, Any]] = []  # inputs of the first block, until its output names its streams
+        self.waiting: list[_Waiting] = []
+        self.orders: dict[type, OutputOrder] = {}  # what the parts of a class's output are
+        self.family = siblings(model, self.blocks)
+        self.record = PassRecord(model, self.blocks | self.places, parts=not self.stop)
+        self.handles: list[Any] = []
+        self.compiled = ExitStack()
+
+    def begin(self) -> None:
+        """Register all hooks."""
+        self.record.begin()
+        for module in self.model.modules():  # a compiled module does not see hooks
+            uncompile(self.compiled, module)
+        if self.gathering.ranks:
+            self.handles.append(self.model.register_forward_pre_hook(self.gathering.look, with_kwargs=True))
+        for path, module in self.family.items():
+            self.handles.append(module.register_forward_pre_hook(partial(self._before, path), with_kwargs=True))
+            self.handles.append(module.register_forward_hook(Reader(self._after, path), with_kwargs=True))
+        for path, module in self.places.items():
+            if path.endswith(":input"):
+                self.handles.append(module.register_forward_pre_hook(partial(self._into_site, path), with_kwargs=True))
+            else:
+                self.handles.append(module.register_forward_hook(Reader(self._site, path), with_kwargs=True))
+
+    def times(self, path: str) -> int:
+        """Count how often a layer was kept."""
+        return (len(self.taps[path]) if self.calls != 1 else 1) if path in self.taps else 0
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for handle in self.handles:
+            handle.remove()
+        self.record.remove()
+        self._stop_tracing()
+        self.compiled.close()
+
+    def check(self) -> None:
+        """Raise LayerNeverRan for a layer that was not kept as often as it was to run."""
+        least = 1 if self.calls == "all" else int(self.calls)
+        missing = next((path for path in self.layers if self.times(path) < least), None)
+        if missing is not None:
+            path = self.first if missing == EMBEDDINGS else missing.removesuffix(":input")
+            raise self.record.never_ran(str(path), self.times(missing), least)
+
+    def settle_rest(self) -> None:
+        """Read what still waits: nothing showed which tensor is its hidden state."""
+        self._stop_tracing()
+        for waiting in self.waiting:
+            if waiting.unclear and waiting.path in self.blocks:
+                raise waiting.unclear
+        with suppress(_StopForward):
+            self._settle_waiting()
+
+    def _before(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        first = path == self.first
+        if not (first or self.waiting) or _recomputed():
             return
         inputs = named_inputs(module, args, kwargs)
+        if self.waiting:
+            self._learn(inputs)
         if first:  # copied: a block may change its input in place
-            entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
-        if waiting and (order := stream_order_from_next(waiting[-1][2], inputs)):
-            orders.setdefault(type(modules[waiting[-1][0]]), order)
-            while waiting:
-                settle(*waiting.pop(0))
+            self.entered.append({name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()})
 
-    def after(path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        inputs = {} if isinstance(output, Tensor) else named_inputs(module, args, kwargs)
+    def _learn(self, inputs: Mapping[str, Any]) -> None:
+        """Find out from what runs next which part of the waiting output is the hidden state, and read it."""
+        last = self.waiting[-1]
+        self._stop_tracing()
         try:
-            settle(path, inputs, output)
-        except AmbiguousStreams:
-            waiting.append((path, inputs, output))
+            order = stream_order_from_next(last.output, inputs, last.trace)
+        except ValueError as error:
+            raise ValueError(f"block {last.path!r} returned several outputs, and {error}") from None
+        if order is None:
+            last.trace.__enter__()
+            return
+        self.orders.setdefault(type(self.family[last.path]), order)
+        self._settle_waiting()
 
-    handles = []
-    compiled = ExitStack()
-    try:
-        for module in model.modules():  # a compiled module does not see hooks
-            uncompile(compiled, module)
-        if gathering.ranks:
-            handles.append(model.register_forward_pre_hook(gathering.look, with_kwargs=True))
-        for module in {id(m): m for m in (*modules.values(), *_followers(model, blocks))}.values():
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        for path, module in modules.items():
-            handles.append(module.register_forward_hook(Reader(after, path), with_kwargs=True))
-        with suppress(_StopForward):
-            yield taps
-        if waiting:
-            hidden_states_of(*waiting[0])  # raises: nothing tells its streams apart
-    finally:
-        for handle in handles:
-            handle.remove()
-        compiled.close()
-    missing = [path for path in layers if times(path) < calls]
-    if missing:
-        often = "never ran" if not times(missing[0]) else f"ran {times(missing[0])} of {calls} times"
-        raise LayerNeverRan(
-            f"layer {missing[0]!r} {often}: was the model called inside the context, and does this call use that part "
-            "of it?"
-        )
+    def _settle_waiting(self) -> None:
+        while self.waiting:
+            waiting = self.waiting.pop(0)
+            if waiting.path in self.blocks:
+                order = self.orders.get(type(self.family[waiting.path]))
+                self._settle(waiting.path, waiting.inputs, waiting.copies, order)
+
+    def _after(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        if _recomputed():
+            return
+        wanted, order = path in self.blocks, self.orders.get(type(module))
+        if wanted and self.times(path) == self.calls:
+            raise self.record.ran_again(path, self.times(path))
+        if isinstance(output, Tensor):
+            if wanted:
+                self._settle(path, {}, output, None)
+            return
+        inputs = named_inputs(module, args, kwargs)
+        if order is not None and len(order.names) == len(parts_of(output)):
+            if wanted:
+                self._settle(path, inputs, output, order)
+            return
+        unclear = None
+        try:
+            sure = isinstance(hidden_states_of(path, inputs, output), dict) or not several_states(output)
+        except AmbiguousStreams as error:
+            sure, unclear = False, error
+        except TypeError:
+            if wanted:
+                raise
+            return
+        last = path == _last_of(self.family, path)
+        if sure or (last and not unclear):
+            if wanted:
+                self._settle(path, inputs, output, None)
+            return
+        self._wait(_waiting(path, inputs, output, unclear))
+        if last and wanted:
+            self._watch_what_follows(path)
+
+    def _wait(self, waiting: _Waiting) -> None:
+        self._stop_tracing()
+        self.waiting.append(waiting)
+        waiting.trace.__enter__()
+
+    def _stop_tracing(self) -> None:
+        if self.waiting and self.waiting[-1].trace.entered:
+            self.waiting[-1].trace.__exit__(None, None, None)
+
+    def _watch_what_follows(self, path: str) -> None:
+        """Behind the last block of a stack, see what the modules outside it and the model's result are made of."""
+        stacks = {block.rpartition(".")[0] for block in self.family}
+        taken: list[Mapping[str, Any]] = []
+
+        def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            taken.append(named_inputs(module, args, kwargs))
+
+        def after(module: nn.Module, args: tuple, output: Any) -> None:
+            if self.waiting:
+                values = {f"{number}": value for number, value in enumerate(parts_of(output))}
+                orders = [self._order_of(inputs) for inputs in (*taken, values)]
+                names = {(order.names, order.summed) for order in orders if order}
+                places = {tuple(name is not None for name in named) for named, _ in names}
+                if len(places) == 1 and (sum(next(iter(places))) == 1 or all(summed for _, summed in names)):
+                    self._stop_tracing()
+                    named, summed = names.pop()
+                    self.orders.setdefault(type(self.family[path]), OutputOrder(named, summed))
+                    self._settle_waiting()
+
+        for name, module in self.model.named_modules():
+            inside = any(name == stack or name.startswith(f"{stack}.") for stack in stacks)
+            around = any(f"{stack}.".startswith(f"{name}.") for stack in stacks)
+            if name and not (inside or around):
+                self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self.handles.append(self.model.register_forward_hook(after))
+
+    def _order_of(self, inputs: Mapping[str, Any]) -> OutputOrder | None:
+        last = self.waiting[-1]
+        self._stop_tracing()
+        with suppress(ValueError):
+            return stream_order_from_next(last.output, inputs, last.trace)
+        return OutputOrder((None,) * len(last.copies))  # a mixture: no order agrees with it
+
+    def _settle(self, path: str, inputs: Mapping[str, Any], output: Any, order: OutputOrder | None) -> None:
+        state = hidden_states_of(path, inputs, output, order)
+        if path == self.first:
+            self._store(EMBEDDINGS, state_entering(self.entered.pop(0), state, order))
+        self._store(path, state)
+        self._stop_if_done(path)
+
+    def _stop_if_done(self, path: str) -> None:
+        if self.stop and all(self.times(layer) == self.calls for layer in self.layers):
+            parent = path.rpartition(".")[0]
+            alone = sum(other.rpartition(".")[0] == parent for other in self.family) < 2
+            if not may_run_again(self.model, sys._getframe(1), self.boundary, alone):
+                raise _StopForward
+
+    def _store(self, path: str, state: State) -> None:
+        state = self.gathering.whole(path, state)
+        if isinstance(state, dict):
+            kept: Any = {stream: self.keep(path, stream, part) for stream, part in state.items()}
+        else:
+            kept = self.keep(path, None, state)
+        if self.calls == 1:
+            self.taps[path] = kept
+        else:
+            self.taps.setdefault(path, []).append(kept)
+
+    def _site(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        if not _recomputed():
+            self._keep_site(path, hidden_states_of(path, named_inputs(module, args, kwargs), output))
+
+    def _into_site(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if not _recomputed():
+            given = {name: v for name, v in named_inputs(module, args, kwargs).items() if isinstance(v, Tensor)}
+            self._keep_site(path, given.get("hidden_states", next(iter(given.values()))))
+
+    def _keep_site(self, path: str, state: State) -> None:
+        if self.times(path) == self.calls:
+            raise self.record.ran_again(path, self.times(path))
+        self._store(path, state)
+        self._stop_if_done(path)
 
 
-def _followers(model: nn.Module, blocks: Sequence[str]) -> Iterator[nn.Module]:
-    """Yield the block after each, whose inputs name the streams where shapes do not."""
-    for path in blocks:
-        stack, _, number = path.rpartition(".")
-        if number.isdigit() and f"{stack}.{int(number) + 1}" not in blocks:
-            with suppress(AttributeError):
-                yield model.get_submodule(f"{stack}.{int(number) + 1}")
+def _waiting(path: str, inputs: Mapping[str, Any], output: Any, unclear: AmbiguousStreams | None) -> _Waiting:
+    parts = parts_of(output)
+    trace = OutputTrace(parts)
+    copies = tuple(trace.values.get(number, part) for number, part in enumerate(parts))
+    return _Waiting(path, inputs, output, copies, trace, unclear)
+
+
+def _last_of(blocks: Mapping[str, nn.Module], path: str) -> str:
+    """Return the last block of the list that holds a block."""
+    parent = path.rpartition(".")[0]
+    return [other for other in blocks if other.rpartition(".")[0] == parent][-1]
+
+
+def _recomputed() -> bool:
+    """Return whether a backward pass is running, in which gradient checkpointing runs blocks again."""
+    return torch._C._current_graph_task_id() != -1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..hooks.block_stacks import COMPILED, find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
+from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
 from .input_changes import data_inputs, unchanged
@@ -134,6 +135,12 @@ class AnyModel:
         special: dict[str, Tensor] = {}
         for name, stream in first.items():
             for modality in (m for m in modalities if m in stream.positions):
+                if modality in streams:
+                    raise ValueError(
+                        f"blocks of {self.name} hand on two states of the {modality}, {streams[modality]!r} and "
+                        f"{name!r}, as a residual or a memory beside the state: read parts of the blocks, as "
+                        f"layers=['{self.blocks[0]}.norm']"
+                    )
                 all_tokens = _all_of_a_row(stream) and self._resizes(inputs)
                 tokens[modality] = None if all_tokens else _as_mask(stream, stream.positions[modality])
                 streams[modality] = name
@@ -182,7 +189,8 @@ class AnyModel:
             def count(path: str, stream: str | None, state: Tensor) -> None:
                 counts.append(state.numel() // state.shape[1 if state.ndim > 3 else -1])
 
-            with torch.no_grad(), capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False):
+            reading = capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False, calls="all")
+            with torch.no_grad(), forgetting(self.model), reading:
                 self.model(**unchanged(inputs))
             self._resized = len(set(counts)) > 1 and all(max(counts) % number == 0 for number in counts)
         return self._resized

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
+from ..hooks.model_memory import forgetting
 from .input_changes import Inputs, unchanged
 
 MOVED = 1e-6  # a change of less than this share of the largest value is rounding
@@ -48,7 +49,7 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
         By stream, under None where there is one; None alone where this call does not run the block.
     """
     try:
-        with capture(model, [EMBEDDINGS, block]) as taps:
+        with forgetting(model, whole=False), capture(model, [EMBEDDINGS, block]) as taps:
             model(**unchanged(inputs))
     except LayerNeverRan:
         return None

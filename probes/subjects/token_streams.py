@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
+from ..hooks.model_memory import forgetting
 from .entering_states import States, entering_streams, flatten_tokens
 from .input_changes import Inputs, count_samples, data_inputs, unchanged
 from .sample_rows import divide_inputs
@@ -95,7 +96,7 @@ def _carried(
     """
     labels: dict[bytes, tuple[str, int]] = {}  # a token's values -> kind, sample
     for path, blocks in before.items():
-        with capture(model, [blocks[-1]]) as taps:
+        with forgetting(model), capture(model, [blocks[-1]]) as taps:
             model(**unchanged(inputs))
         tap: Any = taps[blocks[-1]]
         for name, state in (tap if isinstance(tap, dict) else {None: tap}).items():

@@ -16,7 +16,7 @@ from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.probes.subjects.subject import ForwardPass
-from bridgework.tests.probes.toys import DIM, IMAGE_TOKENS, Stack, Toy, letters
+from bridgework.tests.probes.toys import DIM, IMAGE_TOKENS, Block, Stack, Toy, letters
 
 
 def with_texts(stimuli: Stimuli, texts: Sequence[str]) -> Stimuli:
@@ -237,3 +237,44 @@ def test_the_first_stimulus_with_nan_is_named(toy, stimuli):
     toy.model.layers[1].register_forward_hook(spoil)
     with pytest.raises(FloatingPointError, match=r"layer 'layers.1' of toy .* first for stimulus 'id klmno'"):
         extract(toy, stimuli)
+
+
+class Looped(nn.Module):
+    """Two blocks in front, two in a loop whose turns the input chooses, two behind."""
+
+    def __init__(self, turns: str) -> None:
+        super().__init__()
+        self.prelude, self.core, self.coda = (nn.ModuleList(Block() for _ in range(2)) for _ in range(3))
+        self.turns = turns
+
+    def forward(self, states: Tensor) -> Tensor:
+        turns = {"one": 1, "two": 2, "length": 1 + int((states != 0).any(-1).sum() > 2)}[self.turns]
+        for block in self.prelude:
+            states = block(states)
+        for _ in range(turns):
+            for block in self.core:
+                states = block(states)
+        for block in self.coda:
+            states = block(states)
+        return states
+
+
+def looped(turns: str, stacks: Sequence[str] = ("prelude", "core", "coda")) -> Toy:
+    torch.manual_seed(0)
+    model: Any = Looped(turns)
+    blocks = tuple(f"{stack}.{number}" for stack in stacks for number in range(2))
+    return Toy(model, modalities=("text",), blocks=blocks)
+
+
+@pytest.mark.parametrize("layers", [None, ["1"], ["0"]])
+@pytest.mark.parametrize("stacks", [("prelude", "core", "coda"), ("core",)])
+def test_a_loop_that_begins_behind_the_first_batch_is_no_single_layer(stacks, layers):
+    subject = looped("length", stacks)
+    if layers is None or stacks == ("core",):
+        with pytest.raises(RuntimeError, match=r"layer 'core\.\d' ran twice: .* within one call, .* calls='all'"):
+            extract(subject, letters("a", "b", "cde", "fgh"), layers=layers, batch_size=2)
+    one = looped("one", stacks)
+    assert torch.equal(
+        extract(subject, letters("a", "b"), layers=layers, batch_size=1)["text"].values,
+        extract(one, letters("a", "b"), layers=layers, batch_size=1)["text"].values,
+    )

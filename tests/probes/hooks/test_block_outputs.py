@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgework.probes.hooks.block_outputs import hidden_states_of, named_inputs, state_entering, stream_order_from_next
+from bridgework.probes.hooks.next_block import OutputTrace
 
 IMAGE, TEXT = torch.zeros(2, 5, 4), torch.ones(2, 3, 4)
 DUAL = {"hidden_states": IMAGE, "encoder_hidden_states": TEXT}
@@ -53,12 +54,12 @@ def test_streams_of_one_shape_are_told_apart_by_what_the_next_block_is_given():
     order = stream_order_from_next(
         (text, image), {"encoder_hidden_states": text, "hidden_states": image, "temb": torch.ones(2, 4)}
     )
-    assert order == ("text", "image")
+    assert order == (("encoder_hidden_states", "hidden_states"), False)
     streams = hidden_states_of("block", {}, (text, image), order)
     assert isinstance(streams, dict)
     assert streams["image"] is image and streams["text"] is text
     assert set(hidden_states_of("block", {}, (None, image), order)) == {"image"}
-    assert stream_order_from_next((text, image), {"hidden_states": image + 0}) is None
+    assert stream_order_from_next((text, image), {"hidden_states": image + 0}) is None  # equal values tell nothing
 
 
 def test_the_hidden_state_is_what_comes_out_as_it_went_in():
@@ -72,9 +73,31 @@ def test_the_hidden_state_is_what_comes_out_as_it_went_in():
     assert hidden_states_of("block", {"hidden_states": IMAGE}, (wider, skips)) is wider  # a U-Net's
 
 
-def test_one_input_cannot_be_two_streams():
-    other = IMAGE + 1
-    assert hidden_states_of("block", {"hidden_states": IMAGE}, (IMAGE, other)) is IMAGE
+def test_two_outputs_of_the_inputs_shape_are_told_apart_by_the_next_block():
+    """Router logits of as many experts as dims, a memory, a copy of the input: the first need not be the state."""
+    logits, state = torch.rand(2, 5, 4), torch.rand(2, 5, 4)
+    given = {"hidden_states": IMAGE}
+    with pytest.raises(ValueError, match="does not say which is its hidden state"):
+        hidden_states_of("block", given, (logits, state))
+    for handed in (state, state.detach(), state.view(10, 4), state.clone(), state.double()):
+        order = stream_order_from_next((logits, state), {"x": handed})
+        assert order == ((None, "x"), False)
+        assert hidden_states_of("block", given, (logits, state), order) is state
+    assert hidden_states_of("block", given, (state, state)) is state
+
+
+def test_a_residual_pair_is_its_sum():
+    mixed, carried = torch.rand(2, 5, 4), torch.rand(2, 5, 4)
+    for handed in ({"hidden_states": mixed, "residual": carried}, {"x": mixed + carried}):
+        order = stream_order_from_next((mixed, carried), handed)
+        assert order is not None and order.summed
+        assert torch.equal(hidden_states_of("block", {}, (mixed, carried), order), mixed + carried)
+        assert torch.equal(state_entering(handed, mixed, order), mixed + carried)
+    with pytest.raises(ValueError, match=r"a mixture of 2 outputs .* how a residual is added"):
+        trace = OutputTrace((mixed, carried))
+        with trace:
+            handed = mixed + 0.5 * carried
+        stream_order_from_next((mixed, carried), {"x": handed}, trace)
 
 
 def test_a_merged_state_beside_the_one_before_merging():

@@ -117,7 +117,10 @@ def test_wrong_use_is_refused(stack):
     ):
         with pytest.raises(ValueError, match=message), capture(stack, layers):
             pytest.fail("the context was entered")
-    with pytest.raises(RuntimeError, match=r"layer 'layers.0' never ran: was the model called"), capture(stack, ALL):
+    with (
+        pytest.raises(RuntimeError, match=r"layer 'layers.0' never ran: Stack itself was not called"),
+        capture(stack, ALL),
+    ):
         pass
     with pytest.raises(RuntimeError, match=r"layer 'layers.0' ran twice"), capture(stack, ALL, stop=False):
         stack(X)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import hooks
 
-from bridgework.probes.hooks.step_caches import check_no_cache
+from bridgework.probes.hooks.model_memory import check_no_cache
 
 CACHES = {
     "faster": diffusers.FasterCacheConfig(current_timestep_callback=lambda: 500),
