@@ -11,8 +11,8 @@ import torch
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.subject import ForwardPass
 from .denoisers import learn_convention
-from .pipeline_expert import PipelineExpert
-from .prompt_words import word_mask
+from .pipeline_expert import PipelineExpert, blank
+from .prompt_words import PROBES, own_tokens
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Cosmos3Expert(PipelineExpert):
         -------
         Cosmos3Expert
         """
-        return replace(self, tasks=("understanding",), timed_tasks=(), empty=None)
+        return replace(self, tasks=("understanding",), timed_tasks=(), others=None)
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -93,11 +93,10 @@ class Cosmos3Expert(PipelineExpert):
         given = call.arguments
         tokens = {"image": torch.arange(given["sequence_length"] - given["und_len"])[None]}
         if "text" in modalities:
-            if self.empty is None:
-                self.empty = self.call([stimuli[0]._replace(text="")], ("text",), None, **chat)
-            ids, bare = given["input_ids"][None], self.empty.arguments["input_ids"][None]
-            words = word_mask([(ids, torch.ones_like(ids))], [(bare, torch.ones_like(bare))], ids.shape[1])
-            tokens["text"] = words.nonzero()[None, :, 1]
+            if self.others is None:
+                others = [self.call([blank(text)], ("text",), None, **chat).arguments for text in PROBES]
+                self.others = [arguments["input_ids"].tolist() for arguments in others]
+            tokens["text"] = torch.tensor(own_tokens(given["input_ids"].tolist(), self.others))[None]
         streams = {"image": "gen_seq", "text": "und_seq"}
         return ForwardPass(
             lambda: self.model(**given),

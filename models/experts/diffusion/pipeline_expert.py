@@ -20,9 +20,9 @@ from ..language import TextExpert
 from .conventions import Convention
 from .latents import latent_stride, noisy_latents
 from .oracle_loop import Latents, flat
-from .pipeline_runs import Draw
-from .prompt_words import word_mask
-from .recorded_call import Call, frozen_scheduler, record_call
+from .pipeline_runs import Draw, text_encoders
+from .prompt_words import PROBES, word_table
+from .recorded_call import Call, frozen_scheduler, record_call, trace_words
 
 
 @dataclass
@@ -59,8 +59,8 @@ class PipelineExpert:
         Learnt tokens that stand before the text in its stream.
     tasks, timed_tasks : tuple of str
         What can be probed, as every `Subject` says.
-    empty : Call or None
-        The call of the empty prompt, recorded when the first prompt is shown.
+    others : list or None
+        What the text encoders read of two other prompts, recorded when the first prompt is shown.
     convention : Convention
         How the pipeline counts time, and what its denoiser returns; measured when it is opened.
     latents : Latents or None
@@ -78,7 +78,7 @@ class PipelineExpert:
     tasks: tuple[str, ...] = ("generation",)
     timed_tasks: tuple[str, ...] = ("generation",)
     _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
-    empty: Call | None = field(default=None, repr=False)
+    others: Any = field(default=None, repr=False)
     convention: Convention = field(default=Convention("noise - image"), repr=False)
     latents: Latents | None = field(default=None, repr=False)
 
@@ -116,7 +116,7 @@ class PipelineExpert:
         given = call.arguments
         if len(latents := next(iter(given.values()))) != len(stimuli):
             raise RuntimeError(f"{self.name}: {len(stimuli)} prompts became a batch of {len(latents)}: guidance is on")
-        words = self._words(call) if "text" in modalities else None
+        words = self._words(call, [s.text for s in stimuli]) if "text" in modalities else None
         tokens: dict[str, Tensor | None] = {"image": None, "text": words}
         if self.layout == "sequence":
             tokens = self._places(given, words)
@@ -184,9 +184,7 @@ class PipelineExpert:
         -------
         Call
         """
-        device = gather_on_device(self.pipe, self.model)
-        timestep, sigma = self.convention.timestep(time, device), self.convention.level(time).sigma
-        still, drawn = frozen_scheduler(self.pipe.scheduler, timestep, sigma), []
+        still, drawn = self._still(time), []
 
         def drawing(shape: tuple[int, ...]) -> Tensor:
             drawn.append(draw(shape))
@@ -233,12 +231,40 @@ class PipelineExpert:
         blocks = tuple(max(find_stacks(encoder).values(), key=len))
         return TextExpert(f"{self.name} text encoder", encoder, self.pipe.tokenizer, blocks)
 
-    def _words(self, call: Call) -> Tensor:
+    def _words(self, call: Call, prompts: Sequence[str]) -> Tensor:
         """Return the mask (batch, token) of the prompts' words in the text stream."""
-        if self.empty is None:
-            self.empty = self.call([blank("")], ("text",), None)
-        words = word_mask(call.read, self.empty.read, call.arguments["encoder_hidden_states"].shape[1])
+        if self.others is None:
+            self.others = [self.call([blank(text)], ("text",), None).read for text in PROBES]
+        if not call.read or not all(self.others):
+            raise ValueError(
+                f"{self.name}: its pipeline was not seen to call a text encoder, so that the caption's words cannot be "
+                "found. Show it images alone, or wrap it in your own Subject (probes/subjects/subject.py)"
+            )
+        table = word_table(call.read, self.others, self._pads())
+        still = self._still(1.0)
+        words = trace_words(self.pipe, self.model, prompts, call, table, still, **self.size())
+        read = words.any(1).tolist()
+        if lost := [text for text, kept in zip(prompts, read, strict=True) if text.strip() and not kept]:
+            raise ValueError(
+                f"{self.name}: no word of {lost[0]!r} is left among the text tokens of the denoiser: the pipeline cuts "
+                "it off, or reads it elsewhere. Show it images alone"
+            )
         return nn.functional.pad(words, (self.registers, 0))
+
+    def _pads(self) -> dict[str, int]:
+        """Return the token that each text encoder's tokenizer pads with."""
+        found = {}
+        for encoder in text_encoders(self.pipe):
+            tokenizer = getattr(self.pipe, encoder.replace("text_encoder", "tokenizer"), None)
+            pad = getattr(getattr(tokenizer, "tokenizer", tokenizer), "pad_token_id", None)
+            if pad is not None:
+                found[encoder] = pad
+        return found
+
+    def _still(self, time: float) -> Any:
+        """Return the pipeline's scheduler, standing still at a time."""
+        timestep = self.convention.timestep(time, gather_on_device(self.pipe, self.model))
+        return frozen_scheduler(self.pipe.scheduler, timestep, self.convention.level(time).sigma)
 
     def _joined(self, given: dict[str, Any], words: Tensor | None) -> dict[str, Tensor | None]:
         """Return masks (batch, token) of states that hold all text tokens, then all of the image's packed latents."""

@@ -6,13 +6,15 @@ import copy
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .prompt_words import EncoderCall, mapped
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 _REWRITES = re.compile(r"rewrit|enhanc|upsampl|expan")
@@ -30,6 +32,7 @@ def run_pipeline(
     scheduler: Any,
     answer: Callable[[dict[str, Any]], Any],
     steps: int = 2,
+    encoders: Mapping[str, Callable[..., Any]] | None = None,
     **chosen: Any,
 ) -> None:
     """Run a pipeline for still images without classifier-free guidance, until an answer raises `Recorded`.
@@ -50,6 +53,8 @@ def run_pipeline(
         `answer(arguments)` takes the denoiser's arguments, by name, and returns its output.
     steps : int
         How many the pipeline is asked for.
+    encoders : mapping, optional
+        By the pipeline's names of its text encoders, what takes the place of their `forward`.
     **chosen : Any
         More of the pipeline's own arguments.
 
@@ -64,13 +69,13 @@ def run_pipeline(
     """
     offered = inspect.signature(pipe.__call__).parameters
     options: dict[str, Any] = {
-        "prompt": list(prompts), "num_inference_steps": steps, "num_frames": 1, "output_type": "latent",
-        "use_resolution_binning": False,
+        "prompt": list(prompts), "num_inference_steps": steps, "output_type": "latent", "use_resolution_binning": False,
+        "num_frames": 1, "video_length": 1, "frames": 1,
     }  # fmt: skip
     options |= {name: False for name, option in offered.items() if option.default is True and _REWRITES.search(name)}
     guidance = "true_cfg_scale" if "true_cfg_scale" in offered else "guidance_scale"
     if guidance == "true_cfg_scale" or not denoiser.config.get("guidance_embeds"):
-        options[guidance] = 1.0  # elsewhere guidance_scale is an input of the denoiser, which was trained on it
+        options[guidance] = _no_guidance(pipe)  # elsewhere it is an input of the denoiser, which was trained on it
     options |= chosen
     runner = copy.copy(pipe)
     runner.scheduler = scheduler
@@ -83,6 +88,8 @@ def run_pipeline(
     for name, part in pipe.components.items():
         if part is denoiser:
             runner.__dict__[name] = _stand_in(part, "forward", forward)
+        elif encoders and name in encoders:
+            runner.__dict__[name] = _stand_in(part, "forward", encoders[name])
         elif isinstance(part, nn.Module) and hasattr(part, "generate"):
             runner.__dict__[name] = _stand_in(part, "generate", _refuse_rewriting(type(pipe).__name__, name))
     try:
@@ -93,7 +100,7 @@ def run_pipeline(
 
 
 @contextmanager
-def encoders_read(pipe: Any) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
+def encoders_read(pipe: Any) -> Iterator[list[EncoderCall]]:
     """Collect what a pipeline's text encoders read.
 
     Parameters
@@ -103,18 +110,22 @@ def encoders_read(pipe: Any) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
 
     Yields
     ------
-    list of (Tensor, Tensor or None)
-        Filled while the pipeline runs: for each call of a text encoder in order, its token ids (batch, token) and
-        attention mask.
+    list of EncoderCall
+        Filled while the pipeline runs, in order.
     """
-    read: list[tuple[Tensor, Tensor | None]] = []
+    read: list[EncoderCall] = []
 
-    def encode(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if isinstance(ids, Tensor):
-            read.append((ids, kwargs.get("attention_mask")))
+    def collect(encoder: str) -> Callable[..., None]:
+        def encode(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            if isinstance(ids, Tensor):
+                shapes = mapped(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, output)
+                read.append(EncoderCall(encoder, ids, kwargs.get("attention_mask"), shapes))
 
-    handles = [part.register_forward_pre_hook(encode, with_kwargs=True) for part in text_encoders(pipe).values()]
+        return encode
+
+    parts = text_encoders(pipe)
+    handles = [part.register_forward_hook(collect(name), with_kwargs=True) for name, part in parts.items()]
     try:
         yield read
     finally:
@@ -181,6 +192,13 @@ def _stand_in(part: nn.Module, method: str, other: Callable[..., Any]) -> nn.Mod
         hooks = [name for name in copied.__dict__ if name.startswith(("_forward_hooks", "_forward_pre_hooks"))]
         copied.__dict__ |= {name: OrderedDict() for name in hooks}
     return copied
+
+
+def _no_guidance(pipe: Any) -> float:
+    """Return the scale at which a pipeline does not guide: 1 for most, 0 for some (Z-Image, Krea 2)."""
+    asked = copy.copy(pipe)
+    asked.__dict__["_guidance_scale"] = 1.0
+    return 0.0 if getattr(asked, "do_classifier_free_guidance", False) is True else 1.0
 
 
 def _refuse_rewriting(kind: str, name: str) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .pipeline_runs import Draw, Noise, Recorded, encoders_read, run_pipeline
+from .prompt_words import EncoderCall, tagged, tensors, words_among
 
 
 class Call(NamedTuple):
@@ -20,12 +21,12 @@ class Call(NamedTuple):
     ----------
     arguments : dict
         By the names of the denoiser's `forward`.
-    read : list of (Tensor, Tensor or None)
-        For each call of a text encoder in order, its token ids (batch, token) and attention mask.
+    read : list of EncoderCall
+        The calls of text encoders in order.
     """
 
     arguments: dict[str, Any]
-    read: list[tuple[Tensor, Tensor | None]]
+    read: list[EncoderCall]
 
 
 def record_call(
@@ -73,6 +74,65 @@ def record_call(
         run_pipeline(pipe, denoiser, prompts, noise, scheduler, answer, **chosen)
     check_run(pipe, denoiser, calls, noise)
     return Call(calls[0], read)
+
+
+def trace_words(
+    pipe: Any, denoiser: nn.Module, prompts: Sequence[str], call: Call, table: Tensor, scheduler: Any, **chosen: Any
+) -> Tensor:
+    """Follow each token that the text encoders read to where the denoiser is given its states.
+
+    Parameters
+    ----------
+    pipe : diffusers.DiffusionPipeline
+        Not changed.
+    denoiser : torch.nn.Module
+        The pipeline's.
+    prompts : sequence of str
+        Those of `call`.
+    call : Call
+        As `record_call` returns it.
+    table : Tensor
+        Which tokens are words (`word_table`).
+    scheduler : diffusers.SchedulerMixin
+        As for `record_call`.
+    **chosen : Any
+        More of the pipeline's own arguments.
+
+    Returns
+    -------
+    Tensor
+        Mask (batch, token) of words among the denoiser's text tokens.
+
+    Raises
+    ------
+    ValueError
+        If the pipeline computes with the encoders' states, so that they cannot be followed.
+
+    Notes
+    -----
+    The pipeline runs again, with encoders that do not compute: the states of each token are its number.
+    """
+    numbers = torch.zeros(1)
+    exact = all(leaf.dtype == torch.float32 for leaf in tensors([each.output for each in call.read]))
+    for digit in [None] if exact else [1, 0]:
+        outputs = iter(tagged(call.read, digit))
+        fakes = {each.encoder: lambda *args, outputs=outputs, **kwargs: next(outputs) for each in call.read}
+        calls: list[dict[str, Any]] = []
+
+        def answer(arguments: dict[str, Any], calls: list[dict[str, Any]] = calls) -> Any:
+            calls.append(arguments)
+            raise Recorded
+
+        run_pipeline(pipe, denoiser, prompts, Noise(torch.zeros), scheduler, answer, encoders=fakes, **chosen)
+        numbers = 256 * numbers + calls[0]["encoder_hidden_states"].float().cpu()
+    words = words_among(numbers, table)
+    if words is None:
+        raise ValueError(
+            f"{type(pipe).__name__} computes with the states of its text encoders before its denoiser is given them: "
+            "which of those are the caption's words is not known. Show it images alone, or wrap it in your own Subject "
+            "(probes/subjects/subject.py)"
+        )
+    return words
 
 
 def check_run(pipe: Any, denoiser: nn.Module, calls: Sequence[Any], noise: Noise) -> None:
