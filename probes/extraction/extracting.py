@@ -92,7 +92,7 @@ def extract(
     Returns
     -------
     Features
-        `LayerFeatures` by modality, "image" and "text"; with `store`, values are loaded from the folder when they are
+        `LayerFeatures` by modality, such as "image" and "text"; with `store`, values are loaded from the folder when they are
         needed.
 
     Raises

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..features.layer_features import DTYPES
+from ..features.layer_features import ALLOWED, DTYPES
 from ..hooks.capturing import EMBEDDINGS
 from ..hooks.model_state import dispatched
 from ..subjects.subject import Subject
@@ -211,6 +211,11 @@ class ExtractionOptions:
         """
         task = check_task(subject, self.task, self.timesteps, self.joint)
         check_pooling(self.pooling)
+        if unknown := [modality for modality in subject.modalities if modality not in ALLOWED["modality"]]:
+            raise ValueError(
+                f"{subject.name} has the modality {unknown[0]!r}: expected {', '.join(ALLOWED['modality'])}; name it "
+                "by the one that it is like"
+            )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype}: expected torch.float32, float16 or bfloat16")
         if self.precision is not None and self.precision not in PRECISIONS:

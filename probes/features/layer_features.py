@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 ALLOWED = {
-    "modality": ("image", "text"),
+    "modality": ("image", "text", "audio", "video"),
     "task": ("understanding", "generation"),
     "pass_": ("separate", "joint"),
 }
@@ -63,7 +63,7 @@ class LayerFeatures:
     depths : tuple of float
         The relative depth of each layer, 0 = embeddings, 1 = last block.
     modality : str
-        "image" or "text".
+        "image", "text", "audio" or "video".
     subject : str
         The name of what was probed.
     task : str

@@ -44,7 +44,8 @@ class AnyModel:
         The path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two). It may be
         left out where the model has one stack.
     modalities, tasks : tuple of str
-        What the model sees, and what it can do.
+        What the model sees, of "image", "text", "audio" and "video", and what it can do. Inputs such as
+        `pixel_values_videos` are images for a model that has no "video".
     timed_tasks : tuple of str
         The tasks that are probed at timesteps.
     kinds : mapping of str to str
@@ -122,7 +123,7 @@ class AnyModel:
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.inputs(stimuli, modalities, task, timestep).items()
         }
-        found = find_streams(self.model, inputs, stacks=self.stacks, kinds=self.kinds, samples=len(stimuli))
+        found = find_streams(self.model, inputs, stacks=self.stacks, kinds=self._kinds(inputs), samples=len(stimuli))
         if missing := [path for path in self.stacks if path not in found]:
             raise RuntimeError(f"the stack {missing[0]!r} of {self.name} never runs with these inputs: probe another")
         first, *others = found.values()
@@ -146,11 +147,11 @@ class AnyModel:
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
                     special[modality] = _as_mask(stream, stream.positions["special"])
-                if modality == "image" and not (stream.ordered or self._warned):
+                if modality in ("image", "video") and not (stream.ordered or self._warned):
                     self._warned = True
                     warnings.warn(
-                        f"the order of the image tokens of {self.name} cannot be found, for patches overlap or are "
-                        "mixed before the first block: they are taken as they stand, which changes no mean, but which "
+                        f"the order of the {modality} tokens of {self.name} cannot be found, for patches overlap or "
+                        "are mixed before the first block: they are taken as they stand, which changes no mean, but which "
                         "is the first, the last or a chosen one",
                         stacklevel=2,
                     )
@@ -158,6 +159,11 @@ class AnyModel:
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
         return ForwardPass(lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis, grids)
+
+    def _kinds(self, inputs: Mapping[str, Any]) -> dict[str, str]:
+        """Return the kinds of inputs whose names do not tell, with those of videos where they are a modality."""
+        images = data_inputs(inputs, self.kinds).get("image", []) if "video" in self.modalities else []
+        return {name: "video" for name in images if "video" in name} | dict(self.kinds)
 
     def _grids(
         self, modality: str, inputs: Mapping[str, Any], stream: str | None, found: Stream, samples: int
@@ -167,8 +173,7 @@ class AnyModel:
         def find() -> Sequence[Any]:
             if self.grids is not None:
                 return self.grids(inputs)
-            data = data_inputs(inputs, self.kinds)
-            names = data.get(modality, [])
+            names = data_inputs(inputs, self._kinds(inputs)).get(modality, [])
             if len(names) != 1:
                 raise ValueError(
                     f"{self.name} has {len(names)} inputs that are {modality} ({', '.join(names)}), and a patch grid "

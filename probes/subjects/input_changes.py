@@ -17,7 +17,7 @@ KINDS: tuple[tuple[str, str | None], ...] = (
     (r"^(decoder_)?input_ids$|^inputs_embeds$", "text"),
     (r"mask|_ids$|grid|size|shape|index|length|position|rotary|pooled|label|meta|style|guidance|type", None),
     (r"timestep|^t$|^time$|sigma", "time"),
-    (r"audio|^input_features$|^input_values$", "audio"),
+    (r"audio|speech|sound|waveform|^input_features$|^input_values$", "audio"),
     (r"pixel|image|img|vision|visual|latent|^sample$|^hidden_states$", "image"),
     (r"text|txt|prompt|caption|^encoder_hidden_states", "text"),
 )
@@ -39,11 +39,14 @@ class Rows(NamedTuple):
         (sample,), the number of rows of each sample along it: one, or as many as its patches, tiles or images.
     grids : tuple of tuple of tuple of int
         Frames, rows and columns of each picture of each sample, where rows are patches and an input says so.
+    filled : torch.Tensor or None
+        Where sounds of unlike length are no padding, broadcastable to the input, bool; None for all of it.
     """
 
     axis: int
     counts: Tensor
     grids: tuple[tuple[Grid, ...], ...] = ()
+    filled: Tensor | None = None
 
 
 def data_inputs(inputs: Inputs, kinds: Mapping[str, str]) -> dict[str, list[str]]:
@@ -59,7 +62,8 @@ def data_inputs(inputs: Inputs, kinds: Mapping[str, str]) -> dict[str, list[str]
     Returns
     -------
     dict of list of str
-        The names of the inputs of each kind ("image", "text", "audio", "time").
+        The names of the inputs of each kind ("image", "text", "audio", "video", "time"). Videos are images where
+        `kinds` does not say otherwise.
 
     Raises
     ------
@@ -203,7 +207,8 @@ def change_inputs(
 ) -> Inputs:
     """Give some inputs other values, at some samples.
 
-    Floating point values get noise of their own size; images of zeros beside others, which fill up a batch, stay zeros.
+    Floating point values get noise of their own size; images of zeros beside others and silence behind sounds, which
+    fill up a batch, stay as they are.
     Ids become other words of the batch, except special ids and those that the attention mask leaves out.
 
     Parameters
@@ -232,12 +237,13 @@ def change_inputs(
         if name not in rows:  # one number for the whole call
             after[name] = _other(value, samples.any(), None, special, seed)
             continue
-        axis, counts, _ = rows[name]
+        axis, counts, _, filled = rows[name]
         chosen = samples.repeat_interleave(counts)
         if isinstance(value, list | tuple):
             after[name] = [_other(v, c.expand(v.shape), None, set(), seed) for v, c in zip(value, chosen, strict=True)]
         else:
             chosen = chosen.to(value.device).view([-1 if place == axis else 1 for place in range(value.ndim)])
+            chosen = chosen if filled is None else chosen & filled
             after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed)
     return after
 

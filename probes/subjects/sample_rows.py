@@ -46,12 +46,27 @@ def divide_inputs(model: nn.Module, inputs: Inputs, data: Mapping[str, Sequence[
     ValueError
         The rows of an input cannot be divided among the samples.
     """
-    return {
-        name: _divide(model, inputs, name, kind, samples)
-        for kind, names in data.items()
-        for name in names
-        if not isinstance(inputs[name], Tensor) or inputs[name].ndim
-    }
+    found: dict[str, Rows] = {}
+    for kind, names in data.items():
+        for name in names:
+            if not isinstance(inputs[name], Tensor) or inputs[name].ndim:
+                found[name] = _divide(model, inputs, name, kind, samples)
+            if kind == "audio":
+                found[name] = found[name]._replace(filled=_filled(name, inputs))
+    return found
+
+
+def _filled(name: str, inputs: Inputs) -> Tensor | None:
+    """Return where sounds are no padding, by a mask over their time that the inputs hold, or None."""
+    value = inputs[name]
+    for other, mask in inputs.items():
+        words = other == "attention_mask" and "input_ids" in inputs
+        if words or not isinstance(mask, Tensor) or mask.ndim != 2 or not other.endswith("mask"):
+            continue
+        for axis in range(1, value.ndim) if isinstance(value, Tensor) else ():
+            if mask.shape == (len(value), value.shape[axis]):
+                return mask.bool().view([size if place in (0, axis) else 1 for place, size in enumerate(value.shape)])
+    return None
 
 
 def placeholder_counts(model: nn.Module, inputs: Inputs, name: str, kind: str) -> Tensor | None:

@@ -64,7 +64,8 @@ class Subject(Protocol):
     tasks : tuple of str
         "understanding", "generation" or both.
     modalities : tuple of str
-        "image", "text" or both.
+        What it is shown, of "image", "text", "audio" and "video". A stimulus holds an image and a text; sound and clips
+        come from the subject, such as by the stimulus's id.
     timed_tasks : tuple of str
         The tasks that are probed at timesteps.
     """
@@ -93,7 +94,7 @@ class Subject(Protocol):
         stimuli : sequence of Stimulus
             The batch.
         modalities : tuple of str
-            What the pass shows of the stimuli. It shows nothing of the other modality.
+            What the pass shows of the stimuli. It shows nothing of the other modalities.
         task : str
             "understanding" or "generation".
         timestep : float or None

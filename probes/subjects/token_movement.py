@@ -26,8 +26,8 @@ class Stream(NamedTuple):
     Attributes
     ----------
     positions : dict of torch.Tensor
-        By kind ("image", "text", "audio", "time", "padding", "special", "mixed"), (sample, kept) positions in reading
-        order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened. "special"
+        By kind ("image", "text", "audio", "video", "time", "padding", "special", "mixed"), (sample, kept) positions in
+        reading order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened. "special"
         tokens move with no input: class, register, query and frame tokens, and ids that the configuration names, such
         as the begin of a sequence. "mixed" tokens move with several inputs.
     shape : tuple of int
@@ -110,18 +110,9 @@ class TokenTracer:
             )
         everyone = torch.ones(self.samples, dtype=torch.bool)
         moves = {kind: self._moved(names, everyone) for kind, names in self.data.items()}
-        placeholders = self._ids_among(shape, self.ids["image"])
-        if "image" in moves:
-            last = moves["image"]
-            for seed in range(1, DRAWS):  # discrete image tokens do not move with every draw of pixels
-                if (moves["image"] | ~placeholders).all():
-                    break
-                before, last = last, self._moved(self.data["image"], everyone, seed) & placeholders
-                moves["image"] = moves["image"] | last
-                if torch.equal(before & placeholders, last):
-                    break
-            if not (moves["image"] & placeholders).any():
-                moves["image"] |= placeholders  # a projector that starts at zero
+        for kind in ("image", "video", "audio"):
+            if kind in moves:
+                moves[kind] = self._with_placeholders(kind, moves[kind], self._ids_among(shape, self.ids[kind]))
         time = moves.pop("time", torch.zeros(shape).bool().flatten())
         several = sum((mask.int() for mask in moves.values()), torch.zeros(math.prod(shape), dtype=torch.int)) > 1
         any_moves = torch.stack([*moves.values()]).any(0) if moves else torch.zeros_like(time)
@@ -129,14 +120,29 @@ class TokenTracer:
         labels = {kind: mask & ~several for kind, mask in moves.items()} | {"mixed": several, "time": time & ~any_moves}
         owner = self._owners(shape)
         padding = self._padding(shape, owner)
+        if "audio" in moves and not any(mask.any() for kind, mask in moves.items() if kind != "audio"):
+            padding |= self._silence(shape, any_moves | time)
         labels = {kind: mask & ~padding for kind, mask in labels.items()}
         labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
         positions = {
             kind: positions_by_sample(mask, owner, self.samples) for kind, mask in labels.items() if mask.any()
         }
         maps = len(shape) > 2  # rows and columns are axes, in order
-        ordered = "image" in positions and (maps or self._order(positions["image"]))
+        pictures = [kind for kind in ("image", "video") if kind in positions]
+        ordered = bool(pictures) and (maps or all(self._order(kind, positions[kind]) for kind in pictures))
         return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
+
+    def _with_placeholders(self, kind: str, moves: Tensor, placeholders: Tensor) -> Tensor:
+        """Return the positions of one kind that move, with the placeholders that one draw of noise left as they are."""
+        last = moves
+        for seed in range(1, DRAWS):  # discrete image tokens do not move with every draw of pixels
+            if (moves | ~placeholders).all():
+                break
+            before, last = last, self._moved(self.data[kind], torch.ones(self.samples).bool(), seed) & placeholders
+            moves = moves | last
+            if torch.equal(before & placeholders, last):
+                break
+        return moves if (moves & placeholders).any() else moves | placeholders  # a projector that starts at zero
 
     def _moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
         """Return which positions move, (position,), when these inputs of these samples (sample,) change."""
@@ -199,13 +205,40 @@ class TokenTracer:
                 out |= left_out.T.flatten()
         return out
 
-    def _order(self, positions: Tensor) -> bool:
-        """Put each sample's image positions (sample, kept) into the order of the patches that move them, in place.
+    def _silence(self, shape: tuple[int, ...], moves: Tensor) -> Tensor:
+        """Return the positions, (position,), of the silence that fills up sounds of unlike length."""
+        name, *_ = self.data["audio"]
+        filled = self.rows[name].filled if name in self.rows else None
+        if filled is None:
+            return torch.zeros_like(moves)
+        mask = filled.flatten(1).cpu()  # (sound, time)
+        if len(shape) != 2 or shape[0] != len(mask):
+            return ~moves
+        if mask.shape[1] % shape[1] == 0:
+            return ~mask[:, :: mask.shape[1] // shape[1]].flatten()  # a token begins where its stretch of time does
+        try:
+            counts = torch.tensor([self._tokens_of_sound(name, n, int(row.sum())) for n, row in enumerate(mask)])
+        except (RuntimeError, TypeError, ValueError):  # sounds of any other length, or without other inputs
+            return ~moves
+        return (torch.arange(shape[1]) >= counts[:, None]).flatten()
+
+    def _tokens_of_sound(self, name: str, number: int, length: int) -> int:
+        """Return how many tokens one sound has that is shown alone, without silence behind it."""
+        filled = self.rows[name].filled
+        assert filled is not None
+        time = max(range(1, filled.ndim), key=lambda axis: filled.shape[axis])
+        value = self.inputs[name][number : number + 1].narrow(time, 0, length)
+        states = entering_streams(self.model, self.block, {name: value})
+        assert states is not None
+        return flatten_tokens(states[self.stream], self.axis).shape[0]
+
+    def _order(self, kind: str, positions: Tensor) -> bool:
+        """Put each sample's positions of one kind (sample, kept) into the order of the patches that move them, in place.
 
         The result is whether the order was found. Patches that move more than one position are mixed already, or
         overlap: they have no order.
         """
-        names, counts = self.data["image"], (positions >= 0).sum(1)
+        names, counts = self.data[kind], (positions >= 0).sum(1)
         value = self.inputs[names[0]]
         if len(names) > 1 or not isinstance(value, Tensor) or names[0] not in self.rows:
             return False
