@@ -92,8 +92,8 @@ def extract(
     Returns
     -------
     Features
-        `LayerFeatures` by modality, such as "image" and "text"; with `store`, values are loaded from the folder when they are
-        needed.
+        `LayerFeatures` by modality, such as "image" and "text"; with `store`, values are loaded from the folder when
+        they are needed.
 
     Raises
     ------

@@ -151,8 +151,8 @@ class AnyModel:
                     self._warned = True
                     warnings.warn(
                         f"the order of the {modality} tokens of {self.name} cannot be found, for patches overlap or "
-                        "are mixed before the first block: they are taken as they stand, which changes no mean, but which "
-                        "is the first, the last or a chosen one",
+                        "are mixed before the first block: they are taken as they stand, which changes no mean, but "
+                        "which is the first, the last or a chosen one",
                         stacklevel=2,
                     )
         grids = {m: self._grids(m, inputs, name, first[name], len(stimuli)) for m, name in streams.items()}

@@ -27,9 +27,9 @@ class Stream(NamedTuple):
     ----------
     positions : dict of torch.Tensor
         By kind ("image", "text", "audio", "video", "time", "padding", "special", "mixed"), (sample, kept) positions in
-        reading order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened. "special"
-        tokens move with no input: class, register, query and frame tokens, and ids that the configuration names, such
-        as the begin of a sequence. "mixed" tokens move with several inputs.
+        reading order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
+        "special" tokens move with no input: class, register, query and frame tokens, and ids that the configuration
+        names, such as the begin of a sequence. "mixed" tokens move with several inputs.
     shape : tuple of int
         The shape of the hidden state.
     dim_axis : int
@@ -233,7 +233,7 @@ class TokenTracer:
         return flatten_tokens(states[self.stream], self.axis).shape[0]
 
     def _order(self, kind: str, positions: Tensor) -> bool:
-        """Put each sample's positions of one kind (sample, kept) into the order of the patches that move them, in place.
+        """Put positions (sample, kept) of one kind into the order of the patches that move them, in place.
 
         The result is whether the order was found. Patches that move more than one position are mixed already, or
         overlap: they have no order.
