@@ -28,6 +28,10 @@ COMMANDS = {
             "out": {"help": "The folder to write. A store that was begun there is completed.", "type": Path},
             "--limit": {"help": "How many stimuli are shown at most.", "type": int, "default": 512},
             "--random-weights": {"help": "Probe the expert's twin with random weights.", "action": "store_true"},
+            "--front": {
+                "help": "The token in front of a language model's texts. (default: measured; the first that makes no "
+                "word a sink)",
+            },
         },
         "probes.extraction.options:ExtractionOptions",
         without=("tokens", "store"),

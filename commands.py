@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 
-def extract(expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, **options: Any) -> None:
+def extract(
+    expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, front: str | None = None, **options: Any
+) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
     from .models.experts.opening import open_expert
     from .models.scenes.composing import scene_stimuli
@@ -19,7 +21,7 @@ def extract(expert: str, stimuli: str, out: Path, limit: int, random_weights: bo
 
     part = stimuli.removeprefix("scenes-")
     shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
-    extract_with(open_expert(expert, random_weights), shown, ExtractionOptions(store=out, **options))
+    extract_with(open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options))
 
 
 def align(features: Path, out: Path, metric: str) -> None:

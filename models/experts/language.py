@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ...probes.hooks.capturing import capture
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
+from .front_tokens import front_ids, settle_front
 from .token_rows import tokenize
 
 
@@ -28,8 +29,9 @@ from .token_rows import tokenize
 class TextExpert:
     """A language model or text encoder; its text tokens are all but padding and special tokens.
 
-    A causal model makes its first token a sink of huge norm. So it is given a begin-of-sequence token, which counts as
-    special like those that the tokenizer adds. Texts are cut at the model's longest input.
+    A causal model makes its first token a sink of huge norm. So one token stands in front of each text, which counts as
+    special like those that the tokenizer adds (models/experts/front_tokens.py). Texts are cut at the model's longest
+    input.
 
     Attributes
     ----------
@@ -47,6 +49,8 @@ class TextExpert:
         The length that every text is padded to, without a mask, for models that were trained so (SigLIP).
     batch_second : bool
         Whether hidden states are (token, batch, dim) (XLNet).
+    front : str or None
+        The token in front of a causal model's texts, "" for none; None is the tokenizer's begin token.
     tasks, modalities, timed_tasks : tuple of str
         What can be probed, as every `Subject` says.
     """
@@ -58,9 +62,17 @@ class TextExpert:
     causal: bool = False
     width: int | None = None
     batch_second: bool = False
+    front: str | None = None
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("text",)
     timed_tasks: tuple[str, ...] = ()
+    # Measured when the expert is opened: no setting that a store would compare.
+    _typical_norms: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def typical_norms(self) -> dict[str, float]:
+        """The median norm of words at each layer, by the layer's path, as far as it was measured."""
+        return self._typical_norms
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -83,12 +95,9 @@ class TextExpert:
         ValueError
             If the tokenizer makes no token of a text.
         """
-        bos = self.tokenizer.bos_token_id if self.causal else None
-        begin = "" if bos is None or self.tokenizer("a").input_ids[0] == bos else self.tokenizer.bos_token
-        texts = [begin + s.text for s in stimuli]
-        inputs, words = tokenize(self.tokenizer, texts, self.model.device, **self._lengths())
-        if bos is not None:  # a token written into the text is not among the tokenizer's special ones
-            words &= inputs["input_ids"].cpu() != bos
+        front = front_ids(self.tokenizer, self.front) if self.causal else None
+        texts = [s.text for s in stimuli]
+        inputs, words = tokenize(self.tokenizer, texts, self.model.device, front, **self._lengths())
         special = (inputs["attention_mask"].cpu() == 1) & ~words
         accepted = inspect.signature(self.model.forward).parameters
         left_out = {"attention_mask"} if self.width else set()
@@ -122,13 +131,15 @@ def is_text(checkpoint: loading.Checkpoint) -> bool:
     return checkpoint.main_input == "input_ids"
 
 
-def open_text(checkpoint: loading.Checkpoint) -> TextExpert:
+def open_text(checkpoint: loading.Checkpoint, front: str | None = None) -> TextExpert:
     """Open a causal language model or a text encoder, found through transformers' own tables of architectures.
 
     Parameters
     ----------
     checkpoint : Checkpoint
         What to open. Of an encoder-decoder the encoder is opened.
+    front : str, optional
+        The token in front of a causal model's texts; measured if left out.
 
     Returns
     -------
@@ -162,7 +173,9 @@ def open_text(checkpoint: loading.Checkpoint) -> TextExpert:
         model = model.get_encoder()
     blocks = loading.language_stack(model) if causal else loading.longest_stack(model)
     batch_second = _is_batch_second(checkpoint.label, model, blocks, causal)
-    return TextExpert(checkpoint.label, model, loading.tokenizer(source), blocks, causal, batch_second=batch_second)
+    expert = TextExpert(checkpoint.label, model, loading.tokenizer(source), blocks, causal, batch_second=batch_second)
+    settle_front(expert, front)
+    return expert
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from ...probes.features.patch_grids import square_patches
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
+from .front_tokens import settle_front
 from .token_rows import Part
 from .vision_language import VlmExpert
 
@@ -332,13 +333,15 @@ def is_unified(checkpoint: loading.Checkpoint) -> bool:
     return checkpoint.config.model_type in UNIFIED
 
 
-def open_unified(checkpoint: loading.Checkpoint) -> UnifiedExpert:
+def open_unified(checkpoint: loading.Checkpoint, front: str | None = None) -> UnifiedExpert:
     """Open a native unified model.
 
     Parameters
     ----------
     checkpoint : Checkpoint
         What to open.
+    front : str, optional
+        The token in front of image and text; measured if left out.
 
     Returns
     -------
@@ -353,4 +356,6 @@ def open_unified(checkpoint: loading.Checkpoint) -> UnifiedExpert:
     model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
     expert = UNIFIED[config.model_type]
-    return expert(checkpoint.label, model, tokenizer, processor, loading.language_stack(model))
+    opened = expert(checkpoint.label, model, tokenizer, processor, loading.language_stack(model))
+    settle_front(opened, front)
+    return opened

@@ -34,12 +34,15 @@ class Family(NamedTuple):
     recognises : callable
         Takes a `Checkpoint`, returns whether it is of this family.
     opens : callable
-        Takes a `Checkpoint`, returns the expert.
+        Takes a `Checkpoint`, returns the expert. Where the family has `front`, it takes that as well.
+    front : bool
+        Whether a token that can be chosen stands in front of texts.
     """
 
     sentence: str
     recognises: Callable[[Checkpoint], bool]
-    opens: Callable[[Checkpoint], Any]
+    opens: Callable[..., Any]
+    front: bool = False
 
 
 # Asked in this order: the first that recognises a checkpoint opens it.
@@ -50,21 +53,23 @@ FAMILIES = (
         lambda checkpoint: open_pipeline(checkpoint.source, checkpoint.random_weights, checkpoint.seed),
     ),
     Family("a pixel MMDiT, as scenes-dit is", is_dit, open_dit),
-    Family("a native unified model (Janus, Emu3, Chameleon)", is_unified, open_unified),
+    Family("a native unified model (Janus, Emu3, Chameleon)", is_unified, open_unified, front=True),
     Family("a dual encoder (CLIP, SigLIP): two subjects, `.vision` and `.text`", is_dual, open_dual),
-    Family("a vision-language model with image tokens", is_vlm, open_vlm),
+    Family("a vision-language model with image tokens", is_vlm, open_vlm, front=True),
     Family("a vision transformer", is_vision, open_vision),
-    Family("a language model or text encoder", is_text, open_text),
+    Family("a language model or text encoder", is_text, open_text, front=True),
 )
 
 
 @overload
-def open_expert(name: Literal["scenes-vlm"], random_weights: bool = ..., seed: int = ...) -> LlavaExpert: ...
+def open_expert(
+    name: Literal["scenes-vlm"], random_weights: bool = ..., seed: int = ..., front: str | None = ...
+) -> LlavaExpert: ...
 @overload
 def open_expert(name: Literal["scenes-dit", "emoji-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
 @overload
-def open_expert(name: str | Path, random_weights: bool = ..., seed: int = ...) -> Any: ...
-def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -> Any:
+def open_expert(name: str | Path, random_weights: bool = ..., seed: int = ..., front: str | None = ...) -> Any: ...
+def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0, front: str | None = None) -> Any:
     """Open an expert by name, folder or Hub id.
 
     Parameters
@@ -76,6 +81,10 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
         Open the expert's random-weight twin: the same architecture, nothing learnt.
     seed : int
         Of the random weights.
+    front : str, optional
+        The token that stands in front of what a language model reads, "" for none. Left out, it is the first behind
+        which no word is an attention sink, measured on a few fixed captions (models/experts/front_tokens.py); stores
+        record it.
 
     Returns
     -------
@@ -85,7 +94,8 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
     Raises
     ------
     ValueError
-        If name or family is unknown, the code is not transformers' own, or the weights are no safetensors.
+        If name or family is unknown, the code is not transformers' own, the weights are no safetensors, or there is no
+        text that `front` could stand before.
     FileNotFoundError
         If files are missing.
 
@@ -116,7 +126,12 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0) -
         set_seed(seed)
     for family in FAMILIES:
         if family.recognises(checkpoint):
-            return family.opens(checkpoint)
+            if front is not None and not family.front:
+                raise ValueError(
+                    f"front is {front!r}, but expert {label!r} is {family.sentence}, with no language model to put it "
+                    "before: leave front out"
+                )
+            return family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
     kind, takes = checkpoint.config.model_type, checkpoint.main_input or "nothing that is known here"
     raise ValueError(
         f"expert {label!r} is of the family {kind!r}, which takes {takes}: expected images or texts. Wrap another "

@@ -12,7 +12,7 @@ Part = tuple[str, Sequence[int]]  # a kind of token and the ids of a run of them
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[str], device: torch.device, **options: Any
+    tokenizer: Any, texts: Sequence[str], device: torch.device, front: Sequence[int] | None = None, **options: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Tokenize texts, right padded, and say which tokens are words.
 
@@ -24,6 +24,9 @@ def tokenize(
         One for each row.
     device : torch.device
         Where the inputs go.
+    front : sequence of int, optional
+        The ids of what stands in front of each text, in the place of what the tokenizer puts there; left out, the
+        tokenizer's own stays.
     **options : Any
         Of the tokenizer, beside its own padding and truncation.
 
@@ -46,7 +49,23 @@ def tokenize(
     )
     words = (tokens.pop("special_tokens_mask") == 0) & (tokens["attention_mask"] == 1)
     check_words(words.sum(1).tolist(), texts)
+    if front is not None:
+        tokens, words = _put_in_front(tokenizer, dict(tokens), words, list(front), options.get("max_length"))
     return {name: value.to(device) for name, value in tokens.items()}, words
+
+
+def _put_in_front(
+    tokenizer: Any, tokens: dict[str, Tensor], words: Tensor, front: list[int], longest: int | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Replace the special token that a tokenizer begins each row with, if it does, by others; cut at the longest."""
+    begins = bool(len(words)) and tokenizer("a").input_ids[0] in tokenizer.all_special_ids
+    shape = len(words), len(front)
+    first = {"input_ids": torch.tensor(front).expand(shape), "attention_mask": torch.ones(shape)}
+    joined = {}
+    for name, value in (tokens | {"words": words}).items():
+        head = first.get(name, torch.zeros(shape)).to(value.dtype)
+        joined[name] = torch.cat([head, value[:, begins:]], 1)[:, :longest]
+    return joined, joined.pop("words")
 
 
 def check_words(counts: Sequence[int], texts: Sequence[str]) -> None:

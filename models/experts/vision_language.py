@@ -18,6 +18,7 @@ from ...probes.subjects.picture_grids import Place, find_grids
 from ...probes.subjects.sample_rows import divide_inputs
 from ...probes.subjects.subject import ForwardPass
 from . import loading
+from .front_tokens import front_ids, settle_front
 from .token_rows import Part, check_words, join_parts
 
 # Tokens that stand before and after an image, as configs and tokenizers of the families name them.
@@ -34,9 +35,9 @@ FRAMES = (
 class VlmExpert:
     """A vision-language model; blocks are its language model's, image tokens what its own vision path puts there.
 
-    Text alone is the caption after the begin-of-sequence token; image alone is the image tokens after it, in their
-    frame where the family has one (start and end of vision); together, the image comes first. The begin-of-sequence
-    token and the frame are special. An image is one view of itself: families that cut it into rows and columns
+    Text alone is the caption after one token in front (models/experts/front_tokens.py); image alone is the image tokens
+    after it, in their frame where the family has one (start and end of vision); together, the image comes first. The
+    token in front and the frame are special. An image is one view of itself: families that cut it into rows and columns
     (Idefics3, SmolVLM) are asked not to, for what they write between the tiles only their own chat format knows.
 
     Attributes
@@ -53,6 +54,8 @@ class VlmExpert:
         Paths of the language model's blocks in depth order.
     tasks, modalities, timed_tasks : tuple of str
         What can be probed, as every `Subject` says.
+    front : str or None
+        The token in front of image and text, "" for none; None is the tokenizer's begin token.
     lengths : dict
         How many tokens an image becomes, by its size: measured when an image of this size is first shown.
     """
@@ -65,7 +68,15 @@ class VlmExpert:
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("image", "text")
     timed_tasks: tuple[str, ...] = ()
+    front: str | None = None
     lengths: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    # Measured when the expert is opened: no setting that a store would compare.
+    _typical_norms: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def typical_norms(self) -> dict[str, float]:
+        """The median norm of words at each layer, by the layer's path, as far as it was measured."""
+        return self._typical_norms
 
     def show(
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
@@ -138,7 +149,7 @@ class VlmExpert:
         )
 
     def begin_part(self, modalities: tuple[str, ...]) -> Part:
-        """Return the begin-of-sequence token, counted with the text where there is one.
+        """Return the token in front, counted with the text where there is one.
 
         Parameters
         ----------
@@ -149,7 +160,7 @@ class VlmExpert:
         -------
         Part
         """
-        return ("text special" if "text" in modalities else "image special", [self.tokenizer.bos_token_id])
+        return ("text special" if "text" in modalities else "image special", front_ids(self.tokenizer, self.front))
 
     def text_parts(self, texts: Sequence[str]) -> list[Part]:
         """Return texts as they are, without special tokens.
@@ -345,13 +356,15 @@ def is_vlm(checkpoint: loading.Checkpoint) -> bool:
     return checkpoint.config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
-def open_vlm(checkpoint: loading.Checkpoint) -> VlmExpert:
+def open_vlm(checkpoint: loading.Checkpoint, front: str | None = None) -> VlmExpert:
     """Open a vision-language model whose image tokens stand among the text's.
 
     Parameters
     ----------
     checkpoint : Checkpoint
         What to open.
+    front : str, optional
+        The token in front of image and text; measured if left out.
 
     Returns
     -------
@@ -375,7 +388,9 @@ def open_vlm(checkpoint: loading.Checkpoint) -> VlmExpert:
     model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
     expert = LlavaExpert if config.model_type == "llava" else VlmExpert
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
-    return expert(label, model, tokenizer, processor, loading.language_stack(model))
+    opened = expert(label, model, tokenizer, processor, loading.language_stack(model))
+    settle_front(opened, front)
+    return opened
 
 
 def _needs(call: Any, name: str) -> bool:

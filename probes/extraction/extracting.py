@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from ..features.features import Features
-from ..features.store import write_index
+from ..features.store import read_ending, write_index
 from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimuli
+from ..subjects.sink_tokens import NORMS
 from ..subjects.subject import Subject, modules_of
 from .jobs import prepare_job
 from .options import ExtractionOptions
@@ -34,6 +35,7 @@ def extract(
     pooling: str = "mean",
     tokens: Mapping[str, Chosen] | None = None,
     special: bool = False,
+    sinks: bool = False,
     cleaned: bool = False,
     dtype: torch.dtype = torch.float32,
     precision: str | None = None,
@@ -72,6 +74,10 @@ def extract(
         order. Where a subject cannot say which tokens are a modality's, over all tokens of a sample.
     special : bool, optional
         Whether a modality's special tokens (first-token sinks, class tokens) are pooled as well.
+    sinks : bool, optional
+        Whether text tokens are pooled that are attention sinks: whose norm is over four times the typical norm of the
+        layer and of the sample. By default they are left out of means, with a warning that names texts and layers
+        (probes/subjects/sink_tokens.py). Where special tokens are pooled, sinks are too.
     cleaned : bool, optional
         Whether cleaned features are kept beside the raw ones, as `features["image"].cleaned` (clamped by
         `pooling.pool`, then z-scored).
@@ -128,6 +134,7 @@ def extract(
         pooling=pooling,
         tokens=tokens,
         special=special,
+        sinks=sinks,
         cleaned=cleaned,
         dtype=dtype,
         precision=precision,
@@ -170,6 +177,7 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
         ranks.wait()
         if ranks.leads and ranks.worker == 0:
             write_index(folder, len(job))
+            job.warn(read_ending(folder, len(job), NORMS))
         ranks.wait()
     return Features.load(folder)
 

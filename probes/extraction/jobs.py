@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..features.store_index import index_of
 from ..fingerprints.running_state import within_passes
 from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
+from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, modules_of, prepared
 from .options import ExtractionOptions
 from .passes import BatchSize, PassRunner, concatenate_batches
@@ -85,6 +86,7 @@ class ExtractionJob:
         """Make all shards and return their features, in memory."""
         with self._running():
             shards = list(self.shards(range(len(self))))
+        self.warn([shard.tensors for shard in shards])
         metadata = [shard.metadata | {"shapes": shapes_of(shard.tensors)} for shard in shards]
         index = index_of(metadata, [self.passes.subject.name] * len(metadata))
         features = Features(*features_of(index, [shard.tensors for shard in shards]))
@@ -122,6 +124,20 @@ class ExtractionJob:
                     else:
                         next(shards)
                     ranks.share(None, within=True)
+
+    def warn(self, shards: Iterable[Mapping[str, Tensor]]) -> None:
+        """Warn of the sinks among the text tokens.
+
+        Parameters
+        ----------
+        shards : iterable of mapping of str to torch.Tensor
+            The tensors of all shards, or those of them that hold norms, in order.
+        """
+        places = [place for batch in self.batches for place in batch]
+        paths, typical = self.passes.layers, getattr(self.passes.subject, "typical_norms", {})
+        known = {name: typical[path] for name, path in paths.items() if path in typical}
+        pooling = pooling_of("text", self.passes.options.pooling)
+        warn_of_sinks(self.passes.subject.name, self.stimuli, join_norms(shards, places), known, pooling)
 
     def shards(self, numbers: Iterable[int], show: bool = True) -> Iterator[Shard]:
         """Make these shards, one at a time; the subject must be `prepared`.
@@ -170,7 +186,11 @@ class ExtractionJob:
         for modality in passes.subject.modalities:
             names = [name for name in passes.layers if f"{modality}/{name}" in tensors]
             label = pooling_of(modality, options.pooling)
-            label += " + special" * options.special + " + chosen" * (modality in (options.tokens or {}))
+            label += (
+                " + special" * options.special
+                + " + sinks" * (options.sinks and modality == "text")
+                + " + chosen" * (modality in (options.tokens or {}))
+            )
             parts[modality] = {
                 "layers": names,
                 "depths": [numbers[name] / len(passes.subject.blocks) for name in names],

@@ -110,7 +110,8 @@ class ExtractionOptions:
 
     Attributes
     ----------
-    task, timesteps, joint, layers, pooling, tokens, special, cleaned, dtype, precision, device, batch_size, store
+    task, timesteps, joint, layers, pooling, tokens, special, sinks, cleaned, dtype, precision, device
+    batch_size, store
         As the keywords of `extract` (probes/extraction/extracting.py).
 
     Notes
@@ -157,6 +158,10 @@ class ExtractionOptions:
     special: bool = field(
         default=False,
         metadata={"help": "Pool the special tokens of a modality as well, such as sinks and class tokens."},
+    )
+    sinks: bool = field(
+        default=False,
+        metadata={"help": "Pool text tokens that are attention sinks as well, which the mean leaves out."},
     )
     cleaned: bool = field(
         default=False,
@@ -251,6 +256,7 @@ class ExtractionOptions:
             "pooling": self.pooling,
             "tokens": {modality: _plain(chosen) for modality, chosen in (self.tokens or {}).items()},
             "special": self.special,
+            "sinks": self.sinks,
             "cleaned": self.cleaned,
             "dtype": str(self.dtype).removeprefix("torch."),
             "precision": self.precision,

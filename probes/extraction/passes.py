@@ -19,6 +19,7 @@ from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimulus
+from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
 from .options import PRECISIONS, ExtractionOptions, layer_paths
 from .pooling import Pooled, pool, pooling_of
@@ -100,7 +101,7 @@ class PassRunner:
                     has_special |= bool(shown.special)
                     once = self._once(batch, modalities, shown, stop)
                 for (modality, layer), pooled in once.items():
-                    for suffix, tensor in zip(("", "/clamped", "/counts"), pooled, strict=True):
+                    for suffix, tensor in zip(("", "/clamped", "/counts", NORMS), pooled, strict=True):
                         if tensor is not None:
                             found.setdefault(f"{modality}/{layer}{suffix}", []).append(tensor)
         if self.options.special and not has_special:
@@ -130,6 +131,7 @@ class PassRunner:
                             shown.dim_axis,
                             self.options.cleaned,
                             modality,
+                            self._sinks(modality, path),
                         )
                     except ValueError as error:
                         raise ValueError(f"layer {path!r} has {error}") from None
@@ -177,6 +179,12 @@ class PassRunner:
         grids = read_grids(shown.grids[modality], batch, modality) if on_grid else ()
         return find_tokens(modality, shown.tokens.get(modality), batch, special, chosen, device, grids)
 
+    def _sinks(self, modality: str, path: str) -> SinkRule | None:
+        """Return what counts as a sink of a layer: nothing where they are asked for, and nothing in an image."""
+        if modality != "text" or self.options.special or self.options.sinks:
+            return None
+        return SinkRule(getattr(self.subject, "typical_norms", {}).get(path))
+
     def _autocast(self, device: torch.device) -> Any:
         if self.options.precision is None:
             return nullcontext()
@@ -202,7 +210,7 @@ class PassRunner:
                     f"layer {path!r} of {self.subject.name} {what}, first for stimulus {first!r}: {remedy}"
                 )
             kept.append(stored)
-        return Pooled(kept[0], kept[1], pooled.counts)  # type: ignore[arg-type]
+        return Pooled(kept[0], kept[1], pooled.counts, pooled.norms)  # type: ignore[arg-type]
 
 
 @dataclass

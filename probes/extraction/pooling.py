@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..features.patch_grids import regrid
+from ..subjects.sink_tokens import SinkRule, find_sinks
 from .token_selection import Grids, Tokens, choose_positions
 
 CLAMP = 0.95  # the quantile of |x| at which massive activations are clamped
@@ -25,11 +26,14 @@ class Pooled(NamedTuple):
         The same, pooled over the clamped tokens.
     counts : torch.Tensor or None
         (batch,), the number of tokens that are no padding, where tokens are kept.
+    norms : torch.Tensor or None
+        (batch, 3), the norms of each sample's tokens (`sink_tokens.find_sinks`), where sinks are looked for.
     """
 
     values: Tensor
     clamped: Tensor | None = None
     counts: Tensor | None = None
+    norms: Tensor | None = None
 
 
 def pooling_of(modality: str, pooling: str) -> str:
@@ -51,7 +55,13 @@ def pooling_of(modality: str, pooling: str) -> str:
 
 
 def pool(
-    state: Tensor, tokens: Tokens, pooling: str = "mean", dim_axis: int = -1, clean: bool = False, what: str = "own"
+    state: Tensor,
+    tokens: Tokens,
+    pooling: str = "mean",
+    dim_axis: int = -1,
+    clean: bool = False,
+    what: str = "own",
+    sinks: SinkRule | None = None,
 ) -> Pooled:
     """Pool one hidden state of any layout, always in float32.
 
@@ -75,6 +85,8 @@ def pool(
         and dims, which removes massive activations.
     what : str
         The name of the tokens, for error messages.
+    sinks : SinkRule, optional
+        What counts as a sink. Sinks are left out of means; they are not looked for without a rule.
 
     Returns
     -------
@@ -96,9 +108,14 @@ def pool(
     with torch.autocast(state.device.type, enabled=False):
         rows, counts, grids = _rows(moved, tokens, tuple(state.shape), what)
         ragged = counts.to(rows.device) if tokens.ragged else None
-        clamped = _reduce(_clamp(rows, ragged), ragged, grids, pooling, what) if clean else None
-        values = _reduce(rows, ragged, grids, pooling, what)
-    return Pooled(values, clamped, counts if pooling == "none" else None)
+        left_out, norms = None, None
+        if sinks is not None:
+            left_out, norms = find_sinks(rows, ragged, sinks._replace(leave_out=sinks.leave_out and pooling == "mean"))
+        clamped = _reduce(_clamp(rows, ragged), ragged, grids, pooling, what, left_out) if clean else None
+        values = _reduce(rows, ragged, grids, pooling, what, left_out)
+        if norms is not None and pooling in ("first", "last"):
+            norms[:, 1] = values.norm(dim=-1)  # of the token that is kept
+    return Pooled(values, clamped, counts if pooling == "none" else None, norms)
 
 
 def _rows(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str) -> tuple[Tensor, Tensor, Grids]:
@@ -155,8 +172,13 @@ def _clamp(rows: Tensor, ragged: Tensor | None) -> Tensor:
     return clamped
 
 
-def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, what: str) -> Tensor:
-    """Pool rows (batch, kept, dim); `ragged` (batch,) counts each sample's own, where the rest is padding."""
+def _reduce(
+    rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, what: str, left_out: Tensor | None = None
+) -> Tensor:
+    """Pool rows (batch, kept, dim); `ragged` (batch,) counts each sample's own, where the rest is padding.
+
+    `left_out` (batch, kept) marks the tokens that a mean leaves out.
+    """
     if pooling == "first":
         return rows[:, 0].to(torch.float32, copy=True)
     if pooling == "last":
@@ -164,6 +186,10 @@ def _reduce(rows: Tensor, ragged: Tensor | None, grids: Grids, pooling: str, wha
         return rows[torch.arange(len(rows), device=rows.device), last].float()
     if pooling.startswith("grid:"):
         return _on_grid(rows, ragged, grids, int(pooling.removeprefix("grid:")), what)
+    if left_out is not None and pooling == "mean":
+        own = torch.full((len(rows),), rows.shape[1], device=rows.device) if ragged is None else ragged
+        away = left_out | (torch.arange(rows.shape[1], device=rows.device) >= own[:, None])
+        return rows.float().masked_fill(away[..., None], 0).sum(1) / (~away).sum(1)[:, None]
     if ragged is None:
         return rows.mean(1, dtype=torch.float32) if pooling == "mean" else rows.to(torch.float32, copy=True)
     padding = torch.arange(rows.shape[1], device=rows.device) >= ragged[:, None]

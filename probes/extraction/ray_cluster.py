@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..features.features import Features
-from ..features.store import write_index
+from ..features.shards import read_metadata
+from ..features.store import read_ending, shard_path, write_index
 from ..stimuli.stimulus_set import Stimuli
+from ..subjects.sink_tokens import NORMS, join_norms, warn_of_sinks
 from ..subjects.subject import Subject
 from .jobs import prepare_job, shard_count
 from .options import ExtractionOptions
+from .pooling import pooling_of
 
 
 def extract_on_ray(
@@ -73,7 +76,15 @@ def extract_on_ray(
     )
     rows.materialize()
     write_index(folder, count)
+    _warn(folder, count, stimuli, asked)
     return Features.load(folder)
+
+
+def _warn(folder: Path, count: int, stimuli: Stimuli, options: ExtractionOptions) -> None:
+    """Warn of sinks; no subject is open here, so the norms are compared with those of this store."""
+    places = [place for number in range(count) for place in read_metadata(shard_path(folder, number))["places"]]
+    norms = join_norms(read_ending(folder, count, NORMS), places)
+    warn_of_sinks("the subject", stimuli, norms, {}, pooling_of("text", options.pooling))
 
 
 class _Worker:

@@ -15,7 +15,7 @@ ALLOWED = {
     "task": ("understanding", "generation"),
     "pass_": ("separate", "joint"),
 }
-POOLING = re.compile(r"(mean|last|first|none|grid:[1-9]\d*)( \+ (special|chosen|cleaned))*")
+POOLING = re.compile(r"(mean|last|first|none|grid:[1-9]\d*)( \+ (special|sinks|chosen|cleaned))*")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

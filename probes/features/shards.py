@@ -34,7 +34,8 @@ class Shard(NamedTuple):
     ----------
     tensors : dict of torch.Tensor
         By name: MODALITY/LAYER, and MODALITY/LAYER/clamped where features are cleaned, (timestep, sample, ...);
-        MODALITY/LAYER/counts where tokens are kept, (timestep, sample).
+        MODALITY/LAYER/counts where tokens are kept, (timestep, sample); MODALITY/LAYER/norms where sinks are looked
+        for, (timestep, sample, 3): median norm, largest norm of what is pooled, number of tokens left out.
     metadata : dict
         Plain JSON with these keys. `format`: the version of the format. `made`: how the features were made, equal in
         all shards of a store. `parts`: the layers of each modality, also equal. `places` and `ids`: the samples of the

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..files import remove_partial_files, write_atomically
 from .layer_features import LayerFeatures
 from .lazy_values import features_of
-from .shards import FORMAT, UNCHECKED, Shard, read_metadata, write_shard
+from .shards import FORMAT, UNCHECKED, Shard, open_shard, read_metadata, read_tensor, write_shard
 from .store_index import INDEX, check_folder, check_index, check_same, index_of, read_index
 
 
@@ -143,6 +143,40 @@ def write_index(folder: Path, count: int) -> None:
                 f"{folder / INDEX} cannot be written ({error}); all {count} shards are there and whole: make room, "
                 "then run the same command again: it resumes here"
             ) from None
+
+
+def read_ending(folder: Path, count: int, ending: str) -> list[dict[str, Tensor]]:
+    """Read the tensors of every shard whose names end alike.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The store.
+    count : int
+        The number of its shards.
+    ending : str
+        The ending.
+
+    Returns
+    -------
+    list of dict of torch.Tensor
+        Of each shard, the tensors by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        A shard is missing.
+    ValueError
+        A shard is damaged.
+    """
+    found = []
+    for number in range(count):
+        path = shard_path(folder, number)
+        seal = read_metadata(path)["seal"]
+        with open_shard(path) as file:
+            names = [name for name in file.keys() if name.endswith(ending)]
+            found.append({name: read_tensor(file, path, name, slice(None), seal) for name in names})
+    return found
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[dict[str, LayerFeatures], dict[str, Any]]:

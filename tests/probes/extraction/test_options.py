@@ -14,13 +14,13 @@ from bridgework.probes.extraction.jobs import prepare_job
 from bridgework.probes.extraction.options import ExtractionOptions, layer_paths
 from bridgework.tests.probes.toys import letters, open_toy
 
-RECORDED = "task timesteps noise pass layers pooling tokens special cleaned dtype precision batch_size"
+RECORDED = "task timesteps noise pass layers pooling tokens special sinks cleaned dtype precision batch_size"
 
 
 def test_they_are_the_keywords_of_extract():
     keywords = {name: p for name, p in inspect.signature(extract).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert [field.name for field in fields(ExtractionOptions)] == list(keywords)
-    assert len(keywords) == 13
+    assert len(keywords) == 14
     assert {field.name: field.default for field in fields(ExtractionOptions)} == {
         name: parameter.default for name, parameter in keywords.items()
     }
