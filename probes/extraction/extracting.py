@@ -57,10 +57,11 @@ def extract(
     task : str, optional
         "understanding" or "generation". It may be left out for a subject that has one task.
     timesteps : sequence of float, optional
-        The noise levels of the generation task, 0 = clean image, 1 = noise. With one timestep, values are
+        The noise levels of the generation task, 0 = clean, 1 = noise. With one timestep, values are
         (layer, sample, dim); with several, (timestep, layer, sample, dim). The noise is a function of each stimulus's
-        id. Text alone is shown with pure noise: its pass runs at timestep 1, once, and its values are the same at all
-        timesteps.
+        id. Timesteps belong to the modality that is denoised: the image, or what the subject says
+        (`subject.denoised_modalities`). The other modality alone is shown with pure noise: its pass runs at timestep 1,
+        once, and its values are the same at all timesteps.
     joint : bool, optional
         Whether one pass shows both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
     layers : sequence of str, optional

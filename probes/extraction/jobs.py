@@ -20,7 +20,7 @@ from ..fingerprints.running_state import within_passes
 from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
-from ..subjects.subject import Subject, modules_of, prepared
+from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
 from .options import ExtractionOptions
 from .passes import BatchSize, PassRunner, concatenate_batches
 from .pooling import pooling_of
@@ -28,6 +28,7 @@ from .processes import Processes, local_device
 from .provenance import made_of
 
 BATCHES = 8  # in a shard; 1 where all tokens are kept
+LOOKED_AT = 4  # stimuli by which a subject finds what is denoised: the longest, for a short text may have no noise
 
 
 def shard_count(samples: int, batch_size: int, pooling: str) -> int:
@@ -245,5 +246,10 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
         "order": "by length of text" if words else "as given",
         "batches_per_shard": batches_each(options.pooling),
     }
+    longest = [stimuli[place] for place in order[-LOOKED_AT:]]
+    denoised = denoised_modalities(subject, longest, str(options.task), options.timesteps)
+    if options.timesteps and denoised != ("image",):
+        settings["denoised"] = list(denoised)
     device = local_device() if options.device == "auto" else options.device
-    return ExtractionJob(PassRunner(subject, options), stimuli, batches, device, made_of(subject, stimuli, settings))
+    passes = PassRunner(subject, options, denoised)
+    return ExtractionJob(passes, stimuli, batches, device, made_of(subject, stimuli, settings))

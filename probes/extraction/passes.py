@@ -19,6 +19,7 @@ from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimulus
+from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
 from .options import PRECISIONS, ExtractionOptions, layer_paths
@@ -36,10 +37,13 @@ class PassRunner:
         What is probed.
     options : ExtractionOptions
         What is asked of it, as `ExtractionOptions.checked` returns it.
+    denoised : tuple of str
+        The modalities that its timesteps belong to (`denoised_modalities`).
     """
 
     subject: Subject
     options: ExtractionOptions
+    denoised: tuple[str, ...] = ("image",)
 
     @cached_property
     def layers(self) -> dict[str, str]:
@@ -88,10 +92,10 @@ class PassRunner:
         has_special = False
         for modalities in self.groups:
             for index, time in enumerate(self.times):
-                text_alone = "image" not in modalities
-                if text_alone and time is not None:
-                    time = 1.0  # text alone is shown with pure noise, whatever the timestep
-                if text_alone and index:
+                given_alone = not set(modalities) & set(self.denoised)
+                if given_alone and time is not None:
+                    time = 1.0  # what is denoised is pure noise beside it, whatever the timestep
+                if given_alone and index:
                     for name, tensors in found.items():
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
@@ -125,7 +129,7 @@ class PassRunner:
                 if stream == shown.streams.get(modality):
                     try:
                         pooled = pool(
-                            state,
+                            merge_residual_streams(state, shown.residual),
                             tokens[modality],
                             pooling_of(modality, self.options.pooling),
                             shown.dim_axis,

@@ -15,10 +15,11 @@ from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
-from .input_changes import data_inputs, unchanged
+from .caption_tokens import CannotAsk, CaptionTokens, search_captions
+from .input_changes import data_inputs, equal_inputs, own_data_differ, unchanged
 from .picture_grids import Place, find_grids
 from .sample_rows import divide_inputs
-from .subject import ForwardPass
+from .subject import ForwardPass, denoised_modalities
 from .token_movement import Stream
 from .token_streams import find_streams
 
@@ -33,13 +34,18 @@ class AnyModel:
     a subject class for the model (models/experts/opening.py), use that: it needs no such passes. Where a modality's
     tokens cannot be found, an error asks for `extract(..., tokens={"text": slice(1, 8)})`.
 
+    Text tokens are the caption's own. `inputs` is asked again with longer captions: what stays as it is around them
+    (chat template, system prompt, examples) is template and is left out (probes/subjects/caption_tokens.py).
+
     Parameters
     ----------
     model : torch.nn.Module
         The model.
     inputs : callable
         `inputs(stimuli, modalities, task, timestep)` returns what `model(**inputs)` takes. The inputs show these
-        modalities and nothing of the other.
+        modalities and nothing of the other. It is a function of what it is given: what it draws at random follows from
+        the stimulus's id. It is asked for other captions than those of the stimuli, and for text that is denoised also
+        at timestep 0.
     stack : str or sequence of str, optional
         The path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two). It may be
         left out where the model has one stack.
@@ -55,6 +61,12 @@ class AnyModel:
         do not show it.
     name : str
         What the subject is called; by default the class of the model.
+    denoised : tuple of str, optional
+        The modalities that timesteps belong to. By default those whose inputs differ from timestep to timestep, else
+        the image.
+    residual_streams : str or int, optional
+        What becomes of the states of a token where the model passes several from block to block (hyper-connections,
+        AltUp): "mean", or the number of the one that is read. Without it such a model is refused.
 
     Attributes
     ----------
@@ -86,9 +98,13 @@ class AnyModel:
     kinds: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     grids: Callable[[Mapping[str, Any]], Sequence[Any]] | None = None
+    denoised: tuple[str, ...] | None = None
+    residual_streams: str | int | None = None
     # Found while the model runs: these are no settings that a store would compare.
-    _resized: bool | None = field(default=None, init=False, repr=False)
-    _warned: bool = field(default=False, init=False, repr=False)
+    _resized: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
+    _warned: set[str] = field(default_factory=set, init=False, repr=False)
+    _asked_twice: set[Any] = field(default_factory=set, init=False, repr=False)
+    _found_denoised: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(getattr(self.model, COMPILED, self.model)).__name__
@@ -116,14 +132,21 @@ class AnyModel:
         RuntimeError
             A stack never runs with these inputs.
         ValueError
-            The stacks hold their tokens differently.
+            The stacks hold their tokens differently; `inputs` gives something else for the same stimuli; or the model
+            keeps several states of each token, and `residual_streams` does not say what becomes of them.
         """
-        device = device_of(self.model)
-        inputs = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in self.inputs(stimuli, modalities, task, timestep).items()
-        }
-        found = find_streams(self.model, inputs, stacks=self.stacks, kinds=self._kinds(inputs), samples=len(stimuli))
+        inputs = self._inputs(stimuli, modalities, task, timestep)
+        self._check_repeats(inputs, stimuli, modalities, task, timestep)
+        captions = self._captions(inputs, stimuli, modalities, task, timestep) if "text" in modalities else None
+        found = find_streams(
+            self.model,
+            inputs,
+            stacks=self.stacks,
+            kinds=self._kinds(inputs),
+            samples=len(stimuli),
+            own=captions.own if captions else None,
+            residual_streams=self.residual_streams,
+        )
         if missing := [path for path in self.stacks if path not in found]:
             raise RuntimeError(f"the stack {missing[0]!r} of {self.name} never runs with these inputs: probe another")
         first, *others = found.values()
@@ -131,6 +154,9 @@ class AnyModel:
             raise ValueError(
                 f"the stacks {', '.join(found)} of {self.name} hold their tokens differently: probe one at a time"
             )
+        residual = next(iter(first.values())).residual
+        if self.residual_streams is not None and residual is None and "text" in modalities:
+            raise ValueError(f"{self.name} has one state of each token: leave residual_streams out")
         tokens: dict[str, Tensor | None] = {}
         streams: dict[str, str | None] = {}
         special: dict[str, Tensor] = {}
@@ -142,23 +168,26 @@ class AnyModel:
                         f"{name!r}, as a residual or a memory beside the state: read parts of the blocks, as "
                         f"layers=['{self.blocks[0]}.norm']"
                     )
-                all_tokens = _all_of_a_row(stream) and self._resizes(inputs)
+                all_tokens = _all_of_a_row(stream) and residual is None and self._resizes(inputs, modality)
                 tokens[modality] = None if all_tokens else _as_mask(stream, stream.positions[modality])
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
                     special[modality] = _as_mask(stream, stream.positions["special"])
-                if modality in ("image", "video") and not (stream.ordered or self._warned):
-                    self._warned = True
-                    warnings.warn(
+                if modality in ("image", "video") and not stream.ordered:
+                    self._warn_once(
                         f"the order of the {modality} tokens of {self.name} cannot be found, for patches overlap or "
                         "are mixed before the first block: they are taken as they stand, which changes no mean, but "
-                        "which is the first, the last or a chosen one",
-                        stacklevel=2,
+                        "which is the first, the last or a chosen one"
                     )
+        if captions and "text" in modalities and "text" not in tokens and len(first) == 1 and len(modalities) == 1:
+            tokens["text"] = torch.zeros(len(stimuli), 1, dtype=torch.bool)  # no caption has a token of its own
         grids = {m: self._grids(m, inputs, name, first[name], len(stimuli)) for m, name in streams.items()}
         stream = next(iter(first.values()))
         axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
-        return ForwardPass(lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis, grids)
+        cut = captions.cut if captions else ()
+        return ForwardPass(
+            lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis, grids, residual=residual, cut=cut
+        )
 
     def _kinds(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """Return the kinds of inputs whose names do not tell, with those of videos where they are a modality."""
@@ -186,9 +215,101 @@ class AnyModel:
 
         return find
 
-    def _resizes(self, inputs: Mapping[str, Any]) -> bool:
+    def find_denoised(self, stimuli: Sequence[Stimulus], task: str, timesteps: Sequence[float]) -> tuple[str, ...]:
+        """Return the modalities whose own inputs differ from timestep to timestep.
+
+        Parameters
+        ----------
+        stimuli : sequence of Stimulus
+            Some stimuli.
+        task : str
+            The task that is probed.
+        timesteps : sequence of float
+            The timesteps that are asked for.
+
+        Returns
+        -------
+        tuple of str
+            None of them where the inputs do not tell, or the model has one modality.
+        """
+        if len(self.modalities) > 1 and stimuli:
+            times = min(timesteps), max(timesteps) if len(set(timesteps)) > 1 else 1.0
+            found = []
+            for modality in self.modalities:
+                early, late = (self._inputs(stimuli, (modality,), task, time) for time in times)
+                if own_data_differ(modality, early, late, self.kinds):
+                    found.append(modality)
+            self._found_denoised = tuple(found)
+        return self._found_denoised
+
+    def _inputs(
+        self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
+    ) -> dict[str, Any]:
+        """Return the inputs of one pass, on the model's device."""
+        device = device_of(self.model)
+        return {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.inputs(stimuli, modalities, task, timestep).items()
+        }
+
+    def _check_repeats(self, inputs: Mapping[str, Any], *asked: Any) -> None:
+        """Raise ValueError where `inputs` is no function of what it is given; each kind of pass is tried once."""
+        stimuli, *kind = asked
+        if tuple(kind) in self._asked_twice:
+            return
+        again = self._inputs(stimuli, *kind)
+        if different := [name for name, value in inputs.items() if not equal_inputs(value, again.get(name))]:
+            raise ValueError(
+                f"inputs of {self.name} gives another {different[0]!r} when it is asked again for the same stimuli: "
+                "switch augmentation off, and draw what is random by a generator that is seeded with the stimulus's id"
+            )
+        self._asked_twice.add(tuple(kind))
+
+    def _captions(
+        self,
+        inputs: dict[str, Any],
+        stimuli: Sequence[Stimulus],
+        modalities: tuple[str, ...],
+        task: str,
+        timestep: float | None,
+    ) -> CaptionTokens | None:
+        """Return the captions' own tokens, or None, with a warning, where `inputs` does not tell them."""
+        names = data_inputs(inputs, self.kinds).get("text", [])
+        if not names:
+            return None
+        drawn = "text" in (self._found_denoised or denoised_modalities(self))
+        time = 0.0 if drawn and timestep is not None else timestep  # noise would hide which tokens are the caption's
+
+        def ask(places: Sequence[int], captions: Sequence[str]) -> dict[str, Any]:
+            others = [stimuli[place]._replace(text=text) for place, text in zip(places, captions, strict=True)]
+            try:
+                return self._inputs(others, modalities, task, time)
+            except Exception as error:
+                raise CannotAsk from error
+
+        found = search_captions(
+            ask,
+            [stimulus.text for stimulus in stimuli],
+            inputs,
+            names,
+            lambda given, samples: divide_inputs(self.model, given, {"text": names}, samples),
+            asked=time != timestep,
+        )
+        if found is None:
+            self._warn_once(
+                f"which text tokens of {self.name} are the captions' own cannot be told, for inputs fails or gives the "
+                "same tokens for other captions: words of a template are counted as text"
+            )
+        return found
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=3)
+
+    def _resizes(self, inputs: Mapping[str, Any], modality: str) -> bool:
         """Return whether blocks merge tokens (Swin) or change the size of maps (U-Nets); one pass finds out."""
-        if self._resized is None:
+        if modality not in self._resized:
             counts: list[int] = []
 
             def count(path: str, stream: str | None, state: Tensor) -> None:
@@ -197,8 +318,11 @@ class AnyModel:
             reading = capture(self.model, [EMBEDDINGS, *self.blocks], keep=count, stop=False, calls="all")
             with torch.no_grad(), forgetting(self.model), reading:
                 self.model(**unchanged(inputs))
-            self._resized = len(set(counts)) > 1 and all(max(counts) % number == 0 for number in counts)
-        return self._resized
+            # Words are merged, but they do not become more: that would be several states of each.
+            grows = modality == "text" and max(counts) > counts[0]
+            alike = all(max(counts) % number == 0 for number in counts)
+            self._resized[modality] = len(set(counts)) > 1 and alike and not grows
+        return self._resized[modality]
 
 
 def _as_mask(stream: Stream, positions: Tensor) -> Tensor:

@@ -202,8 +202,39 @@ def special_ids(model: nn.Module) -> dict[str, set[int]]:
     return ids
 
 
+def equal_inputs(one: Any, other: Any) -> bool:
+    """Return whether two inputs are the same; what is no tensor is taken to be."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return all(map(equal_inputs, one, other))
+    if not isinstance(one, Tensor):
+        return True
+    same = isinstance(other, Tensor) and one.shape == other.shape
+    return same and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def own_data_differ(modality: str, one: Inputs, other: Inputs, kinds: Mapping[str, str]) -> bool:
+    """Return whether two calls that show one modality differ in its inputs, or in any where none is named so."""
+    data = data_inputs(one, kinds)
+    names = data.get(modality) or [name for kind, group in data.items() if kind != "time" for name in group]
+    return any(not equal_inputs(one[name], other.get(name)) for name in names)
+
+
+def padding_of(name: str, mask: Any) -> Tensor | None:
+    """Return which tokens a mask over (batch, token) leaves out; None where an input is no such mask."""
+    keeps = name.endswith(("attention_mask", "hidden_states_mask"))
+    if not isinstance(mask, Tensor) or mask.ndim > 2 or not (keeps or name.endswith("key_padding_mask")):
+        return None
+    return ~mask.bool() if keeps else mask.bool()  # torch's own masks mark what to leave out
+
+
 def change_inputs(
-    inputs: Inputs, rows: Mapping[str, Rows], names: Sequence[str], samples: Tensor, special: set[int], seed: int = 0
+    inputs: Inputs,
+    rows: Mapping[str, Rows],
+    names: Sequence[str],
+    samples: Tensor,
+    special: set[int],
+    seed: int = 0,
+    own: Mapping[str, Any] | None = None,
 ) -> Inputs:
     """Give some inputs other values, at some samples.
 
@@ -225,6 +256,9 @@ def change_inputs(
         Ids that stay as they are.
     seed : int
         Seed of the noise.
+    own : mapping of str to torch.Tensor or list of torch.Tensor, optional
+        By input, the tokens to change, also where their ids are special (`caption_tokens.CaptionTokens`). Inputs that
+        are not in it change in whole.
 
     Returns
     -------
@@ -233,22 +267,26 @@ def change_inputs(
     """
     after = dict(inputs)
     for name in names:
-        value = inputs[name]
+        value, only = inputs[name], (own or {}).get(name)
         if name not in rows:  # one number for the whole call
             after[name] = _other(value, samples.any(), None, special, seed)
             continue
         axis, counts, _, filled = rows[name]
         chosen = samples.repeat_interleave(counts)
         if isinstance(value, list | tuple):
-            after[name] = [_other(v, c.expand(v.shape), None, set(), seed) for v, c in zip(value, chosen, strict=True)]
+            given = zip(value, chosen, only or [None] * len(value), strict=True)
+            after[name] = [_other(v, c.expand(v.shape), None, set(), seed, o) for v, c, o in given]
         else:
             chosen = chosen.to(value.device).view([-1 if place == axis else 1 for place in range(value.ndim)])
             chosen = chosen if filled is None else chosen & filled
-            after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed)
+            after[name] = _other(value, chosen, inputs.get("attention_mask"), special, seed, only)
     return after
 
 
-def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: int) -> Tensor:
+def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: int, own: Tensor | None = None) -> Tensor:
+    if own is not None:
+        own = own.to(value.device).view(*own.shape, *[1] * (value.ndim - own.ndim))
+        chosen = chosen & own
     if value.is_floating_point():
         if value.ndim > 4:  # (sample, image, ...) or (image, tile, ...), of which some may fill up the batch
             chosen = chosen & (value != 0).flatten(2).any(2).view(*value.shape[:2], *[1] * (value.ndim - 2))
@@ -256,6 +294,7 @@ def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: in
     words = ~torch.isin(value, torch.tensor(sorted(special), device=value.device, dtype=value.dtype))
     if isinstance(mask, Tensor) and mask.shape == value.shape:
         words &= mask.bool()
+    words = words if own is None else words | own
     ids = value[words].unique()
     if len(ids) == 1:
         ids = torch.cat([ids, (ids - 1).abs()])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..hooks.model_state import dispatched, evaluating
 from ..hooks.parallel_models import no_buffer_broadcasts
 from ..stimuli.stimulus_set import Stimulus
+from .entering_states import ResidualStreams
 
 
 class ForwardPass(NamedTuple):
@@ -37,6 +38,13 @@ class ForwardPass(NamedTuple):
         for several pictures, in the order of its tokens. A function without arguments is called where a grid is asked
         for. Without it, only maps and tokens (batch, row, column) are pooled onto a grid: a square number of tokens
         says nothing.
+    residual : ResidualStreams or None
+        How the several states of each token become one, where the model keeps several; `tokens` and `dim_axis` are
+        those of the state without their axis.
+    cut : tuple of int
+        The places in the batch of the stimuli whose caption is longer than what the pass shows of it.
+    limit : int or None
+        The number of tokens that captions are cut at, where it is known.
     """
 
     run: Callable[[], Any]
@@ -45,6 +53,9 @@ class ForwardPass(NamedTuple):
     special: Mapping[str, Tensor] = {}
     dim_axis: int = -1
     grids: Mapping[str, Any] = {}
+    residual: ResidualStreams | None = None
+    cut: tuple[int, ...] = ()
+    limit: int | None = None
 
 
 Shown = ForwardPass  # the old name, kept for one release
@@ -68,6 +79,12 @@ class Subject(Protocol):
         come from the subject, such as by the stimulus's id.
     timed_tasks : tuple of str
         The tasks that are probed at timesteps.
+
+    Notes
+    -----
+    A subject whose timesteps belong to another modality than the image says so by one more attribute, `denoised`, such
+    as ("text",) for a language model that draws by unmasking, or ("image", "text") where both are drawn
+    (`denoised_modalities`).
     """
 
     # Properties, so that a subject may be more precise: the class of its model, a tuple of one task.
@@ -98,7 +115,8 @@ class Subject(Protocol):
         task : str
             "understanding" or "generation".
         timestep : float or None
-            The timestep of a task in `timed_tasks`, 0 = clean image, 1 = noise.
+            The timestep of a task in `timed_tasks`, 0 = clean, 1 = noise. It belongs to the modalities that are
+            denoised. A pass that shows none of them comes once, at 1: they are pure noise there.
 
         Returns
         -------
@@ -106,6 +124,49 @@ class Subject(Protocol):
             The pass, not yet run.
         """
         ...
+
+
+def denoised_modalities(
+    subject: Subject, stimuli: Sequence[Stimulus] = (), task: str = "", timesteps: Sequence[float] = ()
+) -> tuple[str, ...]:
+    """Return the modalities that the timesteps of a subject belong to.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is probed. Its attribute `denoised` says it. Where there is none, or it is None, its method
+        `find_denoised(stimuli, task, timesteps)` finds it (`AnyModel`). Without either it is all but the text, or
+        the text where there is nothing else.
+    stimuli : sequence of Stimulus
+        Some of what is shown.
+    task : str
+        The task that is probed.
+    timesteps : sequence of float
+        The timesteps that are asked for.
+
+    Returns
+    -------
+    tuple of str
+        "image", "text" or both.
+
+    Raises
+    ------
+    ValueError
+        The subject says a modality that it does not have.
+    """
+    modalities = tuple(subject.modalities)
+    declared = getattr(subject, "denoised", None)
+    if declared is None:
+        default = tuple(modality for modality in modalities if modality != "text") or modalities
+        find = getattr(subject, "find_denoised", None)
+        return (find(stimuli, task, timesteps) if find and timesteps else ()) or default
+    declared = (declared,) if isinstance(declared, str) else tuple(declared)
+    if not declared or any(modality not in modalities for modality in declared):
+        raise ValueError(
+            f"{subject.name} says that {', '.join(declared) or 'nothing'} is denoised, but it has "
+            f"{', '.join(modalities)}: name some of these, as denoised={modalities[:1]!r}"
+        )
+    return declared
 
 
 @contextmanager

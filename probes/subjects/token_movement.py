@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .entering_states import MOVED, entering_streams, flatten_tokens
-from .input_changes import Inputs, Rows, change_inputs, noise_like, special_ids
+from .entering_states import (
+    MOVED,
+    ResidualStreams,
+    check_token_count,
+    entering_streams,
+    find_residual_axis,
+    flatten_tokens,
+    merge_residual_streams,
+    text_shapes,
+)
+from .input_changes import Inputs, Rows, change_inputs, noise_like, padding_of, special_ids
 from .patch_order import packed_group, patch_units, reading_order
 
 DRAWS = 64  # draws of other pixels: a single draw may leave a discrete image token as it was
@@ -26,23 +35,27 @@ class Stream(NamedTuple):
     Attributes
     ----------
     positions : dict of torch.Tensor
-        By kind ("image", "text", "audio", "video", "time", "padding", "special", "mixed"), (sample, kept) positions in
-        reading order, -1 where a sample has fewer, counted over the hidden state without its dim axis, flattened.
-        "special" tokens move with no input: class, register, query and frame tokens, and ids that the configuration
-        names, such as the begin of a sequence. "mixed" tokens move with several inputs.
+        By kind ("image", "text", "audio", "video", "time", "padding", "special", "template", "mixed"), (sample, kept)
+        positions in reading order, -1 where a sample has fewer, counted over the hidden state without its dim axis,
+        flattened. "special" tokens move with no input: class, register, query and frame tokens, and ids that the
+        configuration names, such as the begin of a sequence. "template" tokens are text, but not of the caption.
+        "mixed" tokens move with several inputs.
     shape : tuple of int
-        The shape of the hidden state.
+        The shape of the hidden state, without the axis of residual streams where it has one.
     dim_axis : int
         The axis of the hidden state that is dim.
     ordered : bool
         Whether the order of the image's positions was found. Patches that overlap, or are mixed on the way, stay as
         they stand in the sequence.
+    residual : ResidualStreams or None
+        How the several states of each token become one, where the model keeps several.
     """
 
     positions: dict[str, Tensor]
     shape: tuple[int, ...]
     dim_axis: int
     ordered: bool = False
+    residual: ResidualStreams | None = None
 
 
 class TokenTracer:
@@ -66,6 +79,10 @@ class TokenTracer:
         Where the samples stand in each of them.
     samples : int
         The number of samples.
+    own : mapping of str to torch.Tensor, optional
+        By text input, the captions' own tokens (`caption_tokens.CaptionTokens`). The other words are template.
+    residual : str or int, optional
+        What becomes of the several states of a token, where the model keeps several: "mean", or the number of one.
     """
 
     def __init__(
@@ -78,10 +95,14 @@ class TokenTracer:
         data: Mapping[str, list[str]],
         rows: Mapping[str, Rows],
         samples: int,
+        own: Mapping[str, Any] | None = None,
+        residual: str | int | None = None,
     ) -> None:
         self.model, self.block, self.stream, self.axis = model, block, stream, axis
-        self.inputs, self.data, self.rows, self.samples = inputs, data, rows, samples
+        self.inputs, self.data, self.rows, self.samples, self.own = inputs, data, rows, samples, own
         self.ids = special_ids(model)
+        self.choice = residual
+        self.residual: ResidualStreams | None = None
 
     def read(self, state: Tensor) -> Stream:
         """Find the places of the tokens of each kind.
@@ -99,9 +120,15 @@ class TokenTracer:
         Raises
         ------
         ValueError
-            The model gives other hidden states for the same inputs.
+            The model gives other hidden states for the same inputs, or several for each token, and nothing says what
+            becomes of them.
         """
         self.flat = flatten_tokens(state, self.axis)  # (position, dim)
+        texts = self.data.get("text", ())
+        if self.axis == -1:
+            self.residual = find_residual_axis(state, self.choice, list(text_shapes(self.inputs, texts)), self._token)
+        state = merge_residual_streams(state, self.residual)
+        self.flat = flatten_tokens(state, self.axis)
         shape = tuple(size for axis, size in enumerate(state.shape) if axis != self.axis % state.ndim)
         if self._moved_by(self.inputs).any():
             raise ValueError(
@@ -109,7 +136,14 @@ class TokenTracer:
                 "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
             )
         everyone = torch.ones(self.samples, dtype=torch.bool)
-        moves = {kind: self._moved(names, everyone) for kind, names in self.data.items()}
+        moves = {kind: self._moved(names, everyone, own=self.own) for kind, names in self.data.items()}
+        template = torch.zeros(shape).bool().flatten()
+        if "text" in moves:
+            every = self._moved(texts, everyone) if self.own else moves["text"]
+            others = [mask for kind, mask in moves.items() if kind not in ("text", "time")]
+            words = every & ~torch.stack(others).any(0) if others else every
+            check_token_count(type(self.model).__name__, shape, self.inputs, texts, words, not others)
+            template = every & ~moves["text"]
         for kind in ("image", "video", "audio"):
             if kind in moves:
                 moves[kind] = self._with_placeholders(kind, moves[kind], self._ids_among(shape, self.ids[kind]))
@@ -123,14 +157,15 @@ class TokenTracer:
         if "audio" in moves and not any(mask.any() for kind, mask in moves.items() if kind != "audio"):
             padding |= self._silence(shape, any_moves | time)
         labels = {kind: mask & ~padding for kind, mask in labels.items()}
-        labels |= {"padding": padding, "special": ~any_moves & ~time & ~padding}
+        still = ~any_moves & ~time & ~padding
+        labels |= {"padding": padding, "special": still & ~template, "template": still & template}
         positions = {
             kind: positions_by_sample(mask, owner, self.samples) for kind, mask in labels.items() if mask.any()
         }
         maps = len(shape) > 2  # rows and columns are axes, in order
         pictures = [kind for kind in ("image", "video") if kind in positions]
         ordered = bool(pictures) and (maps or all(self._order(kind, positions[kind]) for kind in pictures))
-        return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered)
+        return Stream(positions, tuple(state.shape), self.axis % state.ndim, ordered, self.residual)
 
     def _with_placeholders(self, kind: str, moves: Tensor, placeholders: Tensor) -> Tensor:
         """Return the positions of one kind that move, with the placeholders that one draw of noise left as they are."""
@@ -144,15 +179,23 @@ class TokenTracer:
                 break
         return moves if (moves & placeholders).any() else moves | placeholders  # a projector that starts at zero
 
-    def _moved(self, names: Sequence[str], samples: Tensor, seed: int = 0) -> Tensor:
+    def _moved(
+        self, names: Sequence[str], samples: Tensor, seed: int = 0, own: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Return which positions move, (position,), when these inputs of these samples (sample,) change."""
-        return self._moved_by(change_inputs(self.inputs, self.rows, names, samples, self.ids["special"], seed))
+        return self._moved_by(change_inputs(self.inputs, self.rows, names, samples, self.ids["special"], seed, own))
+
+    def _token(self, name: str, place: tuple[int, int]) -> Tensor:
+        """Return which positions move, (position,), when one token (sample, token) of an input changes."""
+        only = torch.zeros(self.inputs[name].shape[:2], dtype=torch.bool)
+        only[place] = True
+        return self._moved([name], torch.ones(self.samples, dtype=torch.bool), own={name: only})
 
     def _moved_by(self, inputs: Inputs) -> Tensor:
         """Return which positions differ from the first pass with these inputs, (position,)."""
         states = entering_streams(self.model, self.block, inputs)
         assert states is not None
-        after = flatten_tokens(states[self.stream], self.axis)
+        after = flatten_tokens(merge_residual_streams(states[self.stream], self.residual), self.axis)
         return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
 
     def _owners(self, shape: tuple[int, ...]) -> Tensor:
@@ -195,13 +238,13 @@ class TokenTracer:
         """Return the positions that an attention mask over the same tokens leaves out, (position,)."""
         out = torch.zeros(math.prod(shape), dtype=torch.bool)
         for name, mask in self.inputs.items():
-            keeps = name.endswith(("attention_mask", "hidden_states_mask"))
-            if not isinstance(mask, Tensor) or mask.ndim != 2 or not (keeps or name.endswith("key_padding_mask")):
+            left_out = padding_of(name, mask)
+            if left_out is None or left_out.ndim != 2:
                 continue
-            left_out = (~mask.bool() if keeps else mask.bool()).cpu()  # torch's own masks mark what to leave out
-            if tuple(mask.shape) == shape and _one_owner_a_row(owner.view(shape)):
+            left_out = left_out.cpu()
+            if tuple(left_out.shape) == shape and _one_owner_a_row(owner.view(shape)):
                 out |= left_out.flatten()
-            elif tuple(mask.T.shape) == shape and _one_owner_a_row(owner.view(shape).T):
+            elif tuple(left_out.T.shape) == shape and _one_owner_a_row(owner.view(shape).T):
                 out |= left_out.T.flatten()
         return out
 

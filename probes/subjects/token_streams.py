@@ -30,6 +30,8 @@ def find_streams(
     stacks: Mapping[str, Sequence[str]] | None = None,
     kinds: Mapping[str, str] | None = None,
     samples: int | None = None,
+    own: Mapping[str, Any] | None = None,
+    residual_streams: str | int | None = None,
 ) -> dict[str, dict[str | None, Stream]]:
     """Find the token streams of each stack that `model(**inputs)` runs.
 
@@ -45,6 +47,12 @@ def find_streams(
         The kinds of inputs whose names do not tell, such as {"x": "image"}.
     samples : int, optional
         The size of the batch, where the inputs' first axis does not tell.
+    own : mapping of str to torch.Tensor, optional
+        By text input, the tokens that are the captions' own (`caption_tokens.CaptionSearch`). Other words are of
+        the kind "template". By default all words are text.
+    residual_streams : str or int, optional
+        What becomes of the states of a token where the model keeps several (hyper-connections): "mean" or the number of
+        one. Without it such a model is refused.
 
     Returns
     -------
@@ -54,7 +62,8 @@ def find_streams(
     Raises
     ------
     ValueError
-        An input is neither image nor text by its name or by `kinds`.
+        An input is neither image nor text by its name or by `kinds`; or the model keeps several states of each token,
+        and nothing says what becomes of them.
 
     Examples
     --------
@@ -73,7 +82,8 @@ def find_streams(
                 block = model.get_submodule(blocks[0])
                 found[path] = {}
                 for name, state in states.items():
-                    tracer = TokenTracer(model, blocks[0], name, dim_axis(block, state), inputs, data, rows, samples)
+                    axis, asked = dim_axis(block, state), (own, residual_streams)
+                    tracer = TokenTracer(model, blocks[0], name, axis, inputs, data, rows, samples, *asked)
                     found[path][name] = tracer.read(state)
                 if any("mixed" in stream.positions for stream in found[path].values()):
                     carried = _carried(model, inputs, samples, before, found, states)
