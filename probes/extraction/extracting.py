@@ -41,6 +41,7 @@ def extract(
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = 32,
+    check: bool = True,
     store: str | os.PathLike[str] | None = None,
 ) -> Features:
     """Return the pooled hidden states of every layer, for each modality that the subject has.
@@ -91,6 +92,10 @@ def extract(
         (device_map, CPU offload) stays as it is.
     batch_size : int, optional
         How many stimuli are shown at once. It is halved, with a warning, where memory does not suffice.
+    check : bool, optional
+        Whether one stimulus is shown again behind the last batch, alone and in a whole pass, and compared with what was
+        kept (probes/extraction/checking.py); of a store that is used again, or resumes, a stimulus that it holds.
+        False is noted in the provenance.
     store : path, optional
         A folder to write, shard by shard (probes/features/store.py). Then no more than one shard's features are in
         memory, and an extraction that was stopped resumes there. Under torchrun all ranks must call `extract`, and they
@@ -108,7 +113,8 @@ def extract(
         The subject does not have the task, timestep, modality, layer or token; or the folder holds features of
         something else; or ranks have different models, or parts of one that cannot be probed.
     RuntimeError
-        A layer runs more than once in a pass, or another rank failed.
+        A layer runs more than once in a pass, or another rank failed; or a stimulus that is shown again alone has other
+        states than those kept: the message names layer, stimulus, size and cause.
     FloatingPointError
         Hidden states are not finite; the message names layer and stimulus.
     MemoryError
@@ -141,6 +147,7 @@ def extract(
         precision=precision,
         device=device,
         batch_size=batch_size,
+        check=check,
         store=store,
     )
     return extract_with(subject, stimuli, options)

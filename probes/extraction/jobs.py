@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from tqdm.auto import tqdm
 
 from ..features.features import Features
 from ..features.lazy_values import features_of
-from ..features.shards import FORMAT, Shard, shapes_of
-from ..features.store import existing_shards, write_numbered_shard
+from ..features.shards import FORMAT, Shard, open_shard, read_metadata, read_tensor, shapes_of
+from ..features.store import existing_shards, shard_path, write_numbered_shard
 from ..features.store_index import index_of
 from ..fingerprints.running_state import within_passes
 from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
+from .checking import KeptStimulus, batch_to_check, check_stimulus
 from .options import ExtractionOptions
 from .passes import BatchSize, PassRunner, concatenate_batches
 from .pooling import pooling_of
@@ -68,17 +69,23 @@ class ExtractionJob:
         What the subject is shown.
     batches : tuple of tuple of int
         The positions of the stimuli of each batch.
+    lengths : tuple of int
+        The length of each stimulus's text; 0 where none is read.
     device : str
         The device that the subject runs on.
     provenance : dict
         What the features are made of, plain JSON.
+    checked : set of int
+        The batches of which a stimulus was shown again.
     """
 
     passes: PassRunner
     stimuli: Stimuli
     batches: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
     device: str
     provenance: dict[str, Any]
+    checked: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return -(-len(self.batches) // batches_each(self.passes.options.pooling))
@@ -87,6 +94,10 @@ class ExtractionJob:
         """Make all shards and return their features, in memory."""
         with self._running():
             shards = list(self.shards(range(len(self))))
+            if self.passes.options.check:
+                number, batch = divmod(self._to_check(range(len(self))), self._batches_each)
+                shard = shards[number]
+                self._check(number, batch, shard.metadata["notes"], lambda row: _row_of(shard.tensors, row), held=False)
         self.warn([shard.tensors for shard in shards])
         metadata = [shard.metadata | {"shapes": shapes_of(shard.tensors)} for shard in shards]
         index = index_of(metadata, [self.passes.subject.name] * len(metadata))
@@ -97,6 +108,9 @@ class ExtractionJob:
 
     def write(self, folder: Path, numbers: Iterable[int], ranks: Processes | None = None, show: bool = True) -> None:
         """Write those of the shards that are not in the folder yet.
+
+        Of a whole run one stimulus is shown again (probes/extraction/checking.py), by whoever writes its shard. Where
+        there are shards already, one of their stimuli is shown again first.
 
         Parameters
         ----------
@@ -111,13 +125,17 @@ class ExtractionJob:
             Whether a progress bar is shown, on the first of them.
         """
         ranks = ranks or Processes()
-        numbers, missing = list(numbers), []
-        if ranks.leads:
-            existing = existing_shards(folder, self.provenance, numbers)
-            missing = [number for number in numbers if number not in existing]
-        missing = ranks.share(missing, within=True)[0]
-        if missing:
+        numbers = list(numbers)
+        found = sorted(existing_shards(folder, self.provenance, numbers)) if ranks.leads else []
+        found = ranks.share(found, within=True)[0]
+        missing = [number for number in numbers if number not in found]
+        check, last = self.passes.options.check, self._to_check(range(len(self)))
+        earlier = check and found and not self.checked
+        if missing or earlier:
             with self._running():
+                if earlier:
+                    among = {*found} & {last // self._batches_each} or found
+                    self._check_file(folder, self._to_check(among), held=True)
                 shards = self.shards(missing, show and ranks.rank == 0)
                 for number in missing:  # no variable holds a shard, so that one is in memory and not two
                     if ranks.leads:
@@ -125,6 +143,8 @@ class ExtractionJob:
                     else:
                         next(shards)
                     ranks.share(None, within=True)
+                if check and last // self._batches_each in missing:
+                    self._check_file(folder, last, held=False)
 
     def warn(self, shards: Iterable[Mapping[str, Tensor]]) -> None:
         """Warn of the sinks among the text tokens.
@@ -176,9 +196,42 @@ class ExtractionJob:
         with within_passes(*modules_of(self.passes.subject).values()), prepared(self.passes.subject, self.device):
             yield
 
+    @property
+    def _batches_each(self) -> int:
+        return batches_each(self.passes.options.pooling)
+
     def _batches(self, number: int) -> tuple[tuple[int, ...], ...]:
-        count = batches_each(self.passes.options.pooling)
-        return self.batches[number * count : (number + 1) * count]
+        return self.batches[number * self._batches_each : (number + 1) * self._batches_each]
+
+    def _to_check(self, shards: Iterable[int]) -> int:
+        numbers = range(len(self.batches))
+        each = self._batches_each
+        return batch_to_check(
+            self.batches, self.lengths, [n for shard in shards for n in numbers[shard * each : (shard + 1) * each]]
+        )
+
+    def _check_file(self, folder: Path, batch: int, held: bool) -> None:
+        number, place = divmod(batch, self._batches_each)
+        path = shard_path(folder, number)
+        metadata = read_metadata(path)
+        seal = metadata["seal"] if held else None  # the bytes of this run's shards are not read again
+        with open_shard(path) as file:
+
+            def read(row: int) -> dict[str, Tensor]:
+                names = metadata["shapes"]
+                return {n: read_tensor(file, path, n, slice(0, 2), seal)[:, row : row + 1] for n in names}
+
+            self._check(number, place, metadata["notes"], read, held)
+
+    def _check(
+        self, number: int, place: int, notes: dict[str, Any], read: Callable[[int], dict[str, Tensor]], held: bool
+    ) -> None:
+        """Show the first stimulus of a batch again, with the tensors that `read` returns for its row of the shard."""
+        batches = self._batches(number)
+        sizes = notes.get("halved", {}).get(str(place), [len(batches[place])])
+        kept = read(sum(map(len, batches[:place])))
+        check_stimulus(self.passes, KeptStimulus(self.stimuli, batches[place][: sizes[0]], 0, kept, held))
+        self.checked.add(number * self._batches_each + place)
 
     def _shard(self, tensors: dict[str, Tensor], places: list[int], halved: dict[str, list[int]]) -> Shard:
         passes, options = self.passes, self.passes.options
@@ -202,6 +255,7 @@ class ExtractionJob:
                 "timesteps": list(options.timesteps),
                 "cleaned": "clamped" if options.cleaned else None,
             }
+        notes: dict[str, Any] = {"halved": halved} if halved else {}
         metadata = {
             "format": FORMAT,
             "made": self.provenance,
@@ -209,9 +263,13 @@ class ExtractionJob:
             "places": places,
             "ids": [self.stimuli.ids[place] for place in places],
             "digests": [self.stimuli.digests[place] for place in places],
-            "notes": {"halved": halved} if halved else {},
+            "notes": notes | ({} if options.check else {"check": False}),
         }
         return Shard(tensors, metadata)
+
+
+def _row_of(tensors: Mapping[str, Any], row: int) -> dict[str, Tensor]:
+    return {name: tensor[:, row : row + 1] for name, tensor in tensors.items()}
 
 
 def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions | None = None) -> ExtractionJob:
@@ -251,5 +309,5 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     if options.timesteps and denoised != ("image",):
         settings["denoised"] = list(denoised)
     device = local_device() if options.device == "auto" else options.device
-    passes = PassRunner(subject, options, denoised)
-    return ExtractionJob(passes, stimuli, batches, device, made_of(subject, stimuli, settings))
+    passes, made = PassRunner(subject, options, denoised), made_of(subject, stimuli, settings)
+    return ExtractionJob(passes, stimuli, batches, tuple(lengths), device, made)

@@ -111,7 +111,7 @@ class ExtractionOptions:
     Attributes
     ----------
     task, timesteps, joint, layers, pooling, tokens, special, sinks, cleaned, dtype, precision, device
-    batch_size, store
+    batch_size, check, store
         As the keywords of `extract` (probes/extraction/extracting.py).
 
     Notes
@@ -189,6 +189,10 @@ class ExtractionOptions:
     batch_size: int = field(
         default=32,
         metadata={"help": "How many stimuli are shown at once; it is halved where memory does not suffice."},
+    )
+    check: bool = field(
+        default=True,
+        metadata={"help": "Show one stimulus again, alone, and compare it with what was kept."},
     )
     store: str | os.PathLike[str] | None = field(
         default=None,

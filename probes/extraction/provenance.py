@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..fingerprints.preprocessing_hash import preprocessing_of
 from ..fingerprints.running_state import describe_model
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject, modules_of
-from .preprocessing_hash import preprocessing_of
 
 PACKAGES = ("bridgework", "torch", "transformers", "diffusers")
 PLAIN = (str, int, float, bool)
@@ -19,7 +19,7 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
 
     A subject is described by every module that it holds (a text encoder beside the model) with all bytes of its weights
     (probes/fingerprints/), by its plain attributes, and by what it makes inputs with: processors, tokenizers,
-    schedulers, functions (probes/extraction/preprocessing_hash.py).
+    schedulers, functions (probes/fingerprints/preprocessing_hash.py).
 
     Parameters
     ----------

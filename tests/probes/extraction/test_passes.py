@@ -80,7 +80,8 @@ def test_text_alone_is_shown_at_pure_noise_whatever_the_sweep(swept, stimuli):
 
     swept.show = timed  # type: ignore[method-assign]
     sweep = extract(swept, stimuli, timesteps=(0.2, 0.8))
-    assert asked == [(("image",), 0.2), (("image",), 0.8), (("text",), 1.0)]
+    assert asked[:3] == [(("image",), 0.2), (("image",), 0.8), (("text",), 1.0)]
+    assert asked[3:] == [(("image",), 0.8), (("image",), 0.2), (("text",), 1.0)]  # one stimulus again
     for index, time in enumerate((0.2, 0.8)):
         one = extract(swept, stimuli, timesteps=(time,))
         for modality in ("image", "text"):
@@ -125,7 +126,7 @@ def test_the_first_batch_runs_to_the_end_and_the_others_do_not(toy, stimuli):
     heads: list[int] = []
     toy.model.head.register_forward_hook(lambda module, given, out: heads.append(len(out)))
     part = extract(toy, stimuli, batch_size=3)
-    assert heads == [3, 3]  # of either modality
+    assert heads == [3, 3, 1, 1]  # of either modality, and of the stimulus that is shown again
     whole = extract(toy, stimuli)
     for modality in part:
         torch.testing.assert_close(part[modality].values, whole[modality].values, rtol=0, atol=1e-6)

@@ -13,8 +13,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler as Flow
 from transformers import BertTokenizer, CLIPImageProcessorPil, CLIPProcessor
 
 from bridgework.probes.extraction.extracting import extract
-from bridgework.probes.extraction.preprocessing_hash import preprocessing_of
 from bridgework.probes.extraction.provenance import made_of
+from bridgework.probes.fingerprints.preprocessing_hash import preprocessing_of
 from bridgework.tests.models.tiny_folders import tokenizer
 from bridgework.tests.probes.toys import letters, open_toy
 
