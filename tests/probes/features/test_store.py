@@ -105,8 +105,13 @@ def test_repeated_it_is_the_same_bytes_and_nothing_is_done_twice(toy, folder, tm
     extract(toy, letters(*TEXTS), batch_size=1, store=tmp_path / "again")
     assert contents(folder) == contents(tmp_path / "again")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(jobs.PassRunner, "run", lambda *_: pytest.fail("it ran again"))
-    seen = extract(toy, letters(*TEXTS), batch_size=1, store=folder)
+    shown: list[int] = []
+    toy.model.layers[0].register_forward_hook(lambda module, inputs, output: shown.append(len(output)))
+    monkeypatch.setattr(jobs, "made_of", lambda *_: json.loads((folder / "features.json").read_text())["made"])
+    extract(toy, letters(*TEXTS), batch_size=1, store=folder)
+    assert shown == [1, 1]  # one stimulus is shown again, in a pass of either modality
+    seen = extract(toy, letters(*TEXTS), batch_size=1, store=folder, check=False)
+    assert shown == [1, 1]
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert seen["image"].values.shape == (4, 10, 6)
 
@@ -142,7 +147,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
     toy.show = watched
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
     assert len(written) == 5 * 8  # five shards, four layers of two modalities
-    assert len(alive) == 80
+    assert len(alive) == 82  # one stimulus is shown again
     assert not any(alive)
 
 
