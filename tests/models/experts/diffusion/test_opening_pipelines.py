@@ -71,6 +71,12 @@ def test_example(kind, folders, stimuli):
         assert [features["text"].values.shape for features in understanding] == [(4, 2, 16)]
 
 
+def test_a_pipeline_whose_prompts_change_each_other_is_refused_in_batches(folders, stimuli):
+    expert = open_pipeline(folders["CogView4Pipeline"][1], side=32)
+    with pytest.raises(RuntimeError, match=r"the batch changes it: .* batch_size=1 shows every stimulus alone"):
+        extract(expert, stimuli, timesteps=(0.5,))
+
+
 def test_a_twin_has_another_denoiser_and_the_same_eyes(folder):
     learnt, twin, same, other = (
         open_pipeline(folder, side=16, **options)
