@@ -146,7 +146,7 @@ def test_one_shard_is_in_memory_at_a_time(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "write_numbered_shard", recorded)
     toy.show = watched
     extract(toy, many(), batch_size=1, store=tmp_path / "store")
-    assert len(written) == 5 * 8  # five shards, four layers of two modalities
+    assert len(written) == 5 * (8 + 4)  # five shards, four layers of two modalities, and norms of the text
     assert len(alive) == 82  # one stimulus is shown again
     assert not any(alive)
 
