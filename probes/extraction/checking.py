@@ -128,7 +128,7 @@ def check_stimulus(passes: PassRunner, kept: KeptStimulus) -> None:
         Neither the stimulus nor its batch can be shown again.
     """
     times = tuple(passes.options.timesteps)
-    again = PassRunner(passes.subject, replace(passes.options, timesteps=times[1::-1]))
+    again = replace(passes, options=replace(passes.options, timesteps=times[1::-1]))
     expected = {name: tensor[: max(1, len(times[:2]))].flip(0) for name, tensor in kept.tensors.items()}
     try:
         alone = again.run(kept.alone, stop=False)
