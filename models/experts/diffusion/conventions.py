@@ -192,11 +192,13 @@ def begin_loop(pipe: Any, denoiser: nn.Module, **chosen: Any) -> tuple[Moment, L
     """
     try:
         loop = run_loop(pipe, denoiser, (0.0, 1.0), None, None, lambda moment: True, **chosen)
-    except (AttributeError, TypeError, ValueError) as error:
+    except RuntimeError:
+        raise
+    except Exception as error:  # whatever a pipeline raises: its words say what it lacks
         raise ValueError(
             f"{type(pipe).__name__} with {type(pipe.scheduler).__name__} does not draw a picture from a prompt alone "
-            f"in a few steps, it stops with {str(error).splitlines()[0]!r}: wrap it in your own Subject "
-            "(probes/subjects/subject.py)"
+            f"in a few steps, it stops with {type(error).__name__} ({str(error).partition(chr(10))[0]}): wrap it in "
+            "your own Subject (probes/subjects/subject.py)"
         ) from error
     return loop.moments[0], loop.latents
 

@@ -37,8 +37,17 @@ def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> Pipel
     ValueError
         If text and image stand in one sequence whose order is not known.
     """
-    # Refiners prepare one modality before the blocks that are probed (Lumina, HunyuanVideo).
-    stacks = {path: blocks for path, blocks in find_stacks(model).items() if "." not in path and "refiner" not in path}
+    if getattr(pipe, "vae", None) is None:
+        raise ValueError(
+            f"{type(pipe).__name__} has no autoencoder of images called vae: what it would show of an image is not "
+            "known here. Wrap it in your own Subject (probes/subjects/subject.py)"
+        )
+    # Refiners and text blocks prepare one modality before the blocks that are probed (Lumina, Kandinsky 5).
+    stacks = {
+        path: blocks
+        for path, blocks in find_stacks(model).items()
+        if "." not in path and "refiner" not in path and "text" not in path
+    }
     expert = PipelineExpert(name, pipe, model, tuple(b for blocks in stacks.values() for b in blocks), "image", side)
     first = [blocks[0] for blocks in stacks.values()]
     learn_convention(expert)
@@ -50,13 +59,19 @@ def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> Pipel
             for wanted in (True, False)
         )
         expert.layout, expert.blocks, expert.single = "streams", dual, single
+        if not isinstance(bare.get("encoder_hidden_states"), Tensor):
+            raise ValueError(
+                f"{type(model).__name__} is not given its text as one tensor encoder_hidden_states, but among "
+                f"{', '.join(bare)}: which of its tokens are the caption's words is not known here. Wrap it in your "
+                "own Subject (probes/subjects/subject.py)"
+            )
         given = bare["encoder_hidden_states"].shape[1]
         expert.registers = states[0][EMBEDDINGS]["text"].shape[1] - given  # AuraFlow
     elif states[0][first[0]].dim() == 4:
         expert.layout = "maps"
     elif not _same(*(_image_state(taps[EMBEDDINGS]) for taps in states)):  # the prompt is in the sequence itself
         expert.layout = "sequence"
-        if "encoder_attention_mask" not in bare:
+        if not _text_comes_first(expert, first[0], bare):
             raise ValueError(
                 f"{type(model).__name__} puts text and image into one sequence whose order is not known here: wrap it "
                 "in your own Subject (probes/subjects/subject.py)"
@@ -114,6 +129,21 @@ def _capture(model: nn.Module, blocks: list[str], arguments: dict[str, Any]) -> 
     with torch.inference_mode(), capture(model, [EMBEDDINGS, *blocks]) as taps:
         model(**arguments)
     return taps
+
+
+def _text_comes_first(expert: PipelineExpert, first: str, given: dict[str, Any]) -> bool:
+    """Return whether a sequence holds a prompt's tokens, then the latents: those that change with the latents."""
+    name = expert.latents.name if expert.latents else ""
+    patch, mask = getattr(expert.model.config, "patch_size", None), given.get("encoder_attention_mask")
+    if not isinstance(given.get(name), Tensor) or given[name].dim() != 4 or not patch or mask is None:
+        return False
+    rows, columns = (side // patch for side in given[name].shape[-2:])
+    one, other = (
+        _capture(expert.model, [first], given | {name: factor * given[name]})[EMBEDDINGS][0] for factor in (1.0, 0.5)
+    )
+    changed = (one != other).any(-1).nonzero()[:, 0].tolist()
+    text = int(mask[0].sum())
+    return changed == list(range(text, text + rows * columns))
 
 
 def _image_state(state: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....probes.hooks.block_stacks import find_stacks
 from ...generation.sampling import Generator
-from .latents import clean_latents, decode_latents, latent_stride
+from .latents import clean_latents, decode_latents, measure_latents
 from .pipeline_expert import PipelineExpert
 
 _DIGIT = 256  # whole numbers below it are exact in bfloat16
@@ -82,7 +82,12 @@ class LatentGenerator(Generator):
         self._size = _still(self.name, shapes[0])
         if sorted(self._order.tolist()) != list(range(_product(self.size))):
             raise ValueError(f"{self.name} changes its latents before it denoises them: no fused model can draw them")
-        self._stride = latent_stride(expert.pipe)
+        self._stride, channels = measure_latents(expert.pipe)
+        if channels != self._size[0]:
+            raise ValueError(
+                f"{self.name} draws latents {shapes[0]}, whose second axis is not that of the {channels} channels of "
+                "its autoencoder: no fused model can draw them"
+            )
         self._one, self._two = (expert.record([""] * count, 1.0, torch.zeros).arguments for count in (1, 2))
         self._clock, self._start, self._slope = self._told()
 

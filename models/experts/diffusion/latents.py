@@ -56,6 +56,10 @@ def noisy_latents(
         return noise
     rows, columns = stride * shape[-2], stride * shape[-1]
     clean = clean_latents(pipe, to_pixels([s.image for s in stimuli], rows, columns)).float().cpu()
+    if clean.dim() == 4 and noise.dim() == 5:
+        clean = clean[:, :, None]  # a video model on an autoencoder of pictures (Latte)
+    if clean.dim() == 5 and noise.dim() == 4:
+        clean = clean[:, :, 0]  # a picture model on an autoencoder of videos (Krea 2)
     if clean.shape != noise.shape and clean.dim() == 5:
         clean = clean.transpose(1, 2)  # (batch, frame, channel, row, column)
     if clean.shape != noise.shape:
@@ -81,6 +85,11 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
     Tensor
         Latents (batch, channel, row, column), of a video's autoencoder (batch, channel, 1, row, column).
 
+    Raises
+    ------
+    ValueError
+        If the autoencoder does not encode a picture as it is set.
+
     Notes
     -----
     latent = (mode - shift) * scale, and (mode - mean) / std * scale where the autoencoder has a mean and a std for each
@@ -88,8 +97,14 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
     """
     vae = pipe.vae
     images = images.to(vae.device, vae.dtype)
-    with torch.no_grad():
-        coded = vae.encode(images[:, :, None] if _codes_videos(vae) else images)
+    try:
+        with torch.no_grad():
+            coded = vae.encode(images[:, :, None] if _codes_videos(vae) else images)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{type(vae).__name__} of {type(pipe).__name__} does not encode a picture as it is set: {error} Switch on "
+            "what it asks for (pipe.vae.enable_tiling()), or wrap the pipeline in your own Subject"
+        ) from error
     latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
     if hasattr(pipe, "_patchify_latents"):  # Flux 2 standardises patches of latents
         latents = pipe._patchify_latents(latents)
@@ -125,8 +140,8 @@ def decode_latents(pipe: Any, latents: Tensor) -> Tensor:
     return images[:, :, 0] if images.dim() == 5 else images
 
 
-def latent_stride(pipe: Any) -> int:
-    """Return how many pixels a side one latent covers, measured on an empty image.
+def measure_latents(pipe: Any) -> tuple[int, int]:
+    """Measure the latents of a pipeline's autoencoder, on an empty image.
 
     Parameters
     ----------
@@ -135,9 +150,13 @@ def latent_stride(pipe: Any) -> int:
 
     Returns
     -------
-    int
+    stride : int
+        Pixels a side that one latent covers.
+    channels : int
+        Of a latent.
     """
-    return _MEASURE // clean_latents(pipe, torch.zeros(1, 3, _MEASURE, _MEASURE)).shape[-1]
+    latents = clean_latents(pipe, torch.zeros(1, 3, _MEASURE, _MEASURE))
+    return _MEASURE // latents.shape[-1], latents.shape[1]
 
 
 def _codes_videos(vae: Any) -> bool:

@@ -150,6 +150,8 @@ def run_loop(
 
     def answer(arguments: dict[str, Any]) -> Any:
         if not found:
+            if not noise.drawn:
+                raise Recorded
             found.append(find_latents(arguments, state["drawn"], type(pipe).__name__))
             noise.again = again
         latents = flat(arguments[found[0].name])[found[0].places]
@@ -166,7 +168,7 @@ def run_loop(
 
     noise = Noise(draw)
     run_pipeline(pipe, denoiser, [""], noise, scheduler, answer, steps, **chosen)
-    check_run(pipe, denoiser, moments, noise)
+    check_run(pipe, denoiser, moments if noise.drawn else [True], noise)
     return Loop(moments, found[0], state["drawn"], scheduler)
 
 

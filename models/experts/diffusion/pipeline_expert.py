@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,10 +19,10 @@ from ....probes.subjects.picture_grids import Place, find_grids
 from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
 from .conventions import Convention
-from .latents import latent_stride, noisy_latents
+from .latents import measure_latents, noisy_latents
 from .oracle_loop import Latents, flat
 from .pipeline_runs import Draw, text_encoders
-from .prompt_words import PROBES, word_table
+from .prompt_words import PROBES, cut_captions, word_table
 from .recorded_call import Call, frozen_scheduler, record_call, trace_words
 
 
@@ -61,6 +62,8 @@ class PipelineExpert:
         What can be probed, as every `Subject` says.
     others : list or None
         What the text encoders read of two other prompts, recorded when the first prompt is shown.
+    warned : bool
+        Whether it has been said that captions may be cut.
     convention : Convention
         How the pipeline counts time, and what its denoiser returns; measured when it is opened.
     latents : Latents or None
@@ -79,6 +82,7 @@ class PipelineExpert:
     timed_tasks: tuple[str, ...] = ("generation",)
     _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
     others: Any = field(default=None, repr=False)
+    warned: bool = field(default=False, repr=False)
     convention: Convention = field(default=Convention("noise - image"), repr=False)
     latents: Latents | None = field(default=None, repr=False)
 
@@ -159,7 +163,7 @@ class PipelineExpert:
         prompts = [s.text if "text" in modalities else "" for s in stimuli]
         if shown and self._stride is None:
             gather_on_device(self.pipe, self.model)
-            self._stride = latent_stride(self.pipe)
+            self._stride = measure_latents(self.pipe)[0]
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             return noisy_latents(self.pipe, stimuli, shown, level, shape, self._stride or 0)
@@ -241,6 +245,15 @@ class PipelineExpert:
                 "found. Show it images alone, or wrap it in your own Subject (probes/subjects/subject.py)"
             )
         table = word_table(call.read, self.others, self._pads())
+        cut = cut_captions(call.read, self.others, self._pads())
+        if cut and not self.warned:
+            self.warned = True
+            longest = max(each.ids.shape[1] for each in call.read)
+            warnings.warn(
+                f"{self.name}: {cut} of {len(prompts)} captions fill all tokens that a text encoder of its pipeline "
+                f"reads (at most {longest}) and may be cut: the rest is not shown",
+                stacklevel=4,
+            )
         still = self._still(1.0)
         words = trace_words(self.pipe, self.model, prompts, call, table, still, **self.size())
         read = words.any(1).tolist()

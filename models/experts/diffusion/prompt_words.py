@@ -95,14 +95,39 @@ def word_table(read: Sequence[EncoderCall], others: Sequence[Sequence[EncoderCal
             turn, row = divmod(place, len(peers[0])) if single else (0, place)
             bare = [real_tokens(peer[row % len(peer)], 0, pads)[1] for peer in peers]
             for sample in range(len(call.ids)):
-                first, real, full = real_tokens(call, sample, pads)
+                places, real, full = real_tokens(call, sample, pads)
                 own = own_tokens(real, bare, full)
-                table[turn if single else sample, [start + first + position for position in own]] = True
+                table[turn if single else sample, [start + places[position] for position in own]] = True
         start += call.ids.shape[1]
     return table
 
 
-def real_tokens(call: EncoderCall, row: int, pads: dict[str, int]) -> tuple[int, list[int], bool]:
+def cut_captions(read: Sequence[EncoderCall], others: Sequence[Sequence[EncoderCall]], pads: dict[str, int]) -> int:
+    """Return how many captions fill all tokens that an encoder reads at most, so that their ends may be cut.
+
+    Parameters
+    ----------
+    read : sequence of EncoderCall
+        For a batch of prompts.
+    others : sequence of sequence of EncoderCall
+        For each other prompt, short ones, its calls.
+    pads : dict of str to int
+        The token that each encoder's tokenizer pads with.
+
+    Returns
+    -------
+    int
+        Of the encoder where they are most.
+    """
+    counts = [0]
+    for call in read:
+        short = next((c for c in others[0] if c.encoder == call.encoder), None)
+        if short is not None and short.ids.shape[1] == call.ids.shape[1] and not real_tokens(short, 0, pads)[2]:
+            counts.append(sum(real_tokens(call, row, pads)[2] for row in range(len(call.ids))))
+    return max(counts)
+
+
+def real_tokens(call: EncoderCall, row: int, pads: dict[str, int]) -> tuple[list[int], list[int], bool]:
     """Return the tokens that are not padding.
 
     Parameters
@@ -116,8 +141,8 @@ def real_tokens(call: EncoderCall, row: int, pads: dict[str, int]) -> tuple[int,
 
     Returns
     -------
-    start : int
-        Where they start.
+    places : list of int
+        Where they are: padding may stand at an end, or between the prompt and what follows it (LongCat-Image).
     real : list of int
         Token ids.
     full : bool
@@ -126,14 +151,13 @@ def real_tokens(call: EncoderCall, row: int, pads: dict[str, int]) -> tuple[int,
     ids: list[int] = call.ids[row].tolist()
     if call.mask is not None and call.mask.dim() == 2:
         kept = call.mask[row].nonzero()[:, 0].tolist()
-        start, end = (kept[0], kept[-1] + 1) if kept else (0, 0)
-        return start, ids[start:end], end - start == len(ids)
+        return kept, [ids[place] for place in kept], len(kept) == len(ids)
     pad, start, end = pads.get(call.encoder), 0, len(ids)
     while end and ids[end - 1] == pad:
         end -= 1
     while start < end and ids[start] == pad:
         start += 1
-    return start, ids[start:end], end - start >= len(ids) - 1  # CLIP pads with its end token
+    return list(range(start, end)), ids[start:end], end - start >= len(ids) - 1  # CLIP pads with its end token
 
 
 def tagged(calls: Sequence[EncoderCall], digit: int | None) -> list[Any]:

@@ -158,7 +158,10 @@ def check_run(pipe: Any, denoiser: nn.Module, calls: Sequence[Any], noise: Noise
     if not calls:
         raise RuntimeError(f"{what}: the pipeline ran without calling it: is another denoiser meant for this timestep?")
     if noise.drawn != 1:
-        raise RuntimeError(f"{what}: the pipeline drew its initial latents {noise.drawn} times, expected once")
+        raise RuntimeError(
+            f"{what}: the pipeline drew Gaussian latents {noise.drawn} times before it called it, expected once: wrap "
+            "it in your own Subject (probes/subjects/subject.py)"
+        )
 
 
 def frozen_scheduler(scheduler: Any, timestep: Tensor, sigma: float) -> Any:
