@@ -76,6 +76,7 @@ class FusedModel(Fusion, Generator):
 
     null_text: Tensor
     experts: tuple[Any, Any]
+    _described: list[dict[str, Any]] | None = None
 
     def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
         if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
@@ -92,7 +93,6 @@ class FusedModel(Fusion, Generator):
         self.experts = (understanding, generation)
         self.trained_experts, self.rank = "bridges", 0
         self.steps = 0
-        self._described: list[dict[str, Any]] | None = None
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)

@@ -289,7 +289,9 @@ def _other(value: Tensor, chosen: Tensor, mask: Any, special: set[int], seed: in
         chosen = chosen & own
     if value.is_floating_point():
         if value.ndim > 4:  # (sample, image, ...) or (image, tile, ...), of which some may fill up the batch
-            chosen = chosen & (value != 0).flatten(2).any(2).view(*value.shape[:2], *[1] * (value.ndim - 2))
+            shown = (value != 0).flatten(2).any(2)
+            shown = shown | ~shown.any(1, keepdim=True)  # zeros alone are data, such as a blank latent
+            chosen = chosen & shown.view(*value.shape[:2], *[1] * (value.ndim - 2))
         return torch.where(chosen, value + noise_like(value, seed), value)
     words = ~torch.isin(value, torch.tensor(sorted(special), device=value.device, dtype=value.dtype))
     if isinstance(mask, Tensor) and mask.shape == value.shape:
