@@ -42,6 +42,8 @@ def extract(
     device: str = "auto",
     batch_size: int = 32,
     check: bool = True,
+    calls: int | str | None = None,
+    generate: int | Mapping[str, Any] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Features:
     """Return the pooled hidden states of every layer, for each modality that the subject has.
@@ -67,7 +69,8 @@ def extract(
         Whether one pass shows both modalities. Show it only beside the same pass over `mismatched(stimuli)`.
     layers : sequence of str, optional
         The names of the layers to read, "embeddings", "0", "1", ..., or paths in the model; None for all layers. A pass
-        ends behind the deepest of them.
+        ends behind the deepest of them. Sites can be named too: "7.attention", "7.middle", "7.mlp", "connector",
+        "final_norm" or the path of any module (docs/features.md).
     pooling : str, optional
         "mean", "last", "first", "none" (all tokens) or a patch grid, "grid:4", of the image tokens; the text's tokens
         are averaged beside a grid. Sinks, padding, special and template tokens are left out.
@@ -96,6 +99,13 @@ def extract(
         Whether one stimulus is shown again behind the last batch, alone and in a whole pass, and compared with what was
         kept (probes/extraction/checking.py); of a store that is used again, or resumes, a stimulus that it holds.
         False is noted in the provenance.
+    calls : int or "all", optional
+        For models that run blocks several times in a pass (ALBERT, looped depth): how often. Then each run is a layer,
+        "4@1", "4@2", ... in the order of the pass; "4@2" in `layers` names one. All stimuli must take as many.
+    generate : int or mapping, optional
+        Let a language model continue each stimulus by up to so many tokens, and pool the tokens that it wrote, but not
+        the one that ended it. A mapping holds keywords of the model's `generate`. Decoding is greedy. The states are
+        those of one pass over the stimulus and what was written.
     store : path, optional
         A folder to write, shard by shard (probes/features/store.py). Then no more than one shard's features are in
         memory, and an extraction that was stopped resumes there. Under torchrun all ranks must call `extract`, and they
@@ -148,6 +158,8 @@ def extract(
         device=device,
         batch_size=batch_size,
         check=check,
+        calls=calls,
+        generate=generate,
         store=store,
     )
     return extract_with(subject, stimuli, options)

@@ -17,7 +17,6 @@ from ..features.shards import FORMAT, Shard, open_shard, read_metadata, read_ten
 from ..features.store import existing_shards, shard_path, write_numbered_shard
 from ..features.store_index import index_of
 from ..fingerprints.running_state import within_passes
-from ..hooks.capturing import EMBEDDINGS
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
@@ -235,19 +234,19 @@ class ExtractionJob:
 
     def _shard(self, tensors: dict[str, Tensor], places: list[int], halved: dict[str, list[int]]) -> Shard:
         passes, options = self.passes, self.passes.options
-        numbers = {name: 0 if name == EMBEDDINGS else int(name) + 1 for name in passes.layers}
         parts = {}
         for modality in passes.subject.modalities:
-            names = [name for name in passes.layers if f"{modality}/{name}" in tensors]
+            depths = passes.depths[modality]
             label = pooling_of(modality, options.pooling)
             label += (
                 " + special" * options.special
                 + " + sinks" * (options.sinks and modality == "text")
                 + " + chosen" * (modality in (options.tokens or {}))
+                + " + generated" * (options.generate is not None)
             )
             parts[modality] = {
-                "layers": names,
-                "depths": [numbers[name] / len(passes.subject.blocks) for name in names],
+                "layers": list(depths),
+                "depths": list(depths.values()),
                 "subject": passes.subject.name,
                 "task": options.task,
                 "pass_": "joint" if len(passes.groups) < len(passes.subject.modalities) else "separate",

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from ..features.layer_features import ALLOWED, DTYPES
-from ..hooks.capturing import EMBEDDINGS
 from ..hooks.model_state import dispatched
+from ..reading.generated_tokens import generation_settings
+from ..reading.layer_names import layer_paths
 from ..subjects.subject import Subject
 from .token_selection import Chosen
 
@@ -66,42 +67,12 @@ def check_pooling(pooling: str) -> None:
         raise ValueError(f"unknown pooling {pooling!r}: expected one of {', '.join(POOLINGS)}, such as grid:4")
 
 
-def layer_paths(subject: Subject, layers: Sequence[str] | None) -> dict[str, str]:
-    """Return the names of the layers that are asked for, in depth order, with their paths in the model.
-
-    Parameters
-    ----------
-    subject : Subject
-        What is probed.
-    layers : sequence of str or None
-        Names ("embeddings", "0", "1", ...) or paths in the model; None for all layers.
-
-    Returns
-    -------
-    dict of str to str
-        The path of each layer, by name.
-
-    Raises
-    ------
-    ValueError
-        The subject has no such layer, or `layers` is not a list of names.
-    """
-    known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
-    if layers is None:
-        return known
-    if isinstance(layers, str) or not layers:
-        raise ValueError(f"layers is {layers!r}: expected a list of names such as ['embeddings', '7']")
-    wanted = {str(name) for name in layers}
-    if unknown := wanted - known.keys() - set(known.values()):
-        raise ValueError(
-            f"{subject.name} has no layer {sorted(unknown)[0]!r}: it has embeddings, 0 to {len(subject.blocks) - 1} "
-            f"or their paths, {subject.blocks[0]} to {subject.blocks[-1]}"
-        )
-    return {name: path for name, path in known.items() if name in wanted or path in wanted}
-
-
 def _dtype(name: str) -> torch.dtype | str:
     return getattr(torch, name, name)  # an unknown name is refused where choices are checked
+
+
+def _calls(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 @dataclass(frozen=True)
@@ -110,8 +81,8 @@ class ExtractionOptions:
 
     Attributes
     ----------
-    task, timesteps, joint, layers, pooling, tokens, special, sinks, cleaned, dtype, precision, device
-    batch_size, check, store
+    task, timesteps, joint, layers, pooling, tokens, special, sinks, cleaned, dtype, precision, device, batch_size
+    check, calls, generate, store
         As the keywords of `extract` (probes/extraction/extracting.py).
 
     Notes
@@ -140,7 +111,7 @@ class ExtractionOptions:
     layers: Sequence[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the layers to read, such as embeddings 0 7. (default: all layers)",
+            "help": "Names of the layers and sites to read, such as embeddings 0 7 7.mlp. (default: all layers)",
             "nargs": "+",
             "metavar": "LAYER",
         },
@@ -194,6 +165,22 @@ class ExtractionOptions:
         default=True,
         metadata={"help": "Show one stimulus again, alone, and compare it with what was kept."},
     )
+    calls: int | str | None = field(
+        default=None,
+        metadata={
+            "help": "How often blocks run in a pass, where a model loops: a number, or all. (default: once)",
+            "type": _calls,
+            "metavar": "N",
+        },
+    )
+    generate: int | Mapping[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Let the model write up to N tokens, and pool those. (default: the tokens of the stimulus)",
+            "type": int,
+            "metavar": "N",
+        },
+    )
     store: str | os.PathLike[str] | None = field(
         default=None,
         metadata={"help": "The folder to write the features to. (default: features stay in memory)"},
@@ -233,6 +220,12 @@ class ExtractionOptions:
             )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size!r}: expected a whole number of at least 1")
+        if self.calls is not None and self.calls != "all" and (not isinstance(self.calls, int) or self.calls < 1):
+            raise ValueError(f"calls is {self.calls!r}: expected a whole number of at least 1, or 'all'")
+        if self.generate is not None:
+            generation_settings(subject.model, self.generate)
+            if self.joint or self.timesteps:
+                raise ValueError("written tokens have no joint pass and no timesteps: leave joint and timesteps out")
         if unknown := [modality for modality in self.tokens or {} if modality not in subject.modalities]:
             raise ValueError(
                 f"tokens of {unknown[0]!r} are chosen, but {subject.name} has {', '.join(subject.modalities)}"
@@ -265,7 +258,14 @@ class ExtractionOptions:
             "dtype": str(self.dtype).removeprefix("torch."),
             "precision": self.precision,
             "batch_size": self.batch_size,
+            # Options that came later are recorded where they are used, so that older stores still fit.
+            **({"calls": self.calls} if self.calls is not None else {}),
+            **({"generate": _plain_settings(self.generate)} if self.generate is not None else {}),
         }
+
+
+def _plain_settings(generate: int | Mapping[str, Any]) -> Any:
+    return generate if isinstance(generate, int) else {name: repr(value) for name, value in sorted(generate.items())}
 
 
 def _plain(chosen: Chosen) -> Any:

@@ -6,7 +6,7 @@ import gc
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +18,17 @@ from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..hooks.parallel_models import ranks_of
+from ..reading.generated_tokens import generation_settings, written_tokens
+from ..reading.layer_names import Turns, check_turns, layer_depth, layer_paths, once_each
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
-from .options import PRECISIONS, ExtractionOptions, layer_paths
+from .options import PRECISIONS, ExtractionOptions
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Tokens, find_tokens, read_grids
+
+CONNECTOR = "connector"  # the site that only images have
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,23 @@ class PassRunner:
         What is asked of it, as `ExtractionOptions.checked` returns it.
     denoised : tuple of str
         The modalities that its timesteps belong to (`denoised_modalities`).
+    depths : dict of dict of float
+        By modality, the relative depth of each layer that the first batch had, in depth order.
     """
 
     subject: Subject
     options: ExtractionOptions
     denoised: tuple[str, ...] = ("image",)
+    depths: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def layers(self) -> dict[str, str]:
         """The names of the layers that are read, in depth order, with their paths in the model."""
-        paths = layer_paths(self.subject, None)
-        return {name: paths[name] for name in self.options.layers or paths}
+        layers = layer_paths(self.subject, self.options.layers)
+        if self.options.calls is None:
+            return layers
+        blocks = once_each(self.subject.model, self.subject.blocks)
+        return {n: path for n, path in layers.items() if path in blocks or path not in self.subject.blocks}
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -102,6 +112,8 @@ class PassRunner:
                     continue
                 with forgetting(self.subject.model):
                     shown = self.subject.show(batch, modalities, str(self.options.task), time)
+                    if self.options.generate is not None:
+                        shown = self._written(batch, shown)
                     has_special |= bool(shown.special)
                     once = self._once(batch, modalities, shown, stop)
                 for (modality, layer), pooled in once.items():
@@ -112,6 +124,13 @@ class PassRunner:
             raise ValueError(f"{self.subject.name} names no special tokens: leave special out, it changes nothing")
         return {name: torch.stack(tensors) for name, tensors in found.items()}
 
+    def _written(self, batch: Sequence[Stimulus], shown: ForwardPass) -> ForwardPass:
+        """Return a pass over the tokens of a pass and those that the model writes behind them."""
+        model = self.subject.model
+        settings = generation_settings(model, self.options.generate or 0)
+        with torch.no_grad(), self._autocast(device_of(model)):
+            return written_tokens(model, self.subject.blocks, shown, settings, [stimulus.id for stimulus in batch])
+
     def _once(
         self, batch: Sequence[Stimulus], modalities: tuple[str, ...], shown: ForwardPass, stop: bool
     ) -> dict[tuple[str, str], Pooled]:
@@ -119,17 +138,23 @@ class PassRunner:
         subject = self.subject
         device = device_of(subject.model)
         tokens = {m: self._tokens(shown, m, len(batch), device) for m in modalities}
-        names = {path: name for name, path in self.layers.items()}
-        found: dict[tuple[str, str], Pooled] = {}
+        layers = self._layers_of(modalities)
+        sites = [path for path in dict.fromkeys(layers.values()) if path != EMBEDDINGS and path not in subject.blocks]
+        turns = Turns(subject.blocks, {layers[n]: layer_depth(subject, n) * len(subject.blocks) % 1 for n in layers})
+        found: dict[tuple[str, str, int], Pooled] = {}  # by modality, path and turn
         streams: dict[str, list[str | None]] = {}  # the streams of each layer
 
         def keep(path: str, stream: str | None, state: Tensor) -> None:
             streams.setdefault(path, []).append(stream)
-            for modality in modalities if path in names else ():
-                if stream == shown.streams.get(modality):
+            turn = turns.count(path, stream)
+            for modality in modalities if path in layers.values() else ():
+                if stream == shown.streams.get(modality) or (path in sites and stream is None):
                     try:
+                        site = path in sites
                         pooled = pool(
-                            merge_residual_streams(state, shown.residual),
+                            _with_samples(state, tokens[modality])
+                            if site
+                            else merge_residual_streams(state, shown.residual),
                             tokens[modality],
                             pooling_of(modality, self.options.pooling),
                             shown.dim_axis,
@@ -140,29 +165,43 @@ class PassRunner:
                     except ValueError as error:
                         raise ValueError(f"layer {path!r} has {error}") from None
                     # Pooled vectors stay where they are until the pass is over: to fetch each would make a GPU wait.
-                    found[modality, names[path]] = pooled if self.options.pooling == "mean" else _fetched(pooled)
+                    found[modality, path, turn] = pooled if self.options.pooling == "mean" else _fetched(pooled)
 
-        paths = list(self.layers.values())
-        if paths[0] == EMBEDDINGS and subject.blocks[0] not in paths:
+        paths = [path for path in dict.fromkeys(layers.values()) if path not in sites]
+        if self.options.calls is not None:  # every run of a block counts for the depth
+            paths = [*paths[: paths[:1] == [EMBEDDINGS]], *once_each(subject.model, subject.blocks)]
+        elif paths[:1] == [EMBEDDINGS] and subject.blocks[0] not in paths:
             paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
-        reading = capture(subject.model, paths, keep=keep, stop=stop)
+        calls: int | str = 1 if self.options.calls is None else "all"
+        reading = capture(subject.model, paths, keep=keep, stop=stop, calls=calls, sites=sites)
         with torch.no_grad(), self._autocast(device), reading as taps:
-            _run_to_the_end(shown, paths, taps)
-        if missing := [m for m in modalities if not any(m == modality for modality, _ in found)]:
+            _run_to_the_end(shown, [*paths, *sites], taps)
+        if missing := [m for m in modalities if not any(m == modality for modality, _, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
+        named: dict[tuple[str, str], Pooled] = {}
         for modality in modalities:
-            self._check_layers(modality, shown.streams.get(modality), found, streams)
-        return {key: self._checked(_fetched(pooled), key[1], batch) for key, pooled in found.items()}
+            present = {path for other, path, _ in found if other == modality}
+            self._check_layers(modality, shown.streams.get(modality), present, streams)
+            runs = turns.kept(subject.name, self._layers_of((modality,)), present)
+            for name, (path, turn) in runs.items():
+                named[modality, name] = self._checked(_fetched(found[modality, path, turn]), path, batch)
+            now = {n: layer_depth(subject, n) if calls == 1 else turns.depth(*run) for n, run in runs.items()}
+            before = self.depths.setdefault(modality, now)
+            check_turns(subject.name, self.options.calls, turns, before, now, batch[0].id)
+        return named
 
-    def _check_layers(
-        self, modality: str, stream: str | None, found: Mapping[tuple[str, str], Pooled], streams: Mapping[str, Any]
-    ) -> None:
+    def _layers_of(self, modalities: Sequence[str]) -> dict[str, str]:
+        """Return the layers that a pass over these modalities can have: a connector is the image's."""
+        return {n: path for n, path in self.layers.items() if n != CONNECTOR or "image" in modalities}
+
+    def _check_layers(self, modality: str, stream: str | None, found: set[str], streams: Mapping[str, Any]) -> None:
         """Raise ValueError for a layer without the modality, unless its stream has ended there (SD3's last block)."""
-        present = [(modality, name) in found for name in self.layers]
-        for index, (name, path) in enumerate(self.layers.items()):
+        layers = self._layers_of((modality,))
+        present = [path in found for path in layers.values()]
+        for index, (name, path) in enumerate(layers.items()):
             ended = stream is not None and None not in streams[path] and not any(present[index:])
             if not (present[index] or ended):
-                others = [other for other, has in zip(self.layers, present, strict=True) if has and other != name]
+                others = [other for other, has in zip(layers, present, strict=True) if has and other != name]
                 names = ", ".join("one without a name" if own is None else repr(own) for own in streams[path])
                 raise ValueError(
                     f"layer {path!r} of {self.subject.name} has no {modality} states, others have: its streams are "
@@ -194,7 +233,7 @@ class PassRunner:
             return nullcontext()
         return torch.autocast(device.type, dtype=PRECISIONS[self.options.precision])
 
-    def _checked(self, pooled: Pooled, layer: str, batch: Sequence[Stimulus]) -> Pooled:
+    def _checked(self, pooled: Pooled, path: str, batch: Sequence[Stimulus]) -> Pooled:
         """Convert what is kept to the dtype, or raise FloatingPointError for what is not finite in it."""
         kept = []
         for values in (pooled.values, pooled.clamped):
@@ -209,7 +248,6 @@ class PassRunner:
                 if finite.all():
                     what, remedy = f"is too large for {self.options.dtype}", "store float32 or bfloat16"
                 first = batch[int((~fits).nonzero()[0])].id
-                path = self.layers[layer]
                 raise FloatingPointError(
                     f"layer {path!r} of {self.subject.name} {what}, first for stimulus {first!r}: {remedy}"
                 )
@@ -325,6 +363,12 @@ def _run_to_the_end(shown: ForwardPass, paths: Sequence[str], taps: Mapping[str,
     except Exception:
         if any(path not in taps for path in paths):  # a layer is there once all of its streams are pooled
             raise
+
+
+def _with_samples(state: Tensor, tokens: Tokens) -> Tensor:
+    """Return a site's state with its sample axis, which an MLP may have merged with the tokens."""
+    merged = state.ndim == 2 and tokens.exact is not None and len(state) == tokens.exact[0] * tokens.exact[1]
+    return state.unflatten(0, tokens.exact) if merged and tokens.exact else state
 
 
 def _fetched(pooled: Pooled) -> Pooled:

@@ -155,11 +155,15 @@ def _check_fit(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str)
         description = f"positions of {batch} stimuli go up to {tokens.reach - 1}"
     if fits:
         return
+    alone = ": the model ran one sample at a time: give it the whole batch in one call, or say batch_size=1"
     guided = (
         ": the batch is twice that of the stimuli, as with classifier-free guidance: turn it off "
         "(guidance_scale=1, or no negative prompt)"
     )
-    raise ValueError(f"hidden states of shape {shape}, but the {what} {description}{guided if doubled else ''}")
+    raise ValueError(
+        f"hidden states of shape {shape}, but the {what} "
+        f"{description}{guided if doubled else alone if moved.shape[0] == 1 < batch else ''}"
+    )
 
 
 def _clamp(rows: Tensor, ragged: Tensor | None) -> Tensor:

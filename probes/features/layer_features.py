@@ -15,7 +15,7 @@ ALLOWED = {
     "task": ("understanding", "generation"),
     "pass_": ("separate", "joint"),
 }
-POOLING = re.compile(r"(mean|last|first|none|grid:[1-9]\d*)( \+ (special|sinks|chosen|cleaned))*")
+POOLING = re.compile(r"(mean|last|first|none|grid:[1-9]\d*)( \+ (special|sinks|chosen|generated|cleaned))*")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -72,7 +72,8 @@ class LayerFeatures:
         "separate" (each modality without the other) or "joint".
     pooling : str
         "mean", "last", "first", "none" or "grid:N" over the modality's own tokens, with " + special" (sinks, class
-        tokens and the like are pooled too), " + chosen" (some of the tokens) and " + cleaned".
+        tokens and the like are pooled too), " + chosen" (some of the tokens), " + generated" (the tokens that the
+        model wrote) and " + cleaned".
     timesteps : tuple of float
         The timesteps of the sweep, or the one selected by `at`; () for subjects without timesteps.
     samples : tuple of str

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
+from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
 from .input_changes import Inputs, unchanged
 
@@ -64,6 +64,8 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
             model(**unchanged(inputs))
     except LayerNeverRan:
         return None
+    except LayerRanAgain:
+        pass  # a loop: what entered its first turn has been read
     state = taps[EMBEDDINGS]
     return state if isinstance(state, dict) else {None: state}
 

@@ -279,3 +279,54 @@ def test_a_loop_that_begins_behind_the_first_batch_is_no_single_layer(stacks, la
         extract(subject, letters("a", "b"), layers=layers, batch_size=1)["text"].values,
         extract(one, letters("a", "b"), layers=layers, batch_size=1)["text"].values,
     )
+
+
+def test_every_turn_of_a_loop_is_a_layer(tmp_path):
+    subject = looped("two")
+    stimuli = letters("a", "bc", "def")
+    features = extract(subject, stimuli, calls="all", store=tmp_path)["text"]
+    turns = ("2@1", "3@1", "2@2", "3@2")
+    assert features.layers == ("embeddings", "0", "1", *turns, "4", "5")
+    assert features.depths == tuple(number / 8 for number in range(9))
+    states = subject.show(list(stimuli), ("text",), "understanding", None)
+    given: list[Tensor] = []
+    subject.model.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    states.run()
+    state = given[0]
+    blocks = [subject.model.get_submodule(subject.blocks[n]) for n in (0, 1, 2, 3, 2, 3, 4, 5)]
+    for name, block in zip(features.layers[1:], blocks, strict=True):
+        state = block(state)
+        for row, text in enumerate(stimuli.texts):
+            torch.testing.assert_close(features.layer(name)[row], state[row, : len(text)].mean(0))
+    part = extract(subject, stimuli, calls=2, layers=["2@2", "5"])["text"]
+    assert part.layers == ("2@2", "5") and part.depths == (5 / 8, 1.0)
+    assert torch.equal(part.layer("2@2"), features.layer("2@2"))
+
+
+def test_turns_that_do_not_fit_are_refused():
+    stimuli = letters("a", "b", "cde", "fgh")
+    with pytest.raises(ValueError, match=r"another number of times for stimulus 'id cde'.* take as many turns"):
+        extract(looped("length"), stimuli, calls="all", batch_size=2)
+    with pytest.raises(ValueError, match=r"calls is 3, but a block of toy ran 2 times .* calls=2 or 'all'"):
+        extract(looped("two"), stimuli, calls=3)
+    with pytest.raises(ValueError, match=r"layer '2@3' is asked for, but 'core.0' of toy ran 2 times"):
+        extract(looped("two"), stimuli, calls="all", layers=["2@3"])
+    with pytest.raises(ValueError, match="calls is 'many': expected a whole number of at least 1, or 'all'"):
+        extract(looped("two"), stimuli, calls="many")
+
+
+def test_the_turns_of_albert_are_its_hidden_states():
+    size = {"vocab_size": 99, "embedding_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    model = AlbertModel(AlbertConfig(**size, num_hidden_layers=3)).eval()
+
+    def inputs(batch: Sequence[Stimulus], *_: Any) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor([[ord(letter) % 99 for letter in s.text] for s in batch])}
+
+    stimuli = letters("ij", "kl")
+    features = extract(AnyModel(model, inputs, modalities=("text",)), stimuli, calls="all")["text"]
+    with torch.no_grad():
+        native = model(**inputs(list(stimuli)), output_hidden_states=True).hidden_states
+    assert features.layers == ("embeddings", "0@1", "0@2", "0@3")
+    for ours, theirs in zip(features.values, native, strict=True):
+        torch.testing.assert_close(ours, theirs.mean(1))
