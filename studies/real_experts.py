@@ -117,11 +117,13 @@ def style_curves(folder: Path, ours: Stimuli, theirs: Stimuli) -> pd.DataFrame:
 
 
 def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
-    """Compare every layer of SmolLM2-135M, pooled four ways, with block 8 of DINOv2-S and the last layer of MiniLM-L6.
+    """Compare every layer of SmolLM2-135M, pooled in several ways, with block 8 of DINOv2-S and the last of MiniLM-L6.
 
-    The mean is taken over the words only (pooling "mean") or over the first token as well ("mean + special"), each raw
-    and cleaned. By CKA the first token's weight in that mean, 1 / (1 + words), is compared as well: one number per
-    caption (pooling "weight", without a layer).
+    Behind the token that is put in front (`open_expert` measures it) the mean is taken over the words only (pooling
+    "mean") or over the first token as well ("mean + special"), each raw and cleaned. Behind the begin token that the
+    tokenizer declares, and with no token in front, it is taken over all words, those that are sinks as well ("mean +
+    sinks"). By CKA the first token's weight in the mean, 1 / (1 + words), is compared as well: one number per caption
+    (pooling "weight", without a layer).
 
     Parameters
     ----------
@@ -133,23 +135,26 @@ def sink_curves(folder: Path, stimuli: Stimuli) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        set, against, pooling, layer, depth, metric, k, samples, score, null95, p.
+        set, against, front, pooling, layer, depth, metric, k, samples, score, null95, p.
     """
     curves: list[dict[str, Any]] = []
     anchors = {SEER: images(folder, stimuli).values[ANCHOR], READERS[0]: texts(folder, stimuli, READERS[0]).values[-1]}
     reader = open_expert(READERS[1])
     words: Any = reader.show(stimuli, ("text",), "understanding", None).tokens["text"]
     weight = 1 / (1 + words.sum(1).double())
-    pooled: list[tuple[str, Any, Any, Any]] = [("weight", [None], [None], weight[None, :, None])]
+    pooled: list[tuple[str, str, Any, Any, Any]] = [(reader.front, "weight", [None], [None], weight[None, :, None])]
     for special in (False, True):
         raw = extract_cached(folder, reader, stimuli, special=special, cleaned=True)["text"]
-        pooled += [(text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
-    for (pooling, layers, depths, text), (name, anchor), metric in product(pooled, anchors.items(), METRICS):
+        pooled += [(reader.front, text.pooling, text.layers, text.depths, text) for text in (raw, raw.cleaned) if text]
+    for front in (reader.tokenizer.bos_token, ""):
+        raw = extract_cached(folder, open_expert(READERS[1], front=front), stimuli, sinks=True)["text"]
+        pooled.append((front or "none", raw.pooling, raw.layers, raw.depths, raw))
+    for (front, pooling, layers, depths, text), (name, anchor), metric in product(pooled, anchors.items(), METRICS):
         if pooling == "weight" and metric != "cka":
             continue  # the cosine of one number is 1 or -1: neighbours would be half of the samples
         null = map_null(text, anchor[None], metric)
-        curve = {"set": stimuli.name, "against": name, "pooling": pooling, "layer": layers, "depth": depths}
-        curve |= {"metric": metric, "k": used_k(metric, 10), "samples": len(stimuli)}
+        curve = {"set": stimuli.name, "against": name, "front": front, "pooling": pooling, "layer": layers}
+        curve |= {"depth": depths, "metric": metric, "k": used_k(metric, 10), "samples": len(stimuli)}
         curves.append(curve | {"score": null.observed[:, 0], "null95": null.top95[:, 0], "p": null.p[:, 0]})
     return pd.concat([pd.DataFrame(curve) for curve in curves], ignore_index=True)
 

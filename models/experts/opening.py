@@ -16,9 +16,10 @@ from .downloads import weights
 from .language import is_text, open_text
 from .loading import Checkpoint
 from .native_unified import is_unified, open_unified
+from .opening_vision_language import is_vlm, open_vlm
 from .pixel_dit import DitExpert, is_dit, open_dit
 from .vision import is_dual, is_vision, open_dual, open_vision
-from .vision_language import LlavaExpert, is_vlm, open_vlm
+from .vision_language import LlavaExpert
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OWN = ("scenes-vlm", "scenes-dit", "emoji-dit")

@@ -1,4 +1,4 @@
-"""Open vision-language models as subjects: any that transformers opens as image and text to text."""
+"""Vision-language models as subjects: image tokens among the tokens of a language model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, AutoModelForImageTextToText
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.picture_grids import Place, find_grids
 from ...probes.subjects.sample_rows import divide_inputs
 from ...probes.subjects.subject import ForwardPass
-from . import loading
-from .front_tokens import front_ids, settle_front
+from .front_tokens import front_ids
 from .token_rows import Part, check_words, join_parts
 
 # Tokens that stand before and after an image, as configs and tokenizers of the families name them.
@@ -339,58 +336,6 @@ class VlmExpert:
 
 class LlavaExpert(VlmExpert):
     """A LLaVA, the family of our own understanding expert: the one that a fused model reads through its bridges."""
-
-
-def is_vlm(checkpoint: loading.Checkpoint) -> bool:
-    """Return whether transformers opens the architecture as image and text to text.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        What is to be opened.
-
-    Returns
-    -------
-    bool
-    """
-    return checkpoint.config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-
-def open_vlm(checkpoint: loading.Checkpoint, front: str | None = None) -> VlmExpert:
-    """Open a vision-language model whose image tokens stand among the text's.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        What to open.
-    front : str, optional
-        The token in front of image and text; measured if left out.
-
-    Returns
-    -------
-    VlmExpert
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint cannot be read, or the model has no image tokens, such as those that read the image by
-        cross-attention (Mllama, BLIP).
-    """
-    label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
-    architectures = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], MODEL_MAPPING.get(type(config), None)
-    reads = any(hasattr(architecture, "get_image_features") for architecture in architectures)
-    one_stack = reads and not config.get_text_config().is_encoder_decoder
-    if not one_stack or getattr(config, "image_token_id", None) is None:
-        raise ValueError(
-            f"expert {label!r} ({config.model_type}) has no image tokens among the tokens of a language model: "
-            "wrap it in your own Subject (probes/subjects/subject.py)"
-        )
-    model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
-    expert = LlavaExpert if config.model_type == "llava" else VlmExpert
-    tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
-    opened = expert(label, model, tokenizer, processor, loading.language_stack(model))
-    settle_front(opened, front)
-    return opened
 
 
 def _needs(call: Any, name: str) -> bool:

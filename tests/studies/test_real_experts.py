@@ -21,7 +21,7 @@ NOTO = load_stimuli("noto", limit=40)
 def planted(monkeypatch):
     """Every sample has a latent. Block 3 of the images and block 1 of the texts show it; all else is noise."""
 
-    def extracted(folder, subject, stimuli, special=False, cleaned=False):
+    def extracted(folder, subject, stimuli, special=False, cleaned=False, sinks=False):
         generator = torch.Generator().manual_seed(len(subject.name) + 100 * special)
         values = torch.randn(LAYERS + 1, len(stimuli), 16, generator=generator)
         latent = torch.randn(len(stimuli), 16, generator=torch.Generator().manual_seed(0))
@@ -46,15 +46,17 @@ def planted(monkeypatch):
                 cleaned=cleaned,
             )
 
-        pooling = "mean + special" if special else "mean"
+        pooling = "mean" + " + special" * special + " + sinks" * sinks
         return {m: part(m, pooling, part(m, f"{pooling} + cleaned") if cleaned else None) for m in ("image", "text")}
 
-    def opened(name, random_weights=False):
+    def opened(name, random_weights=False, front="<end>"):
         def show(stimuli, *_):
             words = torch.arange(8) < torch.tensor([[len(s.text.split())] for s in stimuli])
             return SimpleNamespace(tokens={"text": words})
 
-        return SimpleNamespace(name=name + " (random weights)" * random_weights, show=show)
+        reads = SimpleNamespace(bos_token="<begin>")
+        name += " (random weights)" * random_weights
+        return SimpleNamespace(name=name, show=show, front=front, tokenizer=reads)
 
     monkeypatch.setattr(real_experts, "ANCHOR", ANCHOR)
     monkeypatch.setattr(real_experts, "extract_cached", extracted)
@@ -80,15 +82,17 @@ def test_real_parquet_is_written_once(tmp_path):
     assert (tmp_path / "real.parquet").stat() == first
 
 
-def test_sink_curves_pool_four_ways_against_the_anchor_and_the_other_reader(tmp_path):
+def test_sink_curves_pool_behind_each_token_against_the_anchor_and_the_other_reader(tmp_path):
     curves = real_experts.sink_curves(tmp_path, NOTO)
     weights = curves[curves["pooling"] == "weight"]
     assert len(weights) == 2 and (weights["metric"] == "cka").all() and (weights["p"] > 0.01).all()
     curves = curves.dropna(subset="layer")
-    poolings = {"mean", "mean + cleaned", "mean + special", "mean + special + cleaned"}
-    assert set(curves["pooling"]) == poolings and set(curves["against"]) == {"dinov2-s", "minilm-l6"}
-    best = curves.loc[curves.groupby(["pooling", "against", "metric"])["score"].idxmax()]
-    assert len(best) == 16 and set(best["layer"]) <= {"1", "3"} and (best["p"] < 0.01).all()
+    fronts = curves.groupby("front")["pooling"].unique().map(set).to_dict()
+    assert fronts.pop("<end>") == {"mean", "mean + cleaned", "mean + special", "mean + special + cleaned"}
+    assert fronts == {"<begin>": {"mean + sinks"}, "none": {"mean + sinks"}}
+    assert set(curves["against"]) == {"dinov2-s", "minilm-l6"}
+    best = curves.loc[curves.groupby(["front", "pooling", "against", "metric"])["score"].idxmax()]
+    assert len(best) == 24 and set(best["layer"]) <= {"1", "3"} and (best["p"] < 0.01).all()
 
 
 def test_map_peaks_find_the_planted_pair(tmp_path):
