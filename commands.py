@@ -24,14 +24,14 @@ def extract(
     extract_with(open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options))
 
 
-def align(features: Path, out: Path, metric: str) -> None:
+def align(features: Path, out: Path, metric: str, k: int, block: int) -> None:
     """Write and print the alignment curve of one store's image and text."""
     from .probes.curves.curve import alignment_curve
     from .probes.features.features import Features
     from .probes.files import write_csv
 
     modalities = Features.load(features)
-    curve = alignment_curve(modalities["image"], modalities["text"], metric=metric)
+    curve = alignment_curve(modalities["image"], modalities["text"], metric, k, block=block)
     write_csv(out, curve)
     print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
 

@@ -32,6 +32,7 @@ DEPTH = "relative depth (0 = embeddings, 1 = last block)"
 def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw alignment score against relative depth: one panel per subject and task, one colour per timestep.
 
+    Panels share the axis of scores only where metric, k and N are the same: scores fall with N and rise with k.
     Lines are scores, and bands their intervals (low to high). The grey area reaches from 0 to the 95 % quantile of the
     permutation null (the highest over timesteps): a score inside it is what unrelated pairs give.
 
@@ -55,7 +56,8 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     TypeError
         If `curves` is no DataFrame.
     ValueError
-        If columns or rows are missing, if a control is unknown, or if it has no curve.
+        If columns or rows are missing, if a layer has several scores, if a control is unknown, if it has no curve, or
+        if it is of other stimuli.
 
     See Also
     --------
@@ -63,6 +65,7 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     """
     table = _tidy(curves, "alignment_curves")
     main, controls = table[table.control == "none"], table[table.control != "none"]
+    _check_single(main)
     panels = list(main.groupby([*WHAT, "pooling"], sort=False, dropna=False))
     _check_controls(main, controls)
     times = sorted(main.timestep.dropna().unique())
@@ -75,7 +78,7 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
         columns,
         figsize=(max(3.7 * columns, 5.0), 3.0 * rows + 0.5),
         squeeze=False,
-        sharey=main.metric.nunique() == 1,
+        sharey=len(main[["metric", "k", "samples"]].drop_duplicates()) == 1,
     )
     for ax, (_, rows_) in zip(grid.flat, panels, strict=False):
         _panel(ax, rows_, _same(controls, rows_), shades)
@@ -176,7 +179,27 @@ def _same(controls: pd.DataFrame, main: pd.DataFrame) -> pd.DataFrame:
     return controls[np.logical_and.reduce(alike)]
 
 
+def _check_single(main: pd.DataFrame) -> None:
+    """Raise ValueError where one line would have two scores at a layer: curves of other stimuli under one name."""
+    keys = [*WHAT, "pooling", "timestep", "layer"]
+    if (twice := main.duplicated(keys)).any():
+        row = main[twice].iloc[0]
+        raise ValueError(
+            f"alignment_curves: layer {row.layer!r} of {row.subject!r} ({row.task}) has several scores: draw one curve "
+            "of each subject, task and timestep, or give each its own subject"
+        )
+
+
 def _check_controls(main: pd.DataFrame, controls: pd.DataFrame) -> None:
+    if (
+        "pairing" in main
+        and (strange := controls[controls.pairing.notna() & ~controls.pairing.isin(main.pairing)]).size
+    ):
+        row = strange.iloc[0]
+        raise ValueError(
+            f"alignment_curves: the control {row.control!r} of {row.subject!r} was measured on other stimuli, or with "
+            "another seed, than the curves: measure it on the same"
+        )
     known = {tuple(row) for row in main[WHAT].fillna(-1).to_numpy().tolist()}
     for row in controls[WHAT].fillna(-1).drop_duplicates().to_numpy().tolist():
         if tuple(row) not in known:

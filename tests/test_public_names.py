@@ -33,6 +33,7 @@ FACES = {
         "similarity.labels": "label_probe",
         "similarity.nulls": "map_moments map_null",
         "similarity.patches": "match_patches",
+        "similarity.scaled_maps": "scaled_map",
         "similarity.scoring": "similarity similarity_map",
         "stimuli.controls": "mismatched",
         "stimuli.sources": "load_stimuli",

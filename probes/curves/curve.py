@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,13 @@ from ..similarity.inputs import (
     check_finite,
     check_same_stimuli,
     check_samples,
+    near_all,
     open_layers,
     to_common_dtype,
 )
 from ..similarity.intervals import curve_draws, interval
-from ..similarity.nulls import curve_null
+from ..similarity.nulls import check_block, curve_null
+from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.scoring import chance, used_k
 
 
@@ -33,6 +37,8 @@ def alignment_curve(
     k: int = 10,
     permutations: int = 200,
     seed: int = 0,
+    block: int = 1,
+    samples: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure the similarity of two sets of features of one subject along depth, for instance of image and text.
 
@@ -54,21 +60,28 @@ def alignment_curve(
         Permutations of the null: 200 resolve p down to .005.
     seed : int
         Seed of permutations and splits.
+    block : int
+        How many consecutive samples move together in the null and in the splits, as in `map_null`: the captions of a
+        picture, or as many frames of a video as depend on each other.
+    samples : sequence of str, optional
+        The id of each row of a fixed reference, which are compared with those of x. A tensor has no ids: without them
+        its rows are taken to be x's stimuli in their order, and a warning says so.
 
     Returns
     -------
     DataFrame
         One row per layer, after a timestep sweep one per (timestep, layer). Columns: subject, task, pass, timestep (NaN
         without), pooling, layer, depth, metric, k (missing for cka), samples, score, low and high (95 % interval),
-        chance (NaN where it depends on the features), null_mean, null95 and p (permutation null per row; each
-        permutation is shared by all rows), pairing (equal in curves whose draws are paired: same samples, same seed),
-        and last draws, a list of floats per row: the score as other samples could have had it. `attrs`: peak95 and
-        peak_p, the null of the curve's maximum.
+        chance (NaN where it depends on the features, or with blocks), null_mean, null95 and p (permutation null per
+        row; each permutation is shared by all rows), pairing (equal in curves whose draws are paired: same samples,
+        same seed), and last draws, a list of floats per row: the score as other samples could have had it. `attrs`:
+        peak95 and peak_p, the null of the curve's maximum.
 
     Raises
     ------
     ValueError, TypeError
-        As `similarity`; also features of different subjects, tasks, stimuli or timesteps, or without a layer in common.
+        As `similarity` and `map_null`; also features of different subjects, tasks, stimuli or timesteps, or without a
+        layer in common; more than half of the samples as neighbours; the same caption or image for all samples.
 
     See Also
     --------
@@ -87,13 +100,19 @@ def alignment_curve(
     """
     if not isinstance(x, LayerFeatures):
         raise TypeError(f"x must be LayerFeatures, as extract returns them, got {type(x).__name__}")
+    _check_reference(x, y, samples)
     rows = _rows(x, y)
     pairs = [(a, b) for _, _, a, b in rows]
-    samples = len(x.samples)
-    check_samples(metric, k, samples, len(pairs[0][1]))
+    count = len(x.samples)
+    check_samples(metric, k, count, len(pairs[0][1]))
     check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
-    null = curve_null(pairs, metric, k, permutations, seed)
-    scores, draws = curve_draws(pairs, metric, k, seed)
+    if large := near_all(metric, k, count):
+        raise ValueError(large)
+    check_block(count, block)
+    sides = side_of(x, [a for a, _ in pairs], "x"), side_of(y, [b for _, b in pairs], "the reference y")
+    check_exchangeable("a curve with its null and interval", *sides, block=block)
+    null = curve_null(pairs, metric, k, permutations, seed, block)
+    scores, draws = curve_draws(pairs, metric, k, seed, block=block)
     low, high = interval(scores, draws)
     paired = hashlib.sha256(json.dumps([x.samples, seed]).encode()).hexdigest()[:12]
     layers = [layer for _, layer, _, _ in rows]
@@ -108,11 +127,11 @@ def alignment_curve(
             "depth": [x.depths[layer] for layer in layers],
             "metric": metric,
             "k": pd.array([used_k(metric, k)] * len(rows), dtype="Int64"),
-            "samples": samples,
+            "samples": count,
             "score": scores,
             "low": low,
             "high": high,
-            "chance": np.nan if (expected := chance(metric, k, samples)) is None else expected,
+            "chance": np.nan if block > 1 or (expected := chance(metric, k, count)) is None else expected,
             "null_mean": null.mean,
             "null95": null.top95,
             "p": null.p,
@@ -122,6 +141,31 @@ def alignment_curve(
     )
     curve.attrs = {"peak95": null.peak95, "peak_p": null.peak_p}
     return curve
+
+
+def _check_reference(x: LayerFeatures, y: object, samples: Sequence[str] | None) -> None:
+    """Raise ValueError where a reference is of other stimuli, and warn where nothing says of which."""
+    if isinstance(y, LayerFeatures):
+        if samples is not None:
+            raise ValueError("y has ids of its own: samples= is for a reference without them, leave it out")
+        return
+    if samples is None:
+        warnings.warn(
+            f"the reference y has no ids: its rows are taken to be the stimuli of {x.subject!r} in their order; pass "
+            "their ids as samples= to have that checked",
+            stacklevel=3,
+        )
+        return
+    if len(samples) != len(x.samples):
+        raise ValueError(
+            f"x has {len(x.samples)} samples, samples= names {len(samples)}: both must be the same stimuli"
+        )
+    for row, (ours, theirs) in enumerate(zip(x.samples, samples, strict=True)):
+        if ours != theirs:
+            raise ValueError(
+                f"the reference y is of different stimuli: sample {row} is {ours!r} in {x.subject!r} but {theirs!r} in "
+                "samples=; give y the same stimuli, in the same order"
+            )
 
 
 def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[float | None, int, Tensor, Tensor]]:

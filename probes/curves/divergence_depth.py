@@ -74,6 +74,7 @@ def divergence(
     if kind is None:
         one_subject = set(understanding_curve["subject"]) == set(generation_curve["subject"])
         kind = "split" if one_subject else "peak"
+    _check_alike(understanding_curve, generation_curve, kind)
     if kind == "split":
         return _split(understanding_curve, generation_curve)
     if kind == "peak":
@@ -81,17 +82,23 @@ def divergence(
     raise ValueError(f"unknown kind {kind!r}: expected split (one trunk, two tasks) or peak (two experts)")
 
 
-def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
-    """Find where the curves of one trunk on two tasks part for good."""
-    for name in ("metric", "k", "samples", "pairing"):
+def _check_alike(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame, kind: str) -> None:
+    """Raise ValueError for curves that were not measured alike. Only a split needs paired draws."""
+    for name in ("metric", "k", "samples", *(("pairing",) if kind == "split" else ())):
         ours, theirs = (
-            curve[name].iloc[0] if len(curve) else None for curve in (understanding_curve, generation_curve)
+            curve[name].iloc[0] if len(curve) and name in curve else None
+            for curve in (understanding_curve, generation_curve)
         )
         if str(ours) != str(theirs):
+            why = ", so their draws are not paired" if kind == "split" else ", and are no curves of one measure"
             raise ValueError(
-                f"the curves differ in {name} ({ours} and {theirs}), so their draws are not paired: measure both on "
-                "the same stimuli with the same metric, k and seed"
+                f"the curves differ in {name} ({ours} and {theirs}){why}: measure both on the same stimuli with the "
+                "same metric, k and seed"
             )
+
+
+def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
+    """Find where the curves of one trunk on two tasks part for good."""
     common = [layer for layer in understanding_curve["layer"] if layer in set(generation_curve["layer"])]
     if not common:
         raise ValueError("the two curves have no layer in common")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import KFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics.metric import Array, centred
-from ..metrics.probe import FOLDS, NOTHING, PENALTIES
+from ..metrics.probe import FOLDS, NOTHING, PENALTIES, folds, numbered
 from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimuli, read_stack
 
 METRIC = "complementarity"
@@ -38,7 +37,10 @@ class _Fit(NamedTuple):
 
 
 def complementarity_map(
-    understanding: Stack, generation: Stack, target: Tensor | Array | Sequence[str | float]
+    understanding: Stack,
+    generation: Stack,
+    target: Tensor | Array | Sequence[str | float],
+    groups: Sequence[Any] | Array | None = None,
 ) -> pd.DataFrame:
     """Measure how much of a target each understanding layer adds to each generation layer.
 
@@ -53,6 +55,8 @@ def complementarity_map(
     target : array, tensor or sequence of str
         What a bridge ought to bring: numbers (sample,) or (sample, dim), or labels (sample,), strings, of which each is
         a dim of 0 and 1. It must not be one of the understanding layers, which would win by being itself.
+    groups : sequence, optional
+        A label for each sample: samples of one group, such as names that share a word, are held out together.
 
     Returns
     -------
@@ -99,8 +103,8 @@ def complementarity_map(
     sides = [[centred(layer.double()).cpu().numpy() for layer in side] for side in (us, gs)]
 
     alone, both, deviations = np.zeros(len(gs)), np.zeros((len(us), len(gs))), 0.0
-    folds = KFold(FOLDS, shuffle=True, random_state=0).split(wanted)
-    for train, test in tqdm(folds, total=FOLDS, desc="complementarity", leave=False):
+    parts = folds(samples, None if groups is None else numbered(groups, samples))
+    for train, test in tqdm(parts, total=FOLDS, desc="complementarity", leave=False):
         mean = wanted[train].mean(0)
         known, asked = wanted[train] - mean, wanted[test] - mean
         deviations += float((asked**2).sum())

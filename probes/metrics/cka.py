@@ -232,7 +232,8 @@ def _linear(make: Callable[..., Product], debiased: bool, about: str) -> Metric:
 
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
-    return Metric(prepare, tables.compare, subset, tables.permuted, scores, least, about, chance)
+    metric = Metric(prepare, tables.compare, subset, tables.permuted, scores, least, about, chance)
+    return metric._replace(high_by_chance=not debiased)
 
 
 def _exact(x: Tensor) -> bool:
@@ -331,4 +332,5 @@ CKA_RBF = Metric(
     _rbf_scores,
     least=2,
     about="CKA with a Gaussian kernel weighs near samples more than far ones, and is biased too.",
+    high_by_chance=True,
 )

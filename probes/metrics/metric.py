@@ -61,6 +61,11 @@ class Metric(NamedTuple):
     sees_pairs : bool
         Whether the score depends on which sample of x belongs to which sample of y. If not, permuting samples leaves
         it unchanged, and a permutation null says nothing.
+    least_k : int
+        The smallest k.
+    high_by_chance : bool
+        Whether strangers score high, the higher the fewer samples there are: such scores mean something only beside a
+        null, and choose bridges only when scaled by one.
     """
 
     prepare: Callable[[Tensor, int], Any]
@@ -75,6 +80,8 @@ class Metric(NamedTuple):
     same_dims: bool = False
     is_distance: bool = False
     sees_pairs: bool = True
+    least_k: int = 1
+    high_by_chance: bool = False
 
 
 def centred(x: Tensor) -> Tensor:

@@ -330,7 +330,9 @@ def _hsic(pairs: int, n: int, pair: Array, sample: Array, neighbour: Array, left
     return trace + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * np.einsum("pn,pn->p", left_into, right_from)
 
 
-def _metric(count: Callable[..., Array], least: int, about: str, chance: Callable[[int, int], float | None]) -> Metric:
+def _metric(
+    count: Callable[..., Array], least: int, about: str, chance: Callable[[int, int], float | None], least_k: int = 1
+) -> Metric:
     """Build a metric from the scores of prepared layers that are not None."""
     permuted = _over_defined(count)
 
@@ -339,7 +341,7 @@ def _metric(count: Callable[..., Array], least: int, about: str, chance: Callabl
         return permuted(a, b, k, np.arange(samples[0])[None])[0]
 
     scores = scores_from_all(prepare, compare)
-    return Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True)
+    return Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True, least_k=least_k)
 
 
 MUTUAL_KNN = _metric(
@@ -353,4 +355,5 @@ CKNNA = _metric(
     4,
     "CKNNA is CKA restricted to the nearest neighbours that x and y have in common.",
     lambda k, samples: None,
+    least_k=2,  # as the published code asks: with one neighbour each, hardly a pair is left
 )

@@ -187,7 +187,7 @@ def _metric(
         return compare(prepared[: len(xs)], prepared[len(xs) :], k)
 
     permuted = permuted_by_reordering(reorder, compare)
-    return Metric(prepare_alone, compare, subset, permuted, scores, least=2, about=about)
+    return Metric(prepare_alone, compare, subset, permuted, scores, least=2, about=about, high_by_chance=True)
 
 
 SVCCA = _metric(

@@ -230,8 +230,9 @@ class ChoiceOptions:
         As of `choose_bridges`; the rule "published" takes the layout's own pairs (`lay_out`).
     layout, matching, rank
         As of `lay_out`.
-    metric, timestep
-        What evidence is measured with: the metric of the layer map, and the timestep of the generation features.
+    metric, k, timestep
+        What evidence is measured with: the metric of the layer map, its number of neighbours, and the timestep of the
+        generation features.
     evidence
         A file that `read_evidence` reads, in place of measured evidence.
 
@@ -261,6 +262,7 @@ class ChoiceOptions:
     metric: str = field(
         default="mutual_knn", metadata={"help": "The similarity that the layer map and the curves are measured with."}
     )
+    k: int = field(default=10, metadata={"help": "The number of neighbours of mutual_knn and cknna."})
     timestep: float | None = field(
         default=None,
         metadata={

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..features.layer_features import LayerFeatures
+from ..metrics import METRICS
 from ..metrics.metric import Array
 from .layout_table import Pairs
 
@@ -227,8 +228,14 @@ def block_values(heat: pd.DataFrame) -> Array:
     Raises
     ------
     ValueError
-        As `count_blocks` does.
+        As `count_blocks` does; also a map of a metric that is high by chance and was not scaled by a null.
     """
+    metric = heat.attrs.get("metric")
+    if metric in METRICS and METRICS[metric].high_by_chance and not heat.attrs.get("scaled"):
+        raise ValueError(
+            f"{metric} is high for strangers too, so that its map alone does not say where towers align: choose from "
+            f"scaled_map(x, y, {metric!r}), which scales it by its null, or from a map of cka"
+        )
     gains = np.full(count_blocks(heat), np.nan)
     values = heat.to_numpy(float)
     for row, understanding in _blocks(heat.index):

@@ -74,7 +74,7 @@ def choose_from_features(
         if len(times := generation["image"].timesteps) > 1:
             swept = ", ".join(f"{time:g}" for time in times)
             raise ValueError(f"the generation features hold the timesteps {swept}: choose one with --timestep")
-        evidence = row.measure(understanding, generation, options.metric)
+        evidence = row.measure(understanding, generation, options.metric, options.k)
         cost = {"seconds": round(perf_counter() - began, 1)}
         if rule == "alignment":
             evidence.attrs["cost"] = cost

@@ -23,6 +23,7 @@ from ..evidence.complementarity import complementarity_map
 from ..features.features import Features
 from ..metrics import METRICS
 from ..metrics.metric import Array
+from ..similarity.scaled_maps import scaled_map
 from ..similarity.scoring import similarity_map
 from .matching import block_values, check_depths, count_blocks
 
@@ -66,8 +67,8 @@ class Rule(NamedTuple):
     trained : bool
         Whether its evidence needs a trained model, whose cost the plan is charged with.
     measure : callable or None
-        A function (understanding, generation, metric) that makes the evidence from the `Features` of the two experts;
-        None where features are not enough.
+        A function (understanding, generation, metric, k) that makes the evidence from the `Features` of the two
+        experts; None where features are not enough.
     default_bridges : callable
         A function of the gains that returns how many bridges there are if nobody says so.
     """
@@ -76,7 +77,7 @@ class Rule(NamedTuple):
     gains: Callable[[Any, Depths | None], Gains]
     about: str
     trained: bool = False
-    measure: Callable[[Features, Features, str], Evidence] | None = None
+    measure: Callable[..., Evidence] | None = None
     default_bridges: Callable[[Array], int] = _four
 
 
@@ -280,15 +281,16 @@ def _wrong(rule: str, got: str) -> ValueError:
     return ValueError(f"the rule {rule!r} needs {RULES[rule].needs}, got {got}")
 
 
-def _measure_alignment(understanding: Features, generation: Features, metric: str) -> pd.DataFrame:
-    """Make the layer map of understanding text and generation image."""
+def _measure_alignment(understanding: Features, generation: Features, metric: str, k: int = 10) -> pd.DataFrame:
+    """Make the layer map of understanding text and generation image, scaled where the metric is high by chance."""
     began = perf_counter()
-    heat = similarity_map(understanding["text"], generation["image"], metric=metric)
+    measure = scaled_map if metric in METRICS and METRICS[metric].high_by_chance else similarity_map
+    heat = measure(understanding["text"], generation["image"], metric, k)
     heat.attrs["cost"] = {"seconds": round(perf_counter() - began, 1)}
     return heat
 
 
-def _measure_complementarity(understanding: Features, generation: Features, metric: str) -> pd.DataFrame:
+def _measure_complementarity(understanding: Features, generation: Features, metric: str, k: int = 10) -> pd.DataFrame:
     """Make the complementarity map of understanding text and generation image.
 
     Its target is what a bridge ought to bring: the caption as the generation expert's own text route begins with it.
@@ -297,9 +299,9 @@ def _measure_complementarity(understanding: Features, generation: Features, metr
     return complementarity_map(understanding["text"], generation["image"], target)
 
 
-def _measure_divergence(understanding: Features, generation: Features, metric: str) -> Divergence:
+def _measure_divergence(understanding: Features, generation: Features, metric: str, k: int = 10) -> Divergence:
     """Find where the alignment curves of the two experts part."""
-    curves = [alignment_curve(side["image"], side["text"], metric=metric) for side in (understanding, generation)]
+    curves = [alignment_curve(side["image"], side["text"], metric, k) for side in (understanding, generation)]
     return divergence(*curves)
 
 

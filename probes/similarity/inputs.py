@@ -290,10 +290,36 @@ def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bo
         return
     if x_samples < METRICS[metric].least:
         raise ValueError(f"{metric} needs at least {METRICS[metric].least} samples, got {x_samples}: use more stimuli")
-    if METRICS[metric].neighbours and not (isinstance(k, int | np.integer) and k is not True and 1 <= k < x_samples):
-        raise ValueError(
-            f"k must be an integer from 1 to samples - 1 = {x_samples - 1}, got {k}: use a smaller k or more stimuli"
-        )
+    least = METRICS[metric].least_k
+    if METRICS[metric].neighbours and not (
+        isinstance(k, int | np.integer) and k is not True and least <= k < x_samples
+    ):
+        remedy = "use a smaller k or more stimuli" if k != 1 else f"{metric} is not defined for one neighbour"
+        raise ValueError(f"k must be an integer from {least} to samples - 1 = {x_samples - 1}, got {k}: {remedy}")
+
+
+def near_all(metric: str, k: int, samples: int) -> str:
+    """Return what to say of a k so large that any two sets of neighbours have members in common, "" of others.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+
+    Returns
+    -------
+    str
+        A sentence with the remedy.
+    """
+    expected = METRICS[metric].chance(k, samples)
+    if not METRICS[metric].neighbours or expected is None or expected <= 0.5:
+        return ""
+    return (
+        f"k = {k} of {samples} samples is more than half of them, so that any two sets of neighbours have members in "
+        f"common, and strangers score {expected:.2f}: use a k of at most {(samples - 1) // 2}, or more stimuli"
+    )
 
 
 def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:

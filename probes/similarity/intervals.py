@@ -11,14 +11,14 @@ from scipy.stats import t as student
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from .inputs import full_precision
-from .nulls import Pair, open_pairs
+from .nulls import Pair, check_block, check_pairs, open_pairs
 
 SPLITS = 100
 Z95 = 1.959964
 
 
 def curve_draws(
-    pairs: Sequence[Pair], metric: str, k: int = 10, seed: int = 0, splits: int = SPLITS
+    pairs: Sequence[Pair], metric: str, k: int = 10, seed: int = 0, splits: int = SPLITS, block: int = 1
 ) -> tuple[Array, Array]:
     """Return the scores of a curve and draws around them, whose spread is the error of the score.
 
@@ -38,6 +38,8 @@ def curve_draws(
         Seed of the splits.
     splits : int
         How many random splits.
+    block : int
+        How many consecutive samples stay in one half together, as in `nulls.curve_null`.
 
     Returns
     -------
@@ -68,10 +70,13 @@ def curve_draws(
     opened = open_pairs(pairs, metric, k)
     formula = METRICS[metric]
     samples = len(opened[0][0])
-    half = samples // 2
-    near = min(max(1, round(k * half / samples)), half - 1)
+    check_block(samples, block)
+    check_pairs("an interval", opened, block)
+    half = samples // block // 2 * block
+    near = min(max(formula.least_k, round(k * half / samples)), half - 1)
     rng = np.random.default_rng([seed, 1])
-    orders = [rng.permutation(samples) for _ in range(splits)]
+    drawn = [rng.permutation(samples // block) for _ in range(splits)]
+    orders = [(order[:, None] * block + np.arange(block)).ravel() for order in drawn]
     halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for index, (x, y) in enumerate(opened):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import RidgeClassifierCV
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 from ..metrics.metric import Array, centred
-from ..metrics.probe import FOLDS, penalties
+from ..metrics.probe import FOLDS, numbered, penalties
 from .inputs import as_tensor, check_finite
 
 
@@ -34,7 +34,11 @@ class LabelProbe(NamedTuple):
     samples: int
 
 
-def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int | bool]) -> LabelProbe:
+def label_probe(
+    x: Tensor | Array,
+    labels: Tensor | Array | Sequence[str | int | bool],
+    groups: Sequence[Any] | Array | None = None,
+) -> LabelProbe:
     """Return the accuracy with which a linear classifier predicts labels from a layer.
 
     The classifier is scikit-learn's RidgeClassifierCV: least squares onto +1 for the class and -1 for the others, which
@@ -48,6 +52,8 @@ def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int |
         Features (sample, dim) of one layer.
     labels : Tensor, Array or sequence
         One string, integer or boolean per sample.
+    groups : sequence, optional
+        A label for each sample, such as its picture: samples of one group are held out together.
 
     Returns
     -------
@@ -82,7 +88,12 @@ def label_probe(x: Tensor | Array, labels: Tensor | Array | Sequence[str | int |
             f"{counts.min()}: leave its samples out, or merge it with another label"
         )
     features, right = centred(values.double()).cpu().numpy(), 0
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, classes):
+    if groups is None:
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, classes)
+    else:
+        whole = numbered(groups, len(classes))
+        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(features, classes, whole)
+    for train, test in folds:
         probe = RidgeClassifierCV(penalties(features[train])).fit(features[train], classes[train])
         right += int((probe.predict(features[test]) == classes[test]).sum())
     return LabelProbe(right / len(classes), float(counts.max() / len(classes)), FOLDS, len(classes))

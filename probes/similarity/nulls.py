@@ -22,7 +22,10 @@ from .inputs import (
     read_stack,
     to_common_dtype,
 )
+from .rows import check_exchangeable, side_of
 
+FEWEST = 4  # blocks: fewer have hardly any permutations
+CUTS, MANY = 3, 8  # cuts of the circle of blocks, where there are so many
 Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
 
 
@@ -150,7 +153,12 @@ def map_moments(x: Stack, y: Stack) -> Moments:
 
     See Also
     --------
-    map_null : The null of any metric, and of the maximum of a map, by permuting.
+    map_null : The null of any metric, and of the maximum of a map, by permuting, in blocks too.
+
+    Notes
+    -----
+    All permutations of single rows are meant. Rows that depend on each other, such as frames of a video, need blocks,
+    which have no closed form: `map_null` with ``block``.
     """
     xs, ys = _open_map(x, y, "cka", 1)
     with full_precision():
@@ -175,8 +183,9 @@ def curve_null(
     seed : int
         Seed of the permutations.
     block : int
-        How many consecutive samples move together: the patches of an image (`match_patches`) are not exchangeable one
-        by one, only images are.
+        How many consecutive samples move together, where they are not exchangeable one by one: the patches of an image
+        (`match_patches`), the captions of a picture, as many frames of a video as depend on each other. Use 20 blocks
+        or more: with few of them p is coarse, and somewhat too small.
 
     Returns
     -------
@@ -190,6 +199,8 @@ def curve_null(
         which samples belong together.
     """
     opened, formula = open_pairs(pairs, metric, k), METRICS[metric]
+    check_block(len(opened[0][0]), block)
+    check_pairs("a null", opened, block)
     _check_null(metric)
     orders = _orders(len(opened[0][0]), permutations, seed, block)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
@@ -219,8 +230,9 @@ def map_null(
     seed : int
         Seed of the permutations.
     block : int
-        How many consecutive samples move together: the patches of an image (`match_patches`) are not exchangeable one
-        by one, only images are.
+        How many consecutive samples move together, where they are not exchangeable one by one: the patches of an image
+        (`match_patches`), the captions of a picture, as many frames of a video as depend on each other. Use 20 blocks
+        or more: with few of them p is coarse, and somewhat too small.
 
     Returns
     -------
@@ -238,7 +250,7 @@ def map_null(
     The prepared layers of both sides are held in memory at once. For the metrics of tables (cka, its variants and rsa)
     a layer of x takes 4 bytes for each entry of (sample, sample), 8 for float64 features, and a layer of y twice that.
     """
-    xs, ys = _open_map(x, y, metric, k)
+    xs, ys = _open_map(x, y, metric, k, block)
     _check_null(metric)
     formula, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
     with full_precision():
@@ -246,12 +258,14 @@ def map_null(
         return Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders))
 
 
-def _open_map(x: Stack, y: Stack, metric: str, k: int) -> tuple[Layers, Layers]:
-    """Read and check the layers of both sides of a map."""
+def _open_map(x: Stack, y: Stack, metric: str, k: int, block: int = 1) -> tuple[Layers, Layers]:
+    """Read and check the layers of both sides of a map whose rows are permuted."""
     xs, ys = read_stack(x, "x")[0], read_stack(y, "y")[0]
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
+    check_block(len(xs[0]), block)
+    check_exchangeable("a null", side_of(x, xs, "x"), side_of(y, ys, "y"), block=block)
     return to_common_dtype(xs, ys)
 
 
@@ -287,6 +301,39 @@ def open_pairs(pairs: Sequence[Pair], metric: str, k: int) -> list[tuple[Tensor,
     return opened
 
 
+def check_pairs(what: str, opened: Sequence[tuple[Tensor, Tensor]], block: int) -> None:
+    """Raise ValueError where rows of the pairs of a curve are repeated outside their block."""
+    xs, ys = ([pair[side] for pair in opened] for side in (0, 1))
+    check_exchangeable(what, side_of(None, xs, "x"), side_of(None, ys, "y"), block=block)
+
+
+def check_block(samples: int, block: int) -> None:
+    """Raise ValueError where samples are no whole blocks, or too few blocks to permute.
+
+    Parameters
+    ----------
+    samples : int
+        The number of samples.
+    block : int
+        How many of them move together.
+
+    Raises
+    ------
+    ValueError
+        What does not fit.
+    """
+    if not isinstance(block, int | np.integer) or block is True or block < 1 or samples % block:
+        raise ValueError(
+            f"{samples} samples are not whole blocks of {block}: block is the number of rows that move together, such "
+            "as the patches of an image"
+        )
+    if block > 1 and samples // block < FEWEST:
+        raise ValueError(
+            f"{samples} samples are {samples // block} blocks of {block}, too few to permute: use at least {FEWEST} "
+            "blocks"
+        )
+
+
 def _check_null(metric: str) -> None:
     """Raise ValueError for a metric that does not change when samples are permuted."""
     if not METRICS[metric].sees_pairs:
@@ -294,16 +341,25 @@ def _check_null(metric: str) -> None:
 
 
 def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array:
-    """Draw permutations (permutation, sample) of whole blocks."""
+    """Draw permutations (permutation, sample), of whole blocks where they are longer than one sample.
+
+    Blocks are not shuffled one by one, which would tear every block of a series from its neighbours, where the series
+    itself has no seam: neighbours in time are near each other in any two towers, and p would be too small. The circle
+    of blocks is cut at three places, the pieces are put together in another order, and turned until no block stands
+    where it stood. Fewer than `MANY` blocks have too few such orders, and are shuffled.
+    """
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}: 200 resolve p down to .005")
-    if block < 1 or samples % block:
-        raise ValueError(
-            f"{samples} samples are not whole blocks of {block}: block is the number of patches of an image"
-        )
-    rng = np.random.default_rng([seed, 0])
-    orders = np.stack([rng.permutation(samples // block) for _ in range(permutations)])
-    return (orders[..., None] * block + np.arange(block)).reshape(permutations, samples)
+    rng, count = np.random.default_rng([seed, 0]), samples // block
+    shuffled = block == 1 or count < MANY
+    orders: list[Array] = [rng.permutation(count) for _ in range(permutations if shuffled else 0)]
+    while len(orders) < permutations:
+        cuts = np.sort(rng.choice(count, CUTS, replace=False))
+        pieces = np.split(np.roll(np.arange(count), -cuts[0]), cuts[1:] - cuts[0])
+        order = np.roll(np.concatenate([pieces[place] for place in rng.permutation(CUTS)]), rng.integers(count))
+        if (order != np.arange(count)).all():
+            orders.append(order)
+    return (np.stack(orders)[..., None] * block + np.arange(block)).reshape(permutations, samples)
 
 
 def _scaled(scores: Array, observed: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 from ..features.layer_features import LayerFeatures
 from ..metrics import METRICS
 from ..metrics.batched_cka import batch_map
-from ..metrics.metric import MEMORY, Array
+from ..metrics.metric import MEMORY, Array, Metric
+from ..metrics.probe import linear_probe, numbered
 from .inputs import (
     Layers,
     Stack,
@@ -21,10 +23,12 @@ from .inputs import (
     check_same_stimuli,
     check_samples,
     full_precision,
+    near_all,
     read_pair,
     read_stack,
     to_common_dtype,
 )
+from .rows import side_of, warn_of_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +36,13 @@ if TYPE_CHECKING:
 Batches = Iterable[tuple[Stack, Stack]]
 
 
-def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int = 10) -> float:
+def similarity(
+    x: Tensor | Array,
+    y: Tensor | Array,
+    metric: str = "cka",
+    k: int = 10,
+    groups: Sequence[Any] | Array | None = None,
+) -> float:
     """Return the similarity of two sets of features over the same samples.
 
     Parameters
@@ -45,6 +55,9 @@ def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int
         One of the names below.
     k : int
         The number of neighbours of mutual_knn and cknna. Other metrics ignore it.
+    groups : sequence, optional
+        For linear_probe, a label for each sample: samples of one group, such as names that share a word, are held out
+        together. With random folds the probe may know a group from its other members.
 
     Returns
     -------
@@ -107,8 +120,11 @@ def similarity(x: Tensor | Array, y: Tensor | Array, metric: str = "cka", k: int
     >>> similarity(features["image"].layer("3"), features["text"].layer("3"), metric="mutual_knn", k=10)
     """
     one, other = read_pair(x, y, metric, k)
+    warn_of_rows(side_of(x, [one], "x"), side_of(y, [other], "y"))
+    if large := near_all(metric, k, len(one)):
+        warnings.warn(large, stacklevel=2)
     with full_precision():
-        return float(METRICS[metric].scores([one], [other], k)[0, 0])
+        return float(_grouped(metric, groups, len(one)).scores([one], [other], k)[0, 0])
 
 
 def similarity_map(
@@ -120,6 +136,7 @@ def similarity_map(
     device: str | torch.device | None = None,
     memory: float = MEMORY,
     minibatch: bool = False,
+    groups: Sequence[Any] | Array | None = None,
 ) -> pd.DataFrame:
     """Compute the similarity of every layer of x with every layer of y over the same samples.
 
@@ -144,6 +161,8 @@ def similarity_map(
     minibatch : bool
         Whether batches are scored by CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch alone, summed over
         batches. It needs batches of 4 samples at least, equal in size for equal weights, and little memory.
+    groups : sequence, optional
+        As in `similarity`.
 
     Returns
     -------
@@ -161,6 +180,7 @@ def similarity_map(
     See Also
     --------
     map_null : What unrelated features would score.
+    scaled_map : The map that is left above what unrelated features score, for metrics that are high by chance.
 
     Examples
     --------
@@ -179,11 +199,23 @@ def similarity_map(
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
     xs, ys = to_common_dtype(xs, ys, device)
+    warn_of_rows(side_of(x, xs, "x"), side_of(y, ys, "y"))
+    if large := near_all(metric, k, len(xs[0])):
+        warnings.warn(large, stacklevel=2)
     with full_precision():
-        scores = METRICS[metric].scores(xs, ys, k, memory)
+        scores = _grouped(metric, groups, len(xs[0])).scores(xs, ys, k, memory)
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
     return heat
+
+
+def _grouped(metric: str, groups: Sequence[Any] | Array | None, samples: int) -> Metric:
+    """Return the metric, with samples of one group in one fold."""
+    if groups is None:
+        return METRICS[metric]
+    if metric != "linear_probe":
+        raise ValueError(f"groups are for linear_probe, whose folds they decide, got {metric}: leave them out")
+    return linear_probe(numbered(groups, samples))
 
 
 def _of_batches(

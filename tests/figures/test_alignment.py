@@ -104,6 +104,23 @@ def test_curves_refuse_what_is_no_curve(curve):
         alignment_curves(pd.concat([curve(), curve("twin", control="random weights")]))
 
 
+def test_curves_of_unlike_numbers_share_no_axis(curve):
+    figure = alignment_curves(pd.concat([curve(), curve(samples=128, chance=10 / 127, lift=0.5)]))
+    first, second = figure.axes
+    assert first.get_ylim() != second.get_ylim()
+    alike = alignment_curves(pd.concat([curve(), curve("scenes-dit", "generation", lift=0.5)])).axes
+    assert alike[0].get_ylim() == alike[1].get_ylim()
+
+
+def test_curves_of_other_stimuli_are_refused_under_one_name(curve):
+    with pytest.raises(ValueError, match=r"layer 'embeddings' of 'scenes-vlm' .* has several scores: draw one curve"):
+        alignment_curves(pd.concat([curve(pairing="one"), curve(pairing="other")]))
+    control = curve(control="random weights", pairing="other")
+    with pytest.raises(ValueError, match="the control 'random weights' of 'scenes-vlm' was measured on other stimuli"):
+        alignment_curves(pd.concat([curve(pairing="one"), control]))
+    assert alignment_curves(pd.concat([curve(pairing="one"), control.assign(pairing="one")])).axes
+
+
 @pytest.fixture
 def fused(curve):
     def make(lift):

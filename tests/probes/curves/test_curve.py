@@ -289,6 +289,11 @@ def test_bad_input_is_named():
         (lambda: rises(curve.iloc[:0]), "no rows"),
         (lambda: divergence(curve, curve.assign(pairing="two")), "differ in pairing .one and two."),
         (lambda: divergence(curve, curve.assign(k=5)), "differ in k"),
+        (
+            lambda: divergence(curve, curve.assign(samples=9), kind="peak"),
+            "differ in samples .* no curves of one measure",
+        ),
+        (lambda: divergence(curve, curve.assign(metric="cka"), kind="peak"), "differ in metric"),
         (lambda: divergence(curve, curve.assign(layer=["a", "b", "c"])), "no layer in common"),
         (lambda: divergence(curve, curve, kind="best"), "unknown kind 'best': expected split"),
     ]:

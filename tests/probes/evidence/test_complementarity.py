@@ -97,3 +97,16 @@ def test_bad_input_is_told():
     ]:
         with pytest.raises(ValueError, match=told):
             bad()
+
+
+def test_groups_are_held_out_together():
+    """What a layer knows of a group alone says nothing of others."""
+    g = np.random.default_rng(1)
+    groups = np.repeat(np.arange(30), 6)
+    understanding = np.repeat(g.standard_normal((30, 10)), 6, axis=0) + 0.1 * g.standard_normal((180, 10))
+    target = np.repeat(g.standard_normal((30, 3)), 6, axis=0)
+    generation = g.standard_normal((1, 180, 4))
+    alone = complementarity_map(understanding[None], generation, target).to_numpy().item()
+    grouped = complementarity_map(understanding[None], generation, target, groups=groups).to_numpy().item()
+    assert alone > 0.15
+    assert grouped < 0.05

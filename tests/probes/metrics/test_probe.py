@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.model_selection import KFold
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold, KFold
 
-from bridgework.probes.metrics.probe import LINEAR_PROBE, PENALTIES
+from bridgework.probes.metrics.probe import LINEAR_PROBE, PENALTIES, penalties
+from bridgework.probes.similarity.scoring import similarity, similarity_map
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -154,3 +156,34 @@ def test_map_compare_subset_and_permuted_agree_with_features():
     moved = LINEAR_PROBE.permuted(a, b, 10, orders)
     for permutation, order in enumerate(orders):
         np.testing.assert_allclose(moved[permutation], [[score(x, y[order]) for y in ys] for x in xs], atol=1e-6)
+
+
+def test_groups_are_held_out_together():
+    """Names of one last word share a target: random folds know it from the others of the group."""
+    g = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 6)
+    x = np.repeat(g.standard_normal((30, 12)), 6, axis=0) + 0.3 * g.standard_normal((180, 12))
+    y = np.repeat(g.standard_normal((30, 4)), 6, axis=0) + 0.3 * g.standard_normal((180, 4))
+    order = g.permutation(180)
+    x, y, groups = x[order], y[order], groups[order]
+    named = [f"word {group}" for group in groups]
+    assert similarity(x, y, "linear_probe") > 0.2  # of unrelated groups
+    assert similarity(x, y, "linear_probe", groups=named) < 0.05
+    related = y + 0.5 * x[:, :4]
+    assert similarity(x, related, "linear_probe", groups=named) > similarity(x, y, "linear_probe", groups=named) + 0.05
+    expected, spread = 0.0, 0.0
+    for train, test in GroupKFold(5).split(x, groups=[named.index(name) for name in named]):
+        probe = RidgeCV(penalties(x[train])).fit(x[train], y[train])
+        expected += ((probe.predict(x[test]) - y[test]) ** 2).sum()
+        spread += ((y[test] - y[train].mean(0)) ** 2).sum()
+    heat = similarity_map(x[None], y[None], "linear_probe", groups=named)
+    assert heat.to_numpy().item() == pytest.approx(similarity(x, y, "linear_probe", groups=named))
+    assert heat.to_numpy().item() == pytest.approx(1 - expected / spread, abs=0.05)  # other groups share a fold
+    single = similarity(x, y, "linear_probe", groups=range(180))
+    assert single == pytest.approx(similarity(x, y, "linear_probe"), abs=0.1)
+    with pytest.raises(ValueError, match="groups must hold one label for each of 180 samples"):
+        similarity(x, y, "linear_probe", groups=named[:-1])
+    with pytest.raises(ValueError, match="groups hold 2 groups, fewer than the 5 folds"):
+        similarity(x, y, "linear_probe", groups=[number % 2 for number in range(180)])
+    with pytest.raises(ValueError, match="groups are for linear_probe, whose folds they decide, got cka"):
+        similarity(x, y, groups=named)

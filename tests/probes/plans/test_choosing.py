@@ -15,8 +15,10 @@ from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.choosing import choose_bridges, rank_for, score_plan
 from bridgework.probes.plans.fixed_rules import FIXED
+from bridgework.probes.plans.layouts import lay_out
 from bridgework.probes.plans.matching import count_blocks
 from bridgework.probes.plans.rules import RULES
+from bridgework.probes.similarity.scaled_maps import scaled_map
 from bridgework.probes.similarity.scoring import similarity_map
 
 
@@ -293,6 +295,22 @@ def test_a_distance_is_no_gain():
     heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)), "modality_gap")
     with pytest.raises(ValueError, match="modality_gap is a distance, and the largest would be bridged"):
         choose_bridges(heat, bridges=2)
+
+
+@pytest.mark.parametrize("metric", ["svcca", "pwcca", "procrustes", "cka_biased", "cka_rbf"])
+def test_a_map_that_is_high_for_strangers_chooses_only_when_scaled(metric):
+    g = np.random.default_rng(0)
+    common = g.standard_normal((60, 6))
+    x, y = ([g.standard_normal((60, 40)), np.hstack([common, g.standard_normal((60, 2))])] for _ in range(2))
+    heat = similarity_map(x, y, metric)
+    for choose in (choose_bridges, lambda heat, bridges: lay_out("dense", 2, 2, matching="optimal", heat=heat)):
+        with pytest.raises(ValueError, match=rf"{metric} is high for strangers too, .* choose from scaled_map\(x, y,"):
+            choose(heat, bridges=1)
+    scaled = scaled_map(x, y, metric, permutations=39)
+    assert scaled.attrs["scaled"] and scaled.attrs["metric"] == metric and scaled.attrs["chance"] == 0
+    assert choose_bridges(scaled, bridges=1).pairs == ((1, 1),)
+    assert choose_bridges(scaled, bridges=1).evidence["permutations"] == 39
+    assert scaled.iloc[1, 1] > 0.1 > scaled.iloc[0, 0]
 
 
 def test_bad_input_is_told():

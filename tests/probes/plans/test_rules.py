@@ -109,6 +109,14 @@ def features_of(task: str, blocks: int) -> Features:
     return Features(modalities, {})
 
 
+def test_measured_maps_of_a_metric_that_is_high_for_strangers_are_scaled():
+    measure = RULES["alignment"].measure
+    assert measure is not None
+    evidence = measure(features_of("understanding", 3), features_of("generation", 3), "cka_biased")
+    assert evidence.attrs["scaled"]
+    assert len(choose_bridges(evidence, "alignment", 2).pairs) == 2
+
+
 @pytest.mark.parametrize("rule", list(RULES))
 def test_a_rule_makes_its_evidence_from_the_features_of_both_experts(rule):
     understanding, generation = features_of("understanding", 5), features_of("generation", 6)

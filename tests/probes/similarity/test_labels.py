@@ -94,3 +94,17 @@ def test_label_probe_refuses(x, labels, message):
 def test_label_probe_refuses_the_wrong_kind(x, labels, message):
     with pytest.raises(TypeError, match=message):
         label_probe(x, labels)
+
+
+def test_groups_are_held_out_together():
+    """Five captions a picture: with random folds the label of a picture is known from its other captions."""
+    g = rng(2)
+    pictures = np.repeat(np.arange(40), 5)
+    x, labels = np.repeat(g.standard_normal((40, 30)), 5, axis=0), np.repeat(g.integers(0, 2, 40), 5)
+    x += 0.1 * g.standard_normal(x.shape)
+    assert label_probe(x, labels).score > 0.9
+    grouped = label_probe(x, labels, groups=[f"{picture}.png" for picture in pictures])
+    assert grouped.score < 0.7
+    assert (grouped.folds, grouped.samples) == (5, 200)
+    with pytest.raises(ValueError, match="groups must hold one label for each of 200 samples"):
+        label_probe(x, labels, groups=pictures[:-5])
