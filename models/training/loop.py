@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ...probes.hooks.attention_calls import Attention, Intercept
 from .optimizers import build_optimizers
-from .resuming import resume, save
+from .resuming import Checkpoints
 
 Log = list[dict[str, Any]]
 
@@ -150,7 +150,8 @@ def fit(
     if tensorboard:
         accelerator.init_trackers("tensorboard")
 
-    start, log = resume(accelerator, folder, ema)
+    checkpoints = Checkpoints(folder, accelerator, trained, updaters, ema)
+    start, log = checkpoints.resume()
     with tqdm(total=steps, initial=start, desc=progress, mininterval=1, disable=not accelerator.is_main_process) as bar:
         for step in range(start, steps):
             with accelerator.autocast(), Intercept(_attend_in_float) if in_float else nullcontext():
@@ -180,7 +181,7 @@ def fit(
                     on_log(log)
             bar.update()
             if checkpoint:
-                save(accelerator, folder, step + 1, log, ema)
+                checkpoints.save(step + 1, log)
     if ema:
         ema.copy_to(parameters)
     if accelerator.is_fsdp2:

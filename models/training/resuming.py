@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as sharded
 from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ...probes.files import write_json
 from ...probes.plans.bridge_plan import BridgePlan
+from .training_state import (
+    fill,
+    load_optimizer,
+    random_states,
+    read_state,
+    set_random_states,
+    trained_state,
+    write_state,
+)
+
+PICKLES = ("*.bin", "*.pkl", "*.pt", ".metadata")  # as accelerate and torch's distributed checkpoints name theirs
 
 
 def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> None:
@@ -56,84 +67,124 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
     PartialState().wait_for_everyone()
 
 
-def resume(accelerator: Accelerator, folder: Path, ema: EMAModel | None) -> tuple[int, list[dict[str, Any]]]:
-    """Load the newest checkpoint of a run.
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a training run: everything that changes while it runs, so that it resumes with the same bits.
 
-    Parameters
+    Attributes
     ----------
-    accelerator : accelerate.Accelerator
-        Has prepared the model, the optimizers and the schedules that are loaded.
     folder : Path
-        Folder of the run; the checkpoint is in its `state/`.
-    ema : diffusers.training_utils.EMAModel or None
-        Averaged weights, which are loaded as well.
-
-    Returns
-    -------
-    step : int
-        The step to resume with; 0 where there is no checkpoint.
-    log : list of dict
-        The log up to that step.
-    """
-    state, old = folder / "state", folder / "state.old"
-    accelerator.register_save_state_pre_hook(_leave_frozen)
-    if ema and not accelerator.is_fsdp2:
-        accelerator.register_for_checkpointing(ema)
-    if accelerator.is_main_process and not state.exists() and old.exists():  # stopped between the renames in `save`
-        os.replace(old, state)
-    accelerator.wait_for_everyone()
-    if not state.exists():
-        return 0, []
-    accelerator.load_state(str(state), strict=False)
-    step = json.loads((state / "step.json").read_text())
-    if ema and accelerator.is_fsdp2:
-        sharded.load(_shards(ema), checkpoint_id=state / "average")
-        ema.optimization_step = step
-    return step, [json.loads(line) for line in (state / "log.jsonl").read_text().splitlines()]
-
-
-def save(accelerator: Accelerator, folder: Path, step: int, log: list[dict[str, Any]], ema: EMAModel | None) -> None:
-    """Write a checkpoint beside the newest one, then put it in its place: at any moment one of the two is whole.
-
-    Parameters
-    ----------
+        Folder of the run; the newest checkpoint is its `state/`, safetensors and JSON.
     accelerator : accelerate.Accelerator
-        Has prepared the model, the optimizers and the schedules that are saved.
-    folder : Path
-        Folder of the run; the checkpoint becomes its `state/`.
-    step : int
-        The step to resume with.
-    log : list of dict
-        The log up to that step.
+        Has prepared the model, the optimizers and the schedules.
+    model : torch.nn.Module
+        The model, as the accelerator returned it.
+    updaters : sequence
+        The optimizers, and as many schedules.
     ema : diffusers.training_utils.EMAModel or None
-        Averaged weights, which are saved as well.
+        The averaged weights.
     """
-    fresh, state, old = folder / "state.new", folder / "state", folder / "state.old"
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    if ema and accelerator.is_fsdp2:  # accelerate would write only the first process's shard
-        sharded.save(_shards(ema), checkpoint_id=fresh / "average")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (fresh / "step.json").write_text(json.dumps(step))
-        (fresh / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        if state.exists():
+
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module
+    updaters: Sequence[Any]
+    ema: EMAModel | None
+
+    def resume(self) -> tuple[int, list[dict[str, Any]]]:
+        """Load the newest checkpoint.
+
+        Returns
+        -------
+        step : int
+            The step to resume with; 0 where there is no checkpoint.
+        log : list of dict
+            The log up to that step.
+
+        Raises
+        ------
+        ValueError
+            The checkpoint is of an earlier version, with pickles in it.
+        """
+        state, old = self.folder / "state", self.folder / "state.old"
+        if self.accelerator.is_main_process and not state.exists() and old.exists():  # stopped between the renames
+            os.replace(old, state)
+        self.accelerator.wait_for_everyone()
+        if not state.exists():
+            return 0, []
+        _refuse_pickles(state)
+        own, read = trained_state(self._unwrapped), read_state(state / "model.safetensors")
+        for name, tensor in own.items():
+            fill(tensor, read[name])
+        optimizers, schedules = self._optimizers_and_schedules
+        kept = read_state(state / "optimizers.safetensors")
+        for optimizer, its in zip(optimizers, kept["optimizers"], strict=True):
+            load_optimizer(optimizer, its)
+        for schedule, its in zip(schedules, kept["schedules"], strict=True):
+            schedule.load_state_dict(its)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+        if self.ema:
+            average = read_state(state / "average.safetensors")
+            for shadow, whole in zip(self.ema.shadow_params, average.pop("shadow_params"), strict=True):
+                fill(shadow, whole)
+            self.ema.load_state_dict(average)
+        if (mine := state / f"random-{self.accelerator.process_index}.safetensors").exists():
+            set_random_states(read_state(mine))
+        step = json.loads((state / "step.json").read_text())
+        return step, [json.loads(line) for line in (state / "log.jsonl").read_text().splitlines()]
+
+    def save(self, step: int, log: list[dict[str, Any]]) -> None:
+        """Write a checkpoint beside the newest one, then put it in its place: at any moment one of the two is whole.
+
+        Parameters
+        ----------
+        step : int
+            The step to resume with.
+        log : list of dict
+            The log up to that step.
+        """
+        fresh, state, old = (self.folder / name for name in ("state.new", "state", "state.old"))
+        main = self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+        self.accelerator.wait_for_everyone()
+        write_state(fresh / "model.safetensors", trained_state(self._unwrapped), main)
+        optimizers, schedules = self._optimizers_and_schedules
+        kept = {
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "schedules": [schedule.state_dict() for schedule in schedules],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
+        }
+        write_state(fresh / "optimizers.safetensors", kept, main)
+        if self.ema:
+            write_state(fresh / "average.safetensors", self.ema.state_dict(), main)
+        write_state(fresh / f"random-{self.accelerator.process_index}.safetensors", random_states())
+        self.accelerator.wait_for_everyone()
+        if main:
+            (fresh / "step.json").write_text(json.dumps(step))
+            (fresh / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+            if state.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(state, old)
+            os.replace(fresh, state)
             shutil.rmtree(old, ignore_errors=True)
-            os.replace(state, old)
-        os.replace(fresh, state)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def _unwrapped(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def _optimizers_and_schedules(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        half = len(self.updaters) // 2
+        return self.updaters[:half], self.updaters[half:]
 
 
-def _leave_frozen(models: list[nn.Module], states: list[dict[str, Any]], folder: str) -> None:
-    """Leave frozen weights out of a checkpoint, and write tied ones once: experts of gigabytes have them already."""
-    for model, state in zip(models, states):
-        trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        for name in state.keys() - trained - {name for name, _ in model.named_buffers()}:
-            del state[name]
-
-
-def _shards(ema: EMAModel) -> dict[str, Any]:
-    return {str(number): shadow for number, shadow in enumerate(ema.shadow_params)}
+def _refuse_pickles(state: Path) -> None:
+    if found := sorted(path for pattern in PICKLES for path in state.rglob(pattern)):
+        raise ValueError(
+            f"{found[0]} is a pickle of an earlier version, and nothing is unpickled here: train to the end with the "
+            f"version that began, or remove {state} and start again"
+        )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..features.features import Features
 from ..features.shards import read_metadata
@@ -23,6 +26,7 @@ def extract_on_ray(
     stimuli: Stimuli,
     store: str | os.PathLike[str],
     workers: int = 1,
+    num_cpus: int = 1,
     **options: Any,
 ) -> Features:
     """Extract as `extract` does, into a store that all workers of a Ray cluster reach.
@@ -39,6 +43,9 @@ def extract_on_ray(
         The folder to write, which all workers reach.
     workers : int, optional
         How many workers make shards. A worker takes a GPU where the cluster has some.
+    num_cpus : int, optional
+        The CPUs of each worker, which computes with as many threads. Ray waits until the cluster has them all, with a
+        warning where it has fewer.
     **options
         The options of `extract`, without `store`.
 
@@ -51,13 +58,18 @@ def extract_on_ray(
     ------
     ImportError
         Ray is not installed.
+    ValueError
+        `workers` or `num_cpus` is no positive whole number.
     ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
         As `extract` does.
 
     Examples
     --------
-    >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, batch_size=64)
+    >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, num_cpus=4, batch_size=64)
     """
+    for name, number in (("workers", workers), ("num_cpus", num_cpus)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} is {number!r}: expected a whole number from 1 on")
     try:
         import ray.data
     except ImportError:
@@ -67,11 +79,18 @@ def extract_on_ray(
     folder = Path(store).absolute()
     asked = ExtractionOptions(store=folder, **options)
     count = shard_count(len(stimuli), asked.batch_size, asked.pooling)
+    if workers * num_cpus > (there := ray.cluster_resources().get("CPU", 0)):
+        warnings.warn(
+            f"{workers} workers with {num_cpus} CPUs each need {workers * num_cpus}, the cluster has {there:g}: Ray "
+            "waits for more, or ask for fewer",
+            stacklevel=2,
+        )
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
     rows = numbers.map(
         _Worker,  # type: ignore[arg-type]  # a class is called once for each worker
-        fn_constructor_args=(open_subject, stimuli, folder, asked),
+        fn_constructor_args=(open_subject, stimuli, folder, asked, num_cpus),
         compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=num_cpus,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
     rows.materialize()
@@ -91,8 +110,14 @@ class _Worker:
     """Open the subject in this process, then make shards by their numbers."""
 
     def __init__(
-        self, open_subject: Callable[[], Subject], stimuli: Stimuli, folder: Path, options: ExtractionOptions
+        self,
+        open_subject: Callable[[], Subject],
+        stimuli: Stimuli,
+        folder: Path,
+        options: ExtractionOptions,
+        threads: int,
     ) -> None:
+        torch.set_num_threads(threads)  # Ray starts a worker with one
         self.job, self.folder = prepare_job(open_subject(), stimuli, options), folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from bridgework.models.training import loop, resuming, train_model
 from bridgework.models.training.loop import _check_finite, fit
 from bridgework.models.training.train_model import train
+from bridgework.models.training.training_state import read_state, write_state
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.layouts import lay_out
 
@@ -80,9 +81,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 MOMENTS = {
     "a batch": (loop, "_check_finite", 7, True),
-    "the weights are written": (Accelerator, "save_state", 2, True),
-    "all but the step is written": (Accelerator, "save_state", 2, False),
-    "the step is written": (resuming.json, "dumps", 4, False),
+    "the weights are written": (resuming, "write_state", 5, True),
+    "all but the step is written": (resuming, "write_state", 8, False),
+    "the step is written": (resuming.json, "dumps", 12, False),
     "the old one is moved away": (resuming.os, "replace", 2, False),
     "the new one is in its place": (resuming.os, "replace", 3, False),
 }
@@ -150,6 +151,42 @@ def test_frozen_weights_are_not_in_the_checkpoints(fuse, plan, tmp_path):
     assert any("lora" in name for name in trained)
     assert trained <= set(names)
     assert set(names) - trained <= {name for name, _ in fused.trained().named_buffers()}
+
+
+def test_no_file_of_a_run_is_a_pickle_and_old_ones_are_refused_by_name(tmp_path):
+    Owner().fit(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl"}
+    assert not [path for path in files if path.read_bytes()[:2] in (b"PK", b"\x80\x02")]
+    for old in ("custom_checkpoint_0.pkl", "optimizer.bin", "average/.metadata"):
+        (tmp_path / "state" / old).parent.mkdir(exist_ok=True)
+        (tmp_path / "state" / old).write_bytes(b"\x80\x02.")
+        with pytest.raises(ValueError, match=f"{old} is a pickle of an earlier version, and nothing is unpickled"):
+            Owner().fit(tmp_path)
+        (tmp_path / "state" / old).unlink()
+
+
+MEMORY = torch.arange(4.0)
+STATES = {
+    "numbers": {"a": 1, "b": 0.1, "c": None, "d": True, "e": float("inf")},
+    "words, keys and tuples": {2: "x", 1: (1, [2, (3,)])},
+    "tensors": {0: {"half": torch.ones(3, dtype=torch.bfloat16), "none": torch.zeros(0), "one": torch.tensor(2.5)}},
+    "one memory": [MEMORY, MEMORY[1:], MEMORY.view(2, 2).T],
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_a_state_is_read_as_it_was_written(tmp_path, state):
+    write_state(tmp_path / "state.safetensors", state)
+    found, wanted = tree_flatten(read_state(tmp_path / "state.safetensors")), tree_flatten(state)
+    assert found[1] == wanted[1]
+    for one, other in zip(found[0], wanted[0], strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_state_that_is_no_plain_one_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="holds a set, which is neither a tensor nor plain JSON"):
+        write_state(tmp_path / "state.safetensors", {"a": {1}})
 
 
 @pytest.mark.parametrize(
