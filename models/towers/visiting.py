@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from greenlet import getcurrent
 from torch import Tensor, nn
 
 from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, Intercept, intercept_calls
@@ -16,10 +18,10 @@ from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
 from ...probes.hooks.compiled_blocks import CompiledCall, check_parents, put, uncompile
 from ...probes.hooks.hook_order import register_before_readers
+from .checkpointing import hearing
 from .tower import BlockWidths, SelfAttention, Tower, Visit
 
 MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
-CHECKPOINT = "_gradient_checkpointing_func"  # the attribute by which transformers and diffusers checkpoint
 
 # The passes whose blocks are being recomputed during backward. Visits of other passes must not change these.
 _again: ContextVar[tuple[_Pass, ...]] = ContextVar("again", default=())
@@ -76,6 +78,7 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
         passed.attached = True
         stack.callback(setattr, passed, "attached", False)
         stack.enter_context(passed.attach())
+        stack.enter_context(hearing(passed))
         yield
 
 
@@ -143,6 +146,7 @@ class _Running:
     mode: Intercept | None = None
     calls: int = 0
     visited: bool = False
+    within: Any = None  # the greenlet that runs it
 
 
 class _Pass:
@@ -154,6 +158,8 @@ class _Pass:
         self.running: list[_Running] = []
         self.masks: dict[str, Tensor] = {}  # what the model was given in this pass
         self.ran: set[int] = set()  # the visited blocks that have run in this pass
+        self.learning = False  # whether the pass has gradients
+        self.without_gradients = False  # whether a region runs whose gradients are taken later
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -181,9 +187,6 @@ class _Pass:
                 hook = self._after(number)
                 compiled.hooks.insert(0, hook)
                 stack.callback(compiled.hooks.remove, hook)
-            for module in model.modules():
-                if (original := getattr(module, CHECKPOINT, None)) is not None:
-                    put(stack, module, CHECKPOINT, self._checkpointed(original))
             yield
 
     def unwind(self) -> None:
@@ -202,6 +205,7 @@ class _Pass:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not self.silent:
             self.ran.clear()
+            self.learning = torch.is_grad_enabled()
             given = named_inputs(module, args, kwargs)
             masks = {name: value for name, value in given.items() if name.endswith(MASKS) and value is not None}
             self.masks = {name: v for name, v in masks.items() if isinstance(v, Tensor) and v.ndim == 2}
@@ -232,6 +236,7 @@ class _Pass:
         state = self.tower.read(number, output)
         self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, *state.shape[:2])
         after = self.visits[number](state)
+        self._check_gradients(number, after is not None)
         return output if after is None else self.tower.write(number, output, after)
 
     def _enter(self, number: int) -> Callable[..., None]:
@@ -252,6 +257,7 @@ class _Pass:
             )
 
     def _push(self, running: _Running) -> None:
+        running.within = getcurrent()
         running.mode = intercept_calls(self._attend(running))
         running.mode.__enter__()
         self.running.append(running)
@@ -277,6 +283,7 @@ class _Pass:
             count = query[:, :1, reads, :1].shape[2]
             self.tower.valid_tokens = self.tower.find_valid_tokens(self.masks, len(query), count)
             after = self.visits[running.number](call._replace(reads=reads))
+            self._check_gradients(running.number, after is not None)
             if after is not None and after.shape != own.shape:
                 raise ValueError(
                     f"the visit inside block {self.tower.blocks[running.number]!r} gave {tuple(after.shape)} for "
@@ -286,32 +293,30 @@ class _Pass:
 
         return attend
 
-    def _checkpointed(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the checkpointing function, changed so that it recomputes blocks within this pass."""
+    def again(self) -> Callable[[], AbstractContextManager[None]]:
+        """Return the context in which a region that begins now is computed again, as `checkpointing.hearing` asks."""
+        running = replace(self.running[-1], mode=None) if self.running else None
+        if running is not None and running.within is not getcurrent():
+            running = None  # this tower waits in lockstep, and the region is another's
+        return partial(self._recomputing, running, self.masks)
 
-        def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if self.silent:
-                return original(function, *args, **kwargs)
-            running = replace(self.running[-1], mode=None) if self.running else None
-            masks, learning, times = self.masks, torch.is_grad_enabled(), 0
+    @contextmanager
+    def reentrantly(self) -> Iterator[None]:
+        """Note that blocks run without gradients, to be computed again with gradients later."""
+        with ExitStack() as stack:
+            put(stack, self, "without_gradients", True)
+            yield
 
-            def compute(*args: Any, **kwargs: Any) -> Any:
-                nonlocal times
-                times += 1
-                if times > 1:
-                    with self._recomputing(running, masks):
-                        return function(*args, **kwargs)
-                if learning and not torch.is_grad_enabled():
-                    raise ValueError(
-                        f"{type(self.tower.model).__name__} is checkpointed reentrantly, which loses the gradients of "
-                        'bridges: checkpoint with use_reentrant=False (gradient_checkpointing_kwargs={"use_reentrant": '
-                        "False})"
-                    )
-                return function(*args, **kwargs)
-
-            return original(compute, *args, **kwargs)
-
-        return checkpoint
+    def _check_gradients(self, number: int, replaced: bool) -> None:
+        """Raise ValueError where the gradients of a visit, or of what it has read, would be lost."""
+        lost = self.without_gradients and (replaced or any(p.requires_grad for p in self.tower.model.parameters()))
+        by_hand = replaced and self.learning and not torch.is_grad_enabled()
+        if not torch.is_inference_mode_enabled() and (lost or by_hand):
+            raise ValueError(
+                f"block {self.tower.blocks[number]!r} of {type(self.tower.model).__name__} runs without gradients in a "
+                "pass that has them, as checkpointed reentrantly, and the gradients of bridges would be lost: "
+                'checkpoint with use_reentrant=False (gradient_checkpointing_kwargs={"use_reentrant": False})'
+            )
 
     @contextmanager
     def _recomputing(self, running: _Running | None, masks: dict[str, Tensor]) -> Iterator[None]:
@@ -320,6 +325,7 @@ class _Pass:
             put(stack, self, "masks", masks)
             put(stack, self, "running", [])
             put(stack, self.tower, "valid_tokens", None)
+            put(stack, self, "without_gradients", False)
             token = _again.set((*_again.get(), self))
             stack.callback(_again.reset, token)
             if not self.attached:

@@ -165,7 +165,11 @@ def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
 def random_states() -> dict[str, Any]:
     """Return the states of all generators of random numbers: Python's, NumPy's, torch's of every device."""
     kind, keys, *rest = np.random.get_state()
-    states = {"python": random.getstate(), "numpy": (kind, np.asarray(keys).tolist(), *rest), "torch": torch.get_rng_state()}
+    states = {
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
     for device in DEVICES:
         if getattr(torch, device).is_available():
             states[device] = getattr(torch, device).get_rng_state_all()

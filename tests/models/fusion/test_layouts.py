@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from bridgework.models.fusion.expert_passes import text_pass
 from bridgework.models.fusion.fused_model import FusedModel
@@ -75,6 +77,22 @@ def test_gradient_checkpointing_changes_no_gradient(fuse, batch, layout, both_wa
     again = gradients(fused, batch)
     runs = 2 if both_ways else 1  # of each tower in a loss
     assert len(calls) == 2 * 7 * runs
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["all computed again", "some results saved"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_torchs_own_checkpointing_changes_no_gradient(fuse, batch, layout, saved):
+    fused = opened(fuse(plan_for(layout, both_ways=layout in TWO_WAYS))).adapt("all")
+    plain = gradients(fused, batch)
+    policy = {"context_fn": lambda: create_selective_checkpoint_contexts([torch.ops.aten.addmm.default])}
+    for tower in fused.towers:
+        for path in tower.blocks:
+            block = checkpoint_wrapper(tower.model.get_submodule(path), **(policy if saved else {}))
+            tower.model.set_submodule(path, block)
+    again = {name.replace("_checkpoint_wrapped_module.", ""): g for name, g in gradients(fused, batch).items()}
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6, msg=name)

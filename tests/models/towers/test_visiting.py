@@ -135,14 +135,6 @@ def test_checkpointed_blocks_are_computed_again():
     assert len(count) == 2
 
 
-def test_reentrant_checkpointing_is_refused():
-    tower, run = opened(LM)
-    checkpointed(tower.model.requires_grad_(True), reentrant=True)
-    with pytest.raises(ValueError, match="use_reentrant=False"), visiting(tower, {1: lambda own: own.own}, True):
-        run()
-    assert traces(tower.model) == (0, [])
-
-
 @pytest.mark.parametrize("inside", [False, True], ids=["outputs", "attention"])
 def test_autocast_and_no_gradients(inside):
     joined = Joined((LLAVA, SD3), inside)
