@@ -125,7 +125,7 @@ def test_reentrant_checkpointing_is_refused(way):
 
 def test_checkpointing_that_somebody_wrote_himself_is_refused_where_a_visit_changes_something():
     tower, run = opened(LM)
-    layer: Any = tower.model.requires_grad_(True).model.layers[1]
+    layer: Any = tower.model.requires_grad_(True).get_submodule(tower.blocks[1])
     forward = layer.forward
     layer.forward = lambda states, **kwargs: Again.apply(lambda states: forward(states, **kwargs), states)
     with visiting(tower, {1: lambda own: None}, True):
