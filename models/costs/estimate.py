@@ -249,6 +249,10 @@ class _Planned(FusedModel):
         self.register_buffer("null_text", generation.encode([""]), persistent=False)
         self.semantic = None
 
+    def described_experts(self) -> list[dict[str, Any]]:
+        """Return nothing: there are no weights to describe."""
+        return []
+
 
 def _learn_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Put trained parameters into this precision."""
