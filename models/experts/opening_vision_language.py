@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING, AutoModelForImageTextToText
+from PIL import Image
+from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from . import loading
 from .front_tokens import settle_front
+from .image_tokens import check_image_inputs, why_no_image_tokens
 from .vision_language import LlavaExpert, VlmExpert
 
 
@@ -46,17 +48,16 @@ def open_vlm(checkpoint: loading.Checkpoint, front: str | None = None) -> VlmExp
         cross-attention (Mllama, BLIP).
     """
     label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
-    architectures = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], MODEL_MAPPING.get(type(config), None)
-    reads = any(hasattr(architecture, "get_image_features") for architecture in architectures)
-    one_stack = reads and not config.get_text_config().is_encoder_decoder
-    if not one_stack or getattr(config, "image_token_id", None) is None:
+    if (why := why_no_image_tokens(config)) is not None:
         raise ValueError(
-            f"expert {label!r} ({config.model_type}) has no image tokens among the tokens of a language model: "
-            "wrap it in your own Subject (probes/subjects/subject.py)"
+            f"expert {label!r} ({config.model_type}) has no image tokens among the tokens of a language model: {why}. "
+            "Probe it as AnyModel(model, inputs, stack=...), one stack at a time, or wrap it in your own Subject "
+            "(probes/subjects/subject.py)"
         )
     model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
     expert = LlavaExpert if config.model_type == "llava" else VlmExpert
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
     opened = expert(label, model, tokenizer, processor, loading.language_stack(model))
+    check_image_inputs(label, model, processor, opened.pixels([Image.new("RGB", (64, 64))]))
     settle_front(opened, front)
     return opened

@@ -16,6 +16,7 @@ from ...probes.subjects.picture_grids import Place, find_grids
 from ...probes.subjects.sample_rows import divide_inputs
 from ...probes.subjects.subject import ForwardPass
 from .front_tokens import front_ids
+from .image_tokens import check_image_inputs, image_features, needs
 from .token_rows import Part, check_words, join_parts
 
 # Tokens that stand before and after an image, as configs and tokenizers of the families name them.
@@ -134,7 +135,7 @@ class VlmExpert:
         ForwardPass
         """
         model, nowhere = self.model, torch.zeros_like(next(iter(places.values())))
-        if "pixel_values" not in inputs and _needs(model.forward, "pixel_values"):
+        if "pixel_values" not in inputs and needs(model.forward, "pixel_values"):
             model = model.get_decoder()  # BLIP-2 takes no text without an image
         accepted = inspect.signature(model.forward).parameters
         given = {name: value for name, value in inputs.items() if name in accepted}
@@ -295,17 +296,11 @@ class VlmExpert:
             If the image processor makes less than the model asks for.
         """
         if image.size not in self.lengths:
-            holder = self.model if hasattr(self.model, "get_image_features") else self.model.model
             inputs = self.pixels([image])
-            accepted = inspect.signature(holder.get_image_features).parameters
-            asked = [name for name in accepted if _needs(holder.get_image_features, name) and name not in inputs]
-            if asked:
-                raise ValueError(
-                    f"the image processor of {self.name} makes no {asked[0]!r}, which its model asks for: expected the "
-                    "family's own image processor"
-                )
+            check_image_inputs(self.name, self.model, self.processor, inputs)
+            accepted = inspect.signature(call := image_features(self.model)).parameters
             with torch.no_grad():
-                features = holder.get_image_features(**{n: value for n, value in inputs.items() if n in accepted})
+                features = call(**{n: value for n, value in inputs.items() if n in accepted})
             states = getattr(features, "pooler_output", features)
             states = states if isinstance(states, list | tuple) else [states]
             self.lengths[image.size] = sum(state.reshape(-1, state.shape[-1]).shape[0] for state in states)
@@ -336,11 +331,3 @@ class VlmExpert:
 
 class LlavaExpert(VlmExpert):
     """A LLaVA, the family of our own understanding expert: the one that a fused model reads through its bridges."""
-
-
-def _needs(call: Any, name: str) -> bool:
-    """Return whether a callable has this parameter without a default."""
-    parameter = inspect.signature(call).parameters.get(name)
-    return (
-        parameter is not None and parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    )

@@ -213,7 +213,8 @@ class PassRunner:
         chosen = (self.options.tokens or {}).get(modality)
         if modality not in shown.tokens and chosen is None:
             raise ValueError(
-                f"{self.subject.name} does not say which tokens are {modality}: leave {modality!r} out of its "
+                f"{self.subject.name} does not say which tokens are {modality}"
+                f"{f' ({why})' if (why := shown.missing.get(modality)) else ''}: leave {modality!r} out of its "
                 f"modalities if it has none, or choose the tokens, such as "
                 f"tokens={{{modality!r}: slice(1, None)}}"
             )

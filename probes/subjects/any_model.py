@@ -181,13 +181,29 @@ class AnyModel:
                     )
         if captions and "text" in modalities and "text" not in tokens and len(first) == 1 and len(modalities) == 1:
             tokens["text"] = torch.zeros(len(stimuli), 1, dtype=torch.bool)  # no caption has a token of its own
+        missing = {m: self._why_missing(m, inputs, first) for m in modalities if m not in tokens}
         grids = {m: self._grids(m, inputs, name, first[name], len(stimuli)) for m, name in streams.items()}
         stream = next(iter(first.values()))
-        axis = -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis
-        cut = captions.cut if captions else ()
         return ForwardPass(
-            lambda: self.model(**unchanged(inputs)), tokens, streams, special, axis, grids, residual=residual, cut=cut
+            lambda: self.model(**unchanged(inputs)),
+            tokens,
+            streams,
+            special,
+            -1 if stream.dim_axis == len(stream.shape) - 1 else stream.dim_axis,
+            grids,
+            residual=residual,
+            cut=captions.cut if captions else (),
+            missing=missing,
         )
+
+    def _why_missing(self, modality: str, inputs: Mapping[str, Any], streams: Mapping[str | None, Stream]) -> str:
+        """Return why none of the tokens that enter the first block are a modality's."""
+        stack = next(iter(self.stacks))
+        if modality not in data_inputs(inputs, self._kinds(inputs)):
+            return f"none of the inputs is {modality}: {', '.join(inputs)}"
+        if any("mixed" in stream.positions for stream in streams.values()):
+            return f"tokens mix {modality} with other inputs before the first block of {stack!r}"
+        return f"no token that enters {stack!r} moves with it: that stack reads none, or by cross-attention"
 
     def _kinds(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """Return the kinds of inputs whose names do not tell, with those of videos where they are a modality."""

@@ -45,6 +45,8 @@ class ForwardPass(NamedTuple):
         The places in the batch of the stimuli whose caption is longer than what the pass shows of it.
     limit : int or None
         The number of tokens that captions are cut at, where it is known.
+    missing : mapping of str to str
+        Why a modality that is shown is not among `tokens`, for the error that says so.
     """
 
     run: Callable[[], Any]
@@ -56,6 +58,7 @@ class ForwardPass(NamedTuple):
     residual: ResidualStreams | None = None
     cut: tuple[int, ...] = ()
     limit: int | None = None
+    missing: Mapping[str, str] = {}
 
 
 Shown = ForwardPass  # the old name, kept for one release

@@ -177,7 +177,22 @@ class TokenTracer:
             moves = moves | last
             if torch.equal(before & placeholders, last):
                 break
-        return moves if (moves & placeholders).any() else moves | placeholders  # a projector that starts at zero
+        if (moves & placeholders).any() or self._read_as_words(placeholders):
+            return moves
+        return moves | placeholders  # a projector that starts at zero
+
+    def _read_as_words(self, placeholders: Tensor) -> bool:
+        """Return whether placeholders hold the embedding of their own id, as where pictures are read otherwise."""
+        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
+        if not isinstance(embedding, nn.Module) or not placeholders.any():
+            return False
+        handle = embedding.register_forward_hook(lambda module, args, output: output + noise_like(output))
+        try:
+            return bool((self._moved_by(self.inputs) & placeholders).any())
+        except (RuntimeError, ValueError):  # a model that finds its placeholders by their embedding
+            return False
+        finally:
+            handle.remove()
 
     def _moved(
         self, names: Sequence[str], samples: Tensor, seed: int = 0, own: Mapping[str, Any] | None = None

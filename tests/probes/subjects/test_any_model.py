@@ -171,7 +171,8 @@ def test_what_cannot_be_told_is_asked_for(stimuli):
     subject = AnyModel(Mixer().eval(), lambda s, m, *_: inputs(s, ("image", "text"), *_), kinds=KINDS)
     with pytest.raises(
         ValueError,
-        match=r"Mixer does not say which tokens are image: leave 'image' out .* choose the tokens, such as tokens=",
+        match=r"Mixer does not say which tokens are image \(tokens mix image with other inputs before the first block "
+        r"of 'blocks'\): leave 'image' out .* choose the tokens, such as tokens=",
     ):
         extract(subject, stimuli, joint=True)
     tokens = {"text": slice(0, 2), "image": slice(2, None)}
