@@ -43,7 +43,7 @@ def mllama() -> Any:
     eyes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_global_layers": 1,
         "attention_heads": 4, "image_size": 32, "patch_size": 8, "vision_output_dim": 64, "max_num_tiles": 1,
         "intermediate_layers_indices": [1], "supported_aspect_ratios": [[1, 1]]}  # fmt: skip
-    words = WORDS | {"num_key_value_heads": 2, "cross_attention_layers": [1, 3]}
+    words: dict[str, Any] = WORDS | {"num_key_value_heads": 2, "cross_attention_layers": [1, 3]}
     words["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
     return t.MllamaForConditionalGeneration(
         t.MllamaConfig(vision_config=eyes, text_config=words, image_token_index=IMAGE)
