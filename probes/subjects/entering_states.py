@@ -17,6 +17,7 @@ from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
 from .input_changes import Inputs, unchanged
 
+MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 MOVED = 1e-6  # a change of less than this share of the largest value is rounding
 
 MEAN = "mean"  # of several states of a token
@@ -245,3 +246,22 @@ def text_shapes(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tup
         value = inputs[name]
         if isinstance(value, Tensor) and value.ndim == (3 if value.is_floating_point() else 2):
             yield name, (value.shape[0], value.shape[1])
+
+
+def dim_axis(block: nn.Module, state: Tensor) -> int:
+    """Return the axis of a hidden state that is dim, by the layer that a block starts with.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        The block.
+    state : torch.Tensor
+        What enters it.
+
+    Returns
+    -------
+    int
+        1 where the first layer takes maps (batch, dim, row, column), else -1.
+    """
+    layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
+    return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1

@@ -26,7 +26,6 @@ from .input_changes import Inputs, Rows, change_inputs, noise_like, padding_of, 
 from .patch_order import packed_group, patch_units, reading_order
 
 DRAWS = 64  # draws of other pixels: a single draw may leave a discrete image token as it was
-MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
 class Stream(NamedTuple):
@@ -374,22 +373,3 @@ def identify_by_bits(count: int, moved: Callable[[Tensor], Tensor], positions: i
     for digit in range(count.bit_length()):
         found += moved((numbers >> digit & 1).bool()).long() << digit
     return torch.where(found <= count, found - 1, -1)
-
-
-def dim_axis(block: nn.Module, state: Tensor) -> int:
-    """Return the axis of a hidden state that is dim, by the layer that a block starts with.
-
-    Parameters
-    ----------
-    block : torch.nn.Module
-        The block.
-    state : torch.Tensor
-        What enters it.
-
-    Returns
-    -------
-    int
-        1 where the first layer takes maps (batch, dim, row, column), else -1.
-    """
-    layers = (m for m in block.modules() if isinstance(m, (*MAPS, nn.Linear)) or "Norm" in type(m).__name__)
-    return 1 if state.ndim > 3 and isinstance(next(layers, None), MAPS) else -1

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
 from ..hooks.model_memory import forgetting
-from .entering_states import States, entering_streams, flatten_tokens
+from .entering_states import States, dim_axis, entering_streams, flatten_tokens
 from .input_changes import Inputs, count_samples, data_inputs, unchanged
 from .sample_rows import divide_inputs
-from .token_movement import Stream, TokenTracer, dim_axis, positions_by_sample
+from .token_movement import Stream, TokenTracer, positions_by_sample
 
 
 def find_streams(
