@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -182,7 +183,9 @@ class TokenTracer:
 
     def _read_as_words(self, placeholders: Tensor) -> bool:
         """Return whether placeholders hold the embedding of their own id, as where pictures are read otherwise."""
-        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
+        embedding = None
+        with suppress(NotImplementedError):
+            embedding = self.model.get_input_embeddings() if hasattr(self.model, "get_input_embeddings") else None
         if not isinstance(embedding, nn.Module) or not placeholders.any():
             return False
         handle = embedding.register_forward_hook(lambda module, args, output: output + noise_like(output))
