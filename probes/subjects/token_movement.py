@@ -183,9 +183,9 @@ class TokenTracer:
 
     def _read_as_words(self, placeholders: Tensor) -> bool:
         """Return whether placeholders hold the embedding of their own id, as where pictures are read otherwise."""
-        embedding = None
+        embedding, find = None, getattr(self.model, "get_input_embeddings", None)
         with suppress(NotImplementedError):
-            embedding = self.model.get_input_embeddings() if hasattr(self.model, "get_input_embeddings") else None
+            embedding = find() if callable(find) else None
         if not isinstance(embedding, nn.Module) or not placeholders.any():
             return False
         handle = embedding.register_forward_hook(lambda module, args, output: output + noise_like(output))
