@@ -17,13 +17,17 @@ from bridgework.probes.features.patch_grids import regrid
 from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.stimulus_set import Stimulus
 from bridgework.probes.subjects.any_model import AnyModel
-from bridgework.tests.probes.subjects.test_sample_rows import LM, TOWER, joined, numbered, qwen
+from bridgework.tests.probes.subjects.test_sample_rows import LM, TOWER, joined, numbered, of, qwen
 
 EYES = "model.vision_tower.encoder.layers"
 
 
 def grid_features(model: nn.Module, stack: str, given: dict[str, Any], count: int = 1, **options: Any) -> Tensor:
-    subject = AnyModel(model.eval(), lambda *_: given, stack, ("image",), **options)
+
+    def inputs(stimuli: Sequence[Stimulus], *_: Any) -> dict[str, Any]:
+        return of(stimuli, given) if count > 1 else given
+
+    subject = AnyModel(model.eval(), inputs, stack, ("image",), **options)
     return extract(subject, numbered(count), pooling="grid:2", batch_size=count)["image"].values
 
 

@@ -27,6 +27,11 @@ def numbered(count: int) -> Stimuli:
     return Stimuli([Stimulus(Image.new("RGB", (1, 1), (n, 0, 0)), str(n), str(n)) for n in range(count)], "numbers")
 
 
+def of(stimuli: Sequence[Stimulus], given: dict[str, Any]) -> dict[str, Any]:
+    """The rows of some stimuli in inputs of all of them."""
+    return {name: value[[int(stimulus.id) for stimulus in stimuli]] for name, value in given.items()}
+
+
 def joined(rows: Sequence[list[int]], shown: Sequence[Shown]) -> dict[str, Any]:
     """Inputs of several samples: ids padded on the right, pictures one after another."""
     width = max(map(len, rows))

@@ -19,7 +19,7 @@ from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.stimulus_set import Stimulus
 from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.probes.subjects.input_changes import Inputs
-from bridgework.tests.probes.subjects.test_sample_rows import LM, numbered
+from bridgework.tests.probes.subjects.test_sample_rows import LM, numbered, of
 
 EARS = "model.audio_tower.layers"
 SOUND = IMG + 2
@@ -91,7 +91,7 @@ def test_waves_of_unlike_length():
     ).eval()  # fmt: skip
     mask = torch.arange(400) < torch.tensor([[400], [300]])
     given = {"input_values": torch.randn(2, 400) * mask, "attention_mask": mask.long()}
-    subject = AnyModel(model, lambda *_: given, modalities=("audio",))
+    subject = AnyModel(model, lambda stimuli, *_: of(stimuli, given), modalities=("audio",))
     found = extract(subject, numbered(2))["audio"].layer("1")
     state = states(model, "encoder.layers.1", given)
     assert model._get_feat_extract_output_lengths(torch.tensor([400, 300])).tolist() == [39, 29]
