@@ -85,7 +85,7 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0, f
     front : str, optional
         The token that stands in front of what a language model reads, "" for none. Left out, it is the first behind
         which no word is an attention sink, measured on a few fixed captions (models/experts/front_tokens.py); stores
-        record it.
+        record it. Random weights have no sinks, so a twin keeps the begin token: give both the same where that matters.
 
     Returns
     -------

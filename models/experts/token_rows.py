@@ -44,27 +44,39 @@ def tokenize(
     """
     tokenizer.padding_side = "right"
     options = {"padding": True, "truncation": True} | options
+    begins = _begins(tokenizer) if front is not None else False
+    if front is not None and "max_length" in options:
+        options["max_length"] += begins - len(front)  # so that what is in front is part of the longest input
     tokens = tokenizer(
         list(texts), return_tensors="pt", return_special_tokens_mask=True, return_attention_mask=True, **options
     )
     words = (tokens.pop("special_tokens_mask") == 0) & (tokens["attention_mask"] == 1)
     check_words(words.sum(1).tolist(), texts)
     if front is not None:
-        tokens, words = _put_in_front(tokenizer, dict(tokens), words, list(front), options.get("max_length"))
+        tokens, words = _put_in_front(dict(tokens), words, list(front), begins)
+        if not bool(tokens["attention_mask"].any(1).all()):
+            raise ValueError(
+                "a text is empty, and no token stands in front: give it words, or open_expert(..., front=...)"
+            )
     return {name: value.to(device) for name, value in tokens.items()}, words
 
 
+def _begins(tokenizer: Any) -> bool:
+    """Return whether a tokenizer begins each text with a special token."""
+    ids = tokenizer("a").input_ids
+    return bool(ids) and ids[0] in tokenizer.all_special_ids
+
+
 def _put_in_front(
-    tokenizer: Any, tokens: dict[str, Tensor], words: Tensor, front: list[int], longest: int | None
+    tokens: dict[str, Tensor], words: Tensor, front: list[int], begins: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Replace the special token that a tokenizer begins each row with, if it does, by others; cut at the longest."""
-    begins = bool(len(words)) and tokenizer("a").input_ids[0] in tokenizer.all_special_ids
+    """Replace the special token that a tokenizer begins each row with, if it does, by others."""
     shape = len(words), len(front)
     first = {"input_ids": torch.tensor(front).expand(shape), "attention_mask": torch.ones(shape)}
     joined = {}
     for name, value in (tokens | {"words": words}).items():
         head = first.get(name, torch.zeros(shape)).to(value.dtype)
-        joined[name] = torch.cat([head, value[:, begins:]], 1)[:, :longest]
+        joined[name] = torch.cat([head, value[:, int(begins) :]], 1)
     return joined, joined.pop("words")
 
 

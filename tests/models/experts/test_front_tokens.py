@@ -102,6 +102,24 @@ def test_nothing_in_front_and_another_token(begins, tmp_path):
         assert given.tokens["text"].tolist() == [[False, True, True, True]]
 
 
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("front", ["", "</s>"])
+def test_the_longest_input_holds_what_is_in_front(begins, front, tmp_path):
+    write("GPT2LMHeadModel", tmp_path)
+    tokenizer(begins=begins).save_pretrained(tmp_path)
+    expert = open_expert(tmp_path, front=front)
+    words = expert.show(texts("a " * 100), ("text",), "understanding", None).tokens["text"]
+    assert words.shape == (1, 64) and int(words.sum()) == 64 - bool(front)
+
+
+def test_an_empty_text_with_nothing_in_front(tmp_path):
+    write("LlamaForCausalLM", tmp_path)
+    with pytest.raises(ValueError, match="a text is empty, and no token stands in front"):
+        open_expert(tmp_path, front="").show(texts("", "ring"), ("text",), "understanding", None)
+    empty = open_expert(tmp_path).show(texts("", "ring"), ("text",), "understanding", None)
+    assert empty.special["text"].tolist() == [[True, False], [True, False]]
+
+
 def test_what_cannot_stand_in_front(tmp_path):
     write("LlamaForCausalLM", tmp_path / "llama")
     write("BertModel", tmp_path / "bert")
