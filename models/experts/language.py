@@ -22,7 +22,7 @@ from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .front_tokens import front_ids, settle_front
-from .token_rows import tokenize
+from .token_rows import cut_texts, tokenize
 
 
 @dataclass
@@ -104,7 +104,14 @@ class TextExpert:
         given = {name: value for name, value in inputs.items() if name in accepted and name not in left_out}
         options = {"use_cache": False} if "use_cache" in accepted else {}
         tokens, special = (_batch_second_positions(m) if self.batch_second else m for m in (words, special))
-        return ForwardPass(lambda: self.model(**given, **options), {"text": tokens}, special={"text": special})
+        cut = cut_texts(self.tokenizer, texts, inputs, words)
+        return ForwardPass(
+            lambda: self.model(**given, **options),
+            {"text": tokens},
+            special={"text": special},
+            cut=cut,
+            limit=self._lengths().get("max_length"),
+        )
 
     def _lengths(self) -> dict[str, Any]:
         """Return the tokenizer's options for the length of texts."""

@@ -17,7 +17,7 @@ from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .front_tokens import settle_front
-from .token_rows import Part
+from .token_rows import Part, cut_parts
 from .vision_language import VlmExpert
 
 
@@ -68,13 +68,15 @@ class UnifiedExpert(VlmExpert):
         parts, drawn = self.drawn_image_parts(images) if images else ([start] * len(stimuli), None)
         texts = self.text_parts([s.text if "text" in modalities else "" for s in stimuli])
         begin = self.begin_part(modalities)
-        ids, mask, places = self.join([[begin, text, *image] for image, text in zip(parts, texts, strict=True)])
+        rows, cut = cut_parts([[begin, text, *image] for image, text in zip(parts, texts, strict=True)], self.longest)
+        ids, mask, places = self.join(rows)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if drawn is not None:
             states = self.model.get_input_embeddings()(ids).detach()
             states[places["image"].to(states.device)] = drawn.to(states.dtype)
             inputs = {"inputs_embeds": states, "attention_mask": mask}
-        return self.forward_pass(inputs, modalities, places, lambda: [self.drawn_grid(image) for image in images])
+        shown = self.forward_pass(inputs, modalities, places, lambda: [self.drawn_grid(image) for image in images])
+        return shown._replace(cut=cut, limit=self.longest)
 
     def drawn_grid(self, image: Image.Image) -> Sequence[tuple[int, int, int]]:
         """Return the rows and columns of an image's discrete tokens, which are the places of a map of codes.

@@ -14,6 +14,7 @@ from ...probes.subjects.subject import ForwardPass
 from ..generation.flow import noisy_images
 from ..generation.sampling import Generator
 from . import loading
+from .token_rows import cut_texts
 
 # Both take longer to import than torch, and every expert is opened by a module that imports this one.
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class DitExpert(Generator):
         texts = [s.text if "text" in modalities else "" for s in stimuli]
         side, device = self.model.config["sample_size"], self.model.device
         noisy, time = noisy_images(stimuli, "image" in modalities, timestep, side)
-        ids = self._tokens(texts).input_ids
+        given = self._tokens(texts)
+        ids = given.input_ids
         end = ids == self.tokenizer.eos_token_id
         words = (ids != self.tokenizer.pad_token_id) & ~end
         patches = side // self.model.config["patch_size"]
@@ -161,6 +163,8 @@ class DitExpert(Generator):
             {"image": "image", "text": "text"},
             {m: special[m] for m in modalities},
             grids={"image": [(patches, patches)] * len(texts)},
+            cut=cut_texts(self.tokenizer, texts, dict(given), words),
+            limit=self.text_tokens,
         )
 
 

@@ -80,6 +80,70 @@ def _put_in_front(
     return joined, joined.pop("words")
 
 
+def cut_texts(tokenizer: Any, texts: Sequence[str], inputs: dict[str, Tensor], words: Tensor) -> tuple[int, ...]:
+    """Return the rows whose text has more tokens than were kept of it.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    texts : sequence of str
+        One for each row.
+    inputs, words : dict, Tensor
+        As `tokenize` returns them.
+
+    Returns
+    -------
+    tuple of int
+        Their places in the batch.
+    """
+    full = [place for place, row in enumerate(inputs["attention_mask"].cpu()) if bool(row.all())]
+    if not full:
+        return ()
+    whole = tokenizer([texts[place] for place in full], add_special_tokens=False, truncation=False, verbose=False)
+    pairs = zip(full, whole.input_ids, strict=True)
+    return tuple(place for place, ids in pairs if len(ids) > int(words[place].sum()))
+
+
+def cut_parts(rows: Sequence[Sequence[Part]], longest: int | None) -> tuple[list[list[Part]], tuple[int, ...]]:
+    """Cut the text of rows that are too long.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of Part
+        As `join_parts` takes them.
+    longest : int or None
+        The number of tokens that a row may have; None cuts nothing.
+
+    Returns
+    -------
+    rows : list of list of Part
+        With shorter text. What is no text is left as it is.
+    cut : tuple of int
+        The places of the rows that were cut.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left of a text.
+    """
+    shorter, cut = [], []
+    for place, row in enumerate(rows):
+        length = sum(len(ids) for _, ids in row)
+        over = length - (longest or length)
+        words = sum(len(ids) for kind, ids in row if kind == "text")
+        if over > 0 and words:
+            if over >= words:
+                raise ValueError(
+                    f"what stands beside a caption takes {length - words} of the "
+                    f"{longest} positions that the model has, and nothing is left for the caption: show smaller images"
+                )
+            row = [(kind, ids[: len(ids) - over] if kind == "text" else ids) for kind, ids in row]
+            cut.append(place)
+        shorter.append(list(row))
+    return shorter, tuple(cut)
+
+
 def check_words(counts: Sequence[int], texts: Sequence[str]) -> None:
     """Raise a ValueError for a text that became no token, so that there is nothing to average.
 

@@ -17,7 +17,7 @@ from ...probes.subjects.sample_rows import divide_inputs
 from ...probes.subjects.subject import ForwardPass
 from .front_tokens import front_ids
 from .image_tokens import check_image_inputs, image_features, needs
-from .token_rows import Part, check_words, join_parts
+from .token_rows import Part, check_words, cut_parts, join_parts
 
 # Tokens that stand before and after an image, as configs and tokenizers of the families name them.
 FRAMES = (
@@ -103,12 +103,14 @@ class VlmExpert:
         parts, inputs = self.image_parts(images) if images else ([[]] * len(stimuli), {})
         texts = self.text_parts([s.text if "text" in modalities else "" for s in stimuli])
         begin = self.begin_part(modalities)
-        ids, mask, places = self.join([[begin, *image, text] for image, text in zip(parts, texts, strict=True)])
+        rows, cut = cut_parts([[begin, *image, text] for image, text in zip(parts, texts, strict=True)], self.longest)
+        ids, mask, places = self.join(rows)
         given = {"input_ids": ids, "attention_mask": mask, **inputs, **self.token_types(ids)}
         given = {
             name: value for name, value in given.items() if name in inspect.signature(self.model.forward).parameters
         }
-        return self.forward_pass(given, modalities, places, lambda: self.patch_grids(images, given, places["image"]))
+        shown = self.forward_pass(given, modalities, places, lambda: self.patch_grids(images, given, places["image"]))
+        return shown._replace(cut=cut, limit=self.longest)
 
     def forward_pass(
         self,
@@ -145,6 +147,11 @@ class VlmExpert:
             special={m: places.get(f"{m} special", nowhere) for m in modalities},
             grids={"image": grids},
         )
+
+    @property
+    def longest(self) -> int | None:
+        """The number of positions that the language model has; captions are cut there. None where it says none."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def begin_part(self, modalities: tuple[str, ...]) -> Part:
         """Return the token in front, counted with the text where there is one.

@@ -18,7 +18,7 @@ from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS
 from ..subjects.subject import Subject, modules_of
-from .jobs import prepare_job
+from .jobs import prepare_job, warn_of_cuts
 from .options import ExtractionOptions
 from .processes import Processes, check_alike
 from .token_selection import Chosen
@@ -198,8 +198,12 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
         if ranks.leads and ranks.worker == 0:
             write_index(folder, len(job))
             job.warn(read_ending(folder, len(job), NORMS))
+        first = ranks.leads and ranks.worker == 0
         ranks.wait()
-    return Features.load(folder)
+    features = Features.load(folder)
+    if first:
+        warn_of_cuts(features)
+    return features
 
 
 def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: Any) -> Features:

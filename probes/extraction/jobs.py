@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,7 @@ class ExtractionJob:
         features = Features(*features_of(index, [shard.tensors for shard in shards]))
         for part in features.values():  # one modality after the other, and then the shards can go
             part.load()
+        warn_of_cuts(features)
         return features
 
     def write(self, folder: Path, numbers: Iterable[int], ranks: Processes | None = None, show: bool = True) -> None:
@@ -254,7 +256,8 @@ class ExtractionJob:
                 "timesteps": list(options.timesteps),
                 "cleaned": "clamped" if options.cleaned else None,
             }
-        notes: dict[str, Any] = {"halved": halved} if halved else {}
+        cut = {name: passes.cut[name] for place in places if (name := self.stimuli.ids[place]) in passes.cut}
+        notes: dict[str, Any] = {name: note for name, note in (("halved", halved), ("truncated", cut)) if note}
         metadata = {
             "format": FORMAT,
             "made": self.provenance,
@@ -269,6 +272,20 @@ class ExtractionJob:
 
 def _row_of(tensors: Mapping[str, Any], row: int) -> dict[str, Tensor]:
     return {name: tensor[:, row : row + 1] for name, tensor in tensors.items()}
+
+
+def warn_of_cuts(features: Features) -> None:
+    """Warn of captions that are longer than what the subject read of them, once for all of them."""
+    cut = features.provenance.get("truncated", {})
+    if cut:
+        part = next(iter(features.values()))
+        limits = sorted({limit for limit in cut.values() if limit is not None})
+        at = f" at {limits[0]} tokens" if limits else ""
+        warnings.warn(
+            f"{len(cut)} of {len(part.samples)} captions are longer than what {part.subject} reads, and were cut{at}, "
+            f"such as that of {next(iter(cut))!r}: features.provenance['truncated'] names them",
+            stacklevel=4,
+        )
 
 
 def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions | None = None) -> ExtractionJob:

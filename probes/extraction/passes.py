@@ -45,12 +45,16 @@ class PassRunner:
         The modalities that its timesteps belong to (`denoised_modalities`).
     depths : dict of dict of float
         By modality, the relative depth of each layer that the first batch had, in depth order.
+    cut : dict of str to int or None
+        The stimuli whose caption was cut so far, by id, with the number of tokens that it was cut at, where that is
+        known.
     """
 
     subject: Subject
     options: ExtractionOptions
     denoised: tuple[str, ...] = ("image",)
     depths: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
+    cut: dict[str, int | None] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def layers(self) -> dict[str, str]:
@@ -115,6 +119,7 @@ class PassRunner:
                     if self.options.generate is not None:
                         shown = self._written(batch, shown)
                     has_special |= bool(shown.special)
+                    self.cut.update((batch[place].id, shown.limit) for place in shown.cut)
                     once = self._once(batch, modalities, shown, stop)
                 for (modality, layer), pooled in once.items():
                     for suffix, tensor in zip(("", "/clamped", "/counts", NORMS), pooled, strict=True):

@@ -16,7 +16,7 @@ from ..features.store import read_ending, shard_path, write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS, join_norms, warn_of_sinks
 from ..subjects.subject import Subject
-from .jobs import prepare_job, shard_count
+from .jobs import prepare_job, shard_count, warn_of_cuts
 from .options import ExtractionOptions
 from .pooling import pooling_of
 
@@ -96,7 +96,9 @@ def extract_on_ray(
     rows.materialize()
     write_index(folder, count)
     _warn(folder, count, stimuli, asked)
-    return Features.load(folder)
+    features = Features.load(folder)
+    warn_of_cuts(features)
+    return features
 
 
 def _warn(folder: Path, count: int, stimuli: Stimuli, options: ExtractionOptions) -> None:

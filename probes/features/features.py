@@ -20,7 +20,8 @@ class Features(Mapping[str, LayerFeatures]):
     modalities : dict of LayerFeatures
         The features of each modality.
     provenance : dict
-        How the features were made (model, stimuli, batches, versions, ...), as plain JSON.
+        How the features were made (model, stimuli, batches, versions, ...), as plain JSON. Under "truncated" stand the
+        stimuli whose caption was cut, by id, with the number of tokens that it was cut at (None where that is unknown).
 
     Raises
     ------

@@ -52,7 +52,9 @@ def features_of(
             cleaned = LayerFeatures(values=reader, pooling=f"{part['pooling']} + cleaned", **labels)
         modalities[modality] = LayerFeatures(values=stored, pooling=part["pooling"], cleaned=cleaned, **labels)
     notes = {str(number): entry["notes"] for number, entry in enumerate(index["shards"]) if entry["notes"]}
-    return modalities, index["made"] | ({"notes": notes} if notes else {})
+    truncated = {name: limit for note in notes.values() for name, limit in note.get("truncated", {}).items()}
+    found = {name: value for name, value in (("notes", notes), ("truncated", truncated)) if value}
+    return modalities, index["made"] | found
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ class AnyModel:
         inputs = self._inputs(stimuli, modalities, task, timestep)
         self._check_repeats(inputs, stimuli, modalities, task, timestep)
         captions = self._captions(inputs, stimuli, modalities, task, timestep) if "text" in modalities else None
+        self._warn_of_length(inputs)
         found = find_streams(
             self.model,
             inputs,
@@ -317,6 +318,17 @@ class AnyModel:
                 "same tokens for other captions: words of a template are counted as text"
             )
         return found
+
+    def _warn_of_length(self, inputs: Mapping[str, Any]) -> None:
+        """Warn of ids that are more than the model has positions."""
+        config, ids = getattr(self.model, "config", None), inputs.get("input_ids")
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        positions = getattr(config, "max_position_embeddings", None)
+        if isinstance(ids, Tensor) and ids.ndim == 2 and isinstance(positions, int) and ids.shape[1] > positions > 0:
+            self._warn_once(
+                f"inputs of {self.name} hold up to {ids.shape[1]} tokens, and its config says {positions} positions: "
+                "what it makes of more was not trained. Cut texts in inputs, or show shorter ones"
+            )
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

@@ -196,7 +196,7 @@ class CaptionSearch:
         """Return the samples that are cut, of those to which nothing can be added: with less they are the same."""
         cut: set[int] = set()
         here = self._here() if self.full else {}
-        for shorter in (_without_word, _without_letter):
+        for shorter in (without_word, without_letter):
             if left := self.full.keys() - cut:
                 captions = enumerate(self.captions)
                 texts = [shorter(text, self.full[n]).strip() or text if n in left else text for n, text in captions]
@@ -318,12 +318,14 @@ def _own_words(text: str, end: bool) -> str:
     return next((word for word in words if word != beside), beside)
 
 
-def _without_word(text: str, end: bool) -> str:
+def without_word(text: str, end: bool = True) -> str:
+    """Return a caption without its last word, or its first."""
     words = text.split()
     return " ".join(words[:-1] if end else words[1:])
 
 
-def _without_letter(text: str, end: bool) -> str:
+def without_letter(text: str, end: bool = True) -> str:
+    """Return a caption without its last letter, or its first."""
     return text.rstrip()[:-1] if end else text.lstrip()[1:]
 
 

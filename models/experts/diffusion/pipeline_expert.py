@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,10 +18,11 @@ from ....probes.subjects.picture_grids import Place, find_grids
 from ....probes.subjects.subject import ForwardPass
 from ..language import TextExpert
 from .conventions import Convention
+from .cut_prompts import cut_prompts
 from .latents import measure_latents, noisy_latents
 from .oracle_loop import Latents, flat
 from .pipeline_runs import Draw, text_encoders
-from .prompt_words import PROBES, cut_captions, word_table
+from .prompt_words import PROBES, EncoderCall, word_table
 from .recorded_call import Call, frozen_scheduler, record_call, trace_words
 
 
@@ -62,8 +62,6 @@ class PipelineExpert:
         What can be probed, as every `Subject` says.
     others : list or None
         What the text encoders read of two other prompts, recorded when the first prompt is shown.
-    warned : bool
-        Whether it has been said that captions may be cut.
     convention : Convention
         How the pipeline counts time, and what its denoiser returns; measured when it is opened.
     latents : Latents or None
@@ -82,7 +80,6 @@ class PipelineExpert:
     timed_tasks: tuple[str, ...] = ("generation",)
     _stride: int | None = field(default=None, repr=False)  # pixels a latent, measured when the first image is shown
     others: Any = field(default=None, repr=False)
-    warned: bool = field(default=False, repr=False)
     convention: Convention = field(default=Convention("noise - image"), repr=False)
     latents: Latents | None = field(default=None, repr=False)
 
@@ -126,6 +123,7 @@ class PipelineExpert:
             tokens = self._places(given, words)
         elif self.layout == "joined":
             tokens = self._joined(given, words)
+        cut, limit = self._cut(call, stimuli) if "text" in modalities else ((), None)
         streams = {m: m for m in modalities if self.layout == "streams"}
         place = Place(self.model, self.blocks[0], streams.get("image"), positions=tokens["image"])
         rows = Rows(0, torch.ones(len(stimuli), dtype=torch.int64))
@@ -135,6 +133,8 @@ class PipelineExpert:
             streams,
             dim_axis=1 if self.layout == "maps" else -1,
             grids={} if self.layout == "maps" else {"image": lambda: find_grids(place, given, next(iter(given)), rows)},
+            cut=cut,
+            limit=limit,
         )
 
     def call(
@@ -245,15 +245,6 @@ class PipelineExpert:
                 "found. Show it images alone, or wrap it in your own Subject (probes/subjects/subject.py)"
             )
         table = word_table(call.read, self.others, self._pads())
-        cut = cut_captions(call.read, self.others, self._pads())
-        if cut and not self.warned:
-            self.warned = True
-            longest = max(each.ids.shape[1] for each in call.read)
-            warnings.warn(
-                f"{self.name}: {cut} of {len(prompts)} captions fill all tokens that a text encoder of its pipeline "
-                f"reads (at most {longest}) and may be cut: the rest is not shown",
-                stacklevel=4,
-            )
         still = self._still(1.0)
         words = trace_words(self.pipe, self.model, prompts, call, table, still, **self.size())
         read = words.any(1).tolist()
@@ -263,6 +254,15 @@ class PipelineExpert:
                 "it off, or reads it elsewhere. Show it images alone"
             )
         return nn.functional.pad(words, (self.registers, 0))
+
+    def _cut(self, call: Call, stimuli: Sequence[Stimulus]) -> tuple[tuple[int, ...], int | None]:
+        """Return the stimuli whose prompt the pipeline cuts, and the number of tokens that it is cut at."""
+
+        def again(texts: list[str]) -> Sequence[EncoderCall]:
+            others = [s._replace(text=text) for s, text in zip(stimuli, texts, strict=True)]
+            return self.call(others, ("text",), None).read
+
+        return cut_prompts(call.read, [s.text for s in stimuli], again, self._pads())
 
     def _pads(self) -> dict[str, int]:
         """Return the token that each text encoder's tokenizer pads with."""

@@ -102,31 +102,6 @@ def word_table(read: Sequence[EncoderCall], others: Sequence[Sequence[EncoderCal
     return table
 
 
-def cut_captions(read: Sequence[EncoderCall], others: Sequence[Sequence[EncoderCall]], pads: dict[str, int]) -> int:
-    """Return how many captions fill all tokens that an encoder reads at most, so that their ends may be cut.
-
-    Parameters
-    ----------
-    read : sequence of EncoderCall
-        For a batch of prompts.
-    others : sequence of sequence of EncoderCall
-        For each other prompt, short ones, its calls.
-    pads : dict of str to int
-        The token that each encoder's tokenizer pads with.
-
-    Returns
-    -------
-    int
-        Of the encoder where they are most.
-    """
-    counts = [0]
-    for call in read:
-        short = next((c for c in others[0] if c.encoder == call.encoder), None)
-        if short is not None and short.ids.shape[1] == call.ids.shape[1] and not real_tokens(short, 0, pads)[2]:
-            counts.append(sum(real_tokens(call, row, pads)[2] for row in range(len(call.ids))))
-    return max(counts)
-
-
 def real_tokens(call: EncoderCall, row: int, pads: dict[str, int]) -> tuple[list[int], list[int], bool]:
     """Return the tokens that are not padding.
 

@@ -248,15 +248,6 @@ def test_a_long_caption_beside_a_short_one(experts, family):
     assert alone < long < 15 * 200 * 2
 
 
-def test_captions_that_may_be_cut_are_counted_once(experts, recwarn):
-    expert = experts("Flux")
-    expert.warned = False
-    with pytest.warns(UserWarning, match="1 of 2 captions fill all tokens that a text encoder"):
-        words(expert, ["ab", "a long caption " * 50])
-    words(expert, ["a long caption " * 50])
-    assert not [w for w in recwarn if "fill all tokens" in str(w.message)]
-
-
 @pytest.mark.parametrize("family", ["Latte", "Lumina"])
 def test_pictures_that_odd_pipelines_are_shown(odd, family):
     assert torch.isfinite(odd(family).call(STIMULI, ("image",), 0.3).arguments["hidden_states"]).all()
