@@ -26,7 +26,7 @@ from .expert_passes import expert_tower, noise_pass, text_pass
 from .losses import caption_loss, fused_loss
 from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
 from .semantic_tokens import SemanticTokens, vision_features
-from .trained_parts import adapt
+from .trained_parts import adapt_towers
 from .two_towers import Fusion, UnderstandingStates
 
 
@@ -185,13 +185,18 @@ class FusedModel(Fusion, Generator):
         Raises
         ------
         ValueError
-            Another word, or a second call.
+            Another word, a second call, an expert that has adapters already, or one that takes none. Then nothing has
+            changed.
+
+        Warns
+        -----
+        UserWarning
+            More than a hundredth of the weights in the blocks have no adapters, as those of fused experts.
         """
         if self.trained_experts != "bridges":
             raise ValueError(f"this model trains {self.trained_experts!r} already: make a new one of fresh experts")
         self.described_experts()  # as they are now
-        for tower in self.towers:
-            adapt(tower.model, tower.blocks, trained, rank)
+        adapt_towers([(tower.model, tower.blocks) for tower in self.towers], trained, rank)
         self.trained_experts, self.rank = trained, rank
         return self
 
