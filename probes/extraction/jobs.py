@@ -159,7 +159,7 @@ class ExtractionJob:
         paths, typical = self.passes.layers, getattr(self.passes.subject, "typical_norms", {})
         known = {name: typical[path] for name, path in paths.items() if path in typical}
         pooling = pooling_of("text", self.passes.options.pooling)
-        warn_of_sinks(self.passes.subject.name, self.stimuli, join_norms(shards, places), known, pooling)
+        warn_of_sinks(self.passes.subject.name, self.stimuli, join_norms(shards, places, list(paths)), known, pooling)
 
     def shards(self, numbers: Iterable[int], show: bool = True) -> Iterator[Shard]:
         """Make these shards, one at a time; the subject must be `prepared`.

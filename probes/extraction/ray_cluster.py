@@ -103,8 +103,10 @@ def extract_on_ray(
 
 def _warn(folder: Path, count: int, stimuli: Stimuli, options: ExtractionOptions) -> None:
     """Warn of sinks; no subject is open here, so the norms are compared with those of this store."""
-    places = [place for number in range(count) for place in read_metadata(shard_path(folder, number))["places"]]
-    norms = join_norms(read_ending(folder, count, NORMS), places)
+    shards = [read_metadata(shard_path(folder, number)) for number in range(count)]
+    layers = [layer for part in shards[0]["parts"].values() for layer in part["layers"]]
+    places = [place for shard in shards for place in shard["places"]]
+    norms = join_norms(read_ending(folder, count, NORMS), places, layers)
     warn_of_sinks("the subject", stimuli, norms, {}, pooling_of("text", options.pooling))
 
 

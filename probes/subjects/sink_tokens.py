@@ -39,9 +39,10 @@ class SinkRule(NamedTuple):
 def find_sinks(rows: Tensor, ragged: Tensor | None, rule: SinkRule) -> tuple[Tensor | None, Tensor]:
     """Find the sinks among the tokens of each sample, by the sample alone, whatever else is in the batch.
 
-    A sink's norm is more than `SINK` times the median of its sample's tokens (the lower one of an even number) and more
-    than `SINK` times the typical norm of the layer. Where no typical norm is known, twice the median stands for it. So
-    a sample of one token has none, and at least half of a sample's tokens stay.
+    A sink's norm is more than `SINK` times the typical norm of the layer, and more than `SINK` times the least of its
+    sample's tokens, for all may be longer than they were when the typical norm was measured. Where no typical norm is
+    known, it is more than 2 * `SINK` times the median of its sample's tokens (the lower one of an even number). So a
+    sample of one token has none, and never is all of a sample left out.
 
     Parameters
     ----------
@@ -65,15 +66,17 @@ def find_sinks(rows: Tensor, ragged: Tensor | None, rule: SinkRule) -> tuple[Ten
     padding = torch.arange(rows.shape[1], device=rows.device) >= counts[:, None]
     sorted_norms = norms.masked_fill(padding, torch.inf).sort(1).values
     median = sorted_norms.gather(1, (counts[:, None] - 1) // 2)
-    reference = 2 * median if rule.typical is None else median.clamp(min=rule.typical)
-    sinks = (norms > SINK * reference) & norms.isfinite() & (median > 0) & ~padding & rule.leave_out
+    reference = 2 * median if rule.typical is None else sorted_norms[:, :1].clamp(min=rule.typical)
+    sinks = (norms > SINK * reference) & norms.isfinite() & (reference > 0) & ~padding & rule.leave_out
     largest = norms.masked_fill(padding | sinks, 0).amax(1)
     found = torch.stack([median[:, 0], largest, sinks.sum(1).float()], 1)
     # Asking a GPU would make it wait.
     return None if sinks.device.type == "cpu" and not sinks.any() else sinks, found
 
 
-def join_norms(shards: Iterable[Mapping[str, Tensor]], places: Sequence[int]) -> dict[str, Tensor]:
+def join_norms(
+    shards: Iterable[Mapping[str, Tensor]], places: Sequence[int], layers: Sequence[str]
+) -> dict[str, Tensor]:
     """Join the norms of all shards.
 
     Parameters
@@ -82,6 +85,8 @@ def join_norms(shards: Iterable[Mapping[str, Tensor]], places: Sequence[int]) ->
         The tensors of each shard, or those of them that are norms.
     places : sequence of int
         The place of each sample of the shards, in their order, among all samples.
+    layers : sequence of str
+        The names of the layers, in depth order.
 
     Returns
     -------
@@ -94,7 +99,8 @@ def join_norms(shards: Iterable[Mapping[str, Tensor]], places: Sequence[int]) ->
             if name.endswith(NORMS):
                 found.setdefault(name.removesuffix(NORMS), []).append(norms.float().amax(0))
     order = torch.tensor(places).argsort()
-    return {name: torch.cat(parts)[order] for name, parts in found.items()}
+    in_depth_order = sorted(found, key=lambda name: layers.index(name.split("/", 1)[1]))
+    return {name: torch.cat(found[name])[order] for name in in_depth_order}
 
 
 def warn_of_sinks(
@@ -109,7 +115,7 @@ def warn_of_sinks(
     stimuli : Stimuli
         What it was shown.
     norms : mapping of str to torch.Tensor
-        As `join_norms` returns them.
+        As `join_norms` returns them, in depth order.
     typical : mapping of str to float
         The typical norm of words by the name of the layer, where the subject knows it.
     pooling : str

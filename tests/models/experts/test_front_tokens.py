@@ -140,7 +140,7 @@ def test_candidates_are_single_tokens_and_nothing():
     assert front_ids(own, None) == []
 
 
-def test_any_model_without_a_begin_token_loses_its_first_word_where_it_is_a_sink():
+def test_any_model_without_a_begin_token_loses_its_first_word_where_it_is_a_sink(tmp_path):
     torch.manual_seed(0)
     model = t.GPT2Model(t.GPT2Config(vocab_size=256, n_embd=32, n_layer=3, n_head=4, n_positions=64)).eval()
     with torch.no_grad():
@@ -153,8 +153,9 @@ def test_any_model_without_a_begin_token_loses_its_first_word_where_it_is_a_sink
     subject = AnyModel(model, inputs, modalities=("text",))
     stimuli = Stimuli(texts(*NAMES))
     with pytest.warns(UserWarning) as said:
-        found = extract(subject, stimuli, device="cpu")["text"]
+        found = extract(subject, stimuli, device="cpu", store=tmp_path)["text"]
     messages = [str(warning.message) for warning in said]
+    assert any("at layers embeddings-2" in message for message in messages)
     assert any("4 of 5 texts ('a red ring', 'the ring', 'blue circle'" in message for message in messages)
     assert any("1 of 5 texts ('red') are pooled with a sink" in message for message in messages)
     given = words(["a red ring"], return_tensors="pt")

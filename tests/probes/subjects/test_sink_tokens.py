@@ -52,12 +52,13 @@ def test_a_sample_alone_is_pooled_as_in_its_batch():
     [
         (1.0, [1, 4.1, 1], 1),
         (1.0, [1, 3.9, 1], 0),
+        (1.0, [1, 9, 9], 2),
         (1.0, [0.2, 1, 1], 0),
         (2.0, [1, 6, 1], 0),  # long beside its neighbours, and no longer than words of other texts
         (0.1, [1, 3, 1], 0),  # the model was steered: all words are longer than they were
         (None, [1, 7.9, 1], 0),
         (None, [1, 8.1], 1),
-        (1.0, [0, 9, 0], 0),
+        (None, [0, 9, 0], 0),
         (1.0, [1, float("inf"), 1], 0),  # is refused later, and not left out
     ],
 )
