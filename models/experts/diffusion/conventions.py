@@ -337,29 +337,33 @@ def _tabulated(pipe: Any, denoiser: nn.Module, moments: list[Moment], target: st
     return convention if max(off) < 1e-3 * float(timesteps[-1]) else None
 
 
-def agree(one: Any, other: Any, rounding: float) -> bool:
-    """Return whether two arguments of a denoiser hold the same.
+def difference(one: Any, other: Any) -> float:
+    """Return how far two arguments of a denoiser are apart.
 
     Parameters
     ----------
     one, other : Any
         Tensors, numbers and names, in lists or mappings or alone.
-    rounding : float
-        Of the largest value, what may differ.
 
     Returns
     -------
-    bool
+    float
+        The largest difference over the largest value of the first; infinite where they are of other forms.
     """
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape:
-            return False
-        scale = max(float(one.abs().max()), 1e-12) if one.numel() and one.dtype != torch.bool else 1.0
-        return torch.allclose(one.double(), other.double(), rtol=0, atol=rounding * scale)
+            return math.inf
+        if not one.numel():
+            return 0.0
+        apart = float((one.double() - other.double()).abs().max())
+        return apart / max(float(one.double().abs().max()), 1e-12) if apart else 0.0
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(agree(one[key], other[key], rounding) for key in one)
+        if one.keys() != other.keys():
+            return math.inf
+        one, other = ([value[key] for key in sorted(value)] for value in (one, other))
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(agree(a, b, rounding) for a, b in zip(one, other, strict=True))
+        pairs = zip(one, other, strict=True) if len(one) == len(other) else [(0, None)]
+        return max((difference(a, b) for a, b in pairs), default=0.0)
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= rounding * max(abs(one), 1e-12)
-    return type(one) is type(other) and (one is other or not isinstance(one, str) or one == other)
+        return abs(one - other) / max(abs(one), 1e-12)
+    return 0.0 if type(one) is type(other) and (not isinstance(one, str) or one == other) else math.inf

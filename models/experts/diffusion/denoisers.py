@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ....probes.hooks.block_stacks import find_stacks
 from ....probes.hooks.capturing import EMBEDDINGS, capture
-from .conventions import agree, begin_loop, measure_convention
+from .conventions import begin_loop, difference, measure_convention
 from .oracle_loop import Moment
 from .pipeline_expert import PipelineExpert, blank, gather_on_device
 
@@ -79,13 +79,20 @@ def denoiser_expert(name: str, pipe: Any, model: Any, side: int | None) -> Pipel
     return expert
 
 
-def learn_convention(expert: PipelineExpert) -> None:
+def learn_convention(expert: PipelineExpert) -> tuple[list[Moment], Tensor]:
     """Measure an expert's convention in its pipeline's own loop, and set it.
 
     Parameters
     ----------
     expert : PipelineExpert
         Its `convention` and `latents` are set.
+
+    Returns
+    -------
+    moments : list of Moment
+        Calls of the denoiser in the pipeline's own loop.
+    drawn : Tensor
+        What the pipeline received as its initial latents in it.
 
     Raises
     ------
@@ -99,6 +106,7 @@ def learn_convention(expert: PipelineExpert) -> None:
         output = model(**first.arguments)
     expert.convention, moments, drawn = measure_convention(pipe, model, first, expert.latents, output, **size)
     _check_convention(expert, moments, drawn)
+    return moments, drawn
 
 
 def _check_convention(expert: PipelineExpert, moments: list[Moment], drawn: Tensor) -> None:
@@ -107,22 +115,45 @@ def _check_convention(expert: PipelineExpert, moments: list[Moment], drawn: Tens
     if not whole:
         return
     moment = min(whole, key=lambda m: (m.fresh, abs(m.noise - 0.5)))
+    exact = expert.model.dtype == torch.float32
+    for name, apart in loop_differences(expert, moment, drawn).items():
+        latents = expert.latents is not None and name == expert.latents.name
+        if apart > ((1e-3 if latents else 1e-5) if exact else 4e-2):  # a sampler's steps have their own errors
+            raise ValueError(
+                f"{expert.name}: at time {expert.convention.time(moment):.2f} and the same noise, the loop of "
+                f"{type(expert.pipe).__name__} gives its denoiser another {name} than would be given here: wrap it in "
+                "your own Subject (probes/subjects/subject.py)"
+            )
+
+
+def loop_differences(expert: PipelineExpert, moment: Moment, drawn: Tensor) -> dict[str, float]:
+    """Compare what a pipeline's own loop gives its denoiser with what `record` gives it, at the same noise.
+
+    Parameters
+    ----------
+    expert : PipelineExpert
+        Whose convention is known.
+    moment : Moment
+        Of the loop (`measure_convention`).
+    drawn : Tensor
+        What the pipeline received as its initial latents in this loop.
+
+    Returns
+    -------
+    dict of str to float
+        For each argument the largest difference over the largest value. The latents are left out where the sampler had
+        drawn noise of its own.
+    """
     time = expert.convention.time(moment)
     level = expert.convention.level(time)
     noisy = level.signal + level.noise * (drawn - drawn.mean()) / drawn.std(correction=0)
     ours = expert.record([""], time, lambda shape: noisy).arguments
-    exact = expert.model.dtype == torch.float32
-    for name, theirs in moment.arguments.items():
-        latents = expert.latents is not None and name == expert.latents.name
-        if moment.fresh and latents:
-            continue  # the sampler's own noise is in these
-        rounding = (1e-3 if latents else 1e-5) if exact else 4e-2  # a sampler's steps have their own errors
-        if name not in ours or not agree(theirs, ours[name], rounding):
-            raise ValueError(
-                f"{expert.name}: at time {time:.2f} and the same noise, the loop of {type(expert.pipe).__name__} gives "
-                f"its denoiser another {name} than would be given here: wrap it in your own Subject "
-                "(probes/subjects/subject.py)"
-            )
+    own = expert.latents.name if moment.fresh and expert.latents else None
+    return {
+        name: difference(theirs, ours.get(name)) if name in ours else float("inf")
+        for name, theirs in moment.arguments.items()
+        if name != own
+    }
 
 
 def _capture(model: nn.Module, blocks: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
