@@ -22,7 +22,7 @@ from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from . import loading
 from .front_tokens import front_ids, settle_front
-from .token_rows import cut_texts, tokenize
+from .token_rows import cut_texts, tokenize, tokenize_chat
 
 
 @dataclass
@@ -51,6 +51,9 @@ class TextExpert:
         Whether hidden states are (token, batch, dim) (XLNet).
     front : str or None
         The token in front of a causal model's texts, "" for none; None is the tokenizer's begin token.
+    chat : bool
+        Whether texts are shown as a user's messages in the tokenizer's chat template. Text tokens are the text's own
+        all the same; the template's are left out, and its first is special.
     tasks, modalities, timed_tasks : tuple of str
         What can be probed, as every `Subject` says.
     """
@@ -63,6 +66,7 @@ class TextExpert:
     width: int | None = None
     batch_second: bool = False
     front: str | None = None
+    chat: bool = False
     tasks: tuple[str, ...] = ("understanding",)
     modalities: tuple[str, ...] = ("text",)
     timed_tasks: tuple[str, ...] = ()
@@ -97,14 +101,18 @@ class TextExpert:
         """
         front = front_ids(self.tokenizer, self.front) if self.causal else None
         texts = [s.text for s in stimuli]
-        inputs, words = tokenize(self.tokenizer, texts, self.model.device, front, **self._lengths())
-        special = (inputs["attention_mask"].cpu() == 1) & ~words
+        if self.chat:
+            inputs, words, cut = tokenize_chat(self.tokenizer, texts, self.model.device, **self._lengths())
+            special = torch.zeros_like(words).index_fill(1, torch.tensor([0]), True) & ~words
+        else:
+            inputs, words = tokenize(self.tokenizer, texts, self.model.device, front, **self._lengths())
+            special = (inputs["attention_mask"].cpu() == 1) & ~words
+            cut = cut_texts(self.tokenizer, texts, inputs, words)
         accepted = inspect.signature(self.model.forward).parameters
         left_out = {"attention_mask"} if self.width else set()
         given = {name: value for name, value in inputs.items() if name in accepted and name not in left_out}
         options = {"use_cache": False} if "use_cache" in accepted else {}
         tokens, special = (_batch_second_positions(m) if self.batch_second else m for m in (words, special))
-        cut = cut_texts(self.tokenizer, texts, inputs, words)
         return ForwardPass(
             lambda: self.model(**given, **options),
             {"text": tokens},
@@ -121,6 +129,30 @@ class TextExpert:
         longest = self.tokenizer.model_max_length
         longest = min(longest, positions) if positions > 0 else longest  # XLNet's -1 is no limit
         return {"max_length": longest} if longest < 1e9 else {"truncation": False}  # 1e30 is transformers' "unknown"
+
+
+def in_chat(expert: TextExpert) -> TextExpert:
+    """Have a language model shown its texts in its chat template.
+
+    Parameters
+    ----------
+    expert : TextExpert
+        A causal model whose tokenizer has such a template.
+
+    Returns
+    -------
+    TextExpert
+        The same one.
+
+    Raises
+    ------
+    ValueError
+        If there is no template, or the model is an encoder.
+    """
+    if not (expert.causal and getattr(expert.tokenizer, "chat_template", None)):
+        raise ValueError(f"{expert.name} has no chat template: leave chat out, and texts are shown as they are")
+    expert.chat = True
+    return expert
 
 
 def is_text(checkpoint: loading.Checkpoint) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from .diffusion.opening_pipelines import is_pipeline, open_pipeline
 from .downloads import weights
-from .language import is_text, open_text
+from .language import in_chat, is_text, open_text
 from .loading import Checkpoint
 from .native_unified import is_unified, open_unified
 from .opening_vision_language import is_vlm, open_vlm
@@ -69,8 +69,12 @@ def open_expert(
 @overload
 def open_expert(name: Literal["scenes-dit", "emoji-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
 @overload
-def open_expert(name: str | Path, random_weights: bool = ..., seed: int = ..., front: str | None = ...) -> Any: ...
-def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0, front: str | None = None) -> Any:
+def open_expert(
+    name: str | Path, random_weights: bool = ..., seed: int = ..., front: str | None = ..., chat: bool = ...
+) -> Any: ...
+def open_expert(
+    name: str | Path, random_weights: bool = False, seed: int = 0, front: str | None = None, chat: bool = False
+) -> Any:
     """Open an expert by name, folder or Hub id.
 
     Parameters
@@ -86,6 +90,9 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0, f
         The token that stands in front of what a language model reads, "" for none. Left out, it is the first behind
         which no word is an attention sink, measured on a few fixed captions (models/experts/front_tokens.py); stores
         record it. Random weights have no sinks, so a twin keeps the begin token: give both the same where that matters.
+    chat : bool
+        Show a language model each text as a user's message in its tokenizer's chat template. Text tokens are the text's
+        own all the same. Without it texts are shown as they are.
 
     Returns
     -------
@@ -132,7 +139,13 @@ def open_expert(name: str | Path, random_weights: bool = False, seed: int = 0, f
                     f"front is {front!r}, but expert {label!r} is {family.sentence}, with no language model to put it "
                     "before: leave front out"
                 )
-            return family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
+            if chat and family.opens is not open_text:
+                raise ValueError(
+                    f"chat is asked for, but expert {label!r} is {family.sentence}: leave chat out, or show its chat "
+                    "by AnyModel(model, inputs), which leaves the template's words out"
+                )
+            expert = family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
+            return in_chat(expert) if chat else expert
     kind, takes = checkpoint.config.model_type, checkpoint.main_input or "nothing that is known here"
     raise ValueError(
         f"expert {label!r} is of the family {kind!r}, which takes {takes}: expected images or texts. Wrap another "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...probes.subjects.caption_tokens import search_captions
+from ...probes.subjects.input_changes import Rows
 
 Part = tuple[str, Sequence[int]]  # a kind of token and the ids of a run of them
 
@@ -78,6 +81,58 @@ def _put_in_front(
         head = first.get(name, torch.zeros(shape)).to(value.dtype)
         joined[name] = torch.cat([head, value[:, int(begins) :]], 1)
     return joined, joined.pop("words")
+
+
+def tokenize_chat(
+    tokenizer: Any, texts: Sequence[str], device: torch.device, **options: Any
+) -> tuple[dict[str, Tensor], Tensor, tuple[int, ...]]:
+    """Tokenize texts as a user's messages in a tokenizer's chat template, and say which tokens are theirs.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's own, with a chat template.
+    texts : sequence of str
+        One for each row.
+    device : torch.device
+        Where the inputs go.
+    **options : Any
+        Of the tokenizer, beside its own padding and truncation.
+
+    Returns
+    -------
+    inputs : dict
+        What the model reads, each (batch, token), on the device.
+    words : Tensor
+        Mask (batch, token), on the CPU: the texts' own tokens, without the template.
+    cut : tuple of int
+        The rows whose text is cut.
+
+    Raises
+    ------
+    ValueError
+        If the template does not show the text.
+    """
+    tokenizer.padding_side = "right"
+    options = {"padding": True, "truncation": True} | options
+
+    def ask(places: Sequence[int], captions: Sequence[str]) -> dict[str, Tensor]:
+        chats = [[{"role": "user", "content": caption}] for caption in captions]
+        shown = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        given = tokenizer(
+            shown, add_special_tokens=False, return_tensors="pt", return_attention_mask=True, verbose=False, **options
+        )
+        return dict(given)
+
+    def divide(given: Mapping[str, Any], samples: int) -> dict[str, Rows]:
+        return {"input_ids": Rows(0, torch.ones(samples, dtype=torch.int64))}
+
+    inputs = ask(range(len(texts)), texts)
+    found = search_captions(ask, texts, inputs, ["input_ids"], divide)
+    if found is None or not isinstance(words := found.own["input_ids"], Tensor):
+        raise ValueError("the chat template shows the same for other texts: leave chat out, or change the template")
+    check_words(words.sum(1).tolist(), texts)
+    return {name: value.to(device) for name, value in inputs.items()}, words, found.cut
 
 
 def cut_texts(tokenizer: Any, texts: Sequence[str], inputs: dict[str, Tensor], words: Tensor) -> tuple[int, ...]:

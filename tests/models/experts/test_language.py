@@ -159,3 +159,39 @@ def test_a_text_of_which_no_token_is_left(tmp_path):
     write("Qwen3_5ForConditionalGeneration", tmp_path)  # its tokenizer knows letters alone
     with pytest.raises(ValueError, match=r"makes no token of the text '123': give it another"):
         open_expert(tmp_path).show(texts("123"), ("text",), "understanding", None)
+
+
+CHAT = (
+    "{% for m in messages %}<s>the {{ m.role }} and {{ m.content }} a ring</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>{% endif %}"
+)
+
+
+def test_a_chat_template_is_no_text(tmp_path):
+    """The words of the message are pooled, wherever the template stands; raw texts stay the default."""
+    write("LlamaForCausalLM", tmp_path)
+    tokenizer(chat_template=CHAT).save_pretrained(tmp_path)
+    expert, rows = open_expert(tmp_path, chat=True), ["a red ring", "ring", "the"]
+    found = expert.show(texts(*rows), ("text",), "understanding", None)
+    words, special = found.tokens["text"], found.special["text"]
+    assert words is not None
+    chats = [f"<s>the user and {row} a ring</s><s>" for row in rows]
+    shown = [expert.tokenizer(chat, add_special_tokens=False).input_ids for chat in chats]
+    with torch.no_grad(), capture(expert.model, ["embeddings", expert.blocks[0]]) as taps:
+        found.run()
+    table = expert.model.get_input_embeddings().weight
+    for place, (row, ids) in enumerate(zip(rows, shown, strict=True)):
+        assert torch.equal(taps["embeddings"][place, : len(ids)], table[torch.tensor(ids)])
+        own = expert.tokenizer(row, add_special_tokens=False).input_ids
+        assert [ids[at] for at in words[place].nonzero()[:, 0].tolist()] == own
+    assert special.nonzero().tolist() == [[0, 0], [1, 0], [2, 0]]
+    raw, chat = (extract(e, Stimuli(texts(*rows), "rows"))["text"].values for e in (open_expert(tmp_path), expert))
+    assert not torch.allclose(raw[-1], chat[-1])
+
+
+def test_a_chat_that_is_not_there_is_refused(tmp_path):
+    write("LlamaForCausalLM", tmp_path / "llama")
+    with pytest.raises(ValueError, match="llama has no chat template: leave chat out"):
+        open_expert(tmp_path / "llama", chat=True)
+    with pytest.raises(ValueError, match=r"chat is asked for, but expert 'scenes-vlm' is a vision-language model"):
+        open_expert("scenes-vlm", chat=True)
