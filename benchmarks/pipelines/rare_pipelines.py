@@ -217,11 +217,3 @@ def _() -> Any:
     v = _vq()
     u = D.Kandinsky3UNet(in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4, layers_per_block=3, block_out_channels=(32, 64), cross_attention_dim=4, encoder_hid_dim=16)
     return D.Kandinsky3Pipeline(t5_tokenizer(), t5(), u, D.DDPMScheduler(beta_start=.00085, beta_end=.012, steps_offset=1, beta_schedule="squaredcos_cap_v2", clip_sample=True, thresholding=False), v)
-
-
-@rare("HunyuanVideo 1.5")
-def _() -> Any:
-    m = D.HunyuanVideo15Transformer3DModel(in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2, num_refiner_layers=1, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=16, image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v")
-    v = D.AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8,)*2, layers_per_block=1, spatial_compression_ratio=4, temporal_compression_ratio=2)
-    e = qwen_vl().model.language_model
-    return D.HunyuanVideo15Pipeline(e, chat_tokenizer(), m, v, flow(shift=7.), t5(), tokenizer(model_max_length=256), D.ClassifierFreeGuidance(guidance_scale=1.0))
