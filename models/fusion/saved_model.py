@@ -41,10 +41,19 @@ def describe_experts(experts: Sequence[Any]) -> list[Record]:
     return [
         {
             "name": str(getattr(expert, "name", type(expert).__name__)),
-            "modules": {path: _describe(module) for path, module in modules_of(expert).items()},
+            "modules": {path: _describe(module) for path, module in _modules(expert).items()},
         }
         for expert in experts
     ]
+
+
+def _modules(expert: Any) -> dict[str, nn.Module]:
+    """Return every module of an expert, and of the expert that it draws with, such as a pipeline's encoders."""
+    found = modules_of(expert)
+    inner: Any = getattr(expert, "expert", None)
+    known = list(found.values())
+    others = modules_of(inner) if isinstance(getattr(inner, "model", None), nn.Module) else {}
+    return found | {path: part for path, part in others.items() if not any(part is other for other in known)}
 
 
 def _describe(module: nn.Module) -> Record:

@@ -53,6 +53,22 @@ def test_other_experts_are_refused(fuse, make_experts, plan, tmp_path):
     assert FusedModel.load(tmp_path, *experts).plan == plan
 
 
+def test_a_pipeline_is_described_with_its_encoders(pipeline, tiny_vlm):
+    generator = pipeline("SD 3.5")
+    before = describe_experts((tiny_vlm, generator))
+    assert {"model", "pipe.vae", "pipe.text_encoder_3"} <= before[1]["modules"].keys()
+    value = next(generator.expert.pipe.vae.parameters()).data.view(-1)[:1]
+    kept = value.clone()
+    value += 0.1
+    try:
+        with pytest.raises(
+            ValueError, match=r"trained on the generation expert .* the pipe.vae of .* has other weights"
+        ):
+            check_experts(Path(FILE), before, describe_experts((tiny_vlm, generator)))
+    finally:
+        value.copy_(kept)
+
+
 def test_experts_in_another_precision_are_a_warning(make_experts):
     before = describe_experts(make_experts())
     experts = make_experts()
