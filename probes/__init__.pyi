@@ -12,6 +12,7 @@ from .extraction.extracting import extract_cached as extract_cached
 from .extraction.ray_cluster import extract_on_ray as extract_on_ray
 from .features.features import Features as Features
 from .features.layer_features import LayerFeatures as LayerFeatures
+from .features.served_states import read_hidden_states as read_hidden_states
 from .hooks.block_stacks import find_stacks as find_stacks
 from .hooks.capturing import capture as capture
 from .metrics.named_metrics import METRICS as METRICS
@@ -21,6 +22,8 @@ from .plans.choosing import score_plan as score_plan
 from .plans.layout_table import LAYOUTS as LAYOUTS
 from .plans.layouts import lay_out as lay_out
 from .plans.rules import RULES as RULES
+from .reading.hidden_state_index import hidden_states_index as hidden_states_index
+from .reading.hidden_state_index import layer_of_hidden_states as layer_of_hidden_states
 from .similarity.labels import label_probe as label_probe
 from .similarity.nulls import map_moments as map_moments
 from .similarity.nulls import map_null as map_null
