@@ -99,8 +99,13 @@ def join_norms(
             if name.endswith(NORMS):
                 found.setdefault(name.removesuffix(NORMS), []).append(norms.float().amax(0))
     order = torch.tensor(places).argsort()
-    in_depth_order = sorted(found, key=lambda name: layers.index(name.split("/", 1)[1]))
-    return {name: torch.cat(found[name])[order] for name in in_depth_order}
+    ranks = {layer: number for number, layer in enumerate(layers)}
+
+    def rank(name: str) -> int:
+        layer = name.split("/", 1)[1]
+        return ranks.get(layer, ranks.get(layer.rpartition("@")[0], len(ranks)))  # "4@2" is a turn of block 4
+
+    return {name: torch.cat(found[name])[order] for name in sorted(found, key=rank)}
 
 
 def warn_of_sinks(

@@ -298,6 +298,8 @@ def test_every_turn_of_a_loop_is_a_layer(tmp_path):
         state = block(state)
         for row, text in enumerate(stimuli.texts):
             torch.testing.assert_close(features.layer(name)[row], state[row, : len(text)].mean(0))
+    again = extract(looped("two"), stimuli, calls="all", store=tmp_path)["text"]  # nothing runs but the check
+    assert again.layers == features.layers and torch.equal(again.values, features.values)
     part = extract(subject, stimuli, calls=2, layers=["2@2", "5"])["text"]
     assert part.layers == ("2@2", "5") and part.depths == (5 / 8, 1.0)
     assert torch.equal(part.layer("2@2"), features.layer("2@2"))
