@@ -121,9 +121,10 @@ def _sink(results: Path) -> dict[str, str]:
 def _emoji(results: Path) -> dict[str, str]:
     folder = results / "smollm2_emoji"
     heat = pd.read_csv(folder / "map.csv", index_col=0, dtype={0: str})
-    first, last = heat.loc["0"], heat.iloc[-1]
+    rows = heat.max(axis=1)
     found = {"emoji.map.least": rounded(heat.min().min()), "emoji.map.most": rounded(heat.max().max())}
-    found |= {"emoji.map.first": rounded(first.max()), "emoji.map.last": rounded(last.max())}
+    found |= {"emoji.map.first": rounded(rows["0"]), "emoji.map.last": rounded(rows.iloc[-1])}
+    found |= {"emoji.map.embeddings": rounded(rows.iloc[0]), "emoji.map.block": str(rows.idxmax())}
     for plan in ("alignment", "middle"):
         stored = json.loads((folder / f"{plan}.json").read_text())
         found[f"emoji.{plan}.pairs"] = " ".join(f"{u}-{g}" for u, g in stored["pairs"])
