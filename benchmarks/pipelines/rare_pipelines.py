@@ -14,7 +14,6 @@ import diffusers as D
 import torch
 import transformers as T
 
-from ...tests.models.odd_pipelines import qwen_vl
 from ...tests.models.tiny_pipelines import (
     LANGUAGE,
     TINY,

@@ -148,11 +148,18 @@ def _shown(features: LayerFeatures) -> list[str] | None:
 
 def _repeated(side: Side) -> Array:
     """Return a number for each row, equal for rows that are the same; empty where no row is repeated."""
+    if not isinstance(side.given, LayerFeatures) and all(_is_label(layer) for layer in side.layers):
+        return np.empty(0, int)
     numbers = _equal_rows(side.layers)
     shown = _shown(side.given) if isinstance(side.given, LayerFeatures) else None
     if shown is not None and len(set(shown)) < len(set(numbers.tolist())):
         numbers = np.unique(shown, return_inverse=True)[1]
     return numbers if len(set(numbers.tolist())) < len(numbers) else np.empty(0, int)
+
+
+def _is_label(layer: Tensor) -> bool:
+    """Return whether rows are labels or one number a sample, which samples of their own share."""
+    return layer.shape[1] == 1 or bool(((layer == 0) | (layer == 1)).all())
 
 
 def _equal_rows(layers: Sequence[Tensor]) -> Array:

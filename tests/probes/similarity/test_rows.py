@@ -130,6 +130,8 @@ def test_rows_that_only_look_alike_are_samples():
         warnings.simplefilter("error")
         similarity(far, g.standard_normal((50, 3)))
         similarity_map(np.stack([bags, g.standard_normal((50, 8))]), g.standard_normal((1, 50, 4)))
+        counts, labels = g.integers(1, 5, (50, 1)), np.eye(4)[g.integers(0, 4, 50)]  # which samples may share
+        map_null([counts, labels], g.standard_normal((1, 50, 4)), permutations=5)
         map_null(features(np.stack([bags, bags + g.standard_normal((50, 8))])), g.standard_normal((1, 50, 4)))
 
 
