@@ -306,6 +306,8 @@ def language_stack(model: Any) -> tuple[str, ...]:
         In depth order.
     """
     decoder = model.get_decoder()
+    if not any(decoder.children()):  # ModernBERT's decoder calls its head so
+        decoder = model.base_model
     prefix = next(path for path, module in model.named_modules() if module is decoder)
     return tuple(f"{prefix}.{path}" if prefix else path for path in longest_stack(decoder))
 

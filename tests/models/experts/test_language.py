@@ -17,6 +17,21 @@ from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.tests.models.tiny_folders import BERT, TEXT, tokenizer, write
 
+MODERN = t.ModernBertDecoderConfig(
+    vocab_size=BERT["vocab_size"], hidden_size=16, intermediate_size=24, num_hidden_layers=22, num_attention_heads=2,
+    pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+)  # fmt: skip
+
+
+def blt() -> Any:
+    part = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    part |= {"vocab_size": 300, "max_position_embeddings": 128}
+    wide = part | {"hidden_size_global": 16}
+    return t.BltConfig(
+        vocab_size=300, patch_in_forward=True, encoder_config=wide, decoder_config=wide, global_config=part,
+        patcher_config=part, encoder_hash_byte_group_vocab=50,
+    )  # fmt: skip
+
 
 def texts(*rows: str) -> list[Stimulus]:
     return [Stimulus(Image.new("RGB", (2, 2)), row, str(i)) for i, row in enumerate(rows)]
@@ -47,6 +62,7 @@ KINDS = {
         False,
     ),
     "RobertaForMaskedLM": (lambda: t.RobertaForMaskedLM(t.RobertaConfig(**BERT)), False),
+    "ModernBertDecoderForCausalLM": (lambda: t.ModernBertDecoderForCausalLM(MODERN), True),
 }
 
 
@@ -140,6 +156,7 @@ REFUSED = {
         lambda: t.AlbertModel(t.AlbertConfig(**small(embedding_size=16))),
         r"cannot be read on a text of three tokens: layer 'encoder.albert_layer_groups.0' ran twice",
     ),
+    "BltForCausalLM": (lambda: t.BltForCausalLM(blt()), "cannot be read on a text of three tokens: .*BltConfig"),
     "CanineModel": (lambda: t.CanineModel(t.CanineConfig(**small())), "cannot be read on a text of three tokens"),
 }
 
