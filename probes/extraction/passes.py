@@ -24,6 +24,7 @@ from ..stimuli.stimulus_set import Stimulus
 from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
+from .left_padding import warning_of_left_padding
 from .options import PRECISIONS, ExtractionOptions
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Tokens, find_tokens, read_grids
@@ -179,7 +180,8 @@ class PassRunner:
             paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
         calls: int | str = 1 if self.options.calls is None else "all"
         reading = capture(subject.model, paths, keep=keep, stop=stop, calls=calls, sites=sites)
-        with torch.no_grad(), self._autocast(device), reading as taps:
+        padding = warning_of_left_padding(subject.model, subject.name)
+        with torch.no_grad(), self._autocast(device), padding, reading as taps:
             _run_to_the_end(shown, [*paths, *sites], taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")

@@ -13,8 +13,8 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from ..hooks.parallel_models import all_ranks, whole
 
-WORDS = 1 << 17  # the 8-byte words of a block
-ROWS = 64  # the blocks that a GPU sums at once
+WORDS = 1 << 10  # the 8-byte words of a block
+BLOCKS = 128  # that are summed at once: a MiB
 LOOKED_AT = 4096  # values of a vector that are looked at to see whether it has changed
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -41,11 +41,12 @@ def hash_tensor(tensor: Tensor) -> str:
 
     Notes
     -----
-    Each block of 1 MiB gives two sums modulo 2^64: of its 64-bit words, and of their upper halves, each times a
-    secret odd number of its place. Any change of one word changes a sum for certain, and a change of several, an
-    exchange of two among them, with a probability of at least 1 - 2^-31: the smallest power of two in a difference of
-    halves is below 2^32, so that its product with a random number takes at least 2^31 values. The sums are then hashed
-    by SHA-256. They are exact on every device.
+    Each block of 8 KiB gives two sums modulo 2^64: of its 64-bit words, and of the words that begin four bytes later,
+    each word times a fixed random odd number of its place. A change of one word changes a sum for certain, and a change
+    of several, an exchange of two among them, with a probability of at least 1 - 2^-31. For if upper halves of words
+    differ, these are the lower halves of the later words; else the lower halves differ in the first. So a difference
+    is no multiple of 2^32, and its product with a random odd number takes at least 2^31 values. The sums are then
+    hashed by SHA-256. They are exact on every device.
     """
     stamp, key = _stamp(tensor), _key(tensor)
     if all_ranks(tensor, stamp is not None and key in _known and _known[key][0] == stamp):
@@ -103,22 +104,29 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _sums(flat: Tensor) -> bytes:
-    """Return the two sums of every block of a flat tensor of bytes; zeros fill up the last word."""
+    """Return the two sums of every block of a flat tensor of bytes; zeros fill up the last block."""
+    found, size = [], 8 * WORDS
+    whole_blocks = max(len(flat) - 4, 0) // size  # of which the words that begin in the middle are whole too
+    at_once = BLOCKS if flat.device.type == "cpu" else 64 * BLOCKS
+    for start in range(0, whole_blocks, at_once):
+        stop = min(start + at_once, whole_blocks)
+        found.append(_block_sums(flat[start * size : stop * size + 4]))
+    rest = flat[whole_blocks * size :]
+    found.append(_block_sums(torch.cat([rest, rest.new_zeros(size + 4 - len(rest))])))
+    return torch.cat(found).cpu().numpy().tobytes()
+
+
+def _block_sums(flat: Tensor) -> Tensor:
+    """Return the sums (block, 2) of whole blocks, and of the words that begin four bytes later."""
     first, second = _keys(flat.device)
-    on_cpu = flat.device.type == "cpu"
-    found, upper = [], torch.empty(WORDS if on_cpu else 0, dtype=torch.int64)
-    for part in flat.split(8 * WORDS * (1 if on_cpu else ROWS)):
-        if len(part) % 8 or part.data_ptr() % 8 or part.storage_offset() % 8:
-            part = torch.cat([part, part.new_zeros(-len(part) % 8)])
-        words = part.view(torch.int64)
-        if on_cpu:
-            size = len(words)
-            torch.bitwise_right_shift(words, 32, out=upper[:size])
-            found += [torch.dot(words, first[:size]), torch.dot(upper[:size], second[:size])]
-        else:
-            rows = nn.functional.pad(words, (0, -len(words) % WORDS)).view(-1, WORDS)
-            found += torch.stack([(rows * first).sum(1), ((rows >> 32) * second).sum(1)], 1).flatten().unbind()
-    return torch.stack(found).cpu().numpy().tobytes()
+    if flat.device.type == "cpu":  # NumPy views words anywhere; the same bytes are read twice, the second time in cache
+        held = flat.numpy()
+        one, two = (torch.from_numpy(each.view(np.int64)).view(-1, WORDS) for each in (held[:-4], held[4:]))
+        return torch.stack([torch.mv(one, first), torch.mv(two, second)], 1)
+    words = torch.cat([flat, flat.new_zeros(4)]).view(torch.int64)
+    later = ((words[:-1] >> 32) & 0xFFFFFFFF) | (words[1:] << 32)
+    pairs = ((words[:-1], first), (later, second))
+    return torch.stack([(each.view(-1, WORDS) * key).sum(1) for each, key in pairs], 1)
 
 
 @cache

@@ -27,7 +27,7 @@ ZOO = (
 def numbers(results: Path) -> dict[str, str]:
     """Return every quotable number of the benchmarks by name."""
     found: dict[str, str] = {}
-    for part in (_similarity, _extraction, _fusion, _memory, _models):
+    for part in (_similarity, _extraction, _fingerprints, _fusion, _memory, _models):
         found |= part(results)
     return found
 
@@ -171,6 +171,11 @@ def extraction_table(results: Path) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- bridges
+
+
+def _fingerprints(results: Path) -> dict[str, str]:
+    row = pd.read_csv(results / "fingerprints.csv").set_index("expert").loc["smollm2-135m"]
+    return {"fingerprint.seconds": rounded(row["seconds a GB"])}
 
 
 def _fusion(results: Path) -> dict[str, str]:

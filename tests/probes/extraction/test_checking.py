@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, RwkvConfig, RwkvModel
 
 from bridgework.probes.extraction import checking
 from bridgework.probes.extraction.checking import StimulusDiffers, batch_to_check
 from bridgework.probes.extraction.extracting import extract, extract_cached
 from bridgework.probes.features.features import Features
+from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.tests.probes.toys import Count, Toy, contents, letters, many, open_toy
 
 FEW = ("a", "bc", "def", "ghij", "klmno")
@@ -219,3 +222,55 @@ def test_the_tolerance_is_that_of_the_coarsest_number():
     assert allowed(dtype=torch.float16) == allowed(lambda m: m.half()) == 1e-2
     assert allowed(precision="bf16") == allowed(lambda m: m.layers[1].bfloat16()) == 3e-2
     assert allowed(lambda m: m.register_buffer("packed", torch.zeros(3, 3, dtype=torch.uint8))) == checking.COARSE
+
+
+def padded(family: str, left: bool, positions: bool = False) -> AnyModel:
+    """A tiny language model whose inputs are letters, padded on one side."""
+    torch.manual_seed(0)
+    kinds: dict[str, Callable[[], Any]] = {
+        "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=128, n_embd=16, n_layer=2, n_head=2, n_positions=32)),
+        "llama": lambda: LlamaModel(LlamaConfig(
+            vocab_size=128, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        )),
+        "rwkv": lambda: RwkvModel(RwkvConfig(
+            vocab_size=128, hidden_size=16, attention_hidden_size=16, num_hidden_layers=2, intermediate_size=16,
+            rescale_every=0,
+        )),
+    }  # fmt: skip
+    model = kinds[family]().eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.2)
+
+    def inputs(stimuli: Any, *_: Any) -> dict[str, Tensor]:
+        rows = [[ord(letter) for letter in stimulus.text] for stimulus in stimuli]
+        widest = max(map(len, rows))
+        pads = [[0] * (widest - len(row)) for row in rows]
+        ids = torch.tensor([pad + row if left else row + pad for pad, row in zip(pads, rows, strict=True)])
+        given = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        if positions:
+            given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return given
+
+    return AnyModel(model, inputs, modalities=("text",), name=family)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "rwkv"])
+def test_left_padding_that_shifts_positions_is_warned_of_and_refused(family):
+    with (
+        pytest.warns(UserWarning, match=f"{family}: inputs are padded on the left and {family} "),
+        pytest.raises(StimulusDiffers, match=f"of {family} .* the batch changes it: left padding"),
+    ):
+        extract(padded(family, left=True), letters(*FEW))
+
+
+RIGHT = [("gpt2", False, False), ("gpt2", True, True), ("llama", True, False), ("rwkv", False, False)]
+
+
+@pytest.mark.parametrize(("family", "left", "positions"), RIGHT)
+def test_padding_that_changes_nothing_passes(family, left, positions):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*padded on the left")
+        features = extract(padded(family, left, positions), letters(*FEW))
+    alone = extract(padded(family, left, positions), letters(*FEW), batch_size=1)
+    torch.testing.assert_close(features["text"].values, alone["text"].values, atol=1e-5, rtol=1e-5)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.extraction.provenance import made_of
 from bridgework.probes.fingerprints.running_state import describe_model, fingerprint
+from bridgework.probes.subjects.any_model import AnyModel
 from bridgework.probes.subjects.subject import modules_of
 from bridgework.tests.probes.toys import letters, open_toy
 
@@ -97,3 +101,52 @@ def test_plain_attributes_of_a_subject_count_and_others_do_not():
     assert not {"_calls", "helper", "model"} & made["subject"]["settings"].keys()
     assert (made["pooling"], made["stimuli"], made["stimuli_digest"]) == ("mean", "letters", stimuli.digest)
     assert json.loads(json.dumps(made)) == made
+
+
+def llama(stack: str = "model.layers") -> AnyModel:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=128, **size)).eval()
+    if stack.startswith("base_model"):
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+        model.add_adapter("other", peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+
+    def inputs(stimuli: Any, *_: Any) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor([ord(letter) for letter in stimulus.text]) for stimulus in stimuli]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        return {"input_ids": padded, "attention_mask": (padded != 0).long()}
+
+    return AnyModel(model, inputs, stack, modalities=("text",), name="llama")
+
+
+def test_a_store_names_the_adapter_that_changed_and_without_adapters_it_is_the_base(tmp_path):
+    stimuli = letters("ab", "cde", "f")
+    subject = llama("base_model.model.model.layers")
+    learnt = extract(subject, stimuli, store=tmp_path / "learnt")["text"].values
+    adapters: Any = subject.model
+    adapters.set_adapter("other")
+    with pytest.raises(ValueError, match=r"made differently \(subject\.models\.model\.adapters\.active_adapter: "):
+        extract(subject, stimuli, store=tmp_path / "learnt")
+    adapters.set_adapter("default")
+    with adapters.disable_adapter():
+        with pytest.raises(ValueError, match=r"adapters\.adapters_disabled: expected true, got false"):
+            extract(subject, stimuli, store=tmp_path / "learnt")
+        off = extract(subject, stimuli, store=tmp_path / "off")["text"].values
+    assert torch.equal(off, extract(llama(), stimuli)["text"].values)
+    assert not torch.equal(off, learnt)
+    assert torch.equal(extract(subject, stimuli, store=tmp_path / "learnt")["text"].values, learnt)
+
+
+def test_a_store_names_the_hook_that_steers_and_the_hook_stays(tmp_path):
+    stimuli, subject = letters("ab", "cde", "f"), llama()
+    plain = extract(subject, stimuli, store=tmp_path / "plain")["text"].values
+    block = subject.model.get_submodule("model.layers.1")
+    handle = block.register_forward_hook(lambda module, inputs, output: output + 1)
+    with pytest.raises(ValueError, match=r"interventions\.a hook on model\.layers\.1: expected"):
+        extract(subject, stimuli, store=tmp_path / "plain")
+    steered = extract(subject, stimuli, store=tmp_path / "steered")["text"].values
+    assert torch.equal(steered[:2], plain[:2])  # embeddings and block 0
+    assert all(not torch.allclose(steered[layer], plain[layer], atol=1e-2) for layer in (2, 3))
+    assert len(block._forward_hooks) == 1
+    handle.remove()
+    assert torch.equal(extract(subject, stimuli, store=tmp_path / "plain")["text"].values, plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from bridgework.probes.fingerprints import tensor_hash
 from bridgework.probes.fingerprints.tensor_hash import WORDS, _keys, _sums, hash_tensor
 
-SIZES = (1, 3, 8, 77, 8 * WORDS, 16 * WORDS + 13)
+SIZES = (1, 3, 8, 77, 8 * WORDS, 8 * WORDS + 3, 8 * WORDS + 4, 200 * 8 * WORDS + 13)
 
 
 @pytest.fixture
@@ -33,14 +34,26 @@ def reads(monkeypatch):
 @pytest.mark.parametrize("size", SIZES)
 def test_sums_are_those_of_whole_numbers(size):
     flat = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
-    words = np.frombuffer(flat.numpy().tobytes() + bytes(-size % 8), np.int64)
+    block = 8 * WORDS
+    count = max(size - 4, 0) // block + 1
+    held = flat.numpy().tobytes() + bytes(count * block + 4 - size)
     expected = []
-    for start in range(0, len(words), WORDS):
-        block = words[start : start + WORDS]
-        for part, key in zip((block, block >> 32), _keys(flat.device), strict=True):
-            total = int((part.astype(object) * key[: len(part)].numpy().astype(object)).sum())
+    for start in range(0, count * block, block):
+        for offset, key in zip((0, 4), _keys(flat.device), strict=True):
+            words = np.frombuffer(held[start + offset : start + offset + block], np.int64)
+            total = int((words.astype(object) * key.numpy().astype(object)).sum())
             expected.append((total + 2**63) % 2**64 - 2**63)
     assert np.frombuffer(_sums(flat), np.int64).tolist() == expected
+
+
+def test_sums_are_the_same_on_other_devices(monkeypatch):
+    flat = torch.randint(0, 256, (5 * 8 * WORDS + 77,), dtype=torch.uint8)
+    expected = [_sums(flat), _sums(flat[1:])]
+    source = inspect.getsource(tensor_hash._block_sums).replace('flat.device.type == "cpu"', "False")
+    space = dict(vars(tensor_hash))
+    exec(f"from __future__ import annotations\n{source}", space)
+    monkeypatch.setattr(tensor_hash, "_block_sums", space["_block_sums"])
+    assert [_sums(flat), _sums(flat[1:])] == expected
 
 
 def test_every_bit_counts_wherever_it_is():
