@@ -115,7 +115,7 @@ class PassRunner:
                         if name.split("/")[0] in modalities:
                             tensors.append(tensors[0])
                     continue
-                with forgetting(self.subject.model):
+                with forgetting(self.subject.model), warning_of_left_padding(self.subject.model, self.subject.name):
                     shown = self.subject.show(batch, modalities, str(self.options.task), time)
                     if self.options.generate is not None:
                         shown = self._written(batch, shown)
@@ -180,8 +180,7 @@ class PassRunner:
             paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
         calls: int | str = 1 if self.options.calls is None else "all"
         reading = capture(subject.model, paths, keep=keep, stop=stop, calls=calls, sites=sites)
-        padding = warning_of_left_padding(subject.model, subject.name)
-        with torch.no_grad(), self._autocast(device), padding, reading as taps:
+        with torch.no_grad(), self._autocast(device), reading as taps:
             _run_to_the_end(shown, [*paths, *sites], taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
