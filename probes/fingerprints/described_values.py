@@ -257,5 +257,12 @@ def _source(code: CodeType) -> str:
 
 
 def _constants(code: CodeType) -> str:
-    kept = [_constants(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
-    return repr((kept, code.co_names, code.co_varnames))
+    return repr((list(map(_constant, code.co_consts)), code.co_names, code.co_varnames))
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _constants(value)
+    if isinstance(value, frozenset):  # its order is another in every process
+        return repr(sorted(map(_constant, value)))
+    return repr(value)
