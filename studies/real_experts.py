@@ -87,9 +87,9 @@ def image_curves(folder: Path, stimuli: Stimuli, metrics: tuple[str, ...] = METR
     """
     curves = []
     for twin, reader in product((False, True), READERS):
-        image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader).values[-1]
+        image, text = images(folder, stimuli, twin), texts(folder, stimuli, reader)
         for metric in metrics:
-            curve = alignment_curve(image, text, metric)
+            curve = alignment_curve(image, text.values[-1], metric, samples=text.samples)
             curves.append(curve.assign(subject=f"{SEER} x {reader}", control=control(twin), set=stimuli.name))
     return pd.concat(curves, ignore_index=True)
 
