@@ -32,7 +32,15 @@ def defaults(function) -> dict[str, object]:
         (
             ChoiceOptions,
             (choose_bridges,),
-            {"layout": "H", "matching": None, "rank": None, "metric": "mutual_knn", "timestep": None, "evidence": None},
+            {
+                "layout": "H",
+                "matching": None,
+                "rank": None,
+                "metric": "mutual_knn",
+                "k": 10,
+                "timestep": None,
+                "evidence": None,
+            },
         ),
     ],
 )

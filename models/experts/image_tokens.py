@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import IMAGE_PROCESSOR_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
 
 def why_no_image_tokens(config: Any) -> str | None:
@@ -72,6 +72,8 @@ def check_image_inputs(name: str, model: Any, processor: Any, inputs: Mapping[st
     asked = [n for n in inspect.signature(call).parameters if needs(call, n) and n not in inputs]
     if not asked:
         return
+    from transformers import IMAGE_PROCESSOR_MAPPING  # loads slowly, and few families come here
+
     own = IMAGE_PROCESSOR_MAPPING.get(type(model.config), None) or ()
     own = own.values() if isinstance(own, Mapping) else own
     if type(processor) in own:

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
@@ -321,7 +320,7 @@ class BatchSize:
                     ) from None
             # The error holds the failed pass's tensors until here, behind the except clause.
             gc.collect()
-            clear_device_cache()
+            _clear_device_cache()
             if len(piece) == 1:
                 raise MemoryError(
                     f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({message}): "
@@ -382,8 +381,16 @@ def _fetched(pooled: Pooled) -> Pooled:
     return Pooled(*(None if tensor is None else tensor.cpu() for tensor in pooled))  # type: ignore[arg-type]
 
 
+def _clear_device_cache() -> None:
+    from accelerate.utils.memory import clear_device_cache  # loads slowly, and few passes need it
+
+    clear_device_cache()
+
+
 def _short_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    from accelerate.utils.memory import should_reduce_batch_size
+
     text = str(error)
     return should_reduce_batch_size(error) or "can't allocate memory" in text or "not enough memory" in text  # type: ignore[arg-type]

@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_plan_is_refused_by_its_file(fuse, make_experts,
     fuse(plan_for("H", rank=2)).save(tmp_path)
     replace(plan_for("H"), rank=3).save(tmp_path / "plan.json")
     experts = make_experts()
-    with pytest.raises(ValueError, match=r"bridges.safetensors does not hold the bridges of its plan: train again"):
+    with pytest.raises(ValueError, match=r"does not hold the bridges of its plan: plan.json says rank 3"):
         FusedModel.load(tmp_path, *experts)
 
 

@@ -131,9 +131,9 @@ def test_a_pass_ends_behind_the_deepest_layer(toy, stimuli):
     assert extract(toy, stimuli, layers=["1"])["text"].layers == ("1",)
 
 
-@pytest.mark.parametrize("asked", [["3"], ["layers.7"], ["head"], [], "0"])
+@pytest.mark.parametrize("asked", [["3"], ["layers.7"], ["tail"], [], "0"])
 def test_layers_that_are_not_there(toy, stimuli, asked):
-    with pytest.raises(ValueError, match=r"toy has no layer .* 0 to 2 or their paths|expected a list of names"):
+    with pytest.raises(ValueError, match=r"toy has no layer .* 0 to 2, their paths|expected a list of names"):
         extract(toy, stimuli, layers=asked)
 
 
