@@ -248,6 +248,8 @@ def _name(kind: type) -> str:
 def _source(code: CodeType) -> str:
     """Hash the source of a function; its instructions where it was typed into a shell, and with them for a lambda."""
     try:
+        if code.co_filename.startswith("<"):  # every text that is run from memory shares this name
+            raise OSError
         text = inspect.getsource(code)
     except (OSError, TypeError):
         return hashlib.sha256(code.co_code + _constants(code).encode()).hexdigest()[:16]

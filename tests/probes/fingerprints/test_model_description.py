@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import subprocess
 import sys
 import types
@@ -302,7 +303,9 @@ found = fingerprint(model)
 """
 
 
-def test_another_process_finds_the_same():
+def test_another_process_finds_the_same(monkeypatch):
+    text = "other code\n" * 50  # of another text that was run from memory
+    monkeypatch.setitem(linecache.cache, "<string>", (len(text), None, text.splitlines(True), "<string>"))
     here: dict[str, Any] = {"__name__": "__main__"}
     exec(IN_ANY_PROCESS, here)
     done = subprocess.run(
