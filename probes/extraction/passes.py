@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
 from .left_padding import warning_of_left_padding
+from .memory_shortage import free_memory, short_of_memory
 from .options import PRECISIONS, ExtractionOptions
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Tokens, find_tokens, read_grids
@@ -310,7 +310,7 @@ class BatchSize:
                 sizes.append(len(piece))
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not _short_of_memory(error):
+                if not short_of_memory(error):
                     raise
                 message = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 if len(ranks := ranks_of(passes.subject.model)) > 1:  # the others are in the middle of this pass
@@ -319,8 +319,7 @@ class BatchSize:
                         f"of which {len(ranks)} ranks hold parts: choose a batch_size below {len(piece)}"
                     ) from None
             # The error holds the failed pass's tensors until here, behind the except clause.
-            gc.collect()
-            _clear_device_cache()
+            free_memory()
             if len(piece) == 1:
                 raise MemoryError(
                     f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({message}): "
@@ -379,18 +378,3 @@ def _with_samples(state: Tensor, tokens: Tokens) -> Tensor:
 
 def _fetched(pooled: Pooled) -> Pooled:
     return Pooled(*(None if tensor is None else tensor.cpu() for tensor in pooled))  # type: ignore[arg-type]
-
-
-def _clear_device_cache() -> None:
-    from accelerate.utils.memory import clear_device_cache  # loads slowly, and few passes need it
-
-    clear_device_cache()
-
-
-def _short_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    text = str(error)
-    return should_reduce_batch_size(error) or "can't allocate memory" in text or "not enough memory" in text  # type: ignore[arg-type]
