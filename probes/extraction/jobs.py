@@ -194,7 +194,8 @@ class ExtractionJob:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Prepare the subject for passes, and put aside what they change in its models."""
-        with within_passes(*modules_of(self.passes.subject).values()), prepared(self.passes.subject, self.device):
+        subject = self.passes.subject
+        with within_passes(*modules_of(subject).values(), subject=subject), prepared(subject, self.device):
             yield
 
     @property

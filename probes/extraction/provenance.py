@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..fingerprints.preprocessing_hash import preprocessing_of
-from ..fingerprints.running_state import describe_model
+from ..fingerprints.running_state import describe_model, describe_preprocessing
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject, modules_of
 
@@ -45,7 +44,7 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
                 for name, value in sorted(getattr(subject, "__dict__", {}).items())
                 if not name.startswith("_") and (isinstance(value, PLAIN) or _plain_tuple(value))
             },
-            "preprocessing": preprocessing_of(subject),
+            "preprocessing": describe_preprocessing(subject),
         },
         "stimuli": stimuli.name,
         "stimuli_digest": stimuli.digest,

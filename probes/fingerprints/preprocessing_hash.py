@@ -6,23 +6,27 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from types import FunctionType
+from collections.abc import Iterator, Mapping
+from types import FunctionType, MethodType
 from typing import Any
 
+from torch import nn
+
+from .described_values import attributes_of, describe, describe_class, own_code, source_hash, used_from_outside
+from .model_description import describe_parts
+from .processor_settings import plain_settings, processor_settings
+
 PLAIN = (str, int, float, bool, type(None))
-# Settings that do not change the inputs: where files lie, which versions wrote them, and what a call leaves behind.
-IGNORED = {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "padding_side"}
-CALL = ("padding", "truncation")  # settings of its last call that a fast tokenizer keeps
+NAMED = 64  # parts of a container or object; of a larger one all are hashed as one
 
 
 def preprocessing_of(subject: Any) -> dict[str, str]:
-    """Hash each attribute of a subject that makes inputs, and each part of a pipeline or processor.
+    """Hash each attribute of a subject that makes inputs, and each part of a pipeline, processor, function or object.
 
     An image processor is hashed by its settings, a tokenizer by its vocabulary, rules and special tokens, a scheduler
-    by its config, a dict of plain values by those, and a function by its name, its source and what of these kinds it
-    uses from outside. Weights are left to `fingerprints.running_state`.
+    by its config, tensors and arrays by their values, and modules by all that describes them. A function is hashed by
+    its source and by what it uses from outside, and an object of the user's own class by its code and attributes. The
+    modules that the subject itself holds are left to `fingerprints.running_state`.
 
     Parameters
     ----------
@@ -32,87 +36,81 @@ def preprocessing_of(subject: Any) -> dict[str, str]:
     Returns
     -------
     dict of str
-        "Class hash" (16 hex digits) by name of the attribute or part.
+        "Class hash" (16 hex digits) by name of the attribute or part; "class" is the code of the subject.
     """
+    held = {k: v for k, v in sorted(getattr(subject, "__dict__", {}).items()) if not k.startswith("_")}
+    above = frozenset({id(subject), *_modules(held.values())})
+    functions: set[int] = set()
     found: dict[str, str] = {}
-    for name, value in sorted(getattr(subject, "__dict__", {}).items()):
-        if not name.startswith("_"):
-            found |= dict(_parts(name, value, set()))
+    for name, value in held.items():
+        if not isinstance(value, PLAIN):  # those are among the settings of the provenance
+            found |= dict(_parts(name, value, above, functions))
+    if own_code(type(subject)):
+        found["class"] = _hashed(subject, describe_class(type(subject)))
     return found
 
 
-def _parts(name: str, value: Any, above: set[int]) -> Iterator[tuple[str, str]]:
-    """Yield name and hash of a value and of its parts; `above` are the ids of the values that hold it."""
+def _modules(values: Any) -> Iterator[int]:
+    """Yield the ids of all modules that a subject holds, alone or in a pipeline, and of their parts."""
+    for value in values:
+        parts = getattr(value, "components", None)
+        for part in parts.values() if isinstance(parts, dict) else [value]:
+            if isinstance(part, nn.Module):
+                yield from map(id, part.modules())
+
+
+def _parts(name: str, value: Any, above: frozenset[int], functions: set[int]) -> Iterator[tuple[str, str]]:
+    """Yield name and hash of a value and of its parts.
+
+    `above` are the ids of what is described elsewhere: what holds the value, and the subject's modules. `functions` are
+    those of functions that were followed already.
+    """
     if id(value) in above:
         return
     above = above | {id(value)}
-    if isinstance(inside := getattr(value, "components", None), dict):  # a diffusers pipeline
-        pass
+    function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value
+    inside: dict[Any, Any] = {}
+    if isinstance(value, nn.Module):
+        yield name, _hashed(value, describe_parts(value) | {"revision": None})
+    elif isinstance(parts := getattr(value, "components", None), dict):  # a diffusers pipeline
+        inside = parts
     elif hasattr(value, "get_attributes") and hasattr(value, "to_dict"):  # a processor of several modalities
         inside = {part: getattr(value, part) for part in value.get_attributes()}
-        yield name, _hashed(value, _settings(value.to_dict(), inside.keys()))
+        own = plain_settings(value.to_dict(), inside.keys())
+        yield name, _hashed(value, own | {"chat_template": getattr(value, "chat_template", None)})
     elif isinstance(value, functools.partial):
         inside = {"func": value.func, "args": dict(enumerate(value.args)), "keywords": value.keywords}
-    elif isinstance(
-        function := inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value, FunctionType
-    ):
-        inside = _used_from_outside(function)
-        yield name, _hash_function(function)
-    else:
-        inside = {}
-        if (description := _hash_part(value)) is not None:
-            yield name, description
-    for part, content in sorted(inside.items()):
-        yield from _parts(f"{name}.{part}", content, above)
+    elif isinstance(function, FunctionType):
+        if id(function) in functions and function is value:
+            return
+        functions.add(id(function))
+        yield name, f"{function.__module__}.{function.__qualname__} {source_hash(function.__code__)}"
+        inside = {key: _boxed(part) for key, part in used_from_outside(function).items()}
+        if isinstance(value, MethodType) and own_code(type(value.__self__)):
+            inside["self"] = value.__self__
+    elif isinstance(value, Mapping | list | tuple) and len(value) <= NAMED and not _is_plain(value):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        inside = {key: _boxed(part) for key, part in items}
+    elif processor_settings(value) is None and (attributes := attributes_of(value)) is not None:
+        yield name, _hashed(value, describe_class(type(value)) if own_code(type(value)) else None)
+        inside = {key: _boxed(part) for key, part in attributes.items()}
+    elif (described := _describe_leaf(value)) != f"{type(value).__module__}.{type(value).__qualname__}":
+        yield name, _hashed(value, described)
+    for part, content in sorted(inside.items(), key=lambda pair: str(pair[0])):
+        yield from _parts(f"{name}.{part}", content, above, functions)
 
 
-def _hash_part(value: Any) -> str | None:
-    if hasattr(value, "init_kwargs") and hasattr(value, "get_vocab"):
-        return _hashed(value, _tokenizer(value))
-    if hasattr(value, "to_dict") and hasattr(value, "preprocess"):
-        return _hashed(value, _settings(value.to_dict()))
-    if hasattr(value, "config") and hasattr(value, "set_timesteps"):
-        return _hashed(value, _settings(dict(value.config)))
-    if isinstance(value, dict) and value and _is_plain(value):
-        return _hashed(value, value)
-    return None
+def _describe_leaf(value: Any) -> Any:
+    """Describe a value that is not followed further; by its class where that is all that can be said."""
+    settings = processor_settings(value)
+    if settings is None and isinstance(value, Mapping) and _is_plain(value):
+        return dict(value)
+    return describe(value, True) if settings is None else settings
 
 
-def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    own = {name: getattr(tokenizer, name, None) for name in ("special_tokens_map", "model_max_length", "chat_template")}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return own | {"vocabulary": tokenizer.get_vocab(), "settings": _settings(tokenizer.init_kwargs)}
-    return own | {"rules": {name: part for name, part in json.loads(backend.to_str()).items() if name not in CALL}}
-
-
-def _hash_function(function: Callable[..., Any]) -> str:
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):  # typed into a shell, or built in
-        source = None
-    return f"{function.__module__}.{function.__qualname__} {_digest(source)}"
-
-
-def _used_from_outside(function: FunctionType) -> dict[str, Any]:
-    """Return what a function closes over, its defaults, and the globals it names; no function of another module."""
-    code, cells = function.__code__, function.__closure__ or ()
-    found = {}
-    for name, cell in zip(code.co_freevars, cells, strict=True):
-        with suppress(ValueError):  # an empty cell
-            found[name] = cell.cell_contents
-    found |= {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
-    found |= dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
-    kept = {}
-    for name, value in found.items():
-        if isinstance(value, FunctionType) and value.__module__ != function.__module__:
-            continue  # a library's: the provenance has its version
-        kept[str(name)] = {"value": value} if isinstance(value, (*PLAIN, list, tuple)) and _is_plain(value) else value
-    return kept
-
-
-def _settings(values: Mapping[str, Any], but: Any = ()) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not k.startswith("_") and k not in IGNORED and k not in but}
+def _boxed(value: Any) -> Any:
+    """Return a plain value in a dict, which is hashed with its name."""
+    return {"value": value} if isinstance(value, (*PLAIN, list, tuple)) and _is_plain(value) else value
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..hooks.parallel_models import ranks_of
 from .described_values import digest
 from .model_description import describe_parts
+from .preprocessing_hash import preprocessing_of
 
 Place = tuple[str, str | None]  # of an entry of a description, or of one within an entry
 
 _left: WeakKeyDictionary[nn.Module, dict[Place, tuple[Any, Any]]] = WeakKeyDictionary()  # by place: before, after
+_left_by_inputs: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by what makes inputs, and name: before, after
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
@@ -45,6 +48,39 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     return found
 
 
+def describe_preprocessing(subject: Any) -> dict[str, str]:
+    """Hash what a subject makes inputs with, as `preprocessing_of` does, as it was before its passes.
+
+    Parameters
+    ----------
+    subject : Subject
+        The subject.
+
+    Returns
+    -------
+    dict of str
+        As of `preprocessing_of`. What calls have changed in it, such as a cache of read images, and nobody has changed
+        since, is described as before them.
+    """
+    found: dict[str, str | None] = dict(preprocessing_of(subject))
+    for maker in _makers(subject):
+        for name, (before, after) in _left_by_inputs.get(maker, {}).items():
+            if found.get(name) == after:
+                found[name] = before
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def _makers(subject: Any) -> Iterator[Any]:
+    """Yield what makes a subject's inputs: its functions and objects, of a method its object."""
+    for name, value in getattr(subject, "__dict__", {}).items():
+        maker = getattr(value, "func", value)  # of a partial
+        maker = getattr(maker, "__self__", maker)
+        if not name.startswith("_") and not isinstance(maker, nn.Module):
+            with suppress(TypeError):  # a plain value
+                ref(maker)
+                yield maker
+
+
 def fingerprint(model: nn.Module) -> str:
     """Hash all that a model's passes depend on: weights, buffers, settings, adapters, hooks.
 
@@ -62,21 +98,26 @@ def fingerprint(model: nn.Module) -> str:
 
 
 @contextmanager
-def within_passes(*models: nn.Module) -> Iterator[None]:
+def within_passes(*models: nn.Module, subject: Any = None) -> Iterator[None]:
     """Remember what changes in models while the context lasts, in which they run and nobody edits them.
 
     Parameters
     ----------
     *models : torch.nn.Module
         The models.
+    subject : Subject, optional
+        What they are models of: what changes in that which makes its inputs is remembered too.
     """
     before = [_flatten(describe_model(model)) for model in models]
+    made = describe_preprocessing(subject)
     try:
         yield
     except BaseException:
+        _remember_inputs(subject, made)
         if not ranks_of(*models):  # the ranks of one model hash it together, and the others may not have failed
             _remember(models, before)
         raise
+    _remember_inputs(subject, made)
     _remember(models, before)
 
 
@@ -87,6 +128,14 @@ def _remember(models: Sequence[nn.Module], before: Sequence[dict[Place, Any]]) -
         changed = {place: pair for place, pair in changed.items() if pair[0] != pair[1]}
         if changed:
             _left[model] = _left.get(model, {}) | changed
+
+
+def _remember_inputs(subject: Any, then: dict[str, str]) -> None:
+    now = preprocessing_of(subject)
+    changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
+    if changed:
+        for maker in _makers(subject):
+            _left_by_inputs[maker] = _left_by_inputs.get(maker, {}) | changed
 
 
 def _flatten(description: dict[str, Any]) -> dict[Place, Any]:

@@ -7,16 +7,22 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler
 from diffusers import FlowMatchEulerDiscreteScheduler as Flow
+from PIL import Image
 from transformers import BertTokenizer, CLIPImageProcessorPil, CLIPProcessor
 
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.extraction.provenance import made_of
 from bridgework.probes.fingerprints.preprocessing_hash import preprocessing_of
 from bridgework.tests.models.tiny_folders import tokenizer
+from bridgework.tests.probes import toys
 from bridgework.tests.probes.toys import letters, open_toy
+
+LENGTHS = {"most": 4}
 
 
 def images(**settings: Any) -> CLIPImageProcessorPil:
@@ -41,6 +47,39 @@ def reads_anew(processor: Any, scale: float = 1.0) -> Any:
 def bigger(tokenizer: Any) -> Any:
     tokenizer.add_tokens(["another"])
     return tokenizer
+
+
+class Reader:
+    """Reads by a processor of its own, into a cache."""
+
+    side = 32
+
+    def __init__(self, longest: int) -> None:
+        self.longest, self.cache = longest, {}
+
+    def __call__(self, stimuli, *_):
+        for stimulus in stimuli:
+            self.cache.setdefault(stimulus.id, len(stimulus.text[: self.longest]))
+        return self.cache
+
+    def inputs(self, stimuli, *_):
+        return self(stimuli)
+
+
+def holds(content: Any) -> Any:
+    return lambda stimuli, *_: [content for _ in stimuli]
+
+
+def templated(template: str) -> Any:
+    both = CLIPProcessor(images(), tokenizer())
+    both.chat_template = template
+    return both
+
+
+def from_memory(number: int) -> Any:
+    names: dict[str, Any] = {}
+    exec(f"def inputs(stimuli, *_):\n    return [{number} for _ in stimuli]", names)
+    return names["inputs"]
 
 
 def pipe(kind: Any = DDIMScheduler, **settings: Any) -> SimpleNamespace:
@@ -73,6 +112,22 @@ CHANGES = {
         "inputs.processor", lambda: reads(images()), lambda: reads(images(image_mean=[0.1, 0.2, 0.3])),
     ),
     "a number that a function closes over": ("inputs.scale", lambda: reads(1), lambda: reads(1, 2.0)),
+    "attribute of an object": ("inputs.longest", lambda: Reader(4), lambda: Reader(8)),
+    "object of a method": ("inputs.self.longest", lambda: Reader(4).inputs, lambda: Reader(8).inputs),
+    "step of a transform": (
+        "inputs.content.0.longest", lambda: holds([Reader(4)]), lambda: holds([Reader(8)]),
+    ),
+    "tensor": ("inputs.content", lambda: holds(torch.zeros(3)), lambda: holds(torch.ones(3))),
+    "array": ("inputs.content.mean", lambda: holds({"mean": np.zeros(3)}), lambda: holds({"mean": np.ones(3)})),
+    "picture": ("inputs.content", lambda: holds(Image.new("L", (2, 2))), lambda: holds(Image.new("L", (2, 2), 9))),
+    "module": ("inputs.content", lambda: holds(linear(0)), lambda: holds(linear(1))),
+    "format of numbers": ("inputs.content", lambda: holds(torch.float16), lambda: holds(torch.bfloat16)),
+    "setting of the user's own": (
+        "inputs.content", lambda: holds(SimpleNamespace(size=1)), lambda: holds(SimpleNamespace(size=2)),
+    ),
+    "code that was typed": ("inputs", lambda: from_memory(1), lambda: from_memory(2)),
+    "template of a processor": ("processor", lambda: templated("{{a}}"), lambda: templated("{{b}}")),
+    "side that is cut": ("tokenizer", tokenizer, lambda: tokenizer(truncation_side="left")),
     "argument of a partial": (
         "inputs.keywords", lambda: functools.partial(reads, scale=1), lambda: functools.partial(reads, scale=2),
     ),
@@ -87,6 +142,41 @@ def test_a_change_is_named_and_the_same_made_again_is_not(name, make, change):
     )
     assert once == again
     assert {part for part in once.keys() | changed.keys() if once.get(part) != changed.get(part)} == {name}
+
+
+def linear(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Linear(2, 2)
+
+
+def test_globals_in_comprehensions_class_attributes_and_other_modules_of_the_user_count(monkeypatch):
+    def uses(stimuli, *_):
+        return [LENGTHS["most"] * toys.DIM + Reader.side for _ in stimuli]
+
+    def described() -> dict[str, str]:
+        return preprocessing_of(SimpleNamespace(inputs=uses))
+
+    found = [described()]
+    for change in (lambda: LENGTHS.update(most=8), lambda: setattr(toys, "DIM", 7), lambda: setattr(Reader, "side", 1)):
+        monkeypatch.setitem(LENGTHS, "most", 4)
+        monkeypatch.setattr(toys, "DIM", 6)
+        monkeypatch.setattr(Reader, "side", 32)
+        change()
+        found.append(described())
+    assert len({json.dumps(each) for each in found}) == 4
+
+
+def test_what_reading_leaves_behind_is_no_change(tmp_path):
+    toy: Any = open_toy()
+    toy.reader = Reader(4)
+    shown = toy.show
+    toy.show = lambda stimuli, *args: (toy.reader(stimuli), shown(stimuli, *args))[1]
+    extract(toy, letters("a", "b"), store=tmp_path)
+    assert toy.reader.cache
+    extract(toy, letters("a", "b"), store=tmp_path)
+    toy.reader.cache["another"] = 1
+    with pytest.raises(ValueError, match=r"preprocessing\.reader\.cache"):
+        extract(toy, letters("a", "b"), store=tmp_path)
 
 
 def test_calls_and_places_change_nothing(tmp_path):
