@@ -16,6 +16,15 @@ from .rounding import between, percent, rounded, whole, with_interval
 SETS = {"noto": "Noto emoji", "fluent": "Fluent emoji", "tuxpaint": "Tux Paint", "openclipart": "Open Clip Art"}
 READERS = {"minilm-l6": "MiniLM-L6", "smollm2-135m": "SmolLM2-135M"}
 METRICS = {"mutual_knn": "knn", "cka": "cka"}
+FRONT = "<|endoftext|>"  # what SmolLM2 reads behind
+POOLINGS = {
+    (FRONT, "mean"): "words",
+    (FRONT, "mean + cleaned"): "words-cleaned",
+    (FRONT, "mean + special"): "sink",
+    (FRONT, "mean + special + cleaned"): "sink-cleaned",
+    ("<|im_start|>", "mean + sinks"): "marker",
+    ("none", "mean + sinks"): "nothing",
+}  # what stands in front and what is in the mean, as numbers are named
 SAMPLES = 480  # of each set in the curves that are compared
 MODELS = {"emoji-dit, its own text": "own", "alignment": "alignment", "middle": "middle"}
 
@@ -95,22 +104,24 @@ def _style(results: Path) -> dict[str, str]:
 
 def _sink(results: Path) -> dict[str, str]:
     sink = pd.read_parquet(results / "real_sink.parquet")
+    sink["against"] = sink["against"].str.split("-").str[0]
     found = {}
     for row in sink[sink["pooling"] == "weight"].itertuples():
-        found[f"sink.{row.against.split('-')[0]}.{row.set}.weight"] = rounded(row.score)
-    blocks = sink[(sink["depth"] > 0.35) & (sink["depth"] < 0.95)]  # blocks 10 to 27 of 30
-    means = blocks.groupby(["metric", "against", "set", "pooling"])[["score", "null95"]].mean()
-    names = {"mean": "words", "mean + special": "sink", "mean + cleaned": "words-cleaned"}
-    names |= {"mean + special + cleaned": "sink-cleaned"}
-    for (metric, against, pictures, pooling), row in means.iterrows():
-        name = f"sink.{METRICS[metric]}.{against.split('-')[0]}.{pictures}.{names[pooling]}"
-        found |= {name: rounded(row["score"]), f"{name}.null95": rounded(row["null95"])}
-    wide = means["score"].unstack().loc["mutual_knn"]
-    for kind, words, whole_mean in (
-        ("raw", "mean", "mean + special"),
-        ("cleaned", "mean + cleaned", "mean + special + cleaned"),
-    ):
-        lost = 1 - wide[whole_mean] / wide[words]
+        found[f"sink.{row.against}.{row.set}.weight"] = rounded(row.score)
+    keys = ["metric", "against", "set", "front", "pooling"]
+    places = {
+        "": sink[(sink["depth"] > 0.35) & (sink["depth"] < 0.95)],  # blocks 10 to 27 of 30
+        ".15": sink[sink["layer"] == "15"],
+        ".last": sink[sink["depth"] == 1],
+    }
+    means = {place: of.groupby(keys)[["score", "null95"]].mean() for place, of in places.items()}
+    for place, of in means.items():
+        for (metric, against, pictures, *how), row in of.iterrows():
+            name = f"sink.{METRICS[metric]}.{against}.{pictures}.{POOLINGS[*how]}{place}"
+            found |= {name: rounded(row["score"]), f"{name}.null95": rounded(row["null95"])}
+    scores = means[""]["score"].unstack().xs(FRONT, level="front").loc["mutual_knn"]
+    for kind, cleaned in (("raw", ""), ("cleaned", " + cleaned")):
+        lost = 1 - scores[f"mean + special{cleaned}"] / scores[f"mean{cleaned}"]
         found |= {f"sink.lost.{kind}.least": percent(lost.min()), f"sink.lost.{kind}.most": percent(lost.max())}
     return found
 

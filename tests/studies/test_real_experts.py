@@ -126,4 +126,4 @@ def test_committed_files_carry_no_unlabelled_number():
     sink, maps = pd.read_parquet(RESULTS / "real_sink.parquet"), pd.read_csv(RESULTS / "real_maps.csv")
     assert set(sink["set"]) == set(maps["set"]) == set(real_experts.SETS)
     assert (sink["samples"] == real_experts.SAMPLES).all() and (maps["samples"] == real_experts.SAMPLES).all()
-    assert len(maps) == 4 * 2 * 2 * 2 and len(sink) == 4 * (4 * 2 * 2 * 31 + 2)
+    assert len(maps) == 4 * 2 * 2 * 2 and len(sink) == 4 * (6 * 2 * 2 * 31 + 2)
