@@ -191,8 +191,8 @@ class JanusExpert(UnifiedExpert):
         return (F.normalize(states, dim=-1) @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
 
 
-class Emu3Expert(UnifiedExpert):
-    """Emu3: VQ tokens are tokens of its vocabulary, read and drawn alike, one line of the image after the other."""
+class VocabularyExpert(UnifiedExpert):
+    """A model whose VQ tokens are tokens of its vocabulary, so that images are read and drawn as the same tokens."""
 
     def patch_grids(self, images: Sequence[Image.Image], inputs: dict[str, Any], mask: Tensor) -> Sequence[Any]:
         """Return the same grids as `drawn_grid`, for the tokens are the same.
@@ -210,6 +210,26 @@ class Emu3Expert(UnifiedExpert):
             One grid for each image.
         """
         return [self.drawn_grid(image) for image in images]
+
+    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
+        """Return the same tokens as `image_parts`, which are text tokens.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            One for each row.
+
+        Returns
+        -------
+        parts : list of list of Part
+            For each image.
+        states : None
+        """
+        return self.image_parts(images)[0], None
+
+
+class Emu3Expert(VocabularyExpert):
+    """Emu3: one line of VQ tokens of the image after the other."""
 
     def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
         """Return the VQ tokens of images: start, rows * columns, then lines that each end with their own token.
@@ -243,42 +263,9 @@ class Emu3Expert(UnifiedExpert):
             parts[-1].append(("image special", end))
         return parts, {}
 
-    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        """Return the same tokens as `image_parts`, which are text tokens.
 
-        Parameters
-        ----------
-        images : sequence of PIL.Image.Image
-            One for each row.
-
-        Returns
-        -------
-        parts : list of list of Part
-            For each image.
-        states : None
-        """
-        return self.image_parts(images)[0], None
-
-
-class ChameleonExpert(UnifiedExpert):
-    """Chameleon: VQ tokens are tokens of its vocabulary, read and drawn alike."""
-
-    def patch_grids(self, images: Sequence[Image.Image], inputs: dict[str, Any], mask: Tensor) -> Sequence[Any]:
-        """Return the same grids as `drawn_grid`, for the tokens are the same.
-
-        Parameters
-        ----------
-        images : sequence of PIL.Image.Image
-            One for each row.
-        inputs, mask
-            Not used.
-
-        Returns
-        -------
-        sequence
-            One grid for each image.
-        """
-        return [self.drawn_grid(image) for image in images]
+class ChameleonExpert(VocabularyExpert):
+    """Chameleon: all VQ tokens of an image between its start and end."""
 
     def image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], dict[str, Tensor]]:
         """Return the VQ tokens of images between start and end, as `ChameleonProcessor` writes an image.
@@ -299,22 +286,6 @@ class ChameleonExpert(UnifiedExpert):
             tokens = self.model.model.get_image_tokens(self.pixels(images)["pixel_values"]).tolist()
         start, end = self.named_token("boi_token", "<racm3:break>"), self.named_token("eoi_token", "<eoss>")
         return [[("image special", [start]), ("image", row), ("image special", [end])] for row in tokens], {}
-
-    def drawn_image_parts(self, images: Sequence[Image.Image]) -> tuple[list[list[Part]], Tensor | None]:
-        """Return the same tokens as `image_parts`, which are text tokens.
-
-        Parameters
-        ----------
-        images : sequence of PIL.Image.Image
-            One for each row.
-
-        Returns
-        -------
-        parts : list of list of Part
-            For each image.
-        states : None
-        """
-        return self.image_parts(images)[0], None
 
 
 UNIFIED = {"janus": JanusExpert, "emu3": Emu3Expert, "chameleon": ChameleonExpert}
