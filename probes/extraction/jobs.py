@@ -17,7 +17,9 @@ from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, open_shard, read_metadata, read_tensor, shapes_of
 from ..features.store import existing_shards, shard_path, write_numbered_shard
 from ..features.store_index import index_of
+from ..fingerprints.described_values import config_digest
 from ..fingerprints.running_state import within_passes
+from ..reading.generated_tokens import generation_settings
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
@@ -308,9 +310,13 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
 
     Raises
     ------
-    ValueError
-        An option does not fit the subject, as `ExtractionOptions.checked` says.
+    ValueError, TypeError
+        An option does not fit the subject, as `ExtractionOptions.checked` says; or it is no subject, or no stimuli.
     """
+    if not isinstance(stimuli, Stimuli):
+        raise TypeError(
+            f"stimuli is a {type(stimuli).__name__}: expected what load_stimuli returns, or Stimuli(samples)"
+        )
     options = (options or ExtractionOptions()).checked(subject)
     words = "text" in subject.modalities
     lengths = [len(text) for text in stimuli.texts] if words else [0] * len(stimuli)
@@ -321,6 +327,8 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
         "order": "by length of text" if words else "as given",
         "batches_per_shard": batches_each(options.pooling),
     }
+    if options.generate is not None:
+        settings["generation_config"] = _generation_digest(subject, options.generate)
     longest = [stimuli[place] for place in order[-LOOKED_AT:]]
     denoised = denoised_modalities(subject, longest, str(options.task), options.timesteps)
     if options.timesteps and denoised != ("image",):
@@ -328,3 +336,10 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     device = local_device() if options.device == "auto" else options.device
     passes, made = PassRunner(subject, options, denoised), made_of(subject, stimuli, settings)
     return ExtractionJob(passes, stimuli, batches, tuple(lengths), device, made)
+
+
+def _generation_digest(subject: Subject, generate: int | Mapping[str, Any]) -> str | None:
+    """Hash those of a model's own settings of generation that nothing given replaces."""
+    config: Any = getattr(subject.model, "generation_config", None)
+    given = generation_settings(subject.model, generate)
+    return config_digest({k: v for k, v in config.to_dict().items() if k not in given}) if config else None

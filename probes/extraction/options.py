@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..features.layer_features import ALLOWED, DTYPES
+from ..fingerprints.described_values import describe, digest
 from ..hooks.model_state import dispatched
 from ..reading.generated_tokens import generation_settings
 from ..reading.layer_names import layer_paths
@@ -204,9 +205,18 @@ class ExtractionOptions:
         ------
         ValueError
             The subject does not have what is asked for, two options contradict each other, or a value is unknown.
+        TypeError
+            It is no subject.
         """
-        task = check_task(subject, self.task, self.timesteps, self.joint)
+        if not hasattr(subject, "show"):
+            raise TypeError(
+                f"the subject is a {type(subject).__name__}: expected what open_expert returns, or "
+                "AnyModel(model, inputs) around a model of your own"
+            )
+        times = _times(self.timesteps)
+        task = check_task(subject, self.task, times, self.joint)
         check_pooling(self.pooling)
+        _check_device(self.device)
         if unknown := [modality for modality in subject.modalities if modality not in ALLOWED["modality"]]:
             raise ValueError(
                 f"{subject.name} has the modality {unknown[0]!r}: expected {', '.join(ALLOWED['modality'])}; name it "
@@ -237,7 +247,7 @@ class ExtractionOptions:
         return replace(
             self,
             task=task,
-            timesteps=tuple(float(time) for time in self.timesteps),
+            timesteps=times,
             layers=tuple(layer_paths(subject, self.layers)),
             tokens=dict(self.tokens or {}),
         )
@@ -264,8 +274,33 @@ class ExtractionOptions:
         }
 
 
+def _times(timesteps: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(time) for time in timesteps)
+    except (TypeError, ValueError):
+        raise ValueError(f"timesteps is {timesteps!r}: expected a sequence of numbers, such as (0.5,)") from None
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = "cpu" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}: expected 'auto', or one such as 'cpu' or 'cuda:1'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no GPU: leave device at 'auto'")
+
+
 def _plain_settings(generate: int | Mapping[str, Any]) -> Any:
-    return generate if isinstance(generate, int) else {name: repr(value) for name, value in sorted(generate.items())}
+    return generate if isinstance(generate, int) else {k: _plain_setting(v) for k, v in sorted(generate.items())}
+
+
+def _plain_setting(value: Any) -> Any:
+    """Return the text of a setting; of objects such as logits processors, whose text is an address, what they hold."""
+    text = repr(value)
+    if " at 0x" not in text:
+        return text
+    parts = value if isinstance(value, list | tuple) else [value]
+    return digest([[describe(part, True), describe(getattr(part, "__dict__", None), True)] for part in parts])
 
 
 def _plain(chosen: Chosen) -> Any:

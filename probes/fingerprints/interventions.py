@@ -24,6 +24,10 @@ QUIET_WRAPPERS = (
 )
 INNER = ("original_forward", "old_forward")  # what such wrappers call the function that they wrap
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+TABLES = (  # module and name of transformers' tables of attention functions
+    ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS"),
+    ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS"),
+)
 REGISTRY = "_diffusers_hook"
 DECORATING = {*sys.stdlib_module_names, "huggingface_hub"} - {"__main__"}  # of functions that libraries decorate
 
@@ -77,7 +81,25 @@ def interventions_of(model: nn.Module) -> dict[str, str]:
     for kind in classes:
         for name, function in _patched(kind):
             found[f"{name} of {kind.__qualname__}"] = digest(describe_function(function))
+    homes = {base.__module__ for kind in classes for base in kind.__mro__ if versioned(base.__module__)}
+    for home in sorted(homes | {"torch.nn.functional"}):
+        for name, function in vars(sys.modules.get(home, object)).items():
+            if isinstance(function, FunctionType) and _foreign(function, home):
+                found[f"{name} of {home}"] = digest(describe_function(function))
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    for name, function in _registered(attention):
+        found[name] = digest(describe_function(function))
     return found
+
+
+def _registered(attention: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the user's functions that stand in transformers' tables under the name of a model's attention."""
+    for each in set(attention.values() if isinstance(attention, dict) else [attention]):
+        for module, table in TABLES:
+            registered = getattr(sys.modules.get(module), table, {})
+            function = registered[each] if isinstance(each, str) and each in registered else None
+            if isinstance(function, FunctionType) and _foreign(function, module):
+                yield f"{table}[{each!r}]", function
 
 
 def _quiet(function: Any, packages: tuple[str, ...]) -> bool:
@@ -113,10 +135,14 @@ def _patched(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     for base in kind.__mro__:
         if not versioned(base.__module__) or base in (nn.Module, object):
             continue
-        package = base.__module__.split(".")[0]
         for name, content in vars(base).items():
             function = getattr(content, "__func__", getattr(content, "fget", content))
-            if isinstance(function, FunctionType):
-                home = str(function.__globals__.get("__name__")).split(".")[0]
-                if home != package and home not in DECORATING and not versioned(home):
-                    yield name, function
+            if isinstance(function, FunctionType) and _foreign(function, base.__module__):
+                yield name, function
+
+
+def _foreign(function: FunctionType, module: str) -> bool:
+    """Return whether a function in a library's module, or in a class of it, is of another package."""
+    home = str(function.__globals__.get("__name__"))
+    package = home.split(".")[0]
+    return package != module.split(".")[0] and package not in DECORATING and not versioned(home)

@@ -43,7 +43,7 @@ def preprocessing_of(subject: Any) -> dict[str, str]:
     functions: set[int] = set()
     found: dict[str, str] = {}
     for name, value in held.items():
-        if not isinstance(value, PLAIN):  # those are among the settings of the provenance
+        if isinstance(value, Mapping) or not _is_plain(value):  # others are among the settings of the provenance
             found |= dict(_parts(name, value, above, functions))
     if own_code(type(subject)):
         found["class"] = _hashed(subject, describe_class(type(subject)))

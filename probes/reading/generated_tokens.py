@@ -53,7 +53,8 @@ def generation_settings(model: nn.Module, generate: int | Mapping[str, Any]) -> 
             "generate asks for tokens drawn at random, or several answers, which would depend on the batch: leave "
             "do_sample and num_return_sequences out"
         )
-    return {"do_sample": False} | given | {"return_dict_in_generate": False}
+    greedy = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}  # whatever the model's own settings say
+    return greedy | given | {"return_dict_in_generate": False}
 
 
 def written_tokens(

@@ -61,7 +61,7 @@ def find_sinks(rows: Tensor, ragged: Tensor | None, rule: SinkRule) -> tuple[Ten
         (batch, 3), of each sample the median norm, the largest norm of what is pooled, and the number of tokens left
         out.
     """
-    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)).float()
     counts = torch.full((len(rows),), rows.shape[1], device=rows.device) if ragged is None else ragged
     padding = torch.arange(rows.shape[1], device=rows.device) >= counts[:, None]
     sorted_norms = norms.masked_fill(padding, torch.inf).sort(1).values

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bridgework.probes import files
+from bridgework.probes.extraction import jobs
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features import shards
 from bridgework.probes.stimuli.controls import noise_for
@@ -138,7 +139,9 @@ def replace_and_die(source: Path, target: Path) -> None:
 
 
 MOMENTS: dict[str, Callable[[Toy], None]] = {
-    "computing the third shard": lambda toy: setattr(toy, "show", Count(toy.show, 40, die)),
+    "computing the third shard": lambda _: setattr(
+        jobs, "concatenate_batches", Count(jobs.concatenate_batches, 2, die)
+    ),
     "in the middle of writing the second": lambda toy: setattr(shards, "save_file", Count(shards.save_file, 1, half)),
     "before the fourth is in place": lambda toy: setattr(files.os, "replace", Count(os.replace, 3, die)),
     "when the third is in place": lambda toy: setattr(files.os, "replace", Count(os.replace, 2, replace_and_die)),

@@ -49,11 +49,24 @@ def test_checked_options_name_what_was_left_open():
         ({"special": True, "pooling": "grid:2"}, "special tokens have no place on a patch grid"),
         ({"layers": ["99"]}, "has no layer '99'"),
         ({"layers": "0"}, "layers is '0': expected a list of names"),
+        ({"timesteps": 0.5}, "timesteps is 0.5: expected a sequence of numbers"),
+        ({"timesteps": ("noon",)}, "timesteps is .*: expected a sequence of numbers"),
+        ({"device": "gpu"}, "device is 'gpu': expected 'auto'"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', but torch finds no GPU"),
     ],
 )
-def test_what_does_not_fit_a_subject(given, message):
+def test_what_does_not_fit_a_subject(given, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         ExtractionOptions(**given).checked(open_toy())
+
+
+def test_a_model_is_no_subject_and_a_list_no_set_of_stimuli():
+    toy = open_toy()
+    with pytest.raises(TypeError, match=r"the subject is a Stack: expected what open_expert returns, or AnyModel"):
+        extract(toy.model, letters("a"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"stimuli is a list: expected what load_stimuli returns"):
+        extract(toy, list(letters("a")))  # type: ignore[arg-type]
 
 
 def test_a_store_records_them_in_one_order():

@@ -16,7 +16,8 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, modeling_utils
+from transformers.models.llama import modeling_llama
 
 from bridgework.benchmarks.support.tiny_models import ZOO
 from bridgework.probes.fingerprints.running_state import describe_model, within_passes
@@ -179,6 +180,25 @@ def test_a_class_that_is_patched(monkeypatch):
     before = describe_model(llama())
     monkeypatch.setattr(type(llama().model.layers[0].mlp), "forward", without_gate)
     assert changed(before, describe_model(llama())) == {"interventions.forward of LlamaMLP"}
+
+
+def test_functions_of_libraries_that_are_patched_or_registered(monkeypatch):
+    before = describe_model(llama())
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, *_, **__: (q, k))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: v)
+    assert changed(before, describe_model(llama())) == {
+        "interventions.apply_rotary_pos_emb of transformers.models.llama.modeling_llama",
+        "interventions.scaled_dot_product_attention of torch.nn.functional",
+    }
+    monkeypatch.undo()
+    found = []
+    for scale in (1, 2):
+        own = {"own": lambda _, q, k, v, mask, scale=scale, **__: (scale * v, None)}
+        monkeypatch.setattr(modeling_utils.ALL_ATTENTION_FUNCTIONS, "_local_mapping", own)
+        model = llama()
+        model.config._attn_implementation = "own"
+        found.append(describe_model(model))
+    assert changed(*found) == {"interventions.ALL_ATTENTION_FUNCTIONS['own']"}
 
 
 def test_disable_adapters_of_transformers():

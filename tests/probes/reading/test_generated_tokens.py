@@ -15,6 +15,7 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LogitsProcessor,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -150,6 +151,34 @@ def test_a_decoder_beside_an_encoder():
     subject = AnyModel(model, padded("right"), stack="encoder.block", modalities=("text",))
     with pytest.raises(ValueError, match=r"writes with its decoder: probe that"):
         extract(subject, STIMULI, generate=4)
+
+
+class Only(LogitsProcessor):
+    def __init__(self, words: int) -> None:
+        self.words = words
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.where(torch.arange(scores.shape[1]) < self.words, -torch.inf)
+
+
+def test_a_store_knows_what_the_model_writes_by(tmp_path):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**TEXT)).eval()
+    subject = AnyModel(model, padded("left"), modalities=("text",))
+
+    def write(words: int = 40) -> Tensor:
+        keywords = {"max_new_tokens": 4, "min_new_tokens": 2, "logits_processor": [Only(words)]}
+        return extract(subject, STIMULI, generate=keywords, store=tmp_path, check=False)["text"].values.clone()
+
+    before = write()
+    model.generation_config.num_beams = 3  # decoding is greedy all the same
+    model.generation_config.max_new_tokens = 9
+    assert torch.equal(write(), before)
+    with pytest.raises(ValueError, match=r"made differently \(generate.logits_processor"):
+        write(20)
+    model.generation_config.suppress_tokens = list(range(8, 30))
+    with pytest.raises(ValueError, match=r"made differently \(generation_config"):
+        write()
 
 
 def test_what_cannot_be_read_is_refused():

@@ -39,6 +39,12 @@ def test_a_mean_leaves_sinks_out_and_never_everything():
     torch.testing.assert_close(pooled.norms, torch.tensor([[1, 1, 1], [1, 1, 0], [150, 150, 0], [1, 1, 1.0]]))
 
 
+def test_states_in_float64_are_pooled_too():
+    rows = torch.rand(2, 3, 4, dtype=torch.float64)
+    one, other = (find_sinks(each, None, SinkRule()) for each in (rows, rows.float()))
+    assert torch.allclose(one[1], other[1])
+
+
 def test_a_sample_alone_is_pooled_as_in_its_batch():
     values = states()
     together = pool(values, find_tokens("text", MASK, 4), sinks=RULE).values
