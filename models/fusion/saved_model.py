@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...probes.files import write_atomically
+from ...probes.fingerprints.described_values import digest
 from ...probes.fingerprints.model_description import describe_parts
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.subjects.subject import modules_of
@@ -59,7 +60,9 @@ def _modules(expert: Any) -> dict[str, nn.Module]:
 def _describe(module: nn.Module) -> Record:
     found = describe_parts(module)
     dtype = str(next((parameter.dtype for parameter in module.parameters()), None))
-    return {"class": found["class"], "dtype": dtype, "parts": found["weights"] | found["settings"]}
+    adapters = {f"the adapters' {name}": digest(setting) for name, setting in found.get("adapters", {}).items()}
+    parts = found["weights"] | found["settings"] | adapters
+    return {"class": found["class"], "dtype": dtype, "parts": parts, "added": found.get("interventions", {})}
 
 
 def save_model(
@@ -147,7 +150,8 @@ def read_model(folder: str | os.PathLike[str], plan: BridgePlan) -> tuple[dict[s
 def check_experts(path: Path, saved: Sequence[Record], found: Sequence[Record]) -> None:
     """Raise ValueError where a model is opened on other experts than it was trained on.
 
-    Experts in another precision cannot be told from others by their bytes: that is a warning.
+    Experts in another precision cannot be told from others by their bytes, nor a hook that records from one that
+    changes states: these are warnings.
 
     Parameters
     ----------
@@ -175,8 +179,13 @@ def check_experts(path: Path, saved: Sequence[Record], found: Sequence[Record]) 
                     f"{what}, whose {part} is a {ours['class']}, and {now['name']!r} has a {theirs['class']}: open the "
                     "expert it was trained on"
                 )
-            parts = ours["parts"].keys() | theirs["parts"].keys()
-            other = sorted(name for name in parts if ours["parts"].get(name) != theirs["parts"].get(name))
+            if added := _different(ours.get("added", {}), theirs["added"]):  # a hook may record alone
+                warnings.warn(
+                    f"{what}, and the {part} of {now['name']!r} has {added[0]} that it had not then, or lacks one it "
+                    "had: if that changes states, the model computes something else",
+                    stacklevel=4,
+                )
+            other = _different(ours["parts"], theirs["parts"])
             if not other:
                 continue
             if ours["dtype"] != theirs["dtype"]:
@@ -188,8 +197,12 @@ def check_experts(path: Path, saved: Sequence[Record], found: Sequence[Record]) 
                 continue
             raise ValueError(
                 f"{what}, and the {part} of {now['name']!r} has other weights or settings ({other[0]}): open the "
-                "expert it was trained on, or train again on this one"
+                "expert it was trained on, as it was then, or train again on this one"
             )
+
+
+def _different(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def load_state(path: Path, module: nn.Module, learnt: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -51,6 +52,25 @@ def test_other_experts_are_refused(fuse, make_experts, plan, tmp_path):
     experts = make_experts()
     experts[0].name = "the same under another name"
     assert FusedModel.load(tmp_path, *experts).plan == plan
+
+
+def test_hooks_and_adapters_of_an_expert_count(fuse, make_experts, plan, tmp_path):
+    fuse(plan).save(tmp_path / "bare")
+    experts = make_experts()
+    block = experts[1].model.get_submodule(experts[1].blocks[0])
+    steering = block.register_forward_pre_hook(lambda module, inputs: None)
+    with pytest.warns(UserWarning, match=r"trained on the generation expert .* has a hook on .* that it had not then"):
+        FusedModel.load(tmp_path / "bare", *experts)
+    steering.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FusedModel.load(tmp_path / "bare", *experts)
+    experts = make_experts()
+    experts[0].model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    before = describe_experts(experts)
+    experts[0].model.disable_adapters()
+    with pytest.raises(ValueError, match=r"understanding expert .* other weights or settings \(the adapters' disable"):
+        check_experts(Path(FILE), before, describe_experts(experts))
 
 
 def test_a_pipeline_is_described_with_its_encoders(pipeline, tiny_vlm):
