@@ -160,10 +160,11 @@ def _check_fit(moved: Tensor, tokens: Tokens, shape: tuple[int, ...], what: str)
         ": the batch is twice that of the stimuli, as with classifier-free guidance: turn it off "
         "(guidance_scale=1, or no negative prompt)"
     )
-    raise ValueError(
-        f"hidden states of shape {shape}, but the {what} "
-        f"{description}{guided if doubled else alone if moved.shape[0] == 1 < batch else ''}"
-    )
+    fewer = ": blocks before it take tokens away or add some, so read the layers in front of these, by layers="
+    why = guided if doubled else alone if moved.shape[0] == 1 < batch else ""
+    if not why and tokens.exact is not None and moved.ndim > 2 and moved.shape[0] == batch:
+        why = fewer
+    raise ValueError(f"hidden states of shape {shape}, but the {what} {description}{why}")
 
 
 def _clamp(rows: Tensor, ragged: Tensor | None) -> Tensor:

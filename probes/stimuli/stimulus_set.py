@@ -109,8 +109,15 @@ class Stimuli(Sequence[Stimulus]):
     def __getitem__(self, index: int | slice) -> Stimulus | Stimuli:
         if isinstance(index, slice):
             return Stimuli(self._entries[index], self.name)
-        image, text, id, *_ = self._entries[index]
-        return Stimulus(image if isinstance(image, Image.Image) else image(), text, id)
+        image, text, id, _, shows = self._entries[index]
+        if not isinstance(image, Image.Image):
+            image = image()
+            if _hash_pixels(image) != shows.split()[1]:
+                raise ValueError(
+                    f"the image {id!r} of stimuli {self.name!r} is another than when it was loaded: make the stimuli "
+                    "again if its file has changed; if its dataset draws at random (augmentation), switch that off"
+                )
+        return Stimulus(image, text, id)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -180,9 +187,14 @@ def check_stimulus(
     pixels = image if isinstance(image, Image.Image) else image()
     # JSON keeps the fields apart: without it ("ab", "c") and ("a", "bc") would share a digest.
     label, colours = json.dumps([id, text, pixels.size]).encode(), pixels.tobytes()
-    parts = text.encode("utf-8", "surrogatepass"), str(pixels.size).encode() + colours
-    shows = " ".join(hashlib.sha256(part).hexdigest()[:16] for part in parts)
+    shows = f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]} {_hash_pixels(pixels)}"
     return CheckedStimulus(image, text, id, hashlib.sha256(label + colours).hexdigest(), shows)
+
+
+def _hash_pixels(image: Image.Image) -> str:
+    found = hashlib.sha256(str(image.size).encode())
+    found.update(image.tobytes())
+    return found.hexdigest()[:16]
 
 
 def to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -125,9 +125,12 @@ def _divide(model: nn.Module, inputs: Inputs, name: str, kind: str, samples: int
         counts = one_each
     if counts is None:
         what = f"of shape {tuple(value.shape)}" if tensor else f"of {length} entries"
+        remedy = "show one picture or clip a stimulus, or pass input_ids with their placeholders too"
+        if kind == "text":
+            remedy = "give texts as (sample, token) with padding, or say batch_size=1"
         raise ValueError(
             f"the input {name!r} {what} cannot be divided among {samples} samples, for nothing tells which rows belong "
-            "to which sample: show one picture or clip a stimulus, or pass input_ids with their placeholders too"
+            f"to which sample: {remedy}"
         )
     return _rows(sizes, counts, grids)
 

@@ -105,6 +105,14 @@ def test_folder_images_are_read_on_demand(tmp_path):
         stimuli[1]
 
 
+def test_an_image_that_changes_after_it_was_loaded_is_refused(tmp_path):
+    stimuli = load_stimuli(write_folder(tmp_path))
+    picture(9).save(tmp_path / "1.png")
+    assert stimuli[0].text == "caption 0"
+    with pytest.raises(ValueError, match=r"the image '1.png' of stimuli .* is another than when it was loaded"):
+        stimuli[1]
+
+
 def test_folder_limit_reads_no_further(tmp_path):
     folder = write_folder(tmp_path)
     change_line(folder, 3, "{broken")
