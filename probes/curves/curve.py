@@ -191,6 +191,11 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
                 f"a curve compares one subject's own layers, but x's {name} is {getattr(x, name)!r} and y's "
                 f"{getattr(y, name)!r}: compare two subjects with similarity_map"
             )
+    if x.pass_ != y.pass_:
+        raise ValueError(
+            f"x is of a {x.pass_} pass and y of a {y.pass_} one, and a joint pass mixes the modalities: extract both "
+            "in the same way"
+        )
     check_same_stimuli(x, y)
     others = _finite(y)
     if y.timesteps and x.timesteps != y.timesteps:

@@ -190,6 +190,7 @@ class LayerFeatures:
         ValueError
             The layer is unknown.
         """
+        name = str(name)  # blocks are called by their numbers, and 7 means "7"
         if name not in self.layers:
             raise ValueError(f"no layer {name!r} of {self.subject!r}: there are {', '.join(self.layers)}")
         index = self.layers.index(name)

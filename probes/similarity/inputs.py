@@ -96,6 +96,8 @@ def as_tensor(values: Tensor | Array, name: str) -> Tensor:
     TypeError
         Something that is not a dense array of real numbers.
     """
+    if isinstance(values, LayerFeatures):
+        raise TypeError(f"{name} is LayerFeatures, with all layers: expected one layer, as features.layer('7')")
     if not isinstance(values, Tensor):
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":

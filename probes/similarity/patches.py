@@ -8,6 +8,7 @@ from ..features.layer_features import LayerFeatures
 from ..features.patch_grids import regrid
 from ..metrics.metric import Array
 from .inputs import as_tensor, check_same_stimuli
+from .rows import PATCHES
 
 Patches = torch.Tensor | Array | LayerFeatures
 
@@ -48,7 +49,8 @@ def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     Notes
     -----
     Patches of one image are not independent samples. A null that permutes them would call any two towers aligned that
-    merely tell images apart: permute images, with ``block=14 * 14`` in `map_null`.
+    merely tell images apart: permute images, with ``block=14 * 14`` in `map_null`, which refuses what this returns
+    without it.
 
     Examples
     --------
@@ -66,7 +68,10 @@ def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
             f"x has {x.shape[-4]} samples, y has {y.shape[-4]}: both must be extracted from the same images"
         )
     height, width = min(x.shape[-3], y.shape[-3]), min(x.shape[-2], y.shape[-2])
-    return regrid(x, height, width).flatten(-4, -2), regrid(y, height, width).flatten(-4, -2)
+    one, other = (regrid(each, height, width).flatten(-4, -2) for each in (x, y))
+    for listed in (one, other):
+        setattr(listed, PATCHES, height * width)
+    return one, other
 
 
 def _grid(values: Patches, name: str) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ..metrics.metric import Array
 
 FEW = 0.01  # the share of repeated rows that changes no p by more than a fraction of the null's deviation
 SAME = 1e-5  # of a row's length: rows that differ by less are one row and rounding
+PATCHES = "patches_of_an_image"  # the attribute by which tensors say how many of their rows one image has
 NEAR = 1e-3  # of the spread of all rows: the same, where a common mean is long
 
 
@@ -87,9 +88,15 @@ def check_exchangeable(what: str, *sides: Side, block: int = 1) -> None:
     Raises
     ------
     ValueError
-        Repeated rows, with their number; or LayerFeatures of which all samples are the same.
+        Patches of one image outside one block; repeated rows, with their number; or LayerFeatures of which all samples
+        are the same.
     """
     for side in sides:
+        if block % (patches := getattr(side.given, PATCHES, 1)):
+            raise ValueError(
+                f"{what} needs rows that could be exchanged, but {patches} rows of {side.name} each are patches of one "
+                f"image: let them move together, by map_null(..., block={patches})"
+            )
         check_varied(side)
         _warn_of_zeros(side)
         repeated = _repeated(side)

@@ -277,6 +277,10 @@ def test_bad_input_is_named():
             "'expert' and y's 'b'.*similarity_map",
         ),
         (lambda: alignment_curve(image, features(text.values, "text", task="generation")), "x's task is"),
+        (
+            lambda: alignment_curve(image, features(text.values, "text", pass_="joint")),
+            "separate pass and y of a joint",
+        ),
         (lambda: alignment_curve(image, features(text.values, "text", samples=ids)), "different stimuli: sample 0"),
         (lambda: alignment_curve(image, features(text.values[:, :50], "text")), "x has 60 samples, y has 50"),
         (lambda: alignment_curve(image, nan), "layer '0' of text features of 'expert' holds NaN"),

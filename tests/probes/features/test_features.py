@@ -79,6 +79,7 @@ def test_one_layer_in_its_own_width():
     assert torch.equal(uneven.layer("embeddings"), values[0, :, :2])
     assert torch.equal(uneven.layer("1"), values[2, :, :3])
     assert torch.equal(layer_features(values=values).layer("1"), values[2])
+    assert torch.equal(layer_features(values=values).layer(1), values[2])  # type: ignore[arg-type]
     swept = layer_features(timesteps=(0.2, 0.8))
     assert torch.equal(swept.layer("0"), swept.values[:, 1])
     with pytest.raises(ValueError, match="no layer '7' of 'expert': there are embeddings, 0, 1"):

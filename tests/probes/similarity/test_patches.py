@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bridgework.probes.similarity.nulls import map_moments, map_null
 from bridgework.probes.similarity.patches import match_patches
 
 
@@ -31,6 +32,14 @@ def test_average_is_by_exact_area(fine, coarse):
     pieces = values.repeat(height, 0).repeat(width, 1)
     wanted = pieces.reshape(height, fine[0], width, fine[1]).mean((1, 3))
     np.testing.assert_allclose(x.numpy()[:, 0], wanted.ravel(), atol=1e-12)
+
+
+def test_a_null_of_patches_needs_those_of_an_image_to_move_together():
+    x, y = match_patches(rng(0).standard_normal((2, 12, 4, 4, 8)), rng(1).standard_normal((2, 12, 3, 3, 8)))
+    for null in (lambda: map_null(x, y, "cka"), lambda: map_null(x, y, "cka", block=3), lambda: map_moments(x, y)):
+        with pytest.raises(ValueError, match=r"9 rows of x each are patches of one image: .* by map_null.*block=9"):
+            null()
+    assert map_null(x, y, "cka", permutations=20, block=9).p.min() > 0.01
 
 
 def test_two_views_of_one_picture_agree():
