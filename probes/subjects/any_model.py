@@ -16,7 +16,7 @@ from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimulus
 from .caption_tokens import CannotAsk, CaptionTokens, search_captions
-from .input_changes import data_inputs, equal_inputs, own_data_differ, unchanged
+from .input_changes import check_answers, check_kind_of_inputs, data_inputs, own_data_differ, unchanged
 from .picture_grids import Place, find_grids
 from .sample_rows import divide_inputs
 from .subject import ForwardPass, denoised_modalities
@@ -263,23 +263,18 @@ class AnyModel:
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> dict[str, Any]:
         """Return the inputs of one pass, on the model's device."""
+        given = self.inputs(stimuli, modalities, task, timestep)
+        check_kind_of_inputs(self.name, given)
         device = device_of(self.model)
-        return {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in self.inputs(stimuli, modalities, task, timestep).items()
-        }
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
 
     def _check_repeats(self, inputs: Mapping[str, Any], *asked: Any) -> None:
-        """Raise ValueError where `inputs` is no function of what it is given; each kind of pass is tried once."""
+        """Raise ValueError where `inputs` does not do as its description says; each kind of pass is tried once."""
         stimuli, *kind = asked
         if tuple(kind) in self._asked_twice:
             return
-        again = self._inputs(stimuli, *kind)
-        if different := [name for name, value in inputs.items() if not equal_inputs(value, again.get(name))]:
-            raise ValueError(
-                f"inputs of {self.name} gives another {different[0]!r} when it is asked again for the same stimuli: "
-                "switch augmentation off, and draw what is random by a generator that is seeded with the stimulus's id"
-            )
+        absent = [modality for modality in self.modalities if modality not in kind[0]]
+        check_answers(self.name, lambda given: self._inputs(given, *kind), stimuli, inputs, absent)
         self._asked_twice.add(tuple(kind))
 
     def _captions(

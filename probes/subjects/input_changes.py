@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import ImageOps
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+from ..stimuli.stimulus_set import Stimulus
 
 # The kind of an input by its name; the first pattern that fits counts. None: it goes with another input, and is never
 # changed.
@@ -23,8 +27,13 @@ KINDS: tuple[tuple[str, str | None], ...] = (
 )
 
 SAYS_GRIDS = re.compile(r"grid|spatial_shape|sizes")  # inputs of rows and columns, or frames, rows and columns
+ANOTHER: dict[str, Callable[[Stimulus], Stimulus]] = {
+    "image": lambda s: s._replace(image=ImageOps.invert(s.image)),
+    "text": lambda s: s._replace(text=f"another {s.text}"),
+}
 
 Inputs = Mapping[str, Any]
+Ask = Callable[[Sequence[Stimulus]], Inputs]
 Grid = tuple[int, int, int]  # frames, rows and columns of a picture or clip, counted in patches
 
 
@@ -210,6 +219,56 @@ def equal_inputs(one: Any, other: Any) -> bool:
         return True
     same = isinstance(other, Tensor) and one.shape == other.shape
     return same and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def check_kind_of_inputs(name: str, given: Any) -> None:
+    """Raise TypeError where a user's `inputs` returns no keyword arguments, or arrays that no module reads."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"inputs of {name} returns a {type(given).__name__}: expected a dict of keyword arguments")
+    if arrays := [key for key, value in given.items() if isinstance(value, np.ndarray)]:
+        raise TypeError(
+            f"inputs of {name} gives {arrays[0]!r} as an array of NumPy: expected a tensor (torch.as_tensor)"
+        )
+
+
+def check_answers(name: str, ask: Ask, stimuli: Sequence[Stimulus], inputs: Inputs, absent: Sequence[str]) -> None:
+    """Raise ValueError where a user's `inputs` is no function of the stimuli, or shows more than it is asked to show.
+
+    Parameters
+    ----------
+    name : str
+        What the model is called.
+    ask : callable
+        Returns the inputs of one kind of pass over some stimuli.
+    stimuli, inputs
+        Some stimuli, and what `ask` returned for them.
+    absent : sequence of str
+        The modalities that this kind of pass does not show.
+
+    Raises
+    ------
+    ValueError
+        Inputs that differ when they are asked for again, or when an absent modality is another.
+    """
+    if different := _differing(inputs, ask(stimuli)):
+        raise ValueError(
+            f"inputs of {name} gives another {different!r} when it is asked again for the same stimuli: switch "
+            "augmentation off, and seed what is random by the stimulus's id"
+        )
+    for modality in [each for each in absent if each in ANOTHER]:
+        try:
+            given = ask(list(map(ANOTHER[modality], stimuli)))
+        except Exception:  # it may know the stimuli alone, as a table of captions does
+            continue
+        if different := _differing(inputs, given):
+            raise ValueError(
+                f"inputs of {name} shows the {modality} in a pass without it, for another {modality} changes "
+                f"{different!r}: show what modalities names, and nothing or a blank of the rest (for both, joint=True)"
+            )
+
+
+def _differing(one: Inputs, other: Inputs) -> str | None:
+    return next((name for name, value in one.items() if not equal_inputs(value, other.get(name))), None)
 
 
 def own_data_differ(modality: str, one: Inputs, other: Inputs, kinds: Mapping[str, str]) -> bool:

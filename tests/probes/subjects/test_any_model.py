@@ -74,6 +74,32 @@ def test_features_of_a_model_that_nobody_described(stimuli):
     torch.testing.assert_close(sink, (patches.sum((2, 3)) + model.register[0]) / 5)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda s, m, *rest: inputs(s, ("image", "text"), *rest), ValueError, r"shows the text in a pass without it"),
+        (lambda *given: inputs(*given).values(), TypeError, r"returns a dict_values: expected a dict of keyword"),
+        (lambda *given: {k: v.numpy() for k, v in inputs(*given).items()}, TypeError, r"'pixels' as an array of NumPy"),
+    ],
+    ids=["both modalities in each pass", "no dict", "arrays"],
+)
+def test_inputs_that_do_not_as_they_are_asked(stimuli, wrong, error, message):
+    with pytest.raises(error, match=message):
+        extract(AnyModel(Odd().eval(), wrong, kinds=KINDS), stimuli)
+
+
+def test_inputs_that_know_the_stimuli_alone(stimuli):
+    table = {s.text: inputs([s], ("text",), "", None)["letters"] for s in stimuli}
+
+    def known(given: Sequence[Stimulus], modalities: tuple[str, ...], *rest: Any) -> dict[str, Any]:
+        rows = [table[s.text] for s in given]  # in the image's pass too
+        return inputs(given, modalities, *rest) | ({"letters": torch.cat(rows)} if "text" in modalities else {})
+
+    model = Odd().eval()
+    features = [extract(AnyModel(model, each, kinds=KINDS), stimuli)["image"].values for each in (known, inputs)]
+    assert torch.equal(*features)
+
+
 def test_several_stacks_have_to_be_chosen_from(stimuli):
     torch.manual_seed(0)
     tiny = ZOO["UNet2DConditionModel"][1]()
