@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -334,6 +335,9 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     if options.timesteps and denoised != ("image",):
         settings["denoised"] = list(denoised)
     device = local_device() if options.device == "auto" else options.device
+    kind = device.split(":")[0]
+    if torch.is_autocast_enabled(kind) and options.precision is None:
+        settings["autocast"] = str(torch.get_autocast_dtype(kind))  # the caller's own, around extract
     passes, made = PassRunner(subject, options, denoised), made_of(subject, stimuli, settings)
     return ExtractionJob(passes, stimuli, batches, tuple(lengths), device, made)
 

@@ -119,6 +119,15 @@ def llama(stack: str = "model.layers") -> AnyModel:
     return AnyModel(model, inputs, stack, modalities=("text",), name="llama")
 
 
+def test_autocast_around_extract_is_recorded(tmp_path):
+    extract(open_toy(), letters("a", "b"), store=tmp_path)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"made differently \(autocast: expected .torch.bfloat16., got null"),
+    ):
+        extract(open_toy(), letters("a", "b"), device="cpu", store=tmp_path)
+
+
 def test_a_store_names_the_adapter_that_changed_and_without_adapters_it_is_the_base(tmp_path):
     stimuli = letters("ab", "cde", "f")
     subject = llama("base_model.model.model.layers")
