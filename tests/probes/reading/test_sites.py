@@ -40,7 +40,8 @@ PRE_NORM: dict[str, Any] = {
 
 def inputs(stimuli: Sequence[Stimulus], modalities: tuple[str, ...], *_: Any) -> dict[str, Tensor]:
     if modalities == ("image",):
-        return {"pixel_values": torch.stack([torch.full((3, 16, 16), ord(s.text[0]) / 50 - 2) for s in stimuli])}
+        tones = [ord(s.id.removeprefix("id ")[0]) / 50 - 2 for s in stimuli]
+        return {"pixel_values": torch.stack([torch.full((3, 16, 16), tone) for tone in tones])}
     ids = torch.tensor([[8 + ord(letter) % 30 for letter in s.text] for s in stimuli])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
