@@ -1,4 +1,5 @@
 from .costs.estimate import estimate_cost as estimate_cost
+from .evaluation.generator_gradients import descent_map as descent_map
 from .evaluation.link_ablation import ablate_links as ablate_links
 from .evaluation.reporting import open_model as open_model
 from .evaluation.reporting import report as report

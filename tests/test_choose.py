@@ -82,6 +82,8 @@ def test_divergence_reads_the_stores_too(choose):
 def test_what_must_be_trained_comes_from_a_file(choose, tmp_path):
     with pytest.raises(SystemExit, match=r"'causal' needs the links of a trained dense model, .* --evidence FILE"):
         choose("--rule", "causal")
+    with pytest.raises(SystemExit, match=r"'descent' needs .* as models.descent_map makes it .* --evidence FILE"):
+        choose("--rule", "descent")
     links = pd.DataFrame(
         {"understanding": [0, 3], "generation": [1, 2], "score_lost": [0.1, 0.2], "loss_increase": 0.0}
     )

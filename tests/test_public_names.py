@@ -46,6 +46,7 @@ FACES = {
     },
     "bridgework.models": {
         "costs.estimate": "estimate_cost",
+        "evaluation.generator_gradients": "descent_map",
         "evaluation.link_ablation": "ablate_links",
         "evaluation.reporting": "open_model report",
         "evaluation.scores": "evaluate",

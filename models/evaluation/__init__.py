@@ -1,4 +1,4 @@
-"""Score models and break their bridges one at a time."""
+"""Score models, break their bridges one at a time, and measure what bridges could bring before any is trained."""
 
 import lazy_loader
 

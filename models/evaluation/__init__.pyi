@@ -1,3 +1,5 @@
+from .generator_gradients import block_gradients as block_gradients
+from .generator_gradients import descent_map as descent_map
 from .link_ablation import ablate_links as ablate_links
 from .reporting import open_model as open_model
 from .reporting import report as report

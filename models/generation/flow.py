@@ -13,6 +13,7 @@ from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
 from .sampling import as_generator
 
+TIME_SPREAD = 1.2  # training times are sigmoids of normal numbers with this standard deviation
 MIN_TIME = 0.05  # the velocity is an error divided by the time: an earlier time divides by this one
 
 

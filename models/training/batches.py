@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
+from ..generation.flow import TIME_SPREAD
 from ..scenes.dialogues import IMAGE
 from ..scenes.scene import SIZE, part_of
 from .scene_batches import dit_batch, emoji_part, vlm_batch
@@ -206,7 +207,7 @@ def stimuli_batch(
     rng = np.random.default_rng((seed, step))
     chosen = [stimuli[_place(step * size + row, len(stimuli), seed)] for row in range(size)]
     captions = ["" if rng.random() < caption_dropout else s.text for s in chosen]
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, 1.2, size)))).float()
+    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, TIME_SPREAD, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, side, side), dtype=np.float32))
     return {"image": to_pixels([s.image for s in chosen], side), "caption": captions, "time": time, "noise": noise}
 

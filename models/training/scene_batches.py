@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.sources import load_stimuli
 from ...probes.stimuli.stimulus_set import Stimuli
+from ..generation.flow import TIME_SPREAD
 from ..scenes.composing import compose
 from ..scenes.dialogues import IMAGE, IMAGE_TOKENS, question_prompt, tokenize_rows
 from ..scenes.questions import ask_about, compose_question
@@ -88,7 +89,7 @@ def dit_batch(
             image = render_scene(scene, rng)
         images.append(image)
         captions.append("" if rng.random() < caption_dropout else caption)
-    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, 1.2, size)))).float()
+    time = torch.from_numpy(1 / (1 + np.exp(-rng.normal(time_shift, TIME_SPREAD, size)))).float()
     noise = torch.from_numpy(rng.standard_normal((size, 3, SIZE, SIZE), dtype=np.float32))
     return {"image": to_pixels(images, SIZE), "caption": captions, "time": time, "noise": noise}
 

@@ -1,1 +1,1 @@
-"""Measure what a task rests on: attributions, attention, gradient conflict, complementarity, layer by layer."""
+"""Measure what a task rests on, layer by layer: attributions, attention, gradients and what they conflict with."""

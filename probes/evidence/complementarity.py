@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,28 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics.metric import Array, centred
-from ..metrics.probe import FOLDS, NOTHING, PENALTIES, folds, numbered
+from ..metrics.probe import FOLDS, folds, numbered
 from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimuli, read_stack
+from .ridge import FoldProducts, fit_ridges, fold_products
 
 METRIC = "complementarity"
-
-
-class _FoldProducts(NamedTuple):
-    """Inner products of a layer's samples in one fold, scaled to mean square 1 about the training mean, and its dims.
-
-    `train` is (training sample, training sample), `test` is (held-out sample, training sample).
-    """
-
-    train: Array
-    test: Array
-    dims: int
-
-
-class _Fit(NamedTuple):
-    """The squared errors of a ridge regression: leave-one-out in training, and on held-out samples."""
-
-    left_out: float
-    held_out: float
 
 
 def complementarity_map(
@@ -108,13 +91,13 @@ def complementarity_map(
         mean = wanted[train].mean(0)
         known, asked = wanted[train] - mean, wanted[test] - mean
         deviations += float((asked**2).sum())
-        first, second = ([_fold_products(layer, train, test) for layer in side] for side in sides)
-        by_u, by_g = ([_ridge(layer, known, asked) for layer in side] for side in (first, second))
+        first, second = ([fold_products(layer, train, test) for layer in side] for side in sides)
+        by_u, by_g = ([fit_ridges(layer, [(known, asked)])[0] for layer in side] for side in (first, second))
         alone += [fit.held_out for fit in by_g]
         for i, u in enumerate(first):
             for j, g in enumerate(second):
-                joined = _FoldProducts(u.train + g.train, u.test + g.test, u.dims + g.dims)
-                both[i, j] += min(by_g[j], by_u[i], _ridge(joined, known, asked)).held_out
+                joined = FoldProducts(u.train + g.train, u.test + g.test, u.dims + g.dims)
+                both[i, j] += min(by_g[j], by_u[i], *fit_ridges(joined, [(known, asked)])).held_out
     heat = pd.DataFrame(
         (alone - both) / deviations,
         index=pd.Index(u_names, name="understanding layer"),
@@ -140,31 +123,3 @@ def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
     if not values.any():
         raise ValueError("target is the same for all samples: there is nothing to predict")
     return values
-
-
-def _fold_products(layer: Array, train: Array, test: Array) -> _FoldProducts:
-    mean = layer[train].mean(0)
-    rows, others = layer[train] - mean, layer[test] - mean
-    square = float((rows**2).sum()) / len(train)
-    scale = square if square > NOTHING else 1.0
-    return _FoldProducts(rows @ rows.T / scale, others @ rows.T / scale, layer.shape[1])
-
-
-def _ridge(layer: _FoldProducts, known: Array, asked: Array) -> _Fit:
-    """Regress (training sample, dim) `known` on a layer, judged by (held-out sample, dim) `asked`, both less the mean.
-
-    It uses the inner products alone, so that any number of dims costs the same. The grid of penalties is that of
-    `metrics.probe.penalties`.
-    """
-    values, vectors = np.linalg.eigh(layer.train)
-    values = values.clip(min=0)
-    turned = vectors.T @ known
-    best: tuple[float, float] = (np.inf, 1.0)
-    for penalty in PENALTIES * (float(values.sum()) / layer.dims or 1.0):
-        kept = penalty / (values + penalty)
-        # 1 less a sample's weight in its own prediction, of which the mean, fitted too, has 1 / samples
-        others = vectors**2 @ kept - 1 / len(values)
-        errors = (vectors @ (kept[:, None] * turned)) / others[:, None]
-        best = min(best, (float((errors**2).sum()), float(penalty)))
-    weights = vectors @ (turned / (values + best[1])[:, None])
-    return _Fit(best[0], float(((asked - layer.test @ weights) ** 2).sum()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..hooks.block_stacks import find_block
-from ..hooks.model_state import evaluating
+from ..hooks.model_state import evaluating, frozen
 from ..similarity.intervals import Z95
 
 Losses = Sequence[Callable[[], Tensor]]
@@ -166,14 +166,8 @@ def _gram(model: nn.Module, path: str, losses: Losses) -> np.ndarray:
 @contextmanager
 def _only(model: nn.Module, path: str) -> Iterator[list[nn.Parameter]]:
     """Let the block's parameters alone require gradients while the context lasts."""
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     parameters = list(find_block(model, path).parameters())
-    try:
-        for parameter in before:
-            parameter.requires_grad_(False)
+    with frozen(model):
         for parameter in parameters:
             parameter.requires_grad_(True)
         yield parameters
-    finally:
-        for parameter, required in before.items():
-            parameter.requires_grad_(required)

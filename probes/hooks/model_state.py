@@ -1,4 +1,4 @@
-"""Switch models to evaluation mode and back, and find the device that they compute on."""
+"""Switch models to evaluation mode and back, freeze them for a while, and find the device that they compute on."""
 
 from __future__ import annotations
 
@@ -28,6 +28,27 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags:
             part.training = training
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Let no parameter of modules require gradients while the context lasts.
+
+    The flag of each parameter is restored afterwards, after an exception too.
+
+    Parameters
+    ----------
+    *modules : torch.nn.Module
+        The modules, with everything inside them.
+    """
+    flags = {parameter: parameter.requires_grad for module in modules for parameter in module.parameters()}
+    try:
+        for parameter in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, required in flags.items():
+            parameter.requires_grad_(required)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -37,6 +37,7 @@ def choose_bridges(
     =================  ===============================================  ================================================
     alignment          `similarity_map`                                 the map's value
     complementarity    `complementarity_map`                            what understanding adds to generation's R^2
+    descent            `descent_map` of the generation expert           how far its loss falls by a read of the layer
     causal             `ablate_links` of a trained dense model          the scene score lost with the link broken
     gradient_conflict  `gradient_conflict` of a trained dense or        minus the conflict of both blocks (Uni-X)
                        unified model

@@ -20,6 +20,7 @@ from ..curves.curve import alignment_curve
 from ..curves.divergence_depth import Divergence, divergence
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
 from ..evidence.complementarity import complementarity_map
+from ..evidence.descent import METRIC as DESCENT
 from ..features.features import Features
 from ..metrics import METRICS
 from ..metrics.metric import Array
@@ -87,17 +88,21 @@ def _alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     metric = heat.attrs.get("metric")
     if metric in METRICS and METRICS[metric].is_distance:
         raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity")
-    if heat.attrs.get("metric") == COMPLEMENTARITY:
-        raise _wrong("alignment", "a complementarity map")
+    if metric in (COMPLEMENTARITY, DESCENT):
+        raise _wrong("alignment", f"a {metric} map")
     return Gains(block_values(heat))
 
 
-def _complementarity_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
-    """Return what each understanding layer adds to each generation layer's knowledge of a target."""
-    _check_map("complementarity", heat, layers)
-    if heat.attrs.get("metric") != COMPLEMENTARITY:
-        raise _wrong("complementarity", f"a layer map of {heat.attrs.get('metric', 'an unnamed metric')}")
-    return Gains(block_values(heat))
+def _map_gains(rule: str) -> Callable[[pd.DataFrame, Depths | None], Gains]:
+    """Return the gains of a rule that reads a map of its own name, which holds the gain of every pair."""
+
+    def gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
+        _check_map(rule, heat, layers)
+        if heat.attrs.get("metric") != rule:
+            raise _wrong(rule, f"a layer map of {heat.attrs.get('metric', 'an unnamed metric')}")
+        return Gains(block_values(heat))
+
+    return gains
 
 
 def _causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
@@ -321,11 +326,16 @@ RULES: dict[str, Rule] = {
         about="the map's value",
         measure=_measure_alignment,
     ),
-    "complementarity": Rule(
+    COMPLEMENTARITY: Rule(
         "a complementarity map, as complementarity_map makes it",
-        _complementarity_gains,
+        _map_gains(COMPLEMENTARITY),
         about="what understanding adds to generation's R^2",
         measure=_measure_complementarity,
+    ),
+    DESCENT: Rule(
+        "a descent map, as models.descent_map makes it from the generation expert and the pictures",
+        _map_gains(DESCENT),
+        about="how far the generator's loss falls, to first order, by a read of the layer",
     ),
     "causal": Rule(
         "the links of a trained dense model, as ablate_links makes them",

@@ -347,7 +347,7 @@ def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         )
 
 
-def check_same_stimuli(x: object, y: object) -> None:
+def check_same_stimuli(x: Any, y: Any) -> None:
     """Raise ValueError where two LayerFeatures list different sample ids, or show different things under one id.
 
     Different numbers of samples are left to `check_samples`. A stimulus may have another image or another text on the
@@ -355,15 +355,16 @@ def check_same_stimuli(x: object, y: object) -> None:
 
     Parameters
     ----------
-    x, y : object
-        Two sides of a comparison; anything but LayerFeatures has no ids and passes.
+    x, y : Any
+        Two sides of a comparison: LayerFeatures, or what has their subject, samples and digests as well. What has no
+        ids, such as an array, passes.
 
     Raises
     ------
     ValueError
         The first sample that differs.
     """
-    if not (isinstance(x, LayerFeatures) and isinstance(y, LayerFeatures)):
+    if not all(hasattr(side, "digests") for side in (x, y)):
         return
     for sample, (ours, theirs) in enumerate(zip(x.samples, y.samples, strict=False)):
         if ours != theirs:

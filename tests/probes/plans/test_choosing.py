@@ -37,7 +37,7 @@ def plans(understanding: int, generation: int, bridges: int):
 def evidence_of(rule: str, seed: int, shape: tuple[int, int] = (5, 4)):
     """Evidence of a rule, and the gain of every pair by the rule's definition, minus infinity where unmeasured."""
     g = np.random.default_rng(seed)
-    if rule in ("alignment", "complementarity"):
+    if rule in ("alignment", "complementarity", "descent"):
         heat = heat_of(g.standard_normal(shape))
         heat.attrs = {"metric": "cka" if rule == "alignment" else rule, "cost": {"seconds": 1.5}}
         return heat, heat.to_numpy()
