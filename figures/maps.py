@@ -79,13 +79,13 @@ def check_map(heat: object, name: str) -> None:
     TypeError
         If it is no DataFrame.
     ValueError
-        If it has no cells, or if its attrs do not hold metric and samples.
+        If it has no cells, or if its attrs do not hold metric and samples (None where samples play no part).
     """
     if not isinstance(heat, pd.DataFrame):
         raise TypeError(f"{name}: expected the DataFrame of similarity_map, got {type(heat).__name__}")
     if heat.empty:
         raise ValueError(f"{name}: the map has no cells: pass a table from similarity_map")
-    missing = [key for key in ("metric", "samples") if heat.attrs.get(key) is None]
+    missing = [key for key in ("metric", "samples") if key not in heat.attrs]
     if missing:
         raise ValueError(f"{name}: heat.attrs lacks {', '.join(missing)}: set it as similarity_map does")
 

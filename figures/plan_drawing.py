@@ -32,7 +32,8 @@ def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expe
 
     What the two tasks have in common is green: the bridges between two frozen towers, or the shared blocks of one
     trunk. Bridged blocks are coloured. "dense" is drawn as bands, "H" as arrows between blocks, "double fusion" as a
-    block behind each pair, "last" as arrows from the last understanding block. An arrow has two heads where both towers
+    block behind each pair, "last" as arrows from the last understanding block, "soft" as arrows from a line that all
+    blocks of the mix run into. An arrow has two heads where both towers
     read, and a circle where a gate is. Where the deeper tower's first blocks are a prelude, they stand below the other
     tower.
 
@@ -124,7 +125,7 @@ def _draw(ax: Axes, plan: BridgePlan, top: float, size: float) -> None:
 def _towers(ax: Axes, plan: BridgePlan, size: float) -> None:
     lifts = _lifts(plan)
     for side, (blocks, lift) in enumerate(zip(_depths(plan), lifts, strict=True)):
-        joined = {pair[side] for pair in plan.pairs}
+        joined = {pair[side] for pair in plan.pairs} if side or not _mixes(plan) else _mixed(plan)
         for block in range(blocks):
             draw_block(ax, PLACES[side], block + lift, str(block), TASKS[side] if block in joined else None, size)
         middle = PLACES[side] + WIDTH / 2
@@ -136,6 +137,8 @@ def _towers(ax: Axes, plan: BridgePlan, size: float) -> None:
             ax.text(
                 beside, prelude / 2, "prelude", ha="center", va="center", rotation=90, fontsize=size - 1.5, color=QUIET
             )
+    if _mixes(plan):
+        _mix(ax, plan, lifts, size)
     for understanding, generation in plan.pairs:
         _bridge(ax, plan, understanding, generation, lifts, size)
 
@@ -155,6 +158,9 @@ def _bridge(ax: Axes, plan: BridgePlan, understanding: int, generation: int, lif
         draw_arrow(ax, entering, size, heads=heads, name=name)
         draw_arrow(ax, leaving, size, heads="<|-|>", name=name)
         gates = [point_along(leaving, 0.5)] + [point_along(entering, 0.5)] * plan.both_ways
+    elif drawn_as == "mix":
+        draw_arrow(ax, [(0.5, end), (right, end)], size, name=name)
+        gates = [(right - 0.045, end)]
     elif drawn_as == "last":
         draw_arrow(ax, [(left, start), (0.5, start), (0.5, end), (right, end)], size, name=name)
         gates = [(right - 0.045, end)]
@@ -167,6 +173,24 @@ def _bridge(ax: Axes, plan: BridgePlan, understanding: int, generation: int, lif
         gates = [point_along(line, 0.85)] + [point_along(line, 0.15)] * plan.both_ways
     for gate in gates if plan.gated else ():
         ax.plot(*gate, "o", ms=size / 1.8, mfc="white", mec=TRAINED, mew=1.2, zorder=4, gid=f"gate {name}")
+
+
+def _mix(ax: Axes, plan: BridgePlan, lifts: Sequence[int], size: float) -> None:
+    """Draw the line in the middle that every bridge of a mix leaves, and the mixed blocks' ways into it."""
+    rows = [block + lifts[0] + 0.5 for block in _mixed(plan)]
+    ends = rows + [generation + lifts[1] + 0.5 for _, generation in plan.pairs]
+    for row in rows:
+        ax.plot([PLACES[0] + WIDTH + 0.01, 0.5], [row, row], color=TRAINED, lw=size / 9, gid="mixed")
+    ax.plot([0.5, 0.5], [min(ends), max(ends)], color=TRAINED, lw=size / 3, solid_capstyle="round", gid="mix")
+
+
+def _mixes(plan: BridgePlan) -> bool:
+    return LAYOUTS[plan.layout].drawn_as == "mix"
+
+
+def _mixed(plan: BridgePlan) -> set[int]:
+    """Return the understanding blocks that any bridge of a mix reads."""
+    return {block for number in range(len(plan.pairs)) for block in plan.mixed_blocks(number)}
 
 
 def _trunk(ax: Axes, plan: BridgePlan, size: float) -> None:

@@ -10,6 +10,7 @@ layout in probes/plans/layout_table.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,16 +48,26 @@ class Bridge(nn.Module):
     """The base class of all bridges.
 
     A subclass is built as `kind(understanding, generation, gated, rank, both_ways)`: the `BlockWidths` of the two
-    blocks, and the fields of the plan.
+    blocks, and the fields of the plan. One that `reads_all` is built with one more argument, `mixed`: which of the
+    stacked blocks it reads.
 
     Attributes
     ----------
     inside : bool
         Whether the bridge stands inside attention: its state is then an `AttentionCall`, else the block's output
         (batch, token, dim).
+    reads_all : bool
+        Whether the bridge reads many understanding blocks. Its understanding state is then what its `stack_states`
+        makes of them once for all bridges, (block, batch, token, dim).
     """
 
     inside: bool
+    reads_all: bool = False
+
+    @staticmethod
+    def stack_states(states: Sequence[Tensor]) -> Tensor:
+        """Return what a bridge that `reads_all` reads of the blocks' states, each (batch, token, dim)."""
+        raise NotImplementedError
 
     def keys_values(self, side: int, own: Any) -> KeysValues:
         """Return what a tower offers the other.

@@ -6,6 +6,7 @@
 | dense | `JointAttention` | inside attention, in each tower's own head space | BAGEL, LMFusion |
 | double fusion | `FusionBlock` | a self-attention block behind a pair of blocks | LightFusion (2510.22946) |
 | last | `CrossAttention` | behind a generation block: it reads the last understanding state | MetaQuery (2504.06256) |
+| soft | `SoftAttention` | behind a generation block: it reads a learned mix of blocks | Semantic Routing (2602.03510) |
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from .cross_attention import CrossAttention
 from .fusion_block import FusionBlock
 from .joint_attention import JointAttention
 from .shared_attention import SharedAttention
+from .soft_attention import SoftAttention
 
 BRIDGES: dict[str, type[Bridge]] = {
     "H": SharedAttention,
     "dense": JointAttention,
     "double fusion": FusionBlock,
     "last": CrossAttention,
+    "soft": SoftAttention,
 }

@@ -31,7 +31,8 @@ class CostOptions:
     layout: Sequence[str] = field(
         default=("H",),
         metadata={
-            "help": "What to compare, one column each: dense, H, 'double fusion', last, or files of plans (JSON).",
+            "help": "What to compare, one column each: dense, H, 'double fusion', last, soft, or files of plans "
+            "(JSON).",
             "nargs": "+",
             "metavar": "LAYOUT",
         },

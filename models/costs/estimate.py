@@ -187,7 +187,7 @@ def estimate_cost(
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if layout in TRUNKS or (isinstance(layout, BridgePlan) and layout.layout in TRUNKS):
-        raise ValueError("one trunk fuses no two experts: plan dense, H, double fusion or last")
+        raise ValueError("one trunk fuses no two experts: plan dense, H, double fusion, last or soft")
     sharded, half = gpus > 1 and not replicated, precision != "float32"
     dtype = torch.bfloat16 if precision == "bf16" or (half and sharded) else torch.float32
     with FakeTensorMode():

@@ -138,10 +138,10 @@ def attention_sharing(plan: BridgePlan) -> float:
 
     Notes
     -----
-    The tokens attend inside the block ("dense", "H", "last"), in a block behind it ("double fusion"), or because the
-    block is shared: the share is 1 for the trunk "shared", and the shared blocks' share for "Y" and "X", whose branches
-    never attend to each other. A block that meets several others counts once. HBridge [1]_ bridges 16 of the 28 blocks
-    that pair: 12 / 28 = 42.9 % less than dense; the 4 blocks of its prelude count here as not shared.
+    The tokens attend inside the block ("dense", "H", "last", "soft"), in a block behind it ("double fusion"), or
+    because the block is shared: the share is 1 for the trunk "shared", and the shared blocks' share for "Y" and "X",
+    whose branches never attend to each other. A block that meets several others counts once. HBridge [1]_ bridges 16 of
+    the 28 blocks that pair: 12 / 28 = 42.9 % less than dense; the 4 blocks of its prelude count here as not shared.
 
     References
     ----------

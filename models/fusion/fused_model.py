@@ -13,12 +13,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layout_table import LAYOUTS
+from ...probes.plans.rules import SOFT
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
+from ..bridges.soft_attention import SoftAttention
 from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
@@ -268,6 +273,47 @@ class FusedModel(Fusion, Generator):
             The plan runs one way.
         """
         return caption_loss(self, captions, image)
+
+    def layer_weights(self) -> pd.DataFrame:
+        """Return the share that each understanding block has in what each generation block reads (layout "soft").
+
+        Returns
+        -------
+        DataFrame
+            A table like a layer map, (understanding layer, generation layer), for the rule "soft". A bridged block's
+            shares sum to 1; a block that is not bridged, or not among the taps, has none (NaN). `attrs` hold the
+            depths of the towers, the share that each has at first ("chance") and under "cost" the training steps.
+
+        Raises
+        ------
+        ValueError
+            The plan is of another layout.
+
+        See Also
+        --------
+        choose_bridges : Takes the table as evidence of the rule "soft".
+
+        Examples
+        --------
+        >>> fused = FusedModel(vlm, dit, lay_out("soft", 16, 13))
+        >>> train(fused, "runs/soft")
+        >>> choose_bridges(fused.layer_weights(), rule="soft", bridges=4)
+        """
+        if not LAYOUTS[self.plan.layout].reads_all:
+            raise ValueError(f"the layout {self.plan.layout!r} mixes no layers: layer weights are of 'soft'")
+        counts = self.plan.understanding_layers, self.plan.generation_layers
+        shares = np.full(counts, np.nan)
+        for number, bridge in enumerate(self.bridges):
+            assert isinstance(bridge, SoftAttention)
+            blocks = list(self.plan.mixed_blocks(number))
+            shares[blocks, self.plan.pairs[number][1]] = bridge.layer_weights().detach().double().cpu().numpy()
+        depths = [[(block + 1) / count for block in range(count)] for count in counts]
+        names = [pd.Index([str(block) for block in range(count)]) for count in counts]
+        table = pd.DataFrame(shares, names[0].rename("understanding layer"), names[1].rename("generation layer"))
+        first = {1 / len(self.plan.mixed_blocks(number)) for number in range(len(self.bridges))}
+        table.attrs = {"metric": SOFT, "k": None, "samples": None, "chance": first.pop() if len(first) == 1 else None}
+        table.attrs |= {"x_depths": depths[0], "y_depths": depths[1], "cost": {"steps": self.steps}}
+        return table
 
     def described_experts(self) -> list[dict[str, Any]]:
         """Return what the experts were before anything of them was trained (models/fusion/saved_model.py)."""

@@ -99,15 +99,20 @@ class Fusion(nn.Module):
         self.requires_grad_(False)
         bridge = BRIDGES[plan.layout]
         self.inside: bool = bridge.inside  # type: ignore[assignment]
+        self._kept = self._by_block(0)  # the numbers under which each understanding block's state is kept
+        if bridge.reads_all:
+            blocks = {block for number in range(len(plan.pairs)) for block in plan.mixed_blocks(number)}
+            self._kept = {block: [place] for place, block in enumerate(sorted(blocks))}
         for (u, g), (later, again) in pairwise(plan.pairs):
             if self.inside and not plan.gated and g == again:
                 raise ValueError(
                     f"bridges {u}-{g} and {later}-{g} enter the same attention, and without gates the last alone would "
                     "count: plan gated=True, or one bridge for each generation block"
                 )
+        bridged = list(self._kept), list(self._by_block(1))
         shapes = [
-            measure(tower, run, sorted({pair[side] for pair in plan.pairs}), self.inside)
-            for side, (tower, run) in enumerate(zip(self.towers, examples, strict=True))
+            measure(tower, run, blocks, self.inside)
+            for tower, run, blocks in zip(self.towers, examples, bridged, strict=True)
         ]
         for tower, found in zip(self.towers, shapes, strict=True):
             for number, shape in found.items():
@@ -117,13 +122,24 @@ class Fusion(nn.Module):
                         f"block {tower.blocks[number]!r} attends with queries of {shape.head_dim} dims and values of "
                         f"{shape.width // shape.heads}: bridge at block outputs, by a layout such as {outside[0]!r}"
                     )
+        if bridge.reads_all and len(widths := {shape.width for shape in shapes[0].values()}) > 1:
+            raise ValueError(
+                f"the blocks of {type(self.understanding).__name__} that {plan.layout!r} mixes are "
+                f"{', '.join(map(str, sorted(widths)))} wide: mix blocks of one width, as taps"
+            )
         self._widths = shapes
         self.bridges = self._new_bridges(plan.rank)
         self.disabled_bridges: set[int] = set()
 
     def _new_bridges(self, rank: int | None) -> nn.ModuleList:
         kind, plan, (first, second) = BRIDGES[self.plan.layout], self.plan, self._widths
-        return nn.ModuleList(kind(first[u], second[g], plan.gated, rank, plan.both_ways) for u, g in plan.pairs)
+        if not kind.reads_all:
+            return nn.ModuleList(kind(first[u], second[g], plan.gated, rank, plan.both_ways) for u, g in plan.pairs)
+        options, width = (plan.gated, rank, plan.both_ways), next(iter(first.values()))
+        mixed = [[self._kept[block][0] for block in plan.mixed_blocks(number)] for number in range(len(plan.pairs))]
+        return nn.ModuleList(
+            kind(width, second[g], *options, places) for (_, g), places in zip(plan.pairs, mixed, strict=True)
+        )
 
     def count_parameters(self, rank: int | None) -> int:
         """Return how many parameters the bridges would have at another rank.
@@ -172,12 +188,12 @@ class Fusion(nn.Module):
         tower, running = self.towers[0], True
         alone = self.plan.both_ways and not self.inside
 
-        def keep(numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
+        def keep(u: int, numbers: Sequence[int]) -> Callable[[Any], Tensor | None]:
             def visit(own: Any) -> Tensor | None:
                 if running and numbers[0] in kept:
                     raise RuntimeError(
-                        f"block {tower.blocks[self.plan.pairs[numbers[0]][0]]!r} ran twice in what is read: run one "
-                        "forward pass, without generate() or guidance in two"
+                        f"block {tower.blocks[u]!r} ran twice in what is read: run one forward pass, without "
+                        "generate() or guidance in two"
                     )
                 joined = None
                 for number in numbers:
@@ -188,21 +204,26 @@ class Fusion(nn.Module):
 
             return visit
 
-        with visiting(tower, {u: keep(numbers) for u, numbers in self._by_block(0).items()}, self.inside):
+        with visiting(tower, {u: keep(u, numbers) for u, numbers in self._kept.items()}, self.inside):
             run()
             if mask is None and tower.valid_tokens is None and tower.unusable_mask:
                 raise ValueError(
                     f"{type(tower.model).__name__} was given {tower.unusable_mask!r} in another form than (batch, "
                     "token), which does not tell what is padding: pass mask, (batch, token), False at padding"
                 )
-        if skipped := [u for u, numbers in self._by_block(0).items() if numbers[0] not in kept]:
+        if skipped := [u for u, numbers in self._kept.items() if numbers[0] not in kept]:
             raise skipped_block(tower, skipped[0])
         running = False  # from now on only gradient checkpointing visits the blocks, to recompute them
-        handed = tuple(
-            _of_stream(bridge("keys_values", 0, kept[number][0]), kept[number][0])
-            for number, bridge in enumerate(self.bridges)
-        )
+        handed = self._offered([kept[number][0] for number in range(len(kept))])
         return UnderstandingStates(handed, kept[0][1] if mask is None else mask)
+
+    def _offered(self, states: Sequence[Any]) -> tuple[KeysValues, ...]:
+        """Return what each bridge offers of the understanding tower's states, which are in the order of `_kept`."""
+        kind = BRIDGES[self.plan.layout]
+        read = [kind.stack_states(states)] * len(self.bridges) if kind.reads_all else states
+        return tuple(
+            _of_stream(bridge("keys_values", 0, own), own) for bridge, own in zip(self.bridges, read, strict=True)
+        )
 
     def _alone(self, number: int, own: Tensor, places: SequencePlaces | None, real: Tensor | None) -> Tensor:
         """Return the understanding tower's tokens (batch, token, dim) after a bridge that sees no others."""

@@ -34,8 +34,8 @@ class Recipe:
     Attributes
     ----------
     layout : str or None
-        One of shared, Y, X (one trunk), dense, H, double fusion, last. Its published plan is laid out for the experts'
-        depths (probes/plans/layouts.py).
+        One of shared, Y, X (one trunk), dense, H, double fusion, last, soft. Its published plan is laid out for the
+        experts' depths (probes/plans/layouts.py).
     understanding, generation : str
         The experts, as `open_expert` takes them. One trunk is as deep and wide as the first.
     data : str

@@ -40,8 +40,9 @@ class BridgePlan:
     layout : str
         How the towers are joined, a name of `LAYOUTS`: "dense" (own weights, one joint attention: BAGEL, LMFusion), "H"
         (joint attention in the understanding expert's head space: HBridge), "double fusion" (a block behind each pair:
-        LightFusion), "last" (cross-attention to the last understanding state: MetaQuery); or one trunk, "shared", "Y"
-        (its first blocks shared: UniFork) or "X" (its middle shared: Uni-X).
+        LightFusion), "last" (cross-attention to the last understanding state: MetaQuery), "soft" (cross-attention to a
+        learned mix of understanding blocks: Semantic Routing); or one trunk, "shared", "Y" (its first blocks shared:
+        UniFork) or "X" (its middle shared: Uni-X).
     both_ways : bool
         Whether understanding reads generation as well.
     gated : bool
@@ -52,6 +53,9 @@ class BridgePlan:
     semantic_tokens : int
         The number of learnt tokens on the generation side that reconstruct the understanding expert's features of the
         target image (HBridge). 0 is none.
+    taps : tuple of tuple of int, or None
+        Of "soft", the understanding blocks that are mixed, ascending: one tuple for each pair, or one that holds for
+        all pairs. Whole numbers alone are taken for the latter. None is all blocks.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class BridgePlan:
     gated: bool = True
     rank: int | None = None
     semantic_tokens: int = 0
+    taps: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -106,6 +111,25 @@ class BridgePlan:
             if not (first[0] <= second[0] and first[1] <= second[1] and first != second):
                 raise ValueError(f"bridges {first} and {second} cross or repeat: pairs must ascend on both sides")
         _check_layout(self)
+        if self.taps is not None:
+            object.__setattr__(self, "taps", _checked_taps(self))
+
+    def mixed_blocks(self, number: int) -> tuple[int, ...]:
+        """Return the understanding blocks that a bridge of the layout "soft" mixes.
+
+        Parameters
+        ----------
+        number : int
+            The bridge, an index into `pairs`.
+
+        Returns
+        -------
+        tuple of int
+            The blocks, counted from 0, ascending.
+        """
+        if self.taps is None:
+            return tuple(range(self.understanding_layers))
+        return self.taps[0 if len(self.taps) == 1 else number]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all.
@@ -161,6 +185,28 @@ def _check_layout(plan: BridgePlan) -> None:
         raise ValueError(fault)
     if layout.one_way and plan.both_ways:
         raise ValueError(f"the layout {plan.layout!r} runs one way: both_ways must be false")
+
+
+def _checked_taps(plan: BridgePlan) -> tuple[tuple[int, ...], ...]:
+    """Return the taps of a plan, one tuple for each pair or one for all."""
+    if not LAYOUTS[plan.layout].reads_all:
+        takers = ", ".join(name for name, layout in LAYOUTS.items() if layout.reads_all)
+        raise ValueError(f"the layout {plan.layout!r} reads the blocks of its pairs: taps are of {takers}")
+    given: Any = plan.taps
+    try:
+        nested = [given] if all(np.isscalar(block) for block in given) else given
+        taps = tuple(tuple(_whole(block) for block in blocks) for blocks in nested)
+    except TypeError:
+        raise ValueError(f"taps must be blocks, whole numbers, or such blocks for each pair: {given!r}") from None
+    there = range(plan.understanding_layers)
+    for blocks in taps:
+        if not blocks or list(blocks) != sorted(set(blocks)) or not set(blocks) <= set(there):
+            raise ValueError(
+                f"taps {blocks} must name understanding blocks from 0 to {there[-1]}, ascending and each once"
+            )
+    if len(taps) not in (1, len(plan.pairs)):
+        raise ValueError(f"taps of {len(taps)} bridges for a plan of {len(plan.pairs)}: give one for all, or one each")
+    return taps
 
 
 def _check_trunk(plan: BridgePlan) -> None:

@@ -41,6 +41,8 @@ def choose_bridges(
     causal             `ablate_links` of a trained dense model          the scene score lost with the link broken
     gradient_conflict  `gradient_conflict` of a trained dense or        minus the conflict of both blocks (Uni-X)
                        unified model
+    soft               `FusedModel.layer_weights` of a trained soft     the block's share in the learnt mix
+                       model
     divergence         `divergence`                                     1 up to the depth, -1 beyond (UniFork)
     =================  ===============================================  ================================================
 

@@ -98,6 +98,17 @@ def _not_from_last(pairs: Pairs, understanding: int, generation: int) -> str | N
     return f"bridge {wrong[0]} of the layout 'last' must read the last understanding block, {last}" if wrong else None
 
 
+def _not_with_last(pairs: Pairs, understanding: int, generation: int) -> str | None:
+    last = understanding - 1
+    wrong = [pair for pair in pairs if pair[0] != last]
+    if not wrong:
+        return None
+    return (
+        f"bridge {wrong[0]} of the layout 'soft' must be paired with the last understanding block, {last}: what it "
+        "reads is said by taps"
+    )
+
+
 def _not_whole(pairs: Pairs, blocks: int, _: int) -> str | None:
     if len(pairs) < blocks:
         return f"the layout 'shared' shares all {blocks} blocks, got {len(pairs)}: use Y or X"
@@ -130,7 +141,8 @@ class Layout:
         Which blocks the published plan joins, and in which papers.
     drawn_as : str
         How `figures.architecture` draws it: "trunk" (one column of blocks), or between two towers "bands", "arrows",
-        "blocks" (a block of its own behind each pair) or "last" (arrows that leave the last understanding block).
+        "blocks" (a block of its own behind each pair), "last" (arrows that leave the last understanding block) or
+        "mix" (arrows from all blocks that are read to every bridged block).
     pairs : callable
         The published pairs. With a `matching`, a function of the matched pairs; without, a function of the two numbers
         of blocks and the `options`.
@@ -145,6 +157,8 @@ class Layout:
         Whether one model does both tasks, and no bridges are trained.
     one_way : bool
         Whether understanding can never read generation.
+    reads_all : bool
+        Whether each bridge reads many understanding blocks, all of them or a plan's `taps`.
     """
 
     name: str
@@ -157,6 +171,7 @@ class Layout:
     options: tuple[str, ...] = ()
     trunk: bool = False
     one_way: bool = False
+    reads_all: bool = False
 
     def takes(self, option: str) -> bool:
         """Return whether `lay_out` can be given an option, "matching" or one of `options`, for this layout."""
@@ -227,6 +242,17 @@ _TABLE = (
         pairs=_from_last,
         fault=_not_from_last,
         one_way=True,
+    ),
+    Layout(
+        "soft",
+        sentence="cross-attention to a learned mix of understanding blocks",
+        published="every generation block reads a mix of all understanding blocks, or of its `taps`, and is paired "
+        "with the last (Semantic Routing, arXiv 2602.03510)",
+        drawn_as="mix",
+        pairs=_from_last,
+        fault=_not_with_last,
+        one_way=True,
+        reads_all=True,
     ),
 )
 

@@ -46,7 +46,7 @@ def lay_out(
     stream : str
         The stream of the generation tower that the bridges enter.
     **fields
-        Other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens.
+        Other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens; taps, for soft.
 
     Returns
     -------

@@ -31,6 +31,7 @@ from .matching import block_values, check_depths, count_blocks
 Evidence = pd.DataFrame | Divergence
 Depths = tuple[int, int]
 MAP_DEPTHS = ("x_depths", "y_depths")  # attrs of a layer map
+SOFT = "soft"  # the metric of the layer weights of a trained soft model
 
 
 class Gains(NamedTuple):
@@ -88,7 +89,7 @@ def _alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     metric = heat.attrs.get("metric")
     if metric in METRICS and METRICS[metric].is_distance:
         raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity")
-    if metric in (COMPLEMENTARITY, DESCENT):
+    if metric in (COMPLEMENTARITY, DESCENT, SOFT):
         raise _wrong("alignment", f"a {metric} map")
     return Gains(block_values(heat))
 
@@ -347,6 +348,12 @@ RULES: dict[str, Rule] = {
         "the conflict of each block of a trained dense or unified model, as gradient_conflict makes it",
         _conflict_gains,
         about="minus the conflict of both blocks (Uni-X)",
+        trained=True,
+    ),
+    SOFT: Rule(
+        "the layer weights of a trained soft model, as FusedModel.layer_weights makes them",
+        _map_gains(SOFT),
+        about="its share in the learnt mix",
         trained=True,
     ),
     "divergence": Rule(

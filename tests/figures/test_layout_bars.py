@@ -5,7 +5,7 @@ import pytest
 
 from bridgework.figures import layouts_compared
 
-LAYOUTS = ("shared", "Y", "X", "dense", "H", "double fusion", "last")
+LAYOUTS = ("shared", "Y", "X", "dense", "H", "double fusion", "last", "soft")
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def table():
     """As `bridgework reproduce layouts` writes it, made up."""
     rows = []
     for place, layout in enumerate(LAYOUTS):
-        loss = 0.1 + 0.013 * (place * 5 % 7)
+        loss = 0.1 + 0.013 * (place * 5 % 11)
         row = {"layout": layout, "parameters": 20_000 * 10 ** (place % 3), "step_seconds": 0.2 * (1 + place)}
         row |= {"loss": loss, "shuffled": loss + 0.04, "difference": 0.04, "low": 0.03, "high": 0.05}
         rows.append(row | {"floor": loss + 0.02, "above": 0.02, "above_low": 0.015, "above_high": 0.025})

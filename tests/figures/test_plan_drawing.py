@@ -19,6 +19,7 @@ def plan_of(layout="H", pairs=None, towers=(12, 16), **options):
             "Y": [(i, i) for i in range(5)],
             "X": [(i, i) for i in range(3, 9)],
             "last": [(11, 2), (11, 9)],
+            "soft": [(11, 2), (11, 9)],
         }.get(layout, BRIDGED)
     towers = (12, 12) if layout in ("shared", "Y", "X") else towers
     options = {"stream": "image", "rule": "alignment", "evidence": {}, **options}
@@ -27,8 +28,8 @@ def plan_of(layout="H", pairs=None, towers=(12, 16), **options):
     )
 
 
-LAYOUTS = ("shared", "Y", "X", "dense", "H", "double fusion", "last")
-TOWERS = LAYOUTS[3:]
+LAYOUTS = ("shared", "Y", "X", "dense", "H", "double fusion", "last", "soft")
+TOWERS = LAYOUTS[3:7]  # whose bridges join two blocks each
 
 
 def patches(figure, kind):
@@ -122,6 +123,25 @@ def test_arrows_of_last_leave_the_last_block():
     assert {start for start, _, _ in arrows(figure)} == {arrows(figure, "11-2")[0][0]}
 
 
+@pytest.mark.parametrize("taps", [None, (1, 4), ((1, 4), (4, 7))])
+def test_a_mix_gathers_its_blocks_and_enters_every_bridged_one(taps):
+    plan = plan_of("soft", taps=taps)
+    figure = architecture(plan)
+    left, _, right = columns(figure)
+    mixed = range(12) if taps is None else (1, 4) if taps == (1, 4) else (1, 4, 7)
+    assert {block for block, colour in left.items() if colour == left[4]} == set(mixed)
+    assert {block for block, colour in right.items() if colour == right[2]} == {2, 9}
+    heights = rows(figure)
+    lines = {name: [line for line in figure.axes[0].lines if line.get_gid() == name] for name in ("mixed", "mix")}
+    assert [line.get_ydata()[0] for line in lines["mixed"]] == pytest.approx([heights[True, block] for block in mixed])
+    (gathered,) = lines["mix"]
+    for _, block in plan.pairs:
+        ((start, end, _),) = arrows(figure, f"11-{block}")
+        assert start[0] == gathered.get_xdata()[0] == 0.5 < end[0]
+        assert min(gathered.get_ydata()) <= start[1] == end[1] == pytest.approx(heights[False, block])
+    assert len(gates(figure)) == 2
+
+
 @pytest.mark.parametrize("layout", ["dense", "H", "double fusion"])
 def test_arrows_have_a_head_at_every_side_that_reads(layout):
     for both_ways in (False, True):
@@ -195,7 +215,7 @@ def test_a_trunk_tells_what_is_shared(words, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_readable(assert_readable, layout):
-    options = {} if layout in LAYOUTS[:3] else {"semantic_tokens": 16, "both_ways": layout != "last", "rank": 8}
+    options = {} if layout in LAYOUTS[:3] else {"semantic_tokens": 16, "both_ways": layout in TOWERS[:3], "rank": 8}
     names = ("some-organisation/Some-Model-3B-Instruct", "a generation expert with a long name")
     assert_readable(architecture(plan_of(layout, **options), names))
 
@@ -209,7 +229,7 @@ def test_every_depth_is_readable(assert_readable, blocks):
 
 def test_layouts_beside_each_other_are_readable_and_all_there(assert_readable, words):
     figure = architectures([plan_of(layout) for layout in LAYOUTS])
-    assert len(figure.axes) == 7
+    assert len(figure.axes) == len(LAYOUTS)
     assert [ax.get_title(loc="left") for ax in figure.axes] == list(LAYOUTS)
     assert_readable(figure)
     told = {"rule": "gradient_conflict", "evidence": {"matching": "proportional"}, "stream": "both", "both_ways": True}

@@ -13,17 +13,21 @@ from bridgework.models.bridges.bridge import KeysValues, Visibility
 from bridgework.models.bridges.registry import BRIDGES
 from bridgework.models.towers.tower import BlockWidths
 from bridgework.probes.hooks.attention_calls import AttentionCall
+from bridgework.probes.plans.layout_table import LAYOUTS
 
 # Understanding: 4 heads of 8, in two groups; generation: 2 heads of 6.
 UNDERSTANDING, GENERATION = BlockWidths(32, 4, 8), BlockWidths(12, 2, 6)
 ALL = Visibility()
 KINDS = list(BRIDGES)
-TWO_WAYS = [kind for kind in KINDS if kind != "last"]
+ONE_WAY = [kind for kind in KINDS if LAYOUTS[kind].one_way]
+TWO_WAYS = [kind for kind in KINDS if kind not in ONE_WAY]
+LAYERS = 3  # that are stacked for a bridge that reads them all
 
 
 def build(kind: str, gated: bool = True, rank: int | None = None, both_ways: bool = False, random: bool = True) -> Any:
     torch.manual_seed(0)
-    bridge = BRIDGES[kind](UNDERSTANDING, GENERATION, gated, rank, both_ways).double()
+    mixed = [range(LAYERS)] if BRIDGES[kind].reads_all else []
+    bridge = BRIDGES[kind](UNDERSTANDING, GENERATION, gated, rank, both_ways, *mixed).double()
     if random:
         for parameter in bridge.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -52,6 +56,9 @@ def sides(kind: str, tokens: tuple[int, int] = (3, 5)) -> tuple[Any, Any]:
     """What either tower has at the bridge: attention, or states."""
     if BRIDGES[kind].inside:
         return attended(0, tokens[0], 1, key_heads=2), attended(1, tokens[1], 2)
+    if BRIDGES[kind].reads_all:
+        layers = [10**layer * state(0, tokens[0], layer) for layer in range(LAYERS)]
+        return BRIDGES[kind].stack_states(layers), state(1, tokens[1], 2)
     return state(0, tokens[0], 1), state(1, tokens[1], 2)
 
 
@@ -139,14 +146,43 @@ def test_cross_attention_by_its_formula():
         torch.testing.assert_close(out[sample], both[1][sample] + bridge.gate * joint)
 
 
+def test_a_mix_is_uniform_at_first_and_convex_whatever_is_learnt():
+    new = build("soft", random=False).layer_weights()
+    assert torch.equal(new, torch.full((LAYERS,), 1 / LAYERS, dtype=torch.float64))
+    learnt = build("soft").layer_weights().detach()
+    assert (learnt > 0).all() and learnt.sum() == pytest.approx(1)
+    assert learnt.max() > 1.2 * learnt.min()
+
+
+def test_a_mix_by_its_formula():
+    """Each layer is normalised, so that layers of any scale weigh alike; then it is cross-attention."""
+    soft, plain = build("soft"), build("last")
+    plain.load_state_dict({name: value for name, value in soft.state_dict().items() if name != "mix"})
+    layers = [state(0, 3, 1), 1000 * state(0, 3, 2), state(0, 3, 3) - 7]
+    normed = [(x - x.mean(2, keepdim=True)) / (x.var(2, correction=0, keepdim=True) + 1e-5).sqrt() for x in layers]
+    mixed = sum(weight * layer for weight, layer in zip(soft.mix.softmax(0), normed, strict=True))
+    image = state(1, 5)
+    out = joined(soft, 1, (soft.stack_states(layers), image))
+    torch.testing.assert_close(out, joined(plain, 1, (mixed, image)))
+    assert not torch.allclose(out, joined(plain, 1, (normed[0], image)))
+
+
+@pytest.mark.parametrize("place", range(LAYERS))
+def test_a_mix_of_one_layer_is_cross_attention_to_it(place):
+    soft, plain = BRIDGES["soft"](UNDERSTANDING, GENERATION, True, None, False, [place]).double(), build("last")
+    soft.load_state_dict(plain.state_dict(), strict=False)
+    stacked, image = sides("soft")
+    assert torch.equal(joined(soft, 1, (stacked, image)), joined(plain, 1, (stacked[place], image)))
+
+
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize(
-    ("kind", "gated"), [*((kind, True) for kind in KINDS), ("double fusion", False), ("last", False)]
+    ("kind", "gated"), [*((kind, True) for kind in KINDS), *((kind, False) for kind in ("double fusion", *ONE_WAY))]
 )
 def test_at_first_the_towers_are_untouched_bit_for_bit(kind, gated, rank):
-    bridge = build(kind, gated, rank, both_ways=kind != "last", random=False)
+    bridge = build(kind, gated, rank, both_ways=kind not in ONE_WAY, random=False)
     both = sides(kind)
-    for side in (1,) if kind == "last" else (0, 1):
+    for side in (1,) if kind in ONE_WAY else (0, 1):
         assert torch.equal(joined(bridge, side, both), own_of(both[side]))
 
 
@@ -174,8 +210,8 @@ def test_what_is_masked_does_not_matter(kind):
     if isinstance(other, AttentionCall):
         other.key[:, :, 2], other.value[:, :, 2] = 5.0, -7.0
     else:
-        other[:, 2] = 5.0
-        other[:, 2, ::2] = -9.0
+        other[..., 2, :] = 5.0
+        other[..., 2, ::2] = -9.0
     seen = Visibility(other=torch.tensor([[[True, True, False]]]).expand(2, -1, -1))
     assert torch.equal(joined(bridge, 1, (text, image), seen), joined(bridge, 1, (other, image), seen))
     assert not torch.equal(joined(bridge, 1, (text, image)), joined(bridge, 1, (other, image)))

@@ -130,6 +130,7 @@ def test_time_is_the_median_after_warming_up():
         (BridgePlan(((0, 0), (1, 1), (1, 2), (1, 3)), "both", "all", {}, 2, 4, layout="double fusion"), 1),
         (BridgePlan(((0, 3), (1, 3)), "image", "last", {}, 2, 4), 0.25),
         (BridgePlan(((1, 0), (1, 2)), "image", "uniform", {}, 2, 4, layout="last"), 0.5),
+        (BridgePlan(((1, 0), (1, 2)), "image", "uniform", {}, 2, 4, layout="soft"), 0.5),
     ],
 )
 def test_attention_sharing_of_every_layout(plan, share):

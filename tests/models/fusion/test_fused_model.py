@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from bridgework.figures import layer_map
+from bridgework.models.bridges.cross_attention import CrossAttention
+from bridgework.models.bridges.soft_attention import SoftAttention
+from bridgework.models.fusion import two_towers
 from bridgework.models.fusion.fused_model import FusedModel
+from bridgework.models.towers.tower import BlockWidths
+from bridgework.models.training.train_model import train
+from bridgework.probes.hooks.capturing import capture
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.choosing import choose_bridges
 
 CAPTIONS = ["a red circle", "three blue crosses and a very long black square top left", "a ring"]
 
@@ -277,3 +286,61 @@ def test_blocks_that_are_no_stack_are_refused(make_experts, plan):
     understanding.blocks = understanding.blocks[:3]
     with pytest.raises(ValueError, match=r"the 3 blocks of tiny-vlm are no whole stack of its model, which has "):
         FusedModel(understanding, generation, plan)
+
+
+def soft(**changes) -> BridgePlan:
+    return BridgePlan(((3, 0), (3, 2)), "image", "published", {}, 4, 3, layout="soft", **changes)
+
+
+@pytest.mark.parametrize("taps", [None, (1, 3), ((0, 2), (1, 2, 3))])
+@torch.no_grad()
+def test_a_mix_is_of_the_blocks_that_the_plan_names(fuse, taps):
+    """Each block's state is read by hooks, normalised and mixed by hand."""
+    fused = opened(fuse(soft(taps=taps)))
+    with capture(fused.experts[0].model, fused.experts[0].blocks, stop=False) as states:
+        handed = fused.condition(CAPTIONS).handed
+    for number, bridge in enumerate(fused.bridges):
+        assert isinstance(bridge, SoftAttention)
+        blocks = fused.plan.mixed_blocks(number)
+        read = [states[fused.experts[0].blocks[block]] for block in blocks]
+        normed = torch.stack([torch.nn.functional.layer_norm(state, (16,)) for state in read])
+        mixed = (bridge.mix.softmax(0)[:, None, None, None] * normed).sum(0)
+        offered = CrossAttention.keys_values(bridge, 0, mixed)
+        torch.testing.assert_close(handed[number].key, offered.key)
+        torch.testing.assert_close(handed[number].value, offered.value)
+
+
+def test_learnt_weights_are_a_map_that_chooses(fuse, make_experts, tmp_path):
+    fused = fuse(soft(taps=(0, 1, 3)))
+    first = fused.layer_weights()
+    assert (list(first.index), list(first.columns)) == (list("0123"), list("012"))
+    expected = np.array([[1 / 3, np.nan, 1 / 3]] * 2 + [[np.nan] * 3] + [[1 / 3, np.nan, 1 / 3]])
+    np.testing.assert_allclose(first, expected)
+    assert first.attrs["metric"] == "soft" and first.attrs["chance"] == pytest.approx(1 / 3)
+    train(fused, tmp_path / "run", 3, batch_size=4, validate=0)
+    learnt = fused.layer_weights()
+    np.testing.assert_allclose(learnt.sum()[["0", "2"]], 1)
+    assert (learnt - first).abs().max().max() > 1e-4
+    again = FusedModel.load(tmp_path / "run", *make_experts())
+    assert again.plan.taps == ((0, 1, 3),)
+    assert again.layer_weights().equals(learnt)
+    with torch.no_grad():
+        fused.bridges.get_parameter("1.mix").copy_(torch.tensor([0.0, 3.0, 0.0]))
+    chosen = choose_bridges(fused.layer_weights(), "soft", 1)
+    assert (chosen.pairs, chosen.evidence["cost"]) == (((1, 2),), {"steps": 3})
+    assert chosen.score == pytest.approx(float(np.exp(3) / (np.exp(3) + 2)))
+    assert layer_map(learnt, chosen).axes
+
+
+def test_other_layouts_have_no_layer_weights(fuse, plan):
+    with pytest.raises(ValueError, match="the layout 'H' mixes no layers: layer weights are of 'soft'"):
+        fuse(plan).layer_weights()
+
+
+def test_blocks_of_unlike_width_cannot_be_mixed(fuse, monkeypatch):
+    def widths(tower, run, layers, inside):
+        return {layer: BlockWidths(16 + layer) for layer in layers}
+
+    monkeypatch.setattr(two_towers, "measure", widths)
+    with pytest.raises(ValueError, match="'soft' mixes are 17, 19 wide: mix blocks of one width, as taps"):
+        fuse(soft(taps=(1, 3)))

@@ -16,13 +16,13 @@ from bridgework.models.towers.attention_masks import one_image, text_after
 from bridgework.models.training.scene_batches import dit_batch, emoji_part, vlm_batch
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
-LAYOUTS = ["H", "dense", "double fusion", "last"]
+LAYOUTS = ["H", "dense", "double fusion", "last", "soft"]
 TWO_WAYS = LAYOUTS[:3]
 CAPTIONS = ["a red circle", "three blue crosses and a black square", "a ring", "a green square"]
 
 
 def plan_for(layout: str, **changes) -> BridgePlan:
-    pairs = ((3, 0), (3, 2)) if layout == "last" else ((0, 0), (2, 1), (3, 2))
+    pairs = ((3, 0), (3, 2)) if layout in ("last", "soft") else ((0, 0), (2, 1), (3, 2))
     return BridgePlan(pairs, "image", "all", {}, 4, 3, layout=layout, **changes)
 
 

@@ -15,6 +15,7 @@ from bridgework.models.fusion.two_towers import Fusion
 from bridgework.models.towers.attention_masks import SequencePlaces, text_after
 from bridgework.models.towers.finding import find_tower
 from bridgework.probes.plans.bridge_plan import BridgePlan
+from bridgework.probes.plans.layout_table import LAYOUTS
 
 from ..pairs import LLAVA, LM, OUTSIDE, PAIRS, SD3, Named, Runnable, opened, shared, tensors, traces
 
@@ -30,7 +31,7 @@ def plan_for(sides: list[Runnable], layout: str, **changes: Any) -> BridgePlan:
     depths = [len(side.tower.blocks) for side in sides]
     count = min(2, *map(len, there))
     pairs = tuple((a, b) for a, b in zip(*(blocks[:1] + blocks[-1:] for blocks in there), strict=True))[:count]
-    if layout == "last":
+    if LAYOUTS[layout].one_way:
         pairs = tuple((depths[0] - 1, g) for g in sorted({there[1][0], there[1][-1]}))
     return BridgePlan(pairs, "image", "all", {}, *depths, layout=layout, **changes)
 
@@ -98,7 +99,7 @@ def test_both_ways(pair, layout):
     assert traces(fusion) == (0, [])
 
 
-@pytest.mark.parametrize("layout", ["double fusion", "last"])
+@pytest.mark.parametrize("layout", ["double fusion", "last", "soft"])
 @pytest.mark.parametrize("pair", OUTSIDE, ids=label)
 def test_towers_without_attention_to_enter(pair, layout):
     fusion, sides = fuse(pair, layout)
@@ -129,10 +130,12 @@ def test_noise_is_read_by_nobody(layout):
 @torch.no_grad()
 def test_streams_in_another_order_than_the_joint_sequence(layout):
     """Flux attends to text, then image; a bridge of both streams has image first."""
-    fusion, sides = fuse((LM, Named("FluxTransformer2DModel", stream="both")), layout, both_ways=layout != "last")
+    fusion, sides = fuse(
+        (LM, Named("FluxTransformer2DModel", stream="both")), layout, both_ways=not LAYOUTS[layout].one_way
+    )
     bare = tensors(sides[1].run())
     assert torch.equal(one_way(fusion, sides), bare)
-    if layout != "last":
+    if not LAYOUTS[layout].one_way:
         assert torch.equal(tensors(fusion.together(sides[0].run, sides[1].run, everything())[1]), bare)
     assert not torch.equal(one_way(open_gates(fusion), sides), bare)
 
@@ -162,7 +165,7 @@ def in_half(sides: list[Runnable]) -> list[Runnable]:
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16 towers"])
 def test_bridges_in_float32_join_towers_in_bfloat16(mode, generation, layout):
     pair = (LLAVA._replace(stream="image"), Named(generation, stream="image"))
-    fusion, sides = fuse(pair, layout, fresh=True, both_ways=layout != "last")
+    fusion, sides = fuse(pair, layout, fresh=True, both_ways=not LAYOUTS[layout].one_way)
     sides = in_half(sides) if mode != "autocast" else sides
 
     def run(both: bool) -> torch.Tensor:
@@ -173,7 +176,7 @@ def test_bridges_in_float32_join_towers_in_bfloat16(mode, generation, layout):
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
         bare = torch.cat([tensors(side.run()) for side in sides])
-    for both in (False, True)[: 1 + (layout != "last")]:
+    for both in (False, True)[: 1 + (not LAYOUTS[layout].one_way)]:
         with torch.no_grad():
             assert torch.equal(run(both), bare)
     open_gates(fusion)

@@ -40,7 +40,7 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last"),
+        ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last, soft"),
         ("layout: H\nlayers: 3", "layers"),
         ("layout: H\nsteps: many", "steps is 'many': expected int"),
         ("layout: H\nsteps: true", "steps is True: expected int"),

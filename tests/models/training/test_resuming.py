@@ -114,7 +114,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     assert same(resumed, whole)
 
 
-LAYOUTS = ("dense", "H", "double fusion", "last", "shared", "Y", "X")
+LAYOUTS = ("dense", "H", "double fusion", "last", "soft", "shared", "Y", "X")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

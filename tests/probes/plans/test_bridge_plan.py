@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from bridgework.probes.plans.bridge_plan import BridgePlan
@@ -64,7 +65,7 @@ def one_trunk(layout: str, shared: range, **changes) -> BridgePlan:
     [
         (
             lambda: plan_of(layout="Z"),
-            "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last",
+            "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last, soft",
         ),
         (lambda: plan_of(rank=0), "rank 0 of the bridges must be 1 or more"),
         (lambda: plan_of(semantic_tokens=-1), "semantic_tokens must be 0 or more, got -1"),
@@ -82,6 +83,43 @@ def one_trunk(layout: str, shared: range, **changes) -> BridgePlan:
 def test_a_layout_allows_its_own_pairs_alone(made, told):
     with pytest.raises(ValueError, match=told):
         made()
+
+
+def soft(**changes) -> BridgePlan:
+    return plan_of(**({"layout": "soft", "pairs": ((2, 0), (2, 3))} | changes))
+
+
+def test_taps_are_one_set_for_all_bridges_or_one_each(tmp_path):
+    assert [soft().mixed_blocks(number) for number in (0, 1)] == [(0, 1, 2)] * 2
+    assert [soft(taps=[0, 2]).mixed_blocks(number) for number in (0, 1)] == [(0, 2)] * 2
+    each = soft(taps=((0, 1), (np.int64(2),)))
+    assert [each.mixed_blocks(number) for number in (0, 1)] == [(0, 1), (2,)]
+    each.save(tmp_path / "plan.json")
+    assert BridgePlan.load(tmp_path / "plan.json") == each
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"pairs": ((1, 0),)},
+            r"bridge \(1, 0\) of the layout 'soft' must be paired with the last .* block, 2: .* taps",
+        ),
+        ({"both_ways": True}, "the layout 'soft' runs one way"),
+        ({"layout": "last", "taps": (0,)}, "the layout 'last' reads the blocks of its pairs: taps are of soft"),
+        ({"taps": ()}, r"taps \(\) must name understanding blocks from 0 to 2"),
+        ({"taps": (1, 0)}, r"taps \(1, 0\) must name .*, ascending and each once"),
+        ({"taps": (1, 3)}, r"taps \(1, 3\) must name understanding blocks from 0 to 2"),
+        ({"taps": (-1, 1)}, r"taps \(-1, 1\) must name"),
+        ({"taps": ((0,), (1,), (2,))}, "taps of 3 bridges for a plan of 2: give one for all, or one each"),
+        ({"taps": (0.5,)}, r"taps must be blocks, whole numbers, or such blocks for each pair: \(0.5,\)"),
+        ({"taps": "all"}, "taps must be blocks"),
+        ({"taps": 3}, "taps must be blocks"),
+    ],
+)
+def test_taps_that_do_not_hold(changes, told):
+    with pytest.raises(ValueError, match=told):
+        soft(**changes)
 
 
 def test_layouts_that_hold():

@@ -21,6 +21,8 @@ def test_published_plans():
     assert lay_out("X", 36, 36).pairs == diagonal(12, 30)  # Uni-X, 12 and 6 of Qwen2.5-3B's 36 apart
     assert lay_out("dense", 28, 28).pairs == diagonal(0, 28)  # BAGEL
     assert lay_out("last", 28, 3).pairs == ((27, 0), (27, 1), (27, 2))  # MetaQuery
+    soft = lay_out("soft", 3, 2)  # Semantic Routing
+    assert (soft.pairs, soft.taps, soft.mixed_blocks(1)) == (((2, 0), (2, 1)), None, (0, 1, 2))
     assert lay_out("shared", 32, 32).pairs == diagonal(0, 32)
 
 
@@ -40,11 +42,12 @@ def test_one_trunk_is_as_deep_as_the_understanding_expert():
 
 
 def test_the_table_names_every_layout_once_and_in_order():
-    assert list(LAYOUTS) == ["shared", "Y", "X", "dense", "H", "double fusion", "last"]
+    assert list(LAYOUTS) == ["shared", "Y", "X", "dense", "H", "double fusion", "last", "soft"]
     assert TRUNKS == ("shared", "Y", "X")
     assert all(name == layout.name for name, layout in LAYOUTS.items())
     assert "H" in LAYOUTS and "T" not in LAYOUTS
-    assert [name for name, layout in LAYOUTS.items() if layout.one_way] == ["last"]
+    assert [name for name, layout in LAYOUTS.items() if layout.one_way] == ["last", "soft"]
+    assert [name for name, layout in LAYOUTS.items() if layout.reads_all] == ["soft"]
     matchings = {name: layout.matching for name, layout in LAYOUTS.items() if layout.matching}
     assert matchings == {"dense": "proportional", "H": "prelude", "double fusion": "repeat"}
 

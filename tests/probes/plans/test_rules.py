@@ -47,6 +47,16 @@ def test_a_map_of_another_rule_is_no_alignment(rule):
         choose_bridges(HEAT, rule, 1)
 
 
+def test_layer_weights_are_no_alignment():
+    heat = HEAT.copy()
+    heat.attrs = {"metric": "soft"}
+    assert choose_bridges(heat, "soft", 1).score == HEAT.to_numpy().max()
+    with pytest.raises(ValueError, match=r"'alignment' needs a layer map of a similarity, .* got a soft map"):
+        choose_bridges(heat, bridges=1)
+    with pytest.raises(ValueError, match=r"needs the layer weights .*, as FusedModel.layer_weights .* map of cka"):
+        choose_bridges(HEAT, "soft", 1)
+
+
 def test_towers_of_another_depth():
     plan = choose_bridges(None, "all", layers=(3, 4))
     for evidence, rule, told in [
