@@ -50,6 +50,8 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
     if plan.rule in RULES:
         amounts = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) or "not recorded"
         print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
+    if found := plan.evidence.get("stability"):
+        print(found["sentence"])
 
 
 def train(what: str, folder: Path, **options: Any) -> None:

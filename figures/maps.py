@@ -7,10 +7,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from .style import heading, measured, styled
@@ -25,7 +27,9 @@ RING = "#ffb000"
 def layer_map(heat: pd.DataFrame, plan: BridgePlan | None = None) -> Figure:
     """Draw a layer map: generation layers along x, understanding layers along y, **deeper is right and up**.
 
-    The bridges of a plan are ringed cells, joined by a line in depth order.
+    The bridges of a plan are ringed cells, joined by a line in depth order. Colours span the values of the blocks: the
+    embeddings, which no plan can bridge, may lie outside, and the colour bar then ends in a point. Where the plan says
+    which cells are within noise of the best block pair (`choose_bridges` with draws), these are outlined.
 
     Parameters
     ----------
@@ -60,6 +64,9 @@ def layer_map(heat: pd.DataFrame, plan: BridgePlan | None = None) -> Figure:
     if plan is not None:
         count = len(plan.pairs)
         title = f"{count} {'bridge' if count == 1 else 'bridges'} by rule “{plan.rule}”"
+        if near := _near_best(heat, plan):
+            _outline(ax, cells_of(heat, near, "layer_map"))
+            subtitle += "\noutlined: within noise of the best block pair"
     heading(ax, title, subtitle)
     return figure
 
@@ -112,9 +119,10 @@ def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: floa
         If the plan has a layer that the map lacks.
     """
     cells = cells_of(heat, plan.pairs, name) if plan is not None else []
-    label = f"similarity ({heat.attrs['metric']})"
-    bar = {"label": label, "pad": 0.02}
-    sns.heatmap(heat.to_numpy(float), ax=ax, cmap="mako", cbar_kws=bar, linewidths=0, rasterized=True)
+    low, high, beyond = _colour_range(heat)
+    bar = {"label": f"similarity ({heat.attrs['metric']})", "pad": 0.02, "extend": beyond}
+    values = heat.to_numpy(float)
+    sns.heatmap(values, vmin=low, vmax=high, ax=ax, cmap="mako", cbar_kws=bar, linewidths=0, rasterized=True)
     ax.grid(False)
     ax.invert_yaxis()
     _ticks(ax, heat, inches)
@@ -127,6 +135,37 @@ def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: floa
         ring = {"marker": "o", "s": (0.8 * side) ** 2, "clip_on": False, "zorder": 4}
         ax.scatter(x, y, facecolors="none", edgecolors="black", linewidths=2 * line, **ring)
         ax.scatter(x, y, facecolors="none", edgecolors=RING, linewidths=line, label="bridges", **ring)
+
+
+def _colour_range(heat: pd.DataFrame) -> tuple[float | None, float | None, str]:
+    """Return the least and the largest value of block pairs, and where other values lie: a colour bar's `extend`."""
+    rows, columns = (labels.astype(str) != "embeddings" for labels in (heat.index, heat.columns))
+    blocks, every = heat.loc[rows, columns].to_numpy(float), heat.to_numpy(float)
+    if not np.isfinite(blocks).any():
+        return None, None, "neither"
+    low, high = float(np.nanmin(blocks)), float(np.nanmax(blocks))
+    below, above = np.nanmin(every) < low, np.nanmax(every) > high
+    return low, high, {(1, 0): "min", (0, 1): "max", (1, 1): "both"}.get((below, above), "neither")
+
+
+def _near_best(heat: pd.DataFrame, plan: BridgePlan) -> list[tuple[int, int]]:
+    """Return the block pairs that a plan calls within noise of the best, if it was chosen from this map."""
+    same = all(plan.evidence.get(key) == heat.attrs.get(key) for key in ("metric", "k", "samples"))
+    return [(u, g) for u, g in plan.evidence.get("stability", {}).get("near_best", ())] if same else []
+
+
+def _outline(ax: Axes, cells: Iterable[tuple[int, int]]) -> None:
+    """Draw the edge of a set of cells (row, column), without the lines between its cells."""
+    inside, edges = set(cells), []
+    for row, column in inside:
+        corners = [(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)]
+        beside = [(row - 1, column), (row, column + 1), (row + 1, column), (row, column - 1)]
+        sides = zip(corners, corners[1:] + corners[:1], beside, strict=True)
+        edges += [(start, end) for start, end, other in sides if other not in inside]
+    for colour, width in (("black", 3.2), ("white", 1.4)):
+        lines = LineCollection(edges, colors=colour, linewidths=width, capstyle="projecting", clip_on=False)
+        lines.set(label="within noise", zorder=2.5)
+        ax.add_collection(lines)
 
 
 def _size(count: int) -> float:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..models.experts.opening import open_expert
 from ..models.scenes.composing import scene_stimuli
 from ..probes.extraction.extracting import extract_cached
-from ..probes.features.layer_features import LayerFeatures
 from ..probes.files import write_csv
 from ..probes.plans.choosing import choose_bridges
-from ..probes.similarity.scoring import similarity_map
+from ..probes.similarity.scoring import labelled
+from ..probes.similarity.subsampled_maps import subsampled_maps
 from .settings import COMMITTED, EXPERTS, METRICS, PLAN_TIMESTEP
 
 SCENES = 1536  # all scenes that plans are chosen from
 FIRST = (128, 256, COMMITTED.samples, 1024, SCENES)  # the first so many of them
 DRAWS = 40  # random sets of as many scenes as the committed plan is chosen from
+K = 10  # neighbours, the same for any number of scenes
 FILE = "plan_stability.csv"
 
 
@@ -52,16 +51,12 @@ def measure_plan_stability(folder: Path) -> pd.DataFrame:
     sets += [("drawn", number, scenes) for number, scenes in enumerate(drawn)]
     rows = []
     for metric in METRICS:
-        for scenes, draw, indices in sets:
-            layer_map = similarity_map(_of_scenes(text, indices), _of_scenes(image, indices), metric=metric)
+        maps = subsampled_maps(text, image, metric, K, [indices for _, _, indices in sets])
+        for (scenes, draw, indices), scores in zip(sets, maps, strict=True):
+            layer_map = labelled(scores, list(text.layers), list(image.layers), metric, K, len(indices))
             plan = choose_bridges(layer_map, rule="alignment", bridges=COMMITTED.bridges)
             row = {"metric": metric, "scenes": scenes, "draw": draw, "samples": len(indices)}
             rows.append(row | {"pairs": json.dumps(plan.pairs)})
     table = pd.DataFrame(rows)
     write_csv(folder / FILE, table)
     return table
-
-
-def _of_scenes(features: LayerFeatures, indices: np.ndarray) -> LayerFeatures:
-    values = features.values[..., torch.from_numpy(indices), :]
-    return replace(features, values=values, samples=tuple(features.samples[index] for index in indices))

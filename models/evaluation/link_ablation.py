@@ -117,7 +117,8 @@ def ablate_links(
         score_lost : the share of images that the checker finds correct, whole minus broken.
 
         The other columns are link, understanding, generation (blocks), samples, images, score (of the whole model).
-        `attrs` hold the towers' depths and what the evidence cost: seconds, and the model's training steps.
+        `attrs` hold metric, samples, images, timesteps, the towers' depths and what the evidence cost: seconds, and
+        the model's training steps.
 
     Raises
     ------
@@ -148,6 +149,7 @@ def ablate_links(
         score = whole.mean() if len(whole) else np.nan
         rows.append(row | {"samples": len(stimuli), "images": len(whole), "score": score})
     table = pd.DataFrame(rows).astype({"understanding": "Int64", "generation": "Int64"})
+    table.attrs |= {"metric": "score_lost", "samples": len(stimuli), "images": len(whole), "timesteps": list(times)}
     table.attrs["layers"] = [fused.plan.understanding_layers, fused.plan.generation_layers]
     table.attrs["cost"] = {"steps": fused.steps, "seconds": round(time.monotonic() - began, 1)}
     return table

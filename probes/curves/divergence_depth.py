@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,14 @@ class Divergence:
         Its 95 % interval; None where depth is None.
     reason : str
         The finding in words.
+    metric : str or None
+        What the curves measure; None where they do not say.
+    k : int or None
+        The number of neighbours; None where it plays no part.
+    samples : int or None
+        The number of samples.
+    timestep : float or None
+        The timestep of the generation curve; None for a subject without timesteps.
     """
 
     kind: str
@@ -33,6 +42,10 @@ class Divergence:
     low: float | None
     high: float | None
     reason: str
+    metric: str | None = None
+    k: int | None = None
+    samples: int | None = None
+    timestep: float | None = None
 
 
 def divergence(
@@ -69,17 +82,23 @@ def divergence(
     Examples
     --------
     >>> divergence(understanding_curve, generation_curve)
-    Divergence(kind='peak', depth=0.44, low=0.39, high=0.5, reason='generation peaks at depth 0.44, ...')
+    Divergence(kind='peak', depth=0.44, low=0.39, high=0.5, reason='generation peaks at depth 0.44, ...', ...)
     """
     if kind is None:
         one_subject = set(understanding_curve["subject"]) == set(generation_curve["subject"])
         kind = "split" if one_subject else "peak"
     _check_alike(understanding_curve, generation_curve, kind)
-    if kind == "split":
-        return _split(understanding_curve, generation_curve)
-    if kind == "peak":
-        return _peak(understanding_curve, generation_curve)
-    raise ValueError(f"unknown kind {kind!r}: expected split (one trunk, two tasks) or peak (two experts)")
+    if kind not in ("split", "peak"):
+        raise ValueError(f"unknown kind {kind!r}: expected split (one trunk, two tasks) or peak (two experts)")
+    found = (_split if kind == "split" else _peak)(understanding_curve, generation_curve)
+    return replace(found, **_measured(generation_curve))
+
+
+def _measured(curve: pd.DataFrame) -> dict[str, Any]:
+    """Return how a curve was measured, plain JSON."""
+    kinds = {"metric": str, "k": int, "samples": int, "timestep": float}
+    first = {name: curve[name].iloc[0] for name in kinds if name in curve}
+    return {name: None if pd.isna(value) else kinds[name](value) for name, value in first.items()}
 
 
 def _check_alike(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame, kind: str) -> None:

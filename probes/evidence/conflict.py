@@ -51,8 +51,8 @@ def gradient_conflict(
     -------
     DataFrame
         One row per block: tasks, layer, depth, cosine, baseline, conflict, low, high (95 %; in simulation it covers
-        .885 to .945), batches (of each task). `attrs["cost"]` holds the seconds that it took; add the steps that
-        trained the model, where it was trained for this.
+        .885 to .945), batches (of each task). `attrs` hold metric, batches, and in cost the seconds that it took; add
+        the steps that trained the model, where it was trained for this.
 
     Raises
     ------
@@ -87,6 +87,7 @@ def gradient_conflict(
             row = {"tasks": " x ".join(names), "layer": str(number), "depth": (number + 1) / len(blocks)}
             rows.append(row | score(gram, splits, seed))
     table = pd.DataFrame(rows)
+    table.attrs |= {"metric": "conflict", "batches": count}
     table.attrs["cost"] = {"seconds": round(time.monotonic() - began, 1)}
     return table
 

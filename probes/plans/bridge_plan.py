@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,8 @@ class BridgePlan:
     rule : str
         The rule that chose the pairs.
     evidence : dict
-        What the plan was chosen from, plain JSON.
+        What the plan was chosen from, plain JSON: metric, k, samples, and under "y" the timestep, as far as the rule
+        has them; under "stability" how far it depends on the samples, where `choose_bridges` was given draws.
     understanding_layers, generation_layers : int
         The number of blocks of the two towers.
     score : float or None
@@ -131,6 +133,18 @@ class BridgePlan:
             return tuple(range(self.understanding_layers))
         return self.taps[0 if len(self.taps) == 1 else number]
 
+    def __str__(self) -> str:
+        """Return the pairs, what they were chosen by, and how stable that is, as far as it was measured."""
+        lines = [f"{_listed(self.pairs)} (understanding - generation block), rule {self.rule}, layout {self.layout}"]
+        known = {name: self.evidence.get(name) for name in ("metric", "k", "samples")}
+        known["timestep"] = (self.evidence.get("y") or self.evidence).get("timestep")
+        if any(value is not None for value in known.values()):
+            lines.append(", ".join(f"{name} {value}" for name, value in known.items() if value is not None))
+        if found := self.evidence.get("stability"):
+            lines.append(found["sentence"])
+            lines += [f"By {metric} it would be {_listed(pairs)}." for metric, pairs in found["metrics"].items()]
+        return "\n".join(lines)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all.
 
@@ -218,6 +232,10 @@ def _check_trunk(plan: BridgePlan) -> None:
     start = plan.pairs[0][0]
     if plan.pairs != tuple((block, block) for block in range(start, start + len(plan.pairs))):
         raise ValueError(f"the shared blocks of {plan.layout!r} must be (i, i) without a gap, got {plan.pairs}")
+
+
+def _listed(pairs: Iterable[Sequence[int]]) -> str:
+    return " ".join(f"{u}-{g}" for u, g in pairs)
 
 
 def _whole(value: object) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ from .fixed_rules import FIXED
 from .layout_table import LAYOUTS
 from .matching import MATCHINGS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
+from .stability import check_stability, measure_stability
 
 TIE = 1e-9  # scores that differ by less are the same
 
@@ -26,6 +28,9 @@ def choose_bridges(
     layers: tuple[int, int] | None = None,
     parameters: int | None = None,
     count: Callable[[BridgePlan], int] | None = None,
+    draws: int | None = None,
+    features: Sequence[Any] | None = None,
+    block: int = 1,
     **fields: Any,
 ) -> BridgePlan:
     """Choose a bridge plan by a rule, from all plans of so many bridges that neither cross nor repeat a block.
@@ -74,7 +79,7 @@ def choose_bridges(
         `shallow` and `deep` as many as HBridge has, 16 of 28 scaled (`layout_table.unbridged`); for `divergence` all up
         to its depth.
     seed : int
-        The seed of `random`.
+        The seed of `random`, and of `draws`.
     stream : str
         The stream of the generation tower that the bridges enter.
     layers : (int, int), optional
@@ -83,25 +88,53 @@ def choose_bridges(
         A budget of trainable parameters, which is met through the rank.
     count : callable, optional
         A function that returns the trainable parameters of a plan, for `parameters`.
+    draws : int, optional
+        How many random halves of the samples the plan is chosen from again, 200 for instance, to see how stable it is:
+        for the rules alignment and complementarity, with `features`. What is found is in the plan, and printed with it.
+    features : sequence, optional
+        What the map was made from, for `draws`: (understanding, generation) for alignment, as `similarity_map` took
+        them; (understanding, generation, target) or (understanding, generation, target, groups) for complementarity.
+    block : int
+        For `draws`: how many consecutive samples stay in one half together, as in `map_null`.
     **fields
         Other fields of the plan: layout, both_ways, gated, rank, semantic_tokens.
 
     Returns
     -------
     BridgePlan
-        The plan with the largest score, or the fixed plan.
+        The plan with the largest score, or the fixed plan. With `draws`, `evidence["stability"]` is plain JSON:
+        settled, whether no other plan comes within noise; sentence, which says so; kept, how often each bridge is in
+        the plans of the halves; same_plan, how often all are; plans, the number of different plans; runners_up, up to
+        5 other plans with their pairs, margin (the plan's lead in score), its 95 % interval (low, high), and how often
+        a half chose it, those within noise first; near_best, the cells of the map within noise of its best, which
+        `layer_map` outlines; metrics, the pairs that alignment would choose by other metrics; draws, and the samples, k
+        and block of each half.
+
+    Warns
+    -----
+    UserWarning
+        With `draws`, if the plan is not settled.
 
     Raises
     ------
     ValueError
         If the rule, the stream or the layout is unknown, if the evidence is of another kind than the rule's or of other
         towers, if there are too many bridges or none, if the values of the evidence do not allow such a plan, or if the
-        budget is too small for rank 1.
+        budget is too small for rank 1. With `draws`: if the rule is another, if features are missing or do not give the
+        map, or if there are fewer than 10 draws or 20 samples.
 
     See Also
     --------
     score_plan : Gives the score of any plan, a fixed one included.
     lay_out : Makes the published plan of a layout, which no rule chooses.
+
+    Notes
+    -----
+    Halves are drawn without replacement, since samples that are drawn twice are each other's neighbours, and k is
+    halved with them. They are noisier than all samples, so `kept` errs on the low side; `settled` and the intervals are
+    of all samples, by the formula of `curve_draws`. The rivals are the best plans without one of the bridges, and all
+    plans that a half chose. 200 draws by `mutual_knn` take about twenty times as long as the map; by complementarity
+    they take some twenty times as long as its map, which is long itself.
 
     Examples
     --------
@@ -111,6 +144,7 @@ def choose_bridges(
     ((0, 4), (1, 5), (2, 6), (3, 7))
     >>> choose_bridges(rule="deep", bridges=4, layers=(16, 13)).pairs
     ((12, 4), (13, 5), (14, 6), (15, 7))
+    >>> print(choose_bridges(heat, bridges=4, draws=200, features=(text, image)))  # heat = similarity_map(text, image)
     >>> choose_bridges(heat, bridges=4, rank=8)                                # K bridges of equal rank
     >>> choose_bridges(heat, bridges=4, parameters=100_000, count=trainable)   # the largest rank within a budget
     """
@@ -118,7 +152,9 @@ def choose_bridges(
         raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join([*RULES, *FIXED])}")
     if parameters is not None and (count is None or fields.get("rank") is not None):
         raise ValueError("a budget of parameters is met through the rank: pass count, and no rank")
+    check_stability(rule, draws, features)
     value: float | None = None
+    summary: dict[str, Any] = {}
     if rule in RULES:
         gains = RULES[rule].gains(evidence, layers)
         depths = gains.values.shape[0], gains.values.shape[1]
@@ -131,12 +167,17 @@ def choose_bridges(
         depths = count_layers(evidence, layers)
         wanted = _check(FIXED[rule].default_bridges(*depths) if bridges is None else bridges, depths)
         pairs = FIXED[rule].pairs(*depths, wanted, seed)
-        summary = {"seed": seed} if FIXED[rule].seeded else {}
+        summary |= {"seed": seed} if FIXED[rule].seeded else {}
     plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields)
+    if draws is not None and features is not None and evidence is not None:
+        found = measure_stability(plan, evidence, features, draws, seed, block)
+        plan = replace(plan, evidence=plan.evidence | {"stability": found})
+        if not found["settled"]:
+            warnings.warn(found["sentence"], stacklevel=2)
     if parameters is None or count is None:
         return plan
     rank = rank_for(parameters, lambda rank: count(replace(plan, rank=rank)))
-    return replace(plan, rank=rank, evidence=summary | {"parameters": parameters})
+    return replace(plan, rank=rank, evidence=plan.evidence | {"parameters": parameters})
 
 
 def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") -> float:
@@ -238,6 +279,8 @@ class ChoiceOptions:
         generation features.
     evidence
         A file that `read_evidence` reads, in place of measured evidence.
+    draws, block
+        As of `choose_bridges`, which is given the features.
 
     Notes
     -----
@@ -281,7 +324,18 @@ class ChoiceOptions:
             "metavar": "FILE",
         },
     )
-    seed: int = field(default=0, metadata={"help": "The seed of the rule random."})
+    seed: int = field(default=0, metadata={"help": "The seed of the rule random, and of --draws."})
+    draws: int | None = field(
+        default=None,
+        metadata={
+            "help": "Choose again from so many random halves of the samples, 200 for instance, and say how stable the "
+            "plan is (rules alignment and complementarity). (default: not measured)",
+        },
+    )
+    block: int = field(
+        default=1,
+        metadata={"help": "For --draws: how many consecutive samples stay in one half, such as captions of a picture."},
+    )
     matching: str | None = field(
         default=None,
         metadata={

@@ -12,7 +12,8 @@ from .bridge_plan import BridgePlan
 from .choosing import ChoiceOptions, choose_bridges
 from .layouts import lay_out
 from .matching import count_towers
-from .rules import RULES, read_evidence
+from .rules import RULES, read_evidence, text_target
+from .stability import check_stability
 
 
 def choose_from_features(
@@ -64,6 +65,8 @@ def choose_from_features(
         raise ValueError("--matching is of --rule published: the other rules choose their pairs themselves")
     if options.bridges is not None and published:
         raise ValueError("--bridges is of the other rules: --rule published has as many as the layout")
+    features = _features_of_rule(rule, understanding, generation) if options.draws is not None else None
+    check_stability(rule, options.draws, features)
     evidence, cost, began = None, {}, perf_counter()
     if options.evidence is not None:
         evidence = read_evidence(options.evidence)
@@ -82,6 +85,12 @@ def choose_from_features(
     if published:
         heat = evidence if isinstance(evidence, pd.DataFrame) else None
         return lay_out(options.layout, *layers, matching=options.matching, heat=heat, **joined), cost
-    joined |= {"layers": layers, "layout": options.layout}
-    plan = choose_bridges(evidence, rule, options.bridges, options.seed, **joined)
+    joined |= {"layers": layers, "layout": options.layout, "draws": options.draws, "features": features}
+    plan = choose_bridges(evidence, rule, options.bridges, options.seed, block=options.block, **joined)
     return plan, plan.evidence.get("cost") or cost
+
+
+def _features_of_rule(rule: str, understanding: Features, generation: Features) -> tuple[Any, ...]:
+    """Return what a rule's map is made from."""
+    both = understanding["text"], generation["image"]
+    return (*both, text_target(generation)) if rule == "complementarity" else both

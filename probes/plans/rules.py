@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from ..curves.curve import alignment_curve
 from ..curves.divergence_depth import Divergence, divergence
@@ -297,12 +298,24 @@ def _measure_alignment(understanding: Features, generation: Features, metric: st
 
 
 def _measure_complementarity(understanding: Features, generation: Features, metric: str, k: int = 10) -> pd.DataFrame:
-    """Make the complementarity map of understanding text and generation image.
+    """Make the complementarity map of understanding text and generation image."""
+    return complementarity_map(understanding["text"], generation["image"], text_target(generation))
 
-    Its target is what a bridge ought to bring: the caption as the generation expert's own text route begins with it.
+
+def text_target(generation: Features) -> Tensor:
+    """Return what a bridge ought to bring: the caption as the generation expert's own text route begins with it.
+
+    Parameters
+    ----------
+    generation : Features
+        Features of the generation expert.
+
+    Returns
+    -------
+    Tensor
+        Its first text layer (sample, dim).
     """
-    target = generation["text"].layer(generation["text"].layers[0])
-    return complementarity_map(understanding["text"], generation["image"], target)
+    return generation["text"].layer(generation["text"].layers[0])
 
 
 def _measure_divergence(understanding: Features, generation: Features, metric: str, k: int = 10) -> Divergence:

@@ -72,12 +72,9 @@ def curve_draws(
     samples = len(opened[0][0])
     check_block(samples, block)
     check_pairs("an interval", opened, block)
-    half = samples // block // 2 * block
-    near = min(max(formula.least_k, round(k * half / samples)), half - 1)
-    rng = np.random.default_rng([seed, 1])
-    drawn = [rng.permutation(samples // block) for _ in range(splits)]
-    orders = [(order[:, None] * block + np.arange(block)).ravel() for order in drawn]
-    halves = [[np.sort(order[:half]), np.sort(order[half : 2 * half])] for order in orders]
+    halves = random_halves(samples, splits, seed, block)
+    half = len(halves[0][0])
+    near = half_k(metric, k, half, samples)
     scores, draws = np.empty(len(pairs)), np.full((2 * splits, len(pairs)), np.nan)
     for index, (x, y) in enumerate(opened):
         with full_precision():
@@ -90,12 +87,77 @@ def curve_draws(
                 return formula.compare([formula.subset(a, chosen, near)], [formula.subset(b, chosen, near)], near)[0, 0]
 
             split = np.array([[score(chosen) for chosen in both] for both in halves])
-        gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2
-        spread = float((gap**2).mean())
-        share = max(1 - middle.var() / (2 * spread), 0.5) if spread > 0 else 1
-        step = gap * np.sqrt(share * 2 * half / samples)
+        step = half_errors(split, half, samples)
         draws[:, index] = scores[index] + np.concatenate([step, -step])
     return scores, draws
+
+
+def random_halves(samples: int, splits: int, seed: int = 0, block: int = 1) -> list[tuple[Array, Array]]:
+    """Split the samples at random into two halves, many times, without replacement.
+
+    Parameters
+    ----------
+    samples : int
+        The number of samples.
+    splits : int
+        How many random splits.
+    seed : int
+        Seed of the splits.
+    block : int
+        How many consecutive samples stay in one half together.
+
+    Returns
+    -------
+    list of (Array, Array)
+        The increasing indices of the two halves of each split. An odd block is in neither.
+    """
+    half = samples // block // 2 * block
+    rng = np.random.default_rng([seed, 1])
+    drawn = [rng.permutation(samples // block) for _ in range(splits)]
+    orders = [(order[:, None] * block + np.arange(block)).ravel() for order in drawn]
+    return [(np.sort(order[:half]), np.sort(order[half : 2 * half])) for order in orders]
+
+
+def half_k(metric: str, k: int, half: int, samples: int) -> int:
+    """Return the number of neighbours among half of the samples that stands for k among all.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours among all samples.
+    half, samples : int
+        The numbers of samples of a half and in all.
+
+    Returns
+    -------
+    int
+        k scaled to the half, within what the metric takes.
+    """
+    return min(max(METRICS[metric].least_k, round(k * half / samples)), half - 1)
+
+
+def half_errors(split: Array, half: int, samples: int) -> Array:
+    """Return draws of the error of statistics of all samples, from what they are in both halves of random splits.
+
+    Parameters
+    ----------
+    split : Array
+        The statistics in both halves of each split (split, 2, ...).
+    half, samples : int
+        The numbers of samples of a half and in all.
+
+    Returns
+    -------
+    Array
+        Draws (split, ...). An error and its negative are equally likely. `curve_draws` explains the formula.
+    """
+    gap, middle = (split[:, 0] - split[:, 1]) / 2, (split[:, 0] + split[:, 1]) / 2
+    spread = (gap**2).mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(spread > 0, np.maximum(1 - middle.var(0) / (2 * spread), 0.5), 1)
+    return gap * np.sqrt(share * 2 * half / samples)
 
 
 def interval(estimate: Array | float, draws: Array) -> tuple[Array, Array]:

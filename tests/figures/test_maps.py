@@ -91,3 +91,32 @@ def test_map_refuses_what_it_cannot_place(make_heat, make_plan):
         layer_map(heat.to_numpy())
     with pytest.raises(ValueError, match="no cells"):
         layer_map(heat.head(0))
+
+
+def outlined(figure):
+    """Edges ((x, y), (x, y)) of the cells that are outlined."""
+    lines = [c for c in figure.axes[0].collections if c.get_label() == "within noise"]
+    return {frozenset(map(tuple, edge.astype(int).tolist())) for line in lines for edge in line.get_segments()}
+
+
+def test_cells_within_noise_of_the_best_are_outlined_as_one(make_heat, make_plan, assert_readable, words):
+    heat, plan = make_heat(), make_plan([(4, 5)])
+    assert not outlined(layer_map(heat, plan))
+    plan.evidence = {**heat.attrs, "stability": {"near_best": [[4, 5], [4, 6]]}}
+    figure = layer_map(heat, plan)
+    row, left, right = 5, 6, 8  # behind the embeddings
+    expected = {frozenset({(x, y), (x + 1, y)}) for x in (left, left + 1) for y in (row, row + 1)}
+    assert outlined(figure) == expected | {frozenset({(x, row), (x, row + 1)}) for x in (left, right)}
+    assert "outlined: within noise" in words(figure)
+    assert_readable(figure)
+    assert not outlined(layer_map(make_heat(metric="cka", k=None), plan))  # the plan is of another map
+
+
+def test_colours_span_the_blocks_and_not_the_embeddings(make_heat):
+    heat = make_heat()
+    heat.loc["embeddings"], heat["embeddings"] = 9.0, -9.0
+    blocks = heat.drop(index="embeddings", columns="embeddings").to_numpy()
+    figure = layer_map(heat)
+    assert figure.axes[0].collections[0].get_clim() == (blocks.min(), blocks.max())
+    assert figure.axes[1]._colorbar.extend == "both"
+    assert layer_map(make_heat(embeddings=False)).axes[1]._colorbar.extend == "neither"

@@ -220,6 +220,8 @@ def test_one_row_a_link(fused, stimuli):
     assert table.attrs["cost"]["steps"] == 7 and table.attrs["cost"]["seconds"] > 0
     chosen = choose_bridges(table, "causal", 1)
     assert chosen.evidence["cost"] == table.attrs["cost"]
+    assert (chosen.evidence["metric"], chosen.evidence["timesteps"]) == ("score_lost", [0.5])
+    assert chosen.evidence["samples"] == len(stimuli)
     assert chosen.pairs[0] in fused.plan.pairs
     assert table.link.tolist() == ["0-0", "2-1", "3-2", "all"]
     assert table.understanding.tolist()[:3] == [0, 2, 3]

@@ -189,6 +189,8 @@ def test_published_shapes():
     assert shape.intervals["peak minus last"].value == pytest.approx(0.0814 - 0.0625)
     apart = divergence(llava, llamagen)
     assert apart.kind == "peak"
+    measured = llamagen.iloc[0]
+    assert (apart.metric, apart.samples, apart.timestep) == (measured["metric"], measured["samples"], None)
     assert apart.depth == pytest.approx(16 / 36)
     assert apart.depth and apart.low and apart.high
     assert 0.3 < apart.low <= apart.depth <= apart.high < 0.6

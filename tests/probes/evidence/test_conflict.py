@@ -48,6 +48,7 @@ def test_the_cosine_is_that_of_the_summed_gradients(model):
     one, other = losses(model, 3.0, 4, 0), losses(model, -1.0, 4, 100)
     table = gradient_conflict(model, ("0", "2"), {"up": one, "down": other})
     assert table.attrs["cost"]["seconds"] >= 0
+    assert (table.attrs["metric"], table.attrs["batches"]) == ("conflict", 4)
     for row in table.itertuples():
         path = ("0", "2")[int(row.layer)]
         cosine = torch.cosine_similarity(gradient(model, path, one), gradient(model, path, other), dim=0).item()
