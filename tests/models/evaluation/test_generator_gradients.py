@@ -220,6 +220,11 @@ def test_latents_are_descended_too(family, pipeline):
     heat = descent_map(seen, generation, shown, draws=1)
     assert heat.shape == (1, len(generation.blocks))
     assert min(heat.attrs["gradients"]) > 0
+    generation.model.enable_gradient_checkpointing()  # its blocks run twice
+    try:
+        assert descent_map(seen, generation, shown, draws=1).equals(heat)
+    finally:
+        generation.model.disable_gradient_checkpointing()
     plan = choose_bridges(heat.set_axis(["0"]), "descent", 1)
     assert json.loads(json.dumps(plan.evidence)) == plan.evidence
 
