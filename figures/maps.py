@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan
 
 RING = "#ffb000"
+VALUES = {  # of maps that are no similarity
+    "complementarity": "R² added (complementarity)",
+    "descent": "fall of the loss (descent)",
+    "soft": "learned weight (soft)",
+}
 
 
 @styled
@@ -120,7 +125,8 @@ def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: floa
     """
     cells = cells_of(heat, plan.pairs, name) if plan is not None else []
     low, high, beyond = _colour_range(heat)
-    bar = {"label": f"similarity ({heat.attrs['metric']})", "pad": 0.02, "extend": beyond}
+    metric = heat.attrs["metric"]
+    bar = {"label": VALUES.get(metric, f"similarity ({metric})"), "pad": 0.02, "extend": beyond}
     values = heat.to_numpy(float)
     sns.heatmap(values, vmin=low, vmax=high, ax=ax, cmap="mako", cbar_kws=bar, linewidths=0, rasterized=True)
     ax.grid(False)

@@ -59,6 +59,8 @@ def test_map_names_metric_k_samples_chance_and_plan(make_heat, make_plan, words)
         assert part in text
     figure = layer_map(make_heat(metric="cka", k=None))
     assert figure.axes[1].get_ylabel() == "similarity (cka)"
+    descent = layer_map(make_heat(metric="descent", k=None))
+    assert descent.axes[1].get_ylabel() == "fall of the loss (descent)"
     assert "k =" not in words(figure)
 
 
