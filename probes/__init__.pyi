@@ -21,6 +21,7 @@ from .plans.choosing import choose_bridges as choose_bridges
 from .plans.choosing import score_plan as score_plan
 from .plans.layout_table import LAYOUTS as LAYOUTS
 from .plans.layouts import lay_out as lay_out
+from .plans.production_taps import published_taps as published_taps
 from .plans.rules import RULES as RULES
 from .reading.hidden_state_index import hidden_states_index as hidden_states_index
 from .reading.hidden_state_index import layer_of_hidden_states as layer_of_hidden_states

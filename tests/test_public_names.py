@@ -30,6 +30,7 @@ FACES = {
         "plans.choosing": "choose_bridges score_plan",
         "plans.layout_table": "LAYOUTS",
         "plans.layouts": "lay_out",
+        "plans.production_taps": "published_taps",
         "plans.rules": "RULES",
         "reading.hidden_state_index": "hidden_states_index layer_of_hidden_states",
         "similarity.labels": "label_probe",

@@ -8,4 +8,5 @@ from .layout_table import LAYOUTS as LAYOUTS
 from .layout_table import TRUNKS as TRUNKS
 from .layouts import lay_out as lay_out
 from .measured_evidence import choose_from_features as choose_from_features
+from .production_taps import published_taps as published_taps
 from .rules import RULES as RULES

@@ -251,6 +251,7 @@ _TABLE = (
         drawn_as="mix",
         pairs=_from_last,
         fault=_not_with_last,
+        options=("taps",),
         one_way=True,
         reads_all=True,
     ),

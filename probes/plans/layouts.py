@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from .bridge_plan import BridgePlan
 from .layout_table import LAYOUTS
 from .matching import match
+from .production_taps import published_taps
 
 
 def lay_out(
@@ -20,6 +22,7 @@ def lay_out(
     heat: pd.DataFrame | None = None,
     fork: int | None = None,
     ends: tuple[int, int] | None = None,
+    taps: str | Sequence[Any] | None = None,
     stream: str = "image",
     **fields: Any,
 ) -> BridgePlan:
@@ -43,10 +46,13 @@ def lay_out(
         The number of shared blocks of Y, by default half of them.
     ends : (int, int), optional
         The number of first and of last blocks of X that are not shared, by default as in the paper.
+    taps : sequence or str, optional
+        The understanding blocks that soft mixes, as of `BridgePlan`; or the name of a production pipeline, whose layers
+        are scaled to the tower (`published_taps`). By default all.
     stream : str
         The stream of the generation tower that the bridges enter.
     **fields
-        Other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens; taps, for soft.
+        Other fields of `BridgePlan`: both_ways, gated, rank, semantic_tokens.
 
     Returns
     -------
@@ -56,8 +62,8 @@ def lay_out(
     Raises
     ------
     ValueError
-        If the layout or the matching is unknown, if the layout does not take the matching, fork or ends, or if a trunk
-        is too shallow to be split.
+        If the layout, the matching or the pipeline is unknown, if the layout does not take the matching, fork, ends or
+        taps, or if a trunk is too shallow to be split.
 
     See Also
     --------
@@ -72,26 +78,30 @@ def lay_out(
     12
     >>> LAYOUTS["last"].published
     'every generation block reads the last understanding block (MetaQuery, BLIP3-o)'
+    >>> lay_out("soft", 30, 13, taps="FLUX.2").mixed_blocks(0)             # layers 10, 20 and 30 of 40
+    (7, 14, 22)
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
     row = LAYOUTS[layout]
-    given = {
-        name: value for name, value in (("matching", matching), ("fork", fork), ("ends", ends)) if value is not None
-    }
+    asked = {"matching": matching, "fork": fork, "ends": ends, "taps": taps}
+    given = {name: value for name, value in asked.items() if value is not None}
     for name in given:
         if not row.takes(name):
             takers = [other.name for other in LAYOUTS.values() if other.takes(name)]
             raise ValueError(f"the layout {layout!r} takes no {name}: only {', '.join(takers)} does")
+    evidence: dict[str, Any] = {}
+    mixed: Any = given.pop("taps", None)
+    if isinstance(mixed, str):
+        mixed, evidence = published_taps(mixed, understanding_layers, generation_layers), {"taps of": mixed}
     if row.trunk:
         generation_layers = understanding_layers
-    evidence: dict[str, Any] = {}
     if row.matching is None:
         pairs = row.pairs(understanding_layers, generation_layers, **given)
     else:
         how = matching or row.matching
         pairs = row.pairs(match(understanding_layers, generation_layers, how, heat))
-        evidence = {"matching": how} | (dict(heat.attrs) if heat is not None and how == "optimal" else {})
+        evidence |= {"matching": how} | (dict(heat.attrs) if heat is not None and how == "optimal" else {})
     return BridgePlan(
         pairs,
         stream,
@@ -100,5 +110,6 @@ def lay_out(
         understanding_layers=understanding_layers,
         generation_layers=generation_layers,
         layout=layout,
+        taps=mixed,
         **fields,
     )
