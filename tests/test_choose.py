@@ -71,6 +71,16 @@ def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
     assert re.search(rf"the rule {rule} read .*; its cost: [\d.]+ seconds$", printed.rstrip())
 
 
+def test_draws_say_how_stable_the_plan_is(choose):
+    with pytest.warns(UserWarning, match="not settled by 48 samples"):
+        plan, printed = choose("--bridges", 2, "--draws", 20, "--block", 2)
+    found = plan.evidence["stability"]
+    assert (found["draws"], found["samples"], found["block"], found["k"]) == (20, 24, 2, 5)
+    assert found["sentence"] in printed
+    with pytest.raises(SystemExit):
+        choose("--rule", "middle", "--draws", 20)
+
+
 def test_divergence_reads_the_stores_too(choose):
     plan, printed = choose("--rule", "divergence", "--metric", "cka")
     assert plan.evidence["kind"] == "peak"
