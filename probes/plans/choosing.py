@@ -133,8 +133,8 @@ def choose_bridges(
     Halves are drawn without replacement, since samples that are drawn twice are each other's neighbours, and k is
     halved with them. They are noisier than all samples, so `kept` errs on the low side; `settled` and the intervals are
     of all samples, by the formula of `curve_draws`. The rivals are the best plans without one of the bridges, and all
-    plans that a half chose. 200 draws by `mutual_knn` take about twenty times as long as the map; by complementarity
-    they take some twenty times as long as its map, which is long itself.
+    plans that a half chose. For towers of 16 and 13 blocks and 512 samples, 200 draws take 6 s of one core by
+    mutual_knn and 5 s by cka, and about 25 minutes by complementarity, whose map has no part that halves share.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..evidence.complementarity import complementarity_map
+from ..features.features import Features
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from ..similarity.inputs import read_stack
@@ -74,6 +75,11 @@ def check_stability(rule: str, draws: int | None, features: Sequence[Any] | None
     counts = (2,) if rule == "alignment" else (3, 4)
     if not isinstance(features, tuple | list) or len(features) not in counts:
         raise ValueError(f"features of the rule {rule!r} must be {TAKEN[rule]}")
+    if whole := [side for side in features[:2] if isinstance(side, Features)]:
+        raise ValueError(
+            f"features must be the two modalities that the map compares, such as understanding['text'] and "
+            f"generation['image'], got a store of {' and '.join(whole[0].modalities)}"
+        )
 
 
 def measure_stability(

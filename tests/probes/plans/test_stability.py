@@ -173,6 +173,7 @@ def test_bad_input_is_named():
         ),
         (lambda: plan(features=(x,)), r"must be \(understanding, generation\)"),
         (lambda: plan(features=x), r"must be \(understanding, generation\)"),
+        (lambda: plan(features=stored()), "such as understanding.* got a store of image and text"),
         (lambda: plan(rule="middle"), "draws measure the rules alignment and complementarity.*not 'middle'"),
         (lambda: plan(features=(x, y[::-1])), "the features do not give this map by cka"),
         (lambda: plan(features=(x[:3], y)), "the features do not give this map by cka"),
