@@ -52,6 +52,11 @@ class SoftAttention(CrossAttention):
 
         They are never in half precision: otherwise each bridge would make a copy in its own.
         """
+        if len(counts := {state.shape[1] for state in states}) > 1:
+            raise ValueError(
+                f"blocks of {', '.join(map(str, sorted(counts)))} tokens cannot be mixed: name blocks that have the "
+                "same tokens, as the plan's taps"
+            )
         full = [state if state.dtype == torch.float64 else state.float() for state in states]
         return torch.stack([F.layer_norm(state, state.shape[-1:]) for state in full])
 

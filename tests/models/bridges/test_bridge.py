@@ -167,6 +167,11 @@ def test_a_mix_by_its_formula():
     assert not torch.allclose(out, joined(plain, 1, (normed[0], image)))
 
 
+def test_blocks_with_other_tokens_cannot_be_mixed():
+    with pytest.raises(ValueError, match=r"blocks of 3, 4 tokens cannot be mixed: name blocks .*, as the plan's taps"):
+        BRIDGES["soft"].stack_states([state(0, 4), state(0, 3)])
+
+
 @pytest.mark.parametrize("place", range(LAYERS))
 def test_a_mix_of_one_layer_is_cross_attention_to_it(place):
     soft, plain = BRIDGES["soft"](UNDERSTANDING, GENERATION, True, None, False, [place]).double(), build("last")

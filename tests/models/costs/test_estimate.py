@@ -69,6 +69,12 @@ def test_what_is_trained(planned):
     assert planned.step.held["weights"] >= 4 * (planned.parameters - planned.trained)  # and buffers
 
 
+def test_a_mix_trains_one_weight_more_for_each_block_that_it_reads(small):
+    last, soft = (estimate_cost(small[0], small[1], layout, **FEW) for layout in ("last", "soft"))
+    assert soft.trained == last.trained + 3 * 4  # three bridges, four blocks
+    assert soft.step.held["activations"] > last.step.held["activations"]  # the blocks' states, once for all bridges
+
+
 def test_more_is_trained_with_lora_and_all(small, planned):
     lora, everything = (estimate_cost(small[0], small[1], "H", trained=trained, **FEW) for trained in ("lora", "all"))
     assert planned.trained < lora.trained
