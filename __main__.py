@@ -8,7 +8,9 @@ from pathlib import Path
 from . import commands
 from .command_line import Command, parse
 
-EXPERTS = "a name (scenes-vlm, scenes-dit, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), a folder or a Hub id"
+EXPERTS = (
+    "a name (scenes-vlm, scenes-reader, scenes-dit, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), a folder or a Hub id"
+)
 PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder of images"
 PLANNED = "a published expert, one of ours, or a folder with a config.json"
 
@@ -71,8 +73,8 @@ COMMANDS = {
         {
             "what": {
                 "help": "A recipe (the name of a shipped one, such as scenes, or a YAML file), a plan (JSON, which "
-                "is trained without validation unless asked), or an expert to train from random weights (scenes-vlm, "
-                "scenes-dit, emoji-dit). The options below replace "
+                "is trained without validation unless asked), or an expert to train (scenes-vlm, scenes-reader, "
+                "scenes-dit, scenes-dit-wide, emoji-dit). The options below replace "
                 "what a recipe says; of an expert only --steps can be set."
             },
             "folder": {"help": "The folder of the run.", "type": Path},

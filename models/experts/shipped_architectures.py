@@ -1,8 +1,10 @@
 """Build our own small experts from random weights: ordinary transformers and diffusers classes.
 
 `scenes-vlm`, the understanding expert, is a `LlavaForConditionalGeneration` (4 vision blocks, 16 text blocks 128 wide).
+`scenes-reader` is the same model, trained further on captions that must be read (models/scenes/read_captions.py).
 `scenes-dit` and `emoji-dit`, the generation experts, are `SD3Transformer2DModel`s (13 blocks 96 wide, image and text
-streams) over pixels in patches of 4, each with a 2-block `T5EncoderModel` as its text encoder.
+streams) over pixels in patches of 4, each with a 2-block `T5EncoderModel` as its text encoder. `scenes-dit-wide` has 8
+blocks 128 wide.
 
 How each was trained is in models/training/pretraining.py; this does it again, and resumes a run that was stopped:
 
@@ -23,6 +25,9 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedT
 from ...probes.stimuli.sources import load_stimuli
 from ..scenes.dialogues import IMAGE, IMAGE_TOKENS
 from ..scenes.scene import COLOURS, COUNTS, PLURAL, QUARTERS, RELATIONS, SHAPES, SIZE
+
+# Blocks, heads and dims of a head.
+DENOISERS = {"scenes-dit": (13, 4, 24), "scenes-dit-wide": (8, 4, 32), "emoji-dit": (13, 4, 24)}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -79,18 +84,24 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
     return LlavaForConditionalGeneration(config)
 
 
-def build_dit() -> SD3Transformer2DModel:
-    """Build the generation expert's denoiser.
+def build_dit(name: str = "scenes-dit") -> SD3Transformer2DModel:
+    """Build a generation expert's denoiser.
+
+    Parameters
+    ----------
+    name : str
+        A name of `DENOISERS`.
 
     Returns
     -------
     SD3Transformer2DModel
         With random weights.
     """
+    blocks, heads, head_dim = DENOISERS[name]
     return SD3Transformer2DModel(
-        sample_size=SIZE, patch_size=4, in_channels=3, out_channels=3, num_layers=13, attention_head_dim=24,
-        num_attention_heads=4, joint_attention_dim=96, caption_projection_dim=96, pooled_projection_dim=32,
-        pos_embed_max_size=8, qk_norm="rms_norm",
+        sample_size=SIZE, patch_size=4, in_channels=3, out_channels=3, num_layers=blocks, attention_head_dim=head_dim,
+        num_attention_heads=heads, joint_attention_dim=96, caption_projection_dim=heads * head_dim,
+        pooled_projection_dim=32, pos_embed_max_size=8, qk_norm="rms_norm",
     )  # fmt: skip
 
 

@@ -13,24 +13,22 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from ...probes.plans.bridge_plan import BridgePlan
-from ...probes.plans.layout_table import LAYOUTS
-from ...probes.plans.rules import SOFT
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
-from ..bridges.soft_attention import SoftAttention
 from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, noise_pass, text_pass
+from .layer_mixes import layer_weights
 from .losses import caption_loss, fused_loss
 from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
 from .semantic_tokens import SemanticTokens, vision_features
+from .text_states import TextStates
 from .trained_parts import adapt_towers
 from .two_towers import Fusion, UnderstandingStates
 
@@ -81,6 +79,7 @@ class FusedModel(Fusion, Generator):
 
     null_text: Tensor
     experts: tuple[Any, Any]
+    text_states: TextStates | None = None
     _described: list[dict[str, Any]] | None = None
 
     def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
@@ -200,6 +199,8 @@ class FusedModel(Fusion, Generator):
         """
         if self.trained_experts != "bridges":
             raise ValueError(f"this model trains {self.trained_experts!r} already: make a new one of fresh experts")
+        if self.text_states is not None:
+            raise ValueError("this model reads its text from disk, where states do not change: read_text_from(None)")
         self.described_experts()  # as they are now
         adapt_towers([(tower.model, tower.blocks) for tower in self.towers], trained, rank)
         self.trained_experts, self.rank = trained, rank
@@ -227,8 +228,34 @@ class FusedModel(Fusion, Generator):
                     module.training = mode  # transformers' blocks look at their own flag, and at nothing inside
         return self
 
+    def read_text_from(self, states: TextStates | None) -> FusedModel:
+        """Read captions from states on disk, in place of running the understanding tower.
+
+        Parameters
+        ----------
+        states : TextStates or None
+            What `keep_text_states` returned. None runs the tower again.
+
+        Returns
+        -------
+        FusedModel
+            This model.
+
+        Raises
+        ------
+        ValueError
+            The states are of another expert or for other bridges, or the understanding tower's states change: it is
+            trained, or the plan runs both ways.
+        """
+        if states is not None:
+            states.check(self)
+        self.text_states = states
+        return self
+
     def condition(self, captions: Sequence[str]) -> UnderstandingStates:
         """Run the understanding tower once on the captions and return what the bridges read of it."""
+        if self.text_states is not None:
+            return self.offer(*self.text_states.read(captions, self.blocks_read, self.device))
         run, mask = text_pass(self.experts[0], captions)
         learns = self.trained_experts != "bridges" or (self.plan.both_ways and not self.inside)
         return self.read(run if learns else torch.no_grad()(run), mask.to(self.device))
@@ -299,21 +326,7 @@ class FusedModel(Fusion, Generator):
         >>> train(fused, "runs/soft")
         >>> choose_bridges(fused.layer_weights(), rule="soft", bridges=4)
         """
-        if not LAYOUTS[self.plan.layout].reads_all:
-            raise ValueError(f"the layout {self.plan.layout!r} mixes no layers: layer weights are of 'soft'")
-        counts = self.plan.understanding_layers, self.plan.generation_layers
-        shares = np.full(counts, np.nan)
-        for number, bridge in enumerate(self.bridges):
-            assert isinstance(bridge, SoftAttention)
-            blocks = list(self.plan.mixed_blocks(number))
-            shares[blocks, self.plan.pairs[number][1]] = bridge.layer_weights().detach().double().cpu().numpy()
-        depths = [[(block + 1) / count for block in range(count)] for count in counts]
-        names = [pd.Index([str(block) for block in range(count)]) for count in counts]
-        table = pd.DataFrame(shares, names[0].rename("understanding layer"), names[1].rename("generation layer"))
-        first = {1 / len(self.plan.mixed_blocks(number)) for number in range(len(self.bridges))}
-        table.attrs = {"metric": SOFT, "k": None, "samples": None, "chance": first.pop() if len(first) == 1 else None}
-        table.attrs |= {"x_depths": depths[0], "y_depths": depths[1], "cost": {"steps": self.steps}}
-        return table
+        return layer_weights(self)
 
     def described_experts(self) -> list[dict[str, Any]]:
         """Return what the experts were before anything of them was trained (models/fusion/saved_model.py)."""

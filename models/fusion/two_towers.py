@@ -214,16 +214,36 @@ class Fusion(nn.Module):
         if skipped := [u for u, numbers in self._kept.items() if numbers[0] not in kept]:
             raise skipped_block(tower, skipped[0])
         running = False  # from now on only gradient checkpointing visits the blocks, to recompute them
-        handed = self._offered([kept[number][0] for number in range(len(kept))])
-        return UnderstandingStates(handed, kept[0][1] if mask is None else mask)
+        states = [kept[number][0] for number in range(len(kept))]
+        return self.offer(states, kept[0][1] if mask is None else mask)
 
-    def _offered(self, states: Sequence[Any]) -> tuple[KeysValues, ...]:
-        """Return what each bridge offers of the understanding tower's states, which are in the order of `_kept`."""
+    def offer(self, states: Sequence[Any], mask: Tensor | None) -> UnderstandingStates:
+        """Return what the bridges read of the understanding tower's states.
+
+        Parameters
+        ----------
+        states : sequence of Tensor or AttentionCall
+            The states of the blocks `blocks_read`.
+        mask : Tensor or None
+            (batch, token), False at padding.
+
+        Returns
+        -------
+        UnderstandingStates
+            What `reading` takes.
+        """
         kind = BRIDGES[self.plan.layout]
         read = [kind.stack_states(states)] * len(self.bridges) if kind.reads_all else states
-        return tuple(
+        handed = tuple(
             _of_stream(bridge("keys_values", 0, own), own) for bridge, own in zip(self.bridges, read, strict=True)
         )
+        return UnderstandingStates(handed, mask)
+
+    @property
+    def blocks_read(self) -> tuple[int, ...]:
+        """The understanding blocks whose states `offer` takes, in its order: one of each bridge, or all taps."""
+        numbers = {number: u for u, found in self._kept.items() for number in found}
+        return tuple(numbers[number] for number in range(len(numbers)))
 
     def _alone(self, number: int, own: Tensor, places: SequencePlaces | None, real: Tensor | None) -> Tensor:
         """Return the understanding tower's tokens (batch, token, dim) after a bridge that sees no others."""

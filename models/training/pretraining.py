@@ -1,4 +1,4 @@
-"""Train the shipped experts from random weights: `bridgework train scenes-vlm` (or scenes-dit, emoji-dit)."""
+"""Train the shipped experts: `bridgework train scenes-vlm FOLDER`, or another name of `STEPS`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
+from transformers import AddedToken, PreTrainedTokenizerFast, SiglipImageProcessorPil
 
+from ..experts.opening import open_expert
 from ..experts.pixel_dit import DitExpert
 from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
 from ..generation.flow import flow_loss
 from ..scenes.dialogues import answer_loss, split_labels
+from ..scenes.read_captions import read_captions
 from ..scenes.scene import SIZE
 from .batches import stimuli_batch
 from .loop import fit
 from .scene_batches import dit_batch, emoji_part, vlm_batch
 
-STEPS = {"scenes-vlm": 4000, "scenes-dit": 12000, "emoji-dit": 4000}
+STEPS = {"scenes-vlm": 4000, "scenes-reader": 2000, "scenes-dit": 12000, "scenes-dit-wide": 12000, "emoji-dit": 4000}
 SEED = 0
 
 
 def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
-    """Train one of the shipped experts from random weights.
+    """Train one of the shipped experts from random weights, or scenes-reader from those of scenes-vlm.
 
     A stopped run is resumed from its newest checkpoint.
 
     Parameters
     ----------
     name : str
-        "scenes-vlm", "scenes-dit" or "emoji-dit".
+        A name of `STEPS`.
     folder : str or Path
         Folder of the run.
     steps : int, optional
@@ -52,15 +54,16 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
 
     Notes
     -----
-    The shipped experts took 41, 84 and 43 minutes on one core each, in bfloat16 (`ACCELERATE_MIXED_PRECISION=bf16`)
-    and, for scenes-dit, with its model compiled.
+    scenes-vlm, scenes-dit and emoji-dit took 41, 84 and 43 minutes on one core each, in bfloat16
+    (`ACCELERATE_MIXED_PRECISION=bf16`) and, for scenes-dit, with its model compiled; scenes-reader took 45 beside other
+    work.
     """
     if name not in STEPS:
         raise ValueError(f"unknown expert {name!r}: expected one of {', '.join(STEPS)}")
     folder, steps = Path(folder), steps or STEPS[name]
     torch.manual_seed(SEED)
     final = folder / "final"
-    log = _vlm(folder, steps, final) if name == "scenes-vlm" else _dit(name, folder, steps, final)
+    log = _dit(name, folder, steps, final) if "dit" in name else _vlm(name, folder, steps, final)
     (final / "training.json").write_text(json.dumps({"steps": steps, "seed": SEED, "log": log}))
     return final
 
@@ -73,17 +76,24 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
 
 
-def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
-    """Train scenes-vlm on questions, captions and names of emoji."""
-    tokenizer = _tokenizer(folder)
-    model = build_vlm(tokenizer)
+def _vlm(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+    """Train scenes-vlm on questions, captions and names of emoji, or train it further on captions that must be read."""
+    reads = name == "scenes-reader"
+    if reads:
+        shipped = open_expert("scenes-vlm")
+        model, tokenizer = shipped.model, shipped.tokenizer
+        tokenizer.add_tokens([AddedToken(word, single_word=True) for word in _new_words(tokenizer)])
+        model.resize_token_embeddings(len(tokenizer))
+    else:
+        tokenizer = _tokenizer(folder)
+        model = build_vlm(tokenizer)
     emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        inputs, labels = split_labels(vlm_batch(step, SEED, emoji, tokenizer), model.device)
+        inputs, labels = split_labels(vlm_batch(step, SEED, emoji, tokenizer, must_be_read=reads), model.device)
         return answer_loss(model(**inputs).logits, labels)
 
-    log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress="scenes-vlm")
+    log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress=name)
     model.half().save_pretrained(final)
     tokenizer.save_pretrained(final)
     side = {"height": SIZE, "width": SIZE}
@@ -91,15 +101,22 @@ def _vlm(folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     return log
 
 
+def _new_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Return the words of captions that must be read which the tokenizer takes apart."""
+    captions = [read.caption for read in read_captions("train", 100)]
+    words = sorted({word for caption in captions for word in caption.split()})
+    return [word for word in words if len(tokenizer.tokenize(word)) > 1]
+
+
 def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
     """Train scenes-dit on scenes and a few emoji, or emoji-dit on emoji alone."""
     tokenizer = _tokenizer(folder)
-    expert = DitExpert(name, build_dit(), build_text_encoder(tokenizer), tokenizer, ())
+    expert = DitExpert(name, build_dit(name), build_text_encoder(tokenizer), tokenizer, ())
     both = nn.ModuleList([expert.model, expert.text_encoder]).to(PartialState().device)
     emoji = emoji_part("train")
 
     def loss(step: int) -> torch.Tensor:
-        draw = dit_batch if name == "scenes-dit" else stimuli_batch
+        draw = stimuli_batch if name == "emoji-dit" else dit_batch
         return flow_loss(expert, draw(step, SEED, emoji))
 
     log = fit(both, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.999, progress=name)

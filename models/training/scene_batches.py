@@ -17,6 +17,7 @@ from ..generation.flow import TIME_SPREAD
 from ..scenes.composing import compose
 from ..scenes.dialogues import IMAGE, IMAGE_TOKENS, question_prompt, tokenize_rows
 from ..scenes.questions import ask_about, compose_question
+from ..scenes.read_captions import KINDS, compose_read
 from ..scenes.rendering import render_scene
 from ..scenes.scene import HELD_OUT, SIZE, SKILLS, part_of
 
@@ -96,17 +97,24 @@ def dit_batch(
 
 # Chances of questions about an image, full captions, questions about a caption, and names of emoji. Looking a shape up
 # is learnt from captions, in text alone, and then carries over to images; seeing is learnt from full captions.
-_ROW_CHANCES = (0.45, 0.22, 0.3, 0.03)
+_ROW_CHANCES = {"ask": 0.45, "describe": 0.22, "read": 0.3, "name": 0.03}
+# scenes-reader has learnt these. It learns captions that must be read: questions about them, and saying them plainly.
+_READING_CHANCES = {"ask": 0.22, "describe": 0.1, "read": 0.1, "name": 0.02, "ask reading": 0.26, "restate": 0.3}
 TURNS = 6  # questions about one image in a row of training
 
 
 def vlm_batch(
-    step: int, seed: int, emoji: Stimuli, tokenizer: PreTrainedTokenizerFast, size: int = 32
+    step: int,
+    seed: int,
+    emoji: Stimuli,
+    tokenizer: PreTrainedTokenizerFast,
+    size: int = 32,
+    must_be_read: bool = False,
 ) -> dict[str, Tensor]:
     """Draw the rows of one batch that a vision-language model learns to answer.
 
     A row is an image with questions, an image with its caption, an emoji with its name, or a caption with questions
-    (without an image).
+    (without an image). Captions that must be read come with questions, or with the canonical caption of their scene.
 
     Parameters
     ----------
@@ -120,6 +128,8 @@ def vlm_batch(
         Tokenizer of the model.
     size : int
         Number of rows.
+    must_be_read : bool
+        Whether captions of models/scenes/read_captions.py are among the rows.
 
     Returns
     -------
@@ -129,10 +139,18 @@ def vlm_batch(
     """
     rng = np.random.default_rng((seed, step))
     images, rows = [], []
-    for kind in rng.choice(["ask", "describe", "read", "name"], size, p=_ROW_CHANCES):
+    chances = _READING_CHANCES if must_be_read else _ROW_CHANCES
+    for kind in rng.choice(list(chances), size, p=list(chances.values())):
         if kind == "name":
             image, answer, _ = emoji[int(rng.integers(len(emoji)))]
             rows.append([(IMAGE * IMAGE_TOKENS + "name :", answer)])
+        elif kind in ("restate", "ask reading"):
+            read = compose_read(rng, str(rng.choice(list(KINDS))), "train")
+            if kind == "restate":
+                rows.append([(f"{read.caption} : describe :", read.canonical)])
+            else:
+                (question, answer), *more = ask_about(rng, read.scene, TURNS)
+                rows.append([(question_prompt(question, read.caption), answer), *more])
         elif kind == "describe":
             scene, _, caption = compose(rng, "full", "train")
             image = render_scene(scene, rng)
@@ -142,7 +160,7 @@ def vlm_batch(
             image = render_scene(scene, rng)
             first = question_prompt(question, scene.caption if kind == "read" else None)
             rows.append([(first, answer), *ask_about(rng, scene, TURNS - 1, (question, answer))])
-        if kind != "read":
+        if kind in ("ask", "describe", "name"):
             images.append(image)
     pixels = {"pixel_values": to_pixels(images, SIZE)} if images else {}
     return {**tokenize_rows(tokenizer, rows), **pixels}

@@ -82,7 +82,9 @@ def test_shipped_files_are_small_and_half_precision_or_less(path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"unknown expert 'scenes-vlmm': expected one of scenes-vlm, scenes-dit, .*"):
+    with pytest.raises(
+        ValueError, match=r"unknown expert 'scenes-vlmm': expected one of scenes-vlm, scenes-reader, .*"
+    ):
         open_expert("scenes-vlmm")
     with pytest.raises(ValueError, match=r"unknown expert './nowhere'"):
         open_expert("./nowhere")

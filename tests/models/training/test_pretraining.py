@@ -28,7 +28,8 @@ def cheap(monkeypatch, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("scenes-vlm", LlavaExpert), ("scenes-dit", DitExpert), ("emoji-dit", DitExpert)]
+    ("name", "family"),
+    [("scenes-vlm", LlavaExpert), ("scenes-reader", LlavaExpert), ("scenes-dit", DitExpert), ("emoji-dit", DitExpert)],
 )
 def test_a_trained_expert_opens_and_is_not_trained_again(name, family, tmp_path, monkeypatch):
     final = pretrain(name, tmp_path, steps=4)
@@ -68,6 +69,6 @@ def test_words_in_and_words_out_are_tied():
 
 
 def test_another_name_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown expert 'scenes-llm': expected one of scenes-vlm, scenes-dit"):
+    with pytest.raises(ValueError, match="unknown expert 'scenes-llm': expected one of scenes-vlm, scenes-reader"):
         pretrain("scenes-llm", tmp_path / "run")
     assert not (tmp_path / "run").exists()
