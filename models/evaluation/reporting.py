@@ -12,7 +12,7 @@ import pandas as pd
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
 from ..costs.step_costs import costs
-from ..experts.opening import OWN, open_expert
+from ..experts.opening import open_expert
 from ..fusion.fused_model import FusedModel
 from ..generation.sampling import draws, generate
 from ..scenes.composing import examples
@@ -54,8 +54,8 @@ def open_model(name: str | Path) -> Any:
         settings = _read(folder / "unified.json")
         return (UnifiedTokens if settings.get("objective") == UnifiedTokens.objective else UnifiedModel).load(folder)
     recipe = _read(folder / "recipe.json")
-    sides = zip(("understanding", "generation"), OWN[:2], strict=True)
-    return FusedModel.load(folder, *(open_expert(recipe.get(side, own)) for side, own in sides))
+    sides = {"understanding": "scenes-vlm", "generation": "scenes-dit"}
+    return FusedModel.load(folder, *(open_expert(recipe.get(side, own)) for side, own in sides.items()))
 
 
 def report(
