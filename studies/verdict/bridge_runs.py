@@ -1,0 +1,145 @@
+"""Train one plan of bridges on the testbed, and score it: one row of the outcomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ...models.evaluation.scene_facts import facts_held
+from ...models.experts.opening import open_expert
+from ...models.fusion.fused_model import FusedModel
+from ...models.generation.flow import flow_loss
+from ...models.generation.sampling import generate
+from ...models.scenes.checker import matches_caption
+from ...models.scenes.read_captions import ReadCaption
+from ...models.training.batches import BRIDGE_TIME_SHIFT
+from ...models.training.loop import fit
+from ...probes.fingerprints.described_values import digest
+from .caption_pool import HELD_OUT_SEED, noisy_batch, pool, text_states, training_batch
+from .testbed import BATCH, CEILING, DRAWN, FLOOR, KINDS, RATE, SAMPLING, STEPS, Pair, config, plan_of
+
+
+class Cell(NamedTuple):
+    """One run: a pair of experts, a plan and a seed.
+
+    Attributes
+    ----------
+    pair : Pair
+        The experts.
+    pairs : tuple of (int, int)
+        The bridges; none for the ceiling.
+    seed : int
+        Of the bridges' first weights and of the batches.
+    labels : tuple of str
+        Who chose this plan: names of rules, "grid", "random 3", `FLOOR` or `CEILING`.
+    """
+
+    pair: Pair
+    pairs: tuple[tuple[int, int], ...]
+    seed: int
+    labels: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What tells this run from others of its configuration; rules that choose one plan share its run."""
+        kind = next((label for label in self.labels if label in (FLOOR, CEILING)), "plan")
+        return digest([self.pair.name, self.pairs, self.seed, kind])
+
+
+def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:
+    """Train and score one run, or return what an earlier call has left.
+
+    Parameters
+    ----------
+    cell : Cell
+        The run.
+    folder : Path
+        The folder of the study.
+    part : str
+        What is scored: "test", or "validation" while settings are tried.
+
+    Returns
+    -------
+    dict
+        One row of the outcomes (protocol.md).
+    """
+    wanted = config(cell.pair)
+    path = folder / "cells" / f"{cell.key}-{part}.json"
+    if path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
+        return row | {"labels": json.dumps(sorted({*json.loads(row["labels"]), *cell.labels}))}
+    began = time.process_time()
+    generation = open_expert(cell.pair.generation)
+    if CEILING in cell.labels:
+        scores = _score(generation, part, [read.canonical for read in pool(part)])
+    else:
+        scores = _score(_train(cell, folder), part, [read.caption for read in pool(part)])
+    row = {
+        "pair": cell.pair.name, "pairs": json.dumps(cell.pairs), "bridges": len(cell.pairs), "seed": cell.seed,
+        "labels": json.dumps(sorted(cell.labels)), "part": part, **scores, "steps": STEPS if cell.pairs else 0,
+        "seconds": round(time.process_time() - began, 1), "config": wanted, "versions": _versions(),
+        "machine": platform.processor() or platform.machine(),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps(row), encoding="utf-8")
+    os.replace(beside, path)
+    return row
+
+
+def _train(cell: Cell, folder: Path) -> FusedModel:
+    torch.manual_seed(cell.seed)
+    understanding, generation = open_expert(cell.pair.understanding), open_expert(cell.pair.generation)
+    plan = plan_of(cell.pairs, (len(understanding.blocks), len(generation.blocks)))
+    fused = FusedModel(understanding, generation, plan)
+    fused.read_text_from(text_states(cell.pair.understanding, folder))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fused.to(device).train()
+    run = folder / "training" / f"{cell.key}-{os.getpid()}"
+    shuffled = FLOOR in cell.labels
+    fit(
+        fused.trained(), lambda step: flow_loss(fused, training_batch(step, cell.seed, shuffled)), run, STEPS,
+        learning_rate=2 * RATE, muon=RATE, checkpoint_every=STEPS, progress=f"{cell.pair.name} {cell.pairs}",
+    )  # fmt: skip
+    shutil.rmtree(run)  # a minute's training is not worth a checkpoint
+    return fused.eval()
+
+
+@torch.no_grad()
+def _score(model: Any, part: str, captions: Sequence[str]) -> dict[str, float]:
+    """Return the loss on a part, by kind too, and the shares of facts and of whole scenes in drawn images."""
+    reads = pool(part)
+    losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for kind in KINDS:
+        numbers = [number for number, read in enumerate(reads) if read.kind == kind]
+        for start in range(0, len(numbers), BATCH):
+            batch = numbers[start : start + BATCH]
+            rng = np.random.default_rng((HELD_OUT_SEED, batch[0]))
+            chosen = [reads[number] for number in batch]
+            drawn = noisy_batch(rng, chosen, [captions[number] for number in batch], BRIDGE_TIME_SHIFT)
+            losses[kind].append(float(flow_loss(model, drawn)))
+    each = len(reads) // len(KINDS)
+    shown = [kind * each + number for kind in range(len(KINDS)) for number in range(DRAWN)]
+    ids = [f"{part} {number}" for number in shown]
+    images = generate(model, [captions[number] for number in shown], ids, **SAMPLING)
+    wanted: list[ReadCaption] = [reads[number] for number in shown]
+    exact = [matches_caption(image, read.skill, read.canonical) for image, read in zip(images, wanted, strict=True)]
+    facts = [facts_held(image, read.scene) for image, read in zip(images, wanted, strict=True)]
+    by_kind = {f"loss of {kind}": float(np.mean(values)) for kind, values in losses.items()}
+    mean = float(np.mean(list(by_kind.values())))
+    return {"loss": mean, **by_kind, "score": float(np.mean(facts)), "exact": float(np.mean(exact))}
+
+
+def _versions() -> str:
+    import diffusers
+    import transformers
+
+    return f"torch {torch.__version__}, transformers {transformers.__version__}, diffusers {diffusers.__version__}"

@@ -1,0 +1,201 @@
+"""List the runs of the testbed, run those that are missing with as many processes as are given, and gather their rows.
+
+    python -m bridgework.studies.verdict.outcomes runs/verdict --processes 2            # resumes; stop it at any time
+    python -m bridgework.studies.verdict.outcomes runs/verdict --pair "minilm-l6 x scenes-dit" --bridges 3-6 --seed 0
+
+The second form runs one cell again and prints its row: the same numbers with the same versions, CPU and one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ...models.experts.opening import open_expert
+from ...probes.files import write_parquet
+from ...probes.plans.choosing import choose_bridges
+from ..settings import RESULTS
+from .bridge_runs import Cell, run_cell
+from .caption_pool import text_states
+from .testbed import BRIDGES, CEILING, FLOOR, PAIRS, RANDOM_PLANS, SEEDS, Pair, config, pair_named
+
+OUTCOMES = RESULTS / "verdict" / "outcomes.parquet"
+FIXED = ("shallow", "deep", "middle", "uniform", "last", "all")
+
+
+def cells_of(pair: Pair) -> list[Cell]:
+    """List the runs of a pair that need no rule: ceiling, floors, the grid of single bridges, fixed and random plans.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair of experts.
+
+    Returns
+    -------
+    list of Cell
+        Seed by seed.
+    """
+    depths = len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
+    middle = {count: choose_bridges(rule="middle", bridges=count, layers=depths).pairs for count in (1, BRIDGES)}
+    cells = [Cell(pair, (), 0, (CEILING,))]
+    for seed in SEEDS:
+        cells += [Cell(pair, pairs, seed, (FLOOR,)) for pairs in middle.values()]
+        cells += [
+            Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
+        ]
+    for seed in SEEDS:
+        cells += [
+            Cell(pair, choose_bridges(rule=rule, bridges=BRIDGES, layers=depths).pairs, seed, (rule,)) for rule in FIXED
+        ]
+        cells += [
+            Cell(
+                pair,
+                choose_bridges(rule="random", bridges=BRIDGES, layers=depths, seed=n).pairs,
+                seed,
+                (f"random {n}",),
+            )
+            for n in range(RANDOM_PLANS)
+        ]
+    return cells
+
+
+def missing_cells(cells: Sequence[Cell], rows: pd.DataFrame) -> list[Cell]:
+    """Return the runs that no committed row holds.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        The runs that are wanted.
+    rows : DataFrame
+        The committed outcomes, or an empty table.
+
+    Returns
+    -------
+    list of Cell
+    """
+    if rows.empty:
+        return list(cells)
+    known = set(zip(rows["pair"], rows["pairs"], rows["seed"], _kinds(rows["labels"]), strict=True))
+    return [
+        cell for cell in cells if (cell.pair.name, json.dumps(cell.pairs), cell.seed, _kind(cell.labels)) not in known
+    ]
+
+
+def committed() -> pd.DataFrame:
+    """Return the committed outcomes, an empty table where there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are of another testbed than this one: nothing is mixed.
+    """
+    if not OUTCOMES.is_file():
+        return pd.DataFrame()
+    rows = pd.read_parquet(OUTCOMES)
+    for name, configs in rows.groupby("pair")["config"]:
+        if set(configs) != {config(pair_named(str(name)))}:
+            raise ValueError(
+                f"{OUTCOMES.name} holds runs of {name} by another protocol, other experts or other settings: move the "
+                "file away to start anew, or put the settings back"
+            )
+    return rows
+
+
+def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int = 1) -> None:
+    """Run what is missing of some pairs, or of that a share for one of several processes.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study. Every finished run leaves a file there.
+    names : sequence of str
+        Names of `PAIRS`.
+    share, shares : int
+        Which share this process takes, of how many.
+    """
+    rows = committed()
+    for name in names:
+        for number, cell in enumerate(missing_cells(cells_of(pair_named(name)), rows)):
+            if number % shares == share:
+                row = run_cell(cell, folder)
+                print(f"{name} {row['pairs']} seed {cell.seed} {row['labels']}: loss {row['loss']:.4f}", flush=True)
+
+
+def gather(folder: Path) -> pd.DataFrame:
+    """Add the finished runs of a folder to the committed outcomes.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+
+    Returns
+    -------
+    DataFrame
+        All outcomes, one row a run.
+    """
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "cells").glob("*-test.json"))]
+    table = pd.concat([committed(), pd.DataFrame(found)], ignore_index=True)
+    table = table.assign(kind=_kinds(table["labels"]))
+    keys = ["pair", "pairs", "seed", "kind"]
+    table = table.drop_duplicates([*keys, "config"]).sort_values(keys).drop(columns="kind").reset_index(drop=True)
+    write_parquet(OUTCOMES, table)
+    return table
+
+
+def _kind(labels: Sequence[str]) -> str:
+    return next((label for label in labels if label in (FLOOR, CEILING)), "plan")
+
+
+def _kinds(labels: pd.Series) -> list[str]:
+    return [_kind(json.loads(text)) for text in labels]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line that the head of this module shows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="The folder of the study.")
+    parser.add_argument(
+        "--pair", action="append", choices=list(PAIRS), help="A pair of experts; repeat it. (default: all)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="Runs at the same time, one thread or GPU each.")
+    parser.add_argument("--bridges", help="One plan to run again, such as 3-6 or 0-1,4-6.")
+    parser.add_argument("--seed", type=int, default=0, help="The seed of that run.")
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    names = options.pair or list(PAIRS)
+    if options.bridges:
+        if len(names) != 1:
+            parser.error("--bridges runs one plan: name its pair of experts by --pair")
+        pairs = tuple((int(u), int(g)) for u, g in (bridge.split("-") for bridge in options.bridges.split(",")))
+        print(
+            json.dumps(run_cell(Cell(pair_named(names[0]), pairs, options.seed, ("again",)), options.folder), indent=1)
+        )
+        return
+    if options.share is not None:
+        run_missing(options.folder, names, options.share, options.processes)
+        return
+    for name in dict.fromkeys(pair_named(name).understanding for name in names):
+        text_states(name, options.folder)
+    chosen = [part for name in options.pair or () for part in ("--pair", name)]
+    command = [sys.executable, "-m", __spec__.name, str(options.folder), "--processes", str(options.processes), *chosen]
+    started = []
+    for share in range(options.processes):
+        device = {"CUDA_VISIBLE_DEVICES": str(share), "OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen([*command, "--share", str(share)], env={**os.environ, **device}))
+    codes = [process.wait() for process in started]
+    gather(options.folder)
+    if failed := [code for code in codes if code]:
+        sys.exit(f"{len(failed)} of {len(codes)} processes stopped early; the finished runs are kept: run it again")
+
+
+if __name__ == "__main__":
+    main()
