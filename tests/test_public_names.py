@@ -88,8 +88,8 @@ FOLDERS = {
     "bridgework.probes.similarity": "MEMORY METRICS chance labelled similarity similarity_map used_k",
     "bridgework.probes.plans": "BridgePlan LAYOUTS STREAMS TRUNKS",
     "bridgework.models.experts": "CHECKPOINTS OWN UNIFIED open_expert",
-    "bridgework.models.scenes": "COLOURS COUNTS Example HELD_OUT PARTS PLURAL QUARTERS Question RELATIONS SHAPES SIZE "
-    "SKILLS Scene Thing ask compose draw examples mask_of part_of scene_stimuli",
+    "bridgework.models.scenes": "COLOURS COUNTS Example HELD_OUT PARTS PLURAL QUARTERS Question ReadCaption RELATIONS "
+    "SHAPES SIZE SKILLS Scene Thing ask compose compose_read draw examples mask_of part_of read_captions scene_stimuli",
     "bridgework.models.fusion": "FusedModel Fusion States",
     "bridgework.models.unified": "OneTrunk PATCH UnifiedModel Words",
     "bridgework.models.training": "CHECKPOINTS EVERY fit reader_of train",

@@ -3,6 +3,7 @@
 from .composing import Example, compose, examples, scene_stimuli
 from .questions import Question, compose_question
 from .questions import compose_question as ask
+from .read_captions import ReadCaption, compose_read, read_captions
 from .rendering import render_scene, shape_mask
 from .rendering import render_scene as draw
 from .rendering import shape_mask as mask_of
@@ -35,15 +36,18 @@ __all__ = [
     "SKILLS",
     "Example",
     "Question",
+    "ReadCaption",
     "Scene",
     "Thing",
     "ask",
     "compose",
     "compose_question",
+    "compose_read",
     "draw",
     "examples",
     "mask_of",
     "part_of",
+    "read_captions",
     "render_scene",
     "scene_stimuli",
     "shape_mask",

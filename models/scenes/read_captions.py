@@ -2,8 +2,9 @@
 
 Each caption says its scene exactly. Beside it stand a plain caption of the same scene, with as many words and, where
 that can be had, the same ones; and the *canonical* caption, the one of models/scenes/composing.py that the checker and
-the text encoder of a generation expert know. In every kind another scene has a caption of the same words: colour,
-place or number cannot be counted, they must be read.
+the text encoder of a generation expert know. In every kind but "sums" another scene has a caption of the same words, so
+that counting words tells neither which thing has a colour or place nor which thing is there. In "sums" the words alone
+tell the number, but it must be computed.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def compose_read(rng: np.random.Generator, kind: str, part: str) -> ReadCaption:
     kind : str
         A name of `KINDS`.
     part : str
-        One of `PARTS`. But for "new", no words of a caption are those of a held-out combination.
+        One of `PARTS`. A caption of "new" asks for a held-out combination. Of another part, it pairs no two shapes, and
+        has no colour beside a shape anywhere, that are held out; a sum may start from a number that is.
 
     Returns
     -------
@@ -84,13 +86,14 @@ def compose_read(rng: np.random.Generator, kind: str, part: str) -> ReadCaption:
     Examples
     --------
     >>> compose_read(np.random.default_rng(0), "relations", "train").caption
+    'above a blue cross is a yellow circle , both right'
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
     check_part(part)
     for _ in range(10_000):
         said = KINDS[kind](rng)
-        if said.scene.part == part and (part == "new" or not _combinations(said) & HELD_OUT):
+        if said.scene.part == part and (_names_new(said) if part == "new" else not _combinations(said) & HELD_OUT):
             skill = "counting" if said.counted else "full"
             return ReadCaption(said.scene, kind, said.caption, said.plain, skill, said.counted or said.scene.caption)
     raise AssertionError(f"no scene of part {part!r} for {kind!r}")  # pragma: no cover
@@ -123,6 +126,11 @@ def read_captions(part: str, each: int, seed: int = 0, kinds: Sequence[str] = ()
     check_part(part, each, "captions of every kind")
     rng = np.random.default_rng((seed, PARTS.index(part), 6))
     return [compose_read(rng, kind, part) for kind in kinds or KINDS for _ in range(each)]
+
+
+def _names_new(said: _Said) -> bool:
+    """Return whether what is said of a scene, not only the picture, asks for a held-out combination."""
+    return any(held[0] == "count" or not said.counted for held in said.scene.combinations & HELD_OUT)
 
 
 def _combinations(said: _Said) -> frozenset[tuple[str, ...]]:
