@@ -17,6 +17,7 @@ import torch
 from ...models.evaluation.scene_facts import facts_held
 from ...models.experts.opening import open_expert
 from ...models.fusion.fused_model import FusedModel
+from ...models.fusion.saved_model import describe_experts
 from ...models.generation.flow import flow_loss
 from ...models.generation.sampling import generate
 from ...models.scenes.checker import matches_caption
@@ -25,7 +26,23 @@ from ...models.training.batches import BRIDGE_TIME_SHIFT
 from ...models.training.loop import fit
 from ...probes.fingerprints.described_values import digest
 from .caption_pool import HELD_OUT_SEED, noisy_batch, pool, text_states, training_batch
-from .testbed import BATCH, CEILING, DRAWN, FLOOR, KINDS, RATE, SAMPLING, STEPS, Pair, config, plan_of
+from .testbed import (
+    BATCH,
+    CEILING,
+    DRAWN,
+    DROPOUT,
+    FLOOR,
+    KINDS,
+    LAYOUT,
+    POOL,
+    PROTOCOL,
+    RATE,
+    SAMPLING,
+    STEPS,
+    TIME_SHIFT,
+    Pair,
+    plan_of,
+)
 
 
 class Cell(NamedTuple):
@@ -53,6 +70,28 @@ class Cell(NamedTuple):
         """What tells this run from others of its configuration; rules that choose one plan share its run."""
         kind = next((label for label in self.labels if label in (FLOOR, CEILING)), "plan")
         return digest([self.pair.name, self.pairs, self.seed, kind])
+
+
+def config(pair: Pair) -> str:
+    """Return the hash of all that a run of a pair depends on but its plan and seed.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair of experts.
+
+    Returns
+    -------
+    str
+        Sixteen digits.
+    """
+    captions = {part: digest([read.caption for read in pool(part)]) for part in POOL}
+    settings: dict[str, Any] = {
+        "protocol": PROTOCOL, "captions": captions, "layout": LAYOUT, "steps": STEPS, "batch": BATCH, "rate": RATE,
+        "shift": TIME_SHIFT, "dropout": DROPOUT, "scored": BRIDGE_TIME_SHIFT, "drawn": DRAWN, "sampling": SAMPLING,
+    }  # fmt: skip
+    experts = describe_experts([open_expert(pair.understanding), open_expert(pair.generation)])
+    return digest(settings | {"experts": experts})
 
 
 def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:

@@ -29,6 +29,7 @@ from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
 
 EXPERTS = ("smollm2-135m", "scenes-reader", "minilm-l6")
 PER_KIND = {"train": 400, "evidence": 150}
+FEWEST = 50  # captions that must be asked about; of "sums" nearly all are known by heart
 ENOUGH = 0.15  # by so much an inner layer has to know more than the embeddings, for a kind to be kept
 BAGS = {"bag of words": (1, 1), "word pairs": (1, 2)}
 COLOUR_NAMES = tuple(COLOURS)
@@ -84,7 +85,7 @@ def kept_kinds(table: pd.DataFrame, expert: str = EXPERTS[0]) -> dict[str, float
     dict of str to float
         The gain in accuracy of the kinds that gain at least `ENOUGH`.
     """
-    own = table[table["source"] == expert]
+    own = table[(table["source"] == expert) & (table["asked"] >= FEWEST)]
     first = own["layer"] == "embeddings"
     keys = ["kind", "attribute"]
     inner = own[~first].groupby(keys)["accuracy"].max() - own[first].groupby(keys)["accuracy"].max()

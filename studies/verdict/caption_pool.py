@@ -18,9 +18,8 @@ from ...models.scenes.rendering import render_scene
 from ...models.scenes.scene import SIZE
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
-from .testbed import BATCH, KINDS, POOL, TIME_SHIFT
+from .testbed import BATCH, DROPOUT, KINDS, POOL, TIME_SHIFT
 
-DROPOUT = 0.1  # share of captions that are left out in training, for guidance
 HELD_OUT_SEED = 2**31  # no run has this seed
 
 

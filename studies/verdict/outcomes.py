@@ -22,21 +22,24 @@ from ...models.experts.opening import open_expert
 from ...probes.files import write_parquet
 from ...probes.plans.choosing import choose_bridges
 from ..settings import RESULTS
-from .bridge_runs import Cell, run_cell
+from .bridge_runs import Cell, config, run_cell
 from .caption_pool import text_states
-from .testbed import BRIDGES, CEILING, FLOOR, PAIRS, RANDOM_PLANS, SEEDS, Pair, config, pair_named
+from .rule_maps import rule_maps, rule_plans
+from .testbed import BRIDGES, CEILING, FLOOR, PAIRS, RANDOM_PLANS, SEEDS, Pair, pair_named
 
 OUTCOMES = RESULTS / "verdict" / "outcomes.parquet"
 FIXED = ("shallow", "deep", "middle", "uniform", "last", "all")
 
 
-def cells_of(pair: Pair) -> list[Cell]:
-    """List the runs of a pair that need no rule: ceiling, floors, the grid of single bridges, fixed and random plans.
+def cells_of(pair: Pair, folder: Path) -> list[Cell]:
+    """List the runs of a pair: ceiling, floors, the grid of single bridges, the plans of rules, fixed and random ones.
 
     Parameters
     ----------
     pair : Pair
         The pair of experts.
+    folder : Path
+        The folder of the study, where the maps of the rules are kept.
 
     Returns
     -------
@@ -51,7 +54,9 @@ def cells_of(pair: Pair) -> list[Cell]:
         cells += [
             Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
         ]
+    chosen = rule_plans(rule_maps(pair, folder))
     for seed in SEEDS:
+        cells += [Cell(pair, pairs, seed, (rule,)) for rule, pairs in chosen.items()]
         cells += [
             Cell(pair, choose_bridges(rule=rule, bridges=BRIDGES, layers=depths).pairs, seed, (rule,)) for rule in FIXED
         ]
@@ -123,7 +128,7 @@ def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int 
     """
     rows = committed()
     for name in names:
-        for number, cell in enumerate(missing_cells(cells_of(pair_named(name)), rows)):
+        for number, cell in enumerate(missing_cells(cells_of(pair_named(name), folder), rows)):
             if number % shares == share:
                 row = run_cell(cell, folder)
                 print(f"{name} {row['pairs']} seed {cell.seed} {row['labels']}: loss {row['loss']:.4f}", flush=True)
@@ -183,8 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.share is not None:
         run_missing(options.folder, names, options.share, options.processes)
         return
-    for name in dict.fromkeys(pair_named(name).understanding for name in names):
-        text_states(name, options.folder)
+    for name in names:  # once, before several processes look for them
+        text_states(pair_named(name).understanding, options.folder)
+        rule_maps(pair_named(name), options.folder)
     chosen = [part for name in options.pair or () for part in ("--pair", name)]
     command = [sys.executable, "-m", __spec__.name, str(options.folder), "--processes", str(options.processes), *chosen]
     started = []

@@ -1,21 +1,20 @@
 """Settle the testbed: which experts, captions, bridges and training; protocol.md says why.
 
-A change of anything here is another testbed. `config` names it by a hash, and results of two are never mixed.
+A change of anything here is another testbed. `bridge_runs.config` names it by a hash, and results of two are never
+mixed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...models.experts.opening import open_expert
-from ...models.fusion.saved_model import describe_experts
-from ...probes.fingerprints.described_values import digest
 from ...probes.plans.bridge_plan import BridgePlan
 
 PROTOCOL = 1
 KINDS = ("negation", "relations", "relative clauses", "absence", "selection")  # kinds.csv says why these
 LAYOUT = "double fusion"
 STEPS, BATCH, RATE = 250, 16, 1e-2
+DROPOUT = 0.1  # share of captions that are left out in training, for guidance
 TIME_SHIFT = 2.0  # noisier than bridges are trained otherwise: there the caption decides most
 SEEDS = (0, 1)
 BRIDGES = 4
@@ -97,24 +96,3 @@ def plan_of(pairs: tuple[tuple[int, int], ...], depths: tuple[int, int]) -> Brid
     BridgePlan
     """
     return BridgePlan(pairs, "image", "verdict", {}, *depths, layout=LAYOUT, gated=False)
-
-
-def config(pair: Pair) -> str:
-    """Return the hash of all that a run of a pair depends on but its plan and seed.
-
-    Parameters
-    ----------
-    pair : Pair
-        The pair of experts.
-
-    Returns
-    -------
-    str
-        Sixteen digits.
-    """
-    experts = describe_experts([open_expert(pair.understanding), open_expert(pair.generation)])
-    settings: dict[str, Any] = {
-        "protocol": PROTOCOL, "kinds": KINDS, "layout": LAYOUT, "steps": STEPS, "batch": BATCH, "rate": RATE,
-        "shift": TIME_SHIFT, "pool": POOL, "drawn": DRAWN, "sampling": SAMPLING, "experts": experts,
-    }  # fmt: skip
-    return digest(settings)
