@@ -8,6 +8,8 @@ from .experts.diffusion.latent_generator import LatentGenerator as LatentGenerat
 from .experts.opening import open_expert as open_expert
 from .fusion.fused_model import FusedModel as FusedModel
 from .fusion.probe_subject import fused_subject as fused_subject
+from .fusion.text_states import TextStates as TextStates
+from .fusion.text_states import keep_text_states as keep_text_states
 from .fusion.two_towers import Fusion as Fusion
 from .generation.sampling import generate as generate
 from .scenes.composing import scene_stimuli as scene_stimuli

@@ -55,6 +55,7 @@ FACES = {
         "experts.opening": "open_expert",
         "fusion.fused_model": "FusedModel",
         "fusion.probe_subject": "fused_subject",
+        "fusion.text_states": "TextStates keep_text_states",
         "fusion.two_towers": "Fusion",
         "generation.sampling": "generate",
         "scenes.composing": "scene_stimuli",
