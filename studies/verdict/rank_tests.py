@@ -110,7 +110,7 @@ def permutation_p(
         observed.append(left @ unit_ranks(truth, powers))
         every = left @ _moved(truth, powers).T
         drawn.append(every[:, rng.integers(every.shape[1], size=permutations)])
-    reached = np.sum(sum(drawn) >= sum(observed)[:, None] - ROUNDING, axis=1)
+    reached = np.sum(np.sum(drawn, axis=0) >= np.sum(observed, axis=0)[:, None] - ROUNDING, axis=1)
     return (1 + reached) / (1 + permutations)
 
 

@@ -161,7 +161,7 @@ def verdicts(
     depth = _by_pair(ranks, DEPTH, "rho")
     rows = []
     for index, (rule, adjusted) in enumerate(zip(rules, holm(p), strict=True)):
-        row = {"rule": rule}
+        row: dict[str, float] = {}
         for column in ("rho", "partial", "curved"):
             row |= _with_interval(column, _by_pair(ranks, rule, column))
         row |= _with_interval("over_depth", _by_pair(ranks, rule, "rho") - depth)
@@ -169,7 +169,7 @@ def verdicts(
             row |= _with_interval(column, _by_pair(losses, rule, column))
         row |= {"draws_low": low[index], "draws_high": high[index], "p": p[index], "p_holm": adjusted}
         row |= {"ceiling": ranks["partial_ceiling"].mean()}
-        rows.append(row | {"verdict": decide(row)})
+        rows.append({"rule": rule} | row | {"verdict": decide(row)})
     return pd.DataFrame(rows)
 
 
