@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ...probes.files import write_json
+from ...probes.fingerprints.described_values import digest
+from ...probes.fingerprints.processor_settings import processor_settings
 from ...probes.hooks.attention_calls import AttentionCall
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, text_pass
@@ -39,6 +41,8 @@ class TextStates:
 
     Attributes
     ----------
+    folder : Path
+        The folder.
     captions : tuple of str
         The captions that are kept.
     inside : bool
@@ -74,8 +78,8 @@ class TextStates:
         return np.cumsum([0, *self._index["tokens"]])
 
     @cached_property
-    def _files(self) -> list[np.ndarray]:
-        return [np.load(path, mmap_mode="r") for path in sorted(self.folder.glob("block-*.npy"))]
+    def _files(self) -> list[np.memmap]:
+        return _open_files(self.folder, "r")
 
     def check(self, fused: Any) -> None:
         """Raise a ValueError where a fused model cannot read these states.
@@ -92,7 +96,7 @@ class TextStates:
                 "states on disk stay as they are, and this model's understanding states change: train the bridges "
                 "alone, of a plan that runs one way"
             )
-        if self._index["expert"] != describe_experts([expert])[0]:
+        if not _is_of(self._index, expert):
             raise ValueError(
                 f"the text states in {self.folder} are of another {self._index['expert']['name']} than {expert.name} "
                 "is now: keep them again in a new folder"
@@ -131,7 +135,10 @@ class TextStates:
             A caption is not kept.
         """
         if missing := [caption for caption in captions if caption not in self._numbers]:
-            raise ValueError(f"the caption {missing[0]!r} is not kept in {self.folder}: keep all captions of the run")
+            raise ValueError(
+                f"the caption {missing[0]!r} is not kept in {self.folder}: keep all captions of the run, or read by "
+                "the tower again: read_text_from(None)"
+            )
         numbers = [self._numbers[caption] for caption in captions]
         spans = [slice(self._ends[n], self._ends[n + 1]) for n in numbers]
         lengths = torch.tensor([span.stop - span.start for span in spans])
@@ -198,12 +205,14 @@ def keep_text_states(
     folder = Path(folder)
     unique = list(dict.fromkeys(["", *captions]))
     tower = expert_tower(expert, text_pass(expert, ["a", "a"])[0], None)
-    description = describe_experts([expert])[0]
     index: dict[str, Any]
     if (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if (index["expert"], index["captions"], index["inside"]) != (description, unique, inside):
-            raise ValueError(f"{folder} holds the states of another expert, of other captions or of other bridges")
+        if not _is_of(index, expert) or (index["captions"], index["inside"]) != (unique, inside):
+            raise ValueError(
+                f"{folder} holds the states of another expert, of other captions or of other bridges: choose another "
+                "folder"
+            )
     else:
         tokens = [
             int(n)
@@ -211,7 +220,8 @@ def keep_text_states(
             for n in text_pass(expert, unique[start : start + 512])[1].sum(1)
         ]
         index = {
-            "expert": description,
+            "expert": describe_experts([expert])[0],
+            "settings": _settings(expert),
             "captions": unique,
             "inside": inside,
             "tokens": tokens,
@@ -222,7 +232,7 @@ def keep_text_states(
     numbers = np.argsort(index["tokens"], kind="stable")  # captions of one length are read together
     files: list[np.memmap] = []
     if index["read"]:
-        files = [np.load(path, mmap_mode="r+") for path in sorted(folder.glob("block-*.npy"))]
+        files = _open_files(folder, "r+")
     kept: dict[int, Tensor] = {}
 
     def keep(block: int) -> Any:
@@ -244,9 +254,7 @@ def keep_text_states(
         if not files:
             folder.mkdir(parents=True, exist_ok=True)
             files = [
-                np.lib.format.open_memmap(
-                    folder / f"block-{block:02d}.npy", "w+", np.float16, (int(ends[-1]), kept[block].shape[2])
-                )
+                np.lib.format.open_memmap(_file(folder, block), "w+", np.float16, (int(ends[-1]), kept[block].shape[2]))
                 for block in blocks
             ]
         largest = torch.finfo(torch.float16).max
@@ -258,3 +266,26 @@ def keep_text_states(
         index["read"] = min(start + batch_size, len(unique))
         write_json(folder / INDEX, index)
     return TextStates(folder)
+
+
+def _is_of(index: dict[str, Any], expert: Any) -> bool:
+    """Return whether states are of an expert as it is now: its weights, and how it turns captions into tokens."""
+    settings = _settings(expert)
+    # The first folders that were written have no settings.
+    return index["expert"] == describe_experts([expert])[0] and index.get("settings", settings) == settings
+
+
+def _settings(expert: Any) -> dict[str, Any]:
+    """Describe what decides the tokens of a caption, such as the tokenizer and the token in front."""
+    held = {name: value for name, value in getattr(expert, "__dict__", {}).items() if not name.startswith("_")}
+    plain = {name: value for name, value in held.items() if value is None or isinstance(value, str | int | bool)}
+    return plain | {name: digest(found) for name, value in held.items() if (found := processor_settings(value))}
+
+
+def _file(folder: Path, block: int) -> Path:
+    return folder / f"block-{block:02d}.npy"
+
+
+def _open_files(folder: Path, mode: Literal["r", "r+"]) -> list[np.memmap]:
+    count = len(list(folder.glob("block-*.npy")))
+    return [np.load(_file(folder, block), mmap_mode=mode) for block in range(count)]

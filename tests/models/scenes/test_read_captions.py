@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -105,7 +106,7 @@ def test_a_bag_of_words_tells_neither_binding_nor_place_nor_what_is_there():
         captions = [read for read in found if read.kind == kind]
         for words in (1, 2):
             vectorizer = CountVectorizer(ngram_range=(words, words), token_pattern=r"\S+")
-            bags = vectorizer.fit_transform([read.caption for read in captions]).toarray()
+            bags = csr_array(vectorizer.fit_transform([read.caption for read in captions])).toarray()
             for question in questions:
                 answers = np.array([question(read) for read in captions])
                 probe = LogisticRegression(max_iter=500).fit(bags[:300], answers[:300])
