@@ -112,7 +112,8 @@ COMMANDS = {
         commands.reproduce,
         {
             "names": {
-                "help": "The studies: scenes, stability, costs, real, causal, layouts, emoji. (default: all of them)",
+                "help": "The studies: scenes, stability, costs, real, causal, layouts, emoji, verdict. "
+                "(default: all of them)",
                 "nargs": "*",
                 "metavar": "STUDY",
             },

@@ -28,6 +28,7 @@ from .plan_stability import measure_plan_stability
 from .real_costs import estimate_real_costs
 from .real_experts import measure_real, measure_sets
 from .settings import COMMITTED, DEMO, FLOOR, METRICS, RESULTS, RUNS
+from .verdict import outcomes
 
 
 def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) -> Path:
@@ -145,6 +146,11 @@ def run_emoji(runs: Path) -> None:
     smollm2_emoji.fuse_emoji(runs / "smollm2_emoji", runs / "smollm2_emoji")
 
 
+def run_verdict(runs: Path) -> None:
+    """Train single bridges and plans of every pair of experts, as studies/verdict/protocol.md says."""
+    outcomes.run_all(runs / "verdict")
+
+
 class Study(NamedTuple):
     """Hold a study whose results are committed.
 
@@ -217,6 +223,12 @@ STUDIES = {
                 "map.csv", "alignment.json", "middle.json", "learning.csv", "losses.csv", "likeness.csv", "samples.png",
             )
         ),
+    ),
+    "verdict": Study(
+        "what bridges are worth on captions that must be read; nine hours of one core; fetched weights are needed",
+        run_verdict,
+        ".",
+        ("verdict/kinds.csv", "verdict/outcomes.parquet"),
     ),
 }  # fmt: skip
 

@@ -179,7 +179,7 @@ def test_an_unknown_expert_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("bridgework: unknown expert 'scenes-vml': expected one of scenes-vlm, scenes-dit")
+    assert last.startswith("bridgework: unknown expert 'scenes-vml': expected one of scenes-vlm, scenes-reader")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

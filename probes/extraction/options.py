@@ -208,7 +208,8 @@ class ExtractionOptions:
         TypeError
             It is no subject.
         """
-        if not hasattr(subject, "show"):
+        # A class with a __getattr__ of its own, such as a dual encoder, says itself what to give instead.
+        if not hasattr(subject, "show") and "__getattr__" not in vars(type(subject)):
             raise TypeError(
                 f"the subject is a {type(subject).__name__}: expected what open_expert returns, or "
                 "AnyModel(model, inputs) around a model of your own"

@@ -94,7 +94,7 @@ def config(pair: Pair) -> str:
     return digest(settings | {"experts": experts})
 
 
-def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:
+def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) -> dict[str, Any]:
     """Train and score one run, or return what an earlier call has left.
 
     Parameters
@@ -105,6 +105,8 @@ def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:
         The folder of the study.
     part : str
         What is scored: "test", or "validation" while settings are tried.
+    again : bool
+        Whether to run it whatever an earlier call has left, and to leave nothing.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:
     """
     wanted = config(cell.pair)
     path = folder / "cells" / f"{cell.key}-{part}.json"
-    if path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
+    if not again and path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
         return row | {"labels": json.dumps(sorted({*json.loads(row["labels"]), *cell.labels}))}
     began = time.process_time()
     generation = open_expert(cell.pair.generation)
@@ -127,6 +129,8 @@ def run_cell(cell: Cell, folder: Path, part: str = "test") -> dict[str, Any]:
         "seconds": round(time.process_time() - began, 1), "config": wanted, "versions": _versions(),
         "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
+    if again:
+        return row
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(row), encoding="utf-8")

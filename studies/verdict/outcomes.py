@@ -3,7 +3,9 @@
     python -m bridgework.studies.verdict.outcomes runs/verdict --processes 2            # resumes; stop it at any time
     python -m bridgework.studies.verdict.outcomes runs/verdict --pair "minilm-l6 x scenes-dit" --bridges 3-6 --seed 0
 
-The second form runs one cell again and prints its row: the same numbers with the same versions, CPU and one thread.
+The rows are gathered in outcomes.parquet of that folder; `bridgework reproduce verdict` does all of it with one process
+and copies them to studies/results/verdict. The second form runs one cell again and prints its row: the same numbers
+with the same versions, CPU and one thread.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ...probes.files import write_parquet
 from ...probes.plans.choosing import choose_bridges
 from ..settings import RESULTS
 from .bridge_runs import Cell, config, run_cell
+from .caption_knowledge import measure_knowledge
 from .caption_pool import text_states
 from .rule_maps import rule_maps, rule_plans
 from .testbed import BRIDGES, CEILING, FLOOR, PAIRS, RANDOM_PLANS, SEEDS, Pair, pair_named
@@ -135,7 +138,7 @@ def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int 
 
 
 def gather(folder: Path) -> pd.DataFrame:
-    """Add the finished runs of a folder to the committed outcomes.
+    """Write the finished runs of a folder, with those that are committed, to its outcomes.parquet.
 
     Parameters
     ----------
@@ -152,8 +155,21 @@ def gather(folder: Path) -> pd.DataFrame:
     table = table.assign(kind=_kinds(table["labels"]))
     keys = ["pair", "pairs", "seed", "kind"]
     table = table.drop_duplicates([*keys, "config"]).sort_values(keys).drop(columns="kind").reset_index(drop=True)
-    write_parquet(OUTCOMES, table)
+    write_parquet(folder / OUTCOMES.name, table)
     return table
+
+
+def run_all(folder: Path) -> None:
+    """Run all that is missing, one run after another, and gather the rows.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+    """
+    measure_knowledge(folder)
+    run_missing(folder, list(PAIRS))
+    gather(folder)
 
 
 def _kind(labels: Sequence[str]) -> str:
@@ -182,7 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error("--bridges runs one plan: name its pair of experts by --pair")
         pairs = tuple((int(u), int(g)) for u, g in (bridge.split("-") for bridge in options.bridges.split(",")))
         print(
-            json.dumps(run_cell(Cell(pair_named(names[0]), pairs, options.seed, ("again",)), options.folder), indent=1)
+            json.dumps(
+                run_cell(Cell(pair_named(names[0]), pairs, options.seed, ("again",)), options.folder, again=True),
+                indent=1,
+            )
         )
         return
     if options.share is not None:
