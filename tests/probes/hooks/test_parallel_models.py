@@ -23,10 +23,15 @@ SCRIPT = Path(parallel_ranks.__file__)
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
     """The folder of what two processes extract. They use the machine's own sockets."""
-    folder = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, SCRIPT, folder], capture_output=True, text=True, env=environment, timeout=300)
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("two")
+        done = subprocess.run([*command, SCRIPT, folder], capture_output=True, text=True, env=environment, timeout=300)
+        # Once in many runs a process is aborted while torch frees memory ("malloc()", exit code -6). That is no outcome
+        # of ours: they start anew, once. Whatever ends with a Python error fails at once.
+        if not re.search(r"exitcode\s*: -6", done.stderr):
+            break
     assert not done.returncode, done.stderr[-3000:]
     return folder
 
