@@ -131,6 +131,8 @@ def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int 
     """
     rows = committed()
     for name in names:
+        config(pair_named(name))  # an expert that is missing is said before hours of work
+    for name in names:
         for number, cell in enumerate(missing_cells(cells_of(pair_named(name), folder), rows)):
             if number % shares == share:
                 row = run_cell(cell, folder)
