@@ -101,7 +101,7 @@ def ablate_links(
         0 = clean image (excluded), 1 = noise. Effects are averaged over them.
     part, each, seed, **sampling
         The scenes that are drawn and checked, as in `evaluate` and `generate`, with the same captions and noise with
-        the link and without.
+        the link and without. With `each` 0 none are drawn.
     batch_size : int
         Stimuli at once.
 
@@ -127,8 +127,8 @@ def ablate_links(
 
     Notes
     -----
-    The scene checker reads images of 32 x 32 pixels. For a generator of other images no scenes are drawn: images is 0,
-    score and score_lost are missing.
+    The scene checker reads images of 32 x 32 pixels. For a generator of other images, or with `each` 0, no scenes are
+    drawn: images is 0, score and score_lost are missing, and the rule "causal" goes by loss_increase.
 
     Examples
     --------
@@ -149,7 +149,12 @@ def ablate_links(
         score = whole.mean() if len(whole) else np.nan
         rows.append(row | {"samples": len(stimuli), "images": len(whole), "score": score})
     table = pd.DataFrame(rows).astype({"understanding": "Int64", "generation": "Int64"})
-    table.attrs |= {"metric": "score_lost", "samples": len(stimuli), "images": len(whole), "timesteps": list(times)}
+    table.attrs |= {
+        "metric": "score_lost" if len(whole) else "loss_increase",
+        "samples": len(stimuli),
+        "images": len(whole),
+        "timesteps": list(times),
+    }
     table.attrs["layers"] = [fused.plan.understanding_layers, fused.plan.generation_layers]
     table.attrs["cost"] = {"steps": fused.steps, "seconds": round(time.monotonic() - began, 1)}
     return table
@@ -239,8 +244,8 @@ def _pass(
 
 
 def _correct(fused: FusedModel, part: str, each: int, seed: int, sampling: dict[str, Any]) -> np.ndarray:
-    """Return 1 for every drawn image that the checker finds correct, else 0, (image,); empty if it reads none."""
-    if fused.pixels != (3, SIZE, SIZE):
+    """Return 1 for every drawn image that the checker finds correct, else 0, (image,); empty if none is drawn."""
+    if not each or fused.pixels != (3, SIZE, SIZE):
         return np.empty(0)
     with evaluating(fused):
         return np.array([drawn.correct for drawn in draw_scenes(fused, part, each, seed, **sampling)], float)

@@ -43,7 +43,8 @@ def choose_bridges(
     alignment          `similarity_map`                                 the map's value
     complementarity    `complementarity_map`                            what understanding adds to generation's R^2
     descent            `descent_map` of the generation expert           how far its loss falls by a read of the layer
-    causal             `ablate_links` of a trained dense model          the scene score lost with the link broken
+    causal             `ablate_links` of a trained dense model          the scene score lost with the link broken, or
+                                                                        the loss gained where no scene is scored
     gradient_conflict  `gradient_conflict` of a trained dense or        minus the conflict of both blocks (Uni-X)
                        unified model
     soft               `FusedModel.layer_weights` of a trained soft     the block's share in the learnt mix

@@ -110,7 +110,8 @@ def _map_gains(rule: str) -> Callable[[pd.DataFrame, Depths | None], Gains]:
 def _causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
     """Return the scene score that a trained dense model loses with a link broken, ties to the larger increase of loss.
 
-    Several models are averaged. A pair without a link has no gain and is never chosen.
+    Where no scenes were drawn, the gain is the increase of loss. Several models are averaged. A pair without a link has
+    no gain and is never chosen.
     """
     _check_columns("causal", links, ("understanding", "generation", "score_lost", "loss_increase"))
     ends = ["understanding", "generation"]
@@ -119,12 +120,12 @@ def _causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
     depths = layers or links.attrs.get("layers")
     if depths is None:
         raise ValueError("a table of links does not say the towers' depths: pass layers=(understanding, generation)")
-    lost, worse = np.full(depths, np.nan), np.zeros(depths)
+    lost, worse = np.full((2, *depths), np.nan)
     for (u, g), (score_lost, loss_increase) in zip(effects.index, effects.to_numpy(float), strict=True):
         if not (0 <= u < depths[0] and 0 <= g < depths[1]):
             raise ValueError(f"link {u}-{g} is of other towers than those of {depths[0]} and {depths[1]} blocks")
         lost[u, g], worse[u, g] = score_lost, loss_increase
-    return Gains(lost, worse)
+    return Gains(worse) if effects["score_lost"].isna().all() else Gains(lost, np.nan_to_num(worse))
 
 
 def _conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gains:
@@ -354,7 +355,7 @@ RULES: dict[str, Rule] = {
     "causal": Rule(
         "the links of a trained dense model, as ablate_links makes them",
         _causal_gains,
-        about="the scene score lost with the link broken",
+        about="the scene score lost with the link broken, or the loss gained where no scene is scored",
         trained=True,
     ),
     "gradient_conflict": Rule(

@@ -25,6 +25,7 @@ from ...models.scenes.read_captions import ReadCaption
 from ...models.training.batches import BRIDGE_TIME_SHIFT
 from ...models.training.loop import fit
 from ...probes.fingerprints.described_values import digest
+from ...probes.plans.bridge_plan import BridgePlan
 from .caption_pool import HELD_OUT_SEED, noisy_batch, pool, text_states, training_batch
 from .testbed import (
     BATCH,
@@ -122,7 +123,10 @@ def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) 
     if CEILING in cell.labels:
         scores = _score(generation, part, [read.canonical for read in pool(part)])
     else:
-        scores = _score(_train(cell, folder), part, [read.caption for read in pool(part)])
+        depths = len(open_expert(cell.pair.understanding).blocks), len(generation.blocks)
+        plan, shuffled = plan_of(cell.pairs, depths), FLOOR in cell.labels
+        fused = train_bridges(cell.pair, plan, cell.seed, folder, cell.key, shuffled)
+        scores = _score(fused, part, [read.caption for read in pool(part)])
     row = {
         "pair": cell.pair.name, "pairs": json.dumps(cell.pairs), "bridges": len(cell.pairs), "seed": cell.seed,
         "labels": json.dumps(sorted(cell.labels)), "part": part, **scores, "steps": STEPS if cell.pairs else 0,
@@ -138,19 +142,39 @@ def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) 
     return row
 
 
-def _train(cell: Cell, folder: Path) -> FusedModel:
-    torch.manual_seed(cell.seed)
-    understanding, generation = open_expert(cell.pair.understanding), open_expert(cell.pair.generation)
-    plan = plan_of(cell.pairs, (len(understanding.blocks), len(generation.blocks)))
-    fused = FusedModel(understanding, generation, plan)
-    fused.read_text_from(text_states(cell.pair.understanding, folder))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fused.to(device).train()
-    run = folder / "training" / f"{cell.key}-{os.getpid()}"
-    shuffled = FLOOR in cell.labels
+def train_bridges(
+    pair: Pair, plan: BridgePlan, seed: int, folder: Path, name: str, shuffled: bool = False
+) -> FusedModel:
+    """Train the bridges of a plan on the part train, with what the understanding expert says read from disk.
+
+    Parameters
+    ----------
+    pair : Pair
+        The experts.
+    plan : BridgePlan
+        The bridges.
+    seed : int
+        Of their first weights and of the batches.
+    folder : Path
+        The folder of the study.
+    name : str
+        What tells this training from others that run at the same time.
+    shuffled : bool
+        Whether every image gets the caption of another one.
+
+    Returns
+    -------
+    FusedModel
+        In evaluation mode.
+    """
+    torch.manual_seed(seed)
+    fused = FusedModel(open_expert(pair.understanding), open_expert(pair.generation), plan)
+    fused.read_text_from(text_states(pair.understanding, folder))
+    fused.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
+    run = folder / "training" / f"{name}-{os.getpid()}"
     fit(
-        fused.trained(), lambda step: flow_loss(fused, training_batch(step, cell.seed, shuffled)), run, STEPS,
-        learning_rate=2 * RATE, muon=RATE, checkpoint_every=STEPS, progress=f"{cell.pair.name} {cell.pairs}",
+        fused.trained(), lambda step: flow_loss(fused, training_batch(step, seed, shuffled)), run, STEPS,
+        learning_rate=2 * RATE, muon=RATE, checkpoint_every=STEPS, progress=f"{pair.name} {plan.pairs}",
     )  # fmt: skip
     shutil.rmtree(run)  # a minute's training is not worth a checkpoint
     return fused.eval()

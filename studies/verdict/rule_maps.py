@@ -1,19 +1,21 @@
-"""Score every bridge of a pair of experts by every rule that needs no training, from the part evidence alone."""
+"""Score every bridge of a pair of experts by every rule, without the part test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from ...models.evaluation.generator_gradients import descent_map
 from ...models.experts.opening import open_expert
 from ...probes.evidence.complementarity import complementarity_map
 from ...probes.extraction.extracting import extract
-from ...probes.features.features import Features
+from ...probes.features.layer_features import LayerFeatures
 from ...probes.files import write_parquet
 from ...probes.metrics import METRICS
 from ...probes.plans.matching import best_pairs
@@ -24,12 +26,13 @@ from ...probes.stimuli.stimulus_set import Stimuli
 from ..settings import PLAN_TIMESTEP
 from .caption_pool import evidence
 from .testbed import BRIDGES, Pair
+from .trained_maps import TRAINED
 
 ALIGNMENT = ("mutual_knn", "cka", "cknna", "svcca", "rsa", "linear_probe")  # metrics of the rule alignment
 
 
 def rule_maps(pair: Pair, folder: Path) -> pd.DataFrame:
-    """Measure the map of every rule that reads hidden states or gradients of the two untrained experts.
+    """Measure the map of every rule: of the two untrained experts, and of models that are trained for it.
 
     Parameters
     ----------
@@ -42,30 +45,19 @@ def rule_maps(pair: Pair, folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row for each cell of each map: pair, rule ("alignment, cka", "descent", ...), understanding, generation
-        (blocks), gain.
+        (blocks), gain. Rules with a trained model have gains on the grid alone, "soft" everywhere.
     """
-    path = folder / "maps" / f"{pair.name.replace(' ', '_')}.parquet"
-    if path.is_file():
-        return pd.read_parquet(path)
-    stimuli = evidence()
-    # Images are shown without a text; as text, the generation expert reads what it knows: the scenes' full captions.
-    plain = Stimuli([stimulus._replace(text=stimulus.id) for stimulus in stimuli], name=stimuli.name)
-    understanding, generation = open_expert(pair.understanding), open_expert(pair.generation)
-    stores = folder / "evidence"
-    text = extract(understanding, stimuli, store=stores / pair.understanding)["text"]
-    drawn: Features = extract(generation, plain, timesteps=(PLAN_TIMESTEP,), store=stores / pair.generation)
-    image = drawn["image"].at(PLAN_TIMESTEP)
-    target = drawn["text"].at(PLAN_TIMESTEP)
-    measures: dict[str, Callable[[], Any]] = {
-        **{f"alignment, {metric}": _alignment(text, image, metric) for metric in ALIGNMENT},
-        "complementarity": lambda: complementarity_map(text, image, target.layer(target.layers[0])),
-        "descent": lambda: descent_map(text, generation, stimuli),
-    }
-    depths = len(understanding.blocks), len(generation.blocks)
-    tables = [_cells(pair, rule, measure(), depths) for rule, measure in measures.items()]
-    table = pd.concat(tables, ignore_index=True)
-    write_parquet(path, table)
-    return table
+    experts = open_expert(pair.understanding), open_expert(pair.generation)
+    depths = len(experts[0].blocks), len(experts[1].blocks)
+    trained = {rule: partial(measure, pair, folder) for rule, measure in TRAINED.items()}
+    tables = []
+    for rule, measure in (_untrained(pair, folder, *experts) | trained).items():
+        path = folder / "maps" / pair.name.replace(" ", "_") / f"{rule.replace(', ', '_')}.parquet"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_parquet(path, _cells(pair, rule, measure(), depths))
+        tables.append(pd.read_parquet(path))
+    return pd.concat(tables, ignore_index=True)
 
 
 def rule_plans(maps: pd.DataFrame) -> dict[str, tuple[tuple[int, int], ...]]:
@@ -88,9 +80,28 @@ def rule_plans(maps: pd.DataFrame) -> dict[str, tuple[tuple[int, int], ...]]:
     return plans
 
 
-def _alignment(text: Any, image: Any, metric: str) -> Callable[[], pd.DataFrame]:
-    measure = scaled_map if METRICS[metric].high_by_chance else similarity_map
-    return lambda: measure(text, image, metric)
+def _untrained(pair: Pair, folder: Path, understanding: Any, generation: Any) -> dict[str, Callable[[], Any]]:
+    """Return how the maps are measured that read hidden states or gradients of the untrained experts."""
+
+    @cache
+    def features() -> tuple[Stimuli, LayerFeatures, LayerFeatures, Tensor]:
+        stimuli, stores = evidence(), folder / "evidence"
+        # Images are shown without a text; as text, the generation expert reads what it knows: the full captions.
+        plain = Stimuli([stimulus._replace(text=stimulus.id) for stimulus in stimuli], name=stimuli.name)
+        text = extract(understanding, stimuli, store=stores / pair.understanding)["text"]
+        drawn = extract(generation, plain, timesteps=(PLAN_TIMESTEP,), store=stores / pair.generation)
+        target = drawn["text"].at(PLAN_TIMESTEP)
+        return stimuli, text, drawn["image"].at(PLAN_TIMESTEP), target.layer(target.layers[0])
+
+    def alignment(metric: str) -> pd.DataFrame:
+        _, text, image, _ = features()
+        return (scaled_map if METRICS[metric].high_by_chance else similarity_map)(text, image, metric)
+
+    return {
+        **{f"alignment, {metric}": partial(alignment, metric) for metric in ALIGNMENT},
+        "complementarity": lambda: complementarity_map(*features()[1:]),
+        "descent": lambda: descent_map(features()[1], generation, features()[0]),
+    }
 
 
 def _cells(pair: Pair, rule: str, heat: pd.DataFrame, depths: tuple[int, int]) -> pd.DataFrame:

@@ -248,3 +248,15 @@ def test_score_lost_is_paired(fused, stimuli, monkeypatch):
 def test_times_are_checked(fused, times):
     with pytest.raises(ValueError, match="must lie in 0"):
         link_drift(fused, scene_stimuli("train", 2), times=times)
+
+
+def test_without_scenes_the_loss_says_what_a_link_is_worth(fused, stimuli):
+    open_gates(fused, 0.8, 0.8, 0.8)
+    table = ablate_links(fused, stimuli, times=(0.5,), each=0)
+    assert (table.images == 0).all() and table.score_lost.isna().all()
+    plan = choose_bridges(table, "causal", 1)
+    singles = table.iloc[:-1]
+    best = singles.loc[singles.loss_increase.idxmax()]
+    assert plan.pairs == ((best.understanding, best.generation),)
+    assert plan.score == pytest.approx(best.loss_increase)
+    assert plan.evidence["metric"] == "loss_increase"

@@ -11,7 +11,7 @@ from bridgework.models.evaluation.scene_facts import facts_held
 from bridgework.models.scenes import compose, render_scene
 from bridgework.models.scenes.read_captions import read_captions
 from bridgework.studies.settings import RESULTS
-from bridgework.studies.verdict import bridge_runs, caption_pool, outcomes, rule_maps, testbed
+from bridgework.studies.verdict import bridge_runs, caption_pool, outcomes, rule_maps, testbed, trained_maps
 from bridgework.studies.verdict.bridge_runs import Cell, run_cell
 from bridgework.studies.verdict.caption_knowledge import EXPERTS, kept_kinds
 
@@ -110,15 +110,25 @@ def test_thirty_plans_of_four_bridges_are_run_beside_the_grid(small, tmp_path, m
 
 def test_maps_of_rules_read_the_evidence_alone(small, tmp_path, monkeypatch):
     monkeypatch.setattr(rule_maps, "ALIGNMENT", ("cka", "svcca"))
-    table = rule_maps.rule_maps(READER, tmp_path)
-    assert list(table["rule"].unique()) == ["alignment, cka", "alignment, svcca", "complementarity", "descent"]
-    assert (table.groupby("rule").size() == 16 * 13).all()
-    assert (table["gain"].notna()).all()
-    assert all(len(pairs) == 4 for pairs in rule_maps.rule_plans(table).values())
+    for name, value in (("BATCHES", 4), ("BATCH", 2), ("BROKEN", 4)):
+        monkeypatch.setattr(trained_maps, name, value)
+    blocks = (3, 9)
+    pair = READER._replace(understanding_blocks=blocks, generation_blocks=blocks)
+    table = rule_maps.rule_maps(pair, tmp_path)
+    everywhere = ["alignment, cka", "alignment, svcca", "complementarity", "descent"]
+    assert list(table["rule"].unique()) == [*everywhere, "gradient_conflict", "causal", "soft"]
+    for rule, cells in table.groupby("rule"):
+        gains = cells.pivot(index="understanding", columns="generation", values="gain")
+        assert gains.shape == (16, 13)
+        known = gains if rule in (*everywhere, "soft") else gains.loc[[3, 9], [3, 9]]
+        assert gains.notna().sum().sum() == known.notna().sum().sum() == known.size
+        assert known.nunique().sum() > known.shape[1]  # no constant map
+    untrained = table[table["rule"].isin(everywhere)]
+    assert all(len(pairs) == 4 for pairs in rule_maps.rule_plans(untrained).values())
     stimuli = caption_pool.evidence()
     scenes = {read.scene.caption for read in read_captions("evidence", 8, kinds=testbed.KINDS)}
     assert set(stimuli.ids) == scenes
-    pd.testing.assert_frame_equal(rule_maps.rule_maps(READER, tmp_path), table)
+    pd.testing.assert_frame_equal(rule_maps.rule_maps(pair, tmp_path), table)
 
 
 def test_facts_of_a_true_picture_hold_and_of_another_do_not():
