@@ -1,6 +1,7 @@
 """Measure what bridges cost: without arithmetic of their own, over sampling steps, and from layout to layout.
 
     python -m bridgework.benchmarks.fusion     # ten minutes on an idle core; writes benchmarks/results/fusion_*.csv
+    python -m bridgework.benchmarks.fusion --only text_states
 
 Everything that is compared takes turns in one run, in an order that rotates, and the best round counts. Seconds are
 processor time of one thread, so other processes on the machine do not count.
@@ -9,10 +10,14 @@ fusion_overhead   two towers with hooks that exchange states at every block, wit
                   the two bare forward passes; and, beside it, with bridges behind gates at 0
 fusion_sampling   sampling images with understanding states computed once, against computing them at every step
 fusion_layouts    dense, H and double fusion on the same experts: time of a step, memory, FLOPs of attention
+fusion_text_states  a training step that reads text states from disk, and one that runs the understanding expert, over
+                  one forward and backward pass of the generation expert, all of whose weights get gradients
 """
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,12 +33,15 @@ from ..models.bridges.bridge import Bridge, KeysValues, Visibility
 from ..models.costs.step_costs import costs, count_flops
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
+from ..models.fusion.text_states import keep_text_states
+from ..models.generation.flow import flow_loss
 from ..models.generation.sampling import generate
 from ..models.scenes.composing import scene_stimuli
 from ..models.towers.attention_masks import one_image, text_after
 from ..models.towers.visiting import visiting
 from ..models.training.scene_batches import dit_batch
 from ..probes.hooks.attention_calls import AttentionCall
+from ..probes.plans.choosing import choose_bridges
 from ..probes.plans.layouts import lay_out
 from .support.inputs import machine
 
@@ -288,6 +296,50 @@ def layouts(samples: int = BATCH, rounds: int = 9) -> pd.DataFrame:
     return table
 
 
+def text_states(name: str = "smollm2-135m", samples: int = BATCH, rounds: int = 5) -> pd.DataFrame:
+    """Compare training steps that read text states from disk with steps that run the understanding expert.
+
+    Parameters
+    ----------
+    name : str
+        The understanding expert.
+    samples, rounds : int
+        The batch size, and how many rounds.
+
+    Returns
+    -------
+    DataFrame
+        Columns: towers, what, bridges, samples, seconds, over_own (seconds over those of the generation expert's own
+        forward and backward pass), rounds.
+    """
+    understanding, generation = experts = open_expert(name), open_expert(GENERATION)
+    batch = dit_batch(0, 0, size=samples, time_shift=1.1)
+    steps: dict[Any, Run] = {("its own pass", 0): lambda: own_pass(generation, batch)}
+    with tempfile.TemporaryDirectory() as folder:
+        states = keep_text_states(understanding, batch["caption"], folder)
+        for bridges in (1, 4):
+            plan = choose_bridges(
+                rule="middle", bridges=bridges, layers=(len(understanding.blocks), len(generation.blocks))
+            )
+            for what, read in (("from disk", states), ("by the expert", None)):
+                fused = FusedModel(*experts, replace(plan, layout="double fusion")).read_text_from(read).train()
+                steps[what, bridges] = training_step(fused, batch)
+        seconds = take_turns(steps, rounds)
+    rows = [{"what": what, "bridges": bridges, "seconds": taken} for (what, bridges), taken in seconds.items()]
+    table = pd.DataFrame(rows)
+    table.insert(0, "towers", f"{name} + {GENERATION}")
+    table["over_own"] = table["seconds"] / table["seconds"].iloc[0]
+    return table.assign(samples=samples, rounds=rounds)
+
+
+def own_pass(generation: Any, batch: dict[str, Any]) -> None:
+    """Run the generation expert forward and backward by itself, with gradients of all its weights."""
+    generation.model.requires_grad_(True)
+    flow_loss(generation, batch).backward()
+    generation.model.zero_grad()
+    generation.model.requires_grad_(False)
+
+
 def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
     """Return a function that computes the loss, its gradients and AdamW's update of the bridges."""
     optimizer = torch.optim.AdamW(fused.bridges.parameters(), lr=1e-4, fused=True)
@@ -301,14 +353,18 @@ def training_step(fused: FusedModel, batch: dict[str, Any]) -> Run:
 
 
 def main() -> None:
-    """Write and print the three tables."""
-    tables = {
-        "overhead": pd.concat([overhead(name, samples) for name, samples in TOWERS.items()]),
-        "sampling": pd.concat([sampling(name, samples) for name, samples in (("scenes-vlm", 16), ("smollm2-135m", 4))]),
-        "layouts": layouts(),
+    """Write and print the tables."""
+    measures: dict[str, Callable[[], pd.DataFrame]] = {
+        "overhead": lambda: pd.concat([overhead(name, samples) for name, samples in TOWERS.items()]),
+        "sampling": lambda: pd.concat([sampling("scenes-vlm", 16), sampling("smollm2-135m", 4)]),
+        "layouts": layouts,
+        "text_states": text_states,
     }
-    for name, table in tables.items():
-        table = table.assign(machine=machine())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(measures), help="One table. (default: all)")
+    only = parser.parse_args().only
+    for name in [only] if only else measures:
+        table = measures[name]().assign(machine=machine())
         table.to_csv(RESULTS / f"fusion_{name}.csv", index=False, float_format="%.6g")
         print(table.to_string(index=False))
 

@@ -182,7 +182,10 @@ def _fusion(results: Path) -> dict[str, str]:
     sampling = pd.read_csv(results / "fusion_sampling.csv").set_index("towers")["times_as_long"]
     found = {f"sampling.{name.split('-')[0]}": rounded(sampling[name]) for name in TOWERS}
     bare = pd.read_csv(results / "fusion_overhead.csv").query("what == 'nothing'").set_index("towers")["seconds"]
-    return found | {f"fusion.bare.{name.split('-')[0]}": whole(1000 * bare[name]) for name in TOWERS}
+    found |= {f"fusion.bare.{name.split('-')[0]}": whole(1000 * bare[name]) for name in TOWERS}
+    steps = pd.read_csv(results / "fusion_text_states.csv").set_index(["what", "bridges"])["over_own"]
+    kinds = {"disk": "from disk", "expert": "by the expert"}
+    return found | {f"text_states.{name}": rounded(steps[kind, 4]) for name, kind in kinds.items()}
 
 
 def overhead_table(results: Path) -> str:

@@ -24,6 +24,7 @@ from ...probes.similarity.scaled_maps import scaled_map
 from ...probes.similarity.scoring import similarity_map
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..settings import PLAN_TIMESTEP
+from .bridge_runs import config
 from .caption_pool import evidence
 from .testbed import BRIDGES, Pair
 from .trained_maps import TRAINED
@@ -45,17 +46,19 @@ def rule_maps(pair: Pair, folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row for each cell of each map: pair, rule ("alignment, cka", "descent", ...), understanding, generation
-        (blocks), gain. Rules with a trained model have gains on the grid alone, "soft" everywhere.
+        (blocks), gain, config (the hash of `bridge_runs.config`). Of the rules with a trained model, "soft" has gains
+        everywhere, the others on the grid alone.
     """
     experts = open_expert(pair.understanding), open_expert(pair.generation)
     depths = len(experts[0].blocks), len(experts[1].blocks)
     trained = {rule: partial(measure, pair, folder) for rule, measure in TRAINED.items()}
     tables = []
+    made = config(pair)
     for rule, measure in (_untrained(pair, folder, *experts) | trained).items():
-        path = folder / "maps" / pair.name.replace(" ", "_") / f"{rule.replace(', ', '_')}.parquet"
+        path = folder / "maps" / made / f"{rule.replace(', ', '_')}.parquet"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_parquet(path, _cells(pair, rule, measure(), depths))
+            write_parquet(path, _cells(pair, rule, measure(), depths).assign(config=made))
         tables.append(pd.read_parquet(path))
     return pd.concat(tables, ignore_index=True)
 
