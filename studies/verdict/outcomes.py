@@ -2,10 +2,12 @@
 
     python -m bridgework.studies.verdict.outcomes runs/verdict --processes 2            # resumes; stop it at any time
     python -m bridgework.studies.verdict.outcomes runs/verdict --pair "minilm-l6 x scenes-dit" --bridges 3-6 --seed 0
+    python -m bridgework.studies.verdict.outcomes runs/own --pair "FOLDER x scenes-dit" --grid --processes 8
 
 The rows are gathered in outcomes.parquet of that folder; `bridgework reproduce verdict` does all of it with one process
 and copies them to studies/results/verdict. The second form runs one cell again and prints its row: the same numbers
-with the same versions, CPU and one thread.
+with the same versions, CPU and one thread. The third maps what single bridges are worth between other experts.
+Processes share the GPUs that there are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ...models.experts.opening import open_expert
 from ...probes.files import write_parquet
@@ -34,8 +37,30 @@ OUTCOMES = RESULTS / "verdict" / "outcomes.parquet"
 FIXED = ("shallow", "deep", "middle", "uniform", "last", "all")
 
 
+def grid_cells(pair: Pair) -> list[Cell]:
+    """List the runs of a pair that no rule chooses: ceiling, floors and the grid of single bridges.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair of experts.
+
+    Returns
+    -------
+    list of Cell
+        Seed by seed.
+    """
+    cells = [Cell(pair, (), 0, (CEILING,))]
+    for seed in SEEDS:
+        cells += [Cell(pair, _fixed("middle", pair, count), seed, (FLOOR,)) for count in (1, BRIDGES)]
+        cells += [
+            Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
+        ]
+    return cells
+
+
 def cells_of(pair: Pair, folder: Path) -> list[Cell]:
-    """List the runs of a pair: ceiling, floors, the grid of single bridges, the plans of rules, fixed and random ones.
+    """List the runs of a pair: those of `grid_cells`, and the plans of rules, fixed and random ones.
 
     Parameters
     ----------
@@ -47,32 +72,16 @@ def cells_of(pair: Pair, folder: Path) -> list[Cell]:
     Returns
     -------
     list of Cell
-        Seed by seed.
+        The grid first, seed by seed.
     """
+    plans = rule_plans(rule_maps(pair, folder)) | {rule: _fixed(rule, pair) for rule in FIXED}
+    plans |= {f"random {number}": _fixed("random", pair, seed=number) for number in range(RANDOM_PLANS)}
+    return grid_cells(pair) + [Cell(pair, pairs, seed, (name,)) for seed in SEEDS for name, pairs in plans.items()]
+
+
+def _fixed(rule: str, pair: Pair, bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:
     depths = len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
-    middle = {count: choose_bridges(rule="middle", bridges=count, layers=depths).pairs for count in (1, BRIDGES)}
-    cells = [Cell(pair, (), 0, (CEILING,))]
-    for seed in SEEDS:
-        cells += [Cell(pair, pairs, seed, (FLOOR,)) for pairs in middle.values()]
-        cells += [
-            Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
-        ]
-    chosen = rule_plans(rule_maps(pair, folder))
-    for seed in SEEDS:
-        cells += [Cell(pair, pairs, seed, (rule,)) for rule, pairs in chosen.items()]
-        cells += [
-            Cell(pair, choose_bridges(rule=rule, bridges=BRIDGES, layers=depths).pairs, seed, (rule,)) for rule in FIXED
-        ]
-        cells += [
-            Cell(
-                pair,
-                choose_bridges(rule="random", bridges=BRIDGES, layers=depths, seed=n).pairs,
-                seed,
-                (f"random {n}",),
-            )
-            for n in range(RANDOM_PLANS)
-        ]
-    return cells
+    return choose_bridges(rule=rule, bridges=bridges, layers=depths, seed=seed).pairs
 
 
 def missing_cells(cells: Sequence[Cell], rows: pd.DataFrame) -> list[Cell]:
@@ -117,7 +126,7 @@ def committed() -> pd.DataFrame:
     return rows
 
 
-def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int = 1) -> None:
+def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int = 1, grid: bool = False) -> None:
     """Run what is missing of some pairs, or of that a share for one of several processes.
 
     Parameters
@@ -128,12 +137,16 @@ def run_missing(folder: Path, names: Sequence[str], share: int = 0, shares: int 
         Names of `PAIRS`.
     share, shares : int
         Which share this process takes, of how many.
+    grid : bool
+        Whether to run what `grid_cells` lists alone.
     """
     rows = committed()
     for name in names:
         config(pair_named(name))  # an expert that is missing is said before hours of work
     for name in names:
-        for number, cell in enumerate(missing_cells(cells_of(pair_named(name), folder), rows)):
+        pair = pair_named(name)
+        cells = grid_cells(pair) if grid else cells_of(pair, folder)
+        for number, cell in enumerate(missing_cells(cells, rows)):
             if number % shares == share:
                 row = run_cell(cell, folder)
                 print(f"{name} {row['pairs']} seed {cell.seed} {row['labels']}: loss {row['loss']:.4f}", flush=True)
@@ -187,9 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="The folder of the study.")
     parser.add_argument(
-        "--pair", action="append", choices=list(PAIRS), help="A pair of experts; repeat it. (default: all)"
+        "--pair", action="append", help='"UNDERSTANDING x GENERATION"; repeat it. (default: those of the protocol)'
     )
-    parser.add_argument("--processes", type=int, default=1, help="Runs at the same time, one thread or GPU each.")
+    parser.add_argument("--grid", action="store_true", help="Single bridges, floors and ceiling alone; no rules.")
+    parser.add_argument("--processes", type=int, default=1, help="Runs at the same time, one thread each.")
     parser.add_argument("--bridges", help="One plan to run again, such as 3-6 or 0-1,4-6.")
     parser.add_argument("--seed", type=int, default=0, help="The seed of that run.")
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
@@ -207,16 +221,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         return
     if options.share is not None:
-        run_missing(options.folder, names, options.share, options.processes)
+        run_missing(options.folder, names, options.share, options.processes, options.grid)
         return
-    for name in names:  # once, before several processes look for them
-        text_states(pair_named(name).understanding, options.folder)
-        rule_maps(pair_named(name), options.folder)
-    chosen = [part for name in options.pair or () for part in ("--pair", name)]
+    for pair in map(pair_named, names):  # once, before several processes look for them
+        text_states(pair.understanding, options.folder)
+        if not options.grid:
+            rule_maps(pair, options.folder)
+    chosen = [part for name in options.pair or () for part in ("--pair", name)] + ["--grid"] * options.grid
     command = [sys.executable, "-m", __spec__.name, str(options.folder), "--processes", str(options.processes), *chosen]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     started = []
     for share in range(options.processes):
-        device = {"CUDA_VISIBLE_DEVICES": str(share), "OMP_NUM_THREADS": "1"}
+        device = {"CUDA_VISIBLE_DEVICES": gpus[share % len(gpus)], "OMP_NUM_THREADS": "1"}
         started.append(subprocess.Popen([*command, "--share", str(share)], env={**os.environ, **device}))
     codes = [process.wait() for process in started]
     gather(options.folder)

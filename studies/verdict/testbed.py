@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...models.experts.opening import open_expert
 from ...probes.plans.bridge_plan import BridgePlan
+from .thresholds import LEAST_GENERATION, LEAST_UNDERSTANDING
 
 PROTOCOL = 1
 KINDS = ("negation", "relations", "relative clauses", "absence", "selection")  # kinds.csv says why these
@@ -60,12 +62,13 @@ PAIRS = {
 
 
 def pair_named(name: str) -> Pair:
-    """Return a pair of experts by its name.
+    """Return a pair of experts by its name, one of the protocol's or any other two.
 
     Parameters
     ----------
     name : str
-        A name of `PAIRS`.
+        A name of `PAIRS`; or "UNDERSTANDING x GENERATION", two experts as `open_expert` takes them, whose grid of
+        6 x 5 blocks is spread evenly from the first to the last.
 
     Returns
     -------
@@ -74,11 +77,22 @@ def pair_named(name: str) -> Pair:
     Raises
     ------
     ValueError
-        If there is no such pair.
+        If the name is not of two experts, or they are too shallow for the grid.
     """
-    if name not in PAIRS:
-        raise ValueError(f"unknown pair of experts {name!r}: expected one of {', '.join(PAIRS)}")
-    return PAIRS[name]
+    if name in PAIRS:
+        return PAIRS[name]
+    understanding, _, generation = name.partition(" x ")
+    if not (understanding and generation):
+        raise ValueError(
+            f"{name!r} is no pair of experts: expected 'UNDERSTANDING x GENERATION', as {next(iter(PAIRS))}"
+        )
+    grid = []
+    for expert, count in ((understanding, LEAST_UNDERSTANDING), (generation, LEAST_GENERATION)):
+        depth = len(open_expert(expert).blocks)
+        if depth < count:
+            raise ValueError(f"{expert} has {depth} blocks, and the grid needs {count}: choose a deeper expert")
+        grid.append(tuple(round(step * (depth - 1) / (count - 1)) for step in range(count)))
+    return Pair(understanding, generation, *grid)
 
 
 def plan_of(pairs: tuple[tuple[int, int], ...], depths: tuple[int, int]) -> BridgePlan:

@@ -47,7 +47,16 @@ def test_grids_lie_in_the_experts_and_cover_six_by_five_blocks():
         assert len(pair.generation_blocks) >= 5
     assert READER.understanding_blocks[-1] == len(open_expert("scenes-reader").blocks) - 1
     assert READER.generation_blocks[-1] == len(open_expert("scenes-dit").blocks) - 1
-    with pytest.raises(ValueError, match="unknown pair of experts 'a x b': expected one of smollm2-135m x scenes-dit"):
+
+
+def test_any_two_experts_are_a_pair_with_a_grid_from_first_to_last_block():
+    pair = testbed.pair_named("scenes-vlm x scenes-dit")
+    assert pair.understanding_blocks == (0, 3, 6, 9, 12, 15)
+    assert pair.generation_blocks == (0, 3, 6, 9, 12)
+    assert len(outcomes.grid_cells(pair)) == 1 + 2 * (2 + 30)
+    with pytest.raises(ValueError, match="'scenes-vlm' is no pair of experts: expected 'UNDERSTANDING x GENERATION'"):
+        testbed.pair_named("scenes-vlm")
+    with pytest.raises(ValueError, match="unknown expert 'a'"):
         testbed.pair_named("a x b")
 
 
