@@ -12,3 +12,5 @@ from .plan_drawing import architecture as architecture
 from .plan_drawing import architectures as architectures
 from .plan_results import plan_outcomes as plan_outcomes
 from .samples import sample_grid as sample_grid
+from .worth.correlation_dots import rule_correlations as rule_correlations
+from .worth.maps_of_worth import worth_maps as worth_maps

@@ -28,7 +28,7 @@ from .plan_stability import measure_plan_stability
 from .real_costs import estimate_real_costs
 from .real_experts import measure_real, measure_sets
 from .settings import COMMITTED, DEMO, FLOOR, METRICS, RESULTS, RUNS
-from .verdict import outcomes
+from .verdict import outcomes, report
 
 
 def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) -> Path:
@@ -147,8 +147,9 @@ def run_emoji(runs: Path) -> None:
 
 
 def run_verdict(runs: Path) -> None:
-    """Train single bridges and plans of every pair of experts, as studies/verdict/protocol.md says."""
+    """Train single bridges and plans of every pair of experts, and judge the rules, as the study's protocol.md says."""
     outcomes.run_all(runs / "verdict")
+    report.write_report(runs / "verdict")
 
 
 class Study(NamedTuple):
@@ -228,7 +229,7 @@ STUDIES = {
         "what bridges are worth on captions that must be read; nine hours of one core; fetched weights are needed",
         run_verdict,
         ".",
-        ("verdict/kinds.csv", "verdict/outcomes.parquet"),
+        ("verdict/kinds.csv", "verdict/outcomes.parquet", *(f"verdict/{file}" for file in report.FILES)),
     ),
 }  # fmt: skip
 

@@ -76,6 +76,8 @@ FACES = {
         "plan_drawing": "architecture architectures",
         "plan_results": "plan_outcomes",
         "samples": "sample_grid",
+        "worth.correlation_dots": "rule_correlations",
+        "worth.maps_of_worth": "worth_maps",
     },
     "bridgework.studies": {"runs": "demo reproduce", "settings": "EXPERTS RESULTS"},
 }

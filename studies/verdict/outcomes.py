@@ -17,7 +17,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -73,10 +73,32 @@ def cells_of(pair: Pair, folder: Path) -> list[Cell]:
     -------
     list of Cell
         The grid first, seed by seed.
+
+    See Also
+    --------
+    plan_cells : the plans alone, where those of the rules are known.
     """
-    plans = rule_plans(rule_maps(pair, folder)) | {rule: _fixed(rule, pair) for rule in FIXED}
+    return grid_cells(pair) + plan_cells(pair, rule_plans(rule_maps(pair, folder)))
+
+
+def plan_cells(pair: Pair, chosen: Mapping[str, tuple[tuple[int, int], ...]]) -> list[Cell]:
+    """List the runs of several bridges: the plans of rules, fixed and random ones.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair of experts.
+    chosen : mapping of str to tuple of (int, int)
+        The plan of each rule, as `rule_plans` returns them.
+
+    Returns
+    -------
+    list of Cell
+        Seed by seed. Rules and controls that choose one plan have a cell each.
+    """
+    plans = {**chosen, **{rule: _fixed(rule, pair) for rule in FIXED}}
     plans |= {f"random {number}": _fixed("random", pair, seed=number) for number in range(RANDOM_PLANS)}
-    return grid_cells(pair) + [Cell(pair, pairs, seed, (name,)) for seed in SEEDS for name, pairs in plans.items()]
+    return [Cell(pair, pairs, seed, (name,)) for seed in SEEDS for name, pairs in plans.items()]
 
 
 def _fixed(rule: str, pair: Pair, bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:

@@ -137,10 +137,10 @@ def verdicts(
     Returns
     -------
     DataFrame
-        One row a rule: the means over the pairs of experts of rho, partial, curved, over_depth (rho less that of depth
-        alone), regret, over_shallow and over_random, each with its 95 % interval over the pairs (_low, _high, Student's
-        t); draws_low and draws_high, the bootstrap interval of partial over pairs and seeds; p and p_holm of partial;
-        ceiling, the mean of partial_ceiling; verdict.
+        One row a rule: pairs and pairs_with_plans, the numbers of pairs of experts; the means over them of rho,
+        partial, curved, over_depth (rho less that of depth alone), regret, over_shallow and over_random, each with its
+        95 % interval over the pairs (_low, _high, Student's t); draws_low and draws_high, the bootstrap interval of
+        partial over pairs and seeds; p and p_holm of partial; ceiling, the mean of partial_ceiling; verdict.
 
     Raises
     ------
@@ -158,18 +158,43 @@ def verdicts(
     gains, truths = [each for _, each in both], [grid for grid, _ in both]
     p = permutation_p(gains, [grid.mean(0) for grid in truths], LINEAR, seed=seed)
     low, high = np.quantile(bootstrap_correlations(gains, truths, LINEAR, seed=seed), [0.025, 0.975], axis=0)
+    table = means_over_pairs(ranks, losses, rules).assign(draws_low=low, draws_high=high, p=p, p_holm=holm(p))
+    return table.assign(verdict=[decide(row) for row in table.to_dict("records")])
+
+
+def means_over_pairs(ranks: pd.DataFrame, losses: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
+    """Return the means of each rule's numbers over the pairs of experts, with Student's 95 % intervals.
+
+    Parameters
+    ----------
+    ranks : DataFrame
+        As `rank_table` returns it. Rows without a number, of pairs that are not run, are left out of the means.
+    losses : DataFrame
+        As `regrets` returns it, with the same exception.
+    rules : sequence of str
+        The rules.
+
+    Returns
+    -------
+    DataFrame
+        One row a rule: rule; pairs and pairs_with_plans, over how many pairs of experts the correlations and the
+        regrets are means; the columns of `verdicts` from rho to over_random, and ceiling.
+
+    See Also
+    --------
+    verdicts : adds p, bootstrap and verdict.
+    """
     depth = _by_pair(ranks, DEPTH, "rho")
     rows = []
-    for index, (rule, adjusted) in enumerate(zip(rules, holm(p), strict=True)):
-        row: dict[str, float] = {}
+    for rule in rules:
+        rho, regret = _by_pair(ranks, rule, "rho"), _by_pair(losses, rule, "regret")
+        row: dict[str, object] = {"rule": rule, "pairs": len(rho), "pairs_with_plans": len(regret)}
         for column in ("rho", "partial", "curved"):
             row |= _with_interval(column, _by_pair(ranks, rule, column))
-        row |= _with_interval("over_depth", _by_pair(ranks, rule, "rho") - depth)
+        row |= _with_interval("over_depth", rho - depth.reindex(rho.index))
         for column in ("regret", "over_shallow", "over_random"):
             row |= _with_interval(column, _by_pair(losses, rule, column))
-        row |= {"draws_low": low[index], "draws_high": high[index], "p": p[index], "p_holm": adjusted}
-        row |= {"ceiling": ranks["partial_ceiling"].mean()}
-        rows.append({"rule": rule} | row | {"verdict": decide(row)})
+        rows.append(row | {"ceiling": ranks.groupby("pair")["partial_ceiling"].mean().mean()})
     return pd.DataFrame(rows)
 
 
@@ -220,11 +245,11 @@ def _labelled(rows: pd.DataFrame, name: str, outcome: str) -> pd.Series:
     return rows[chosen].groupby("seed")[outcome].mean()
 
 
-def _by_pair(table: pd.DataFrame, rule: str, column: str) -> Array:
+def _by_pair(table: pd.DataFrame, rule: str, column: str) -> pd.Series:
     """Return a rule's numbers by pair of experts, the mean over seeds where there are several."""
-    return table[table["rule"] == rule].groupby("pair", sort=True)[column].mean().to_numpy()
+    return table[table["rule"] == rule].groupby("pair", sort=True)[column].mean().dropna()
 
 
-def _with_interval(name: str, values: Array) -> dict[str, float]:
-    mean, low, high = mean_interval(values)
+def _with_interval(name: str, values: pd.Series) -> dict[str, float]:
+    mean, low, high = mean_interval(values.to_numpy()) if len(values) else (np.nan, np.nan, np.nan)
     return {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -38,6 +38,63 @@ class Grid(NamedTuple):
     values: Array
 
 
+def read_runs(outcomes: pd.DataFrame, configs: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Check outcomes and read their plans and labels.
+
+    Parameters
+    ----------
+    outcomes : DataFrame
+        As `worth` takes them.
+    configs : mapping of str to str, optional
+        As `worth` takes them.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `COLUMNS`; pairs and labels are tuples.
+
+    Raises
+    ------
+    ValueError
+        Columns or rows are missing; runs are of another protocol or other settings, stand twice, or are no numbers.
+
+    See Also
+    --------
+    worth : what the runs are worth, which needs floors and ceilings as well.
+    """
+    _check_columns("outcomes", outcomes, COLUMNS)
+    runs = outcomes[list(COLUMNS)].copy()
+    for pair, rows in runs.groupby("pair", sort=True):
+        hashes = sorted(map(str, rows["config"].unique()))
+        if configs is None and len(hashes) > 1:
+            raise ValueError(
+                f"outcomes of {pair!r}: runs of the configs {', '.join(hashes)}, made by other protocols or settings; "
+                "keep those of one config"
+            )
+        if configs is not None and hashes != [configs.get(str(pair))]:
+            raise ValueError(
+                f"outcomes of {pair!r}: runs of config {', '.join(hashes)}, this protocol's is "
+                f"{configs.get(str(pair))}; leave them out, or run them again"
+            )
+    runs["pairs"] = [tuple(tuple(map(int, pair)) for pair in json.loads(text)) for text in runs["pairs"]]
+    runs["labels"] = [tuple(json.loads(text)) for text in runs["labels"]]
+    ends = [tuple(sorted({FLOOR, CEILING} & set(labels))) for labels in runs["labels"]]
+    again = runs.assign(ends=ends).duplicated(["pair", "pairs", "seed", "ends"])
+    if again.any():
+        row = runs[again].iloc[0]
+        raise ValueError(
+            f"outcomes of {row['pair']!r}: plan {row['pairs']} stands twice at seed {row['seed']}; keep one"
+        )
+    bad = runs[~np.isfinite(runs[[LOSS, SCORE]].to_numpy(float)).all(1)]
+    if len(bad):
+        row = bad.iloc[0]
+        raise ValueError(
+            f"outcomes of {row['pair']!r}: the run of plan {row['pairs']} at seed {row['seed']} has loss {row[LOSS]} "
+            f"and score {row[SCORE]}; run that cell again"
+        )
+    return runs
+
+
 def worth(outcomes: pd.DataFrame, configs: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return what each run is worth: the share of the way from the floor to the ceiling that it goes.
 
@@ -67,7 +124,7 @@ def worth(outcomes: pd.DataFrame, configs: Mapping[str, str] | None = None) -> p
     --------
     mean_worth : the mean over the seeds of each plan.
     """
-    runs = _read(outcomes, configs)
+    runs = read_runs(outcomes, configs)
     return pd.concat([_worth_of(pair, rows) for pair, rows in runs.groupby("pair", sort=True)], ignore_index=True)
 
 
@@ -163,6 +220,8 @@ def gains_on_grid(maps: pd.DataFrame, grid: Mapping[str, Grid], rules: Sequence[
     ValueError
         A rule's map lacks cells of a grid, has one twice, or holds what is no number.
     """
+    if not rules:
+        return {pair: np.empty((0, len(each.understanding), len(each.generation))) for pair, each in grid.items()}
     _check_columns("maps", maps, MAP_COLUMNS)
     keys = list(MAP_COLUMNS[:-1])
     if maps.duplicated(keys).any():
@@ -203,40 +262,6 @@ def check_plans(runs: pd.DataFrame) -> None:
                 f"outcomes of {pair!r}: {count} plans of {BRIDGES} bridges, the protocol asks for {LEAST_PLANS}; run "
                 "the plans that are missing"
             )
-
-
-def _read(outcomes: pd.DataFrame, configs: Mapping[str, str] | None) -> pd.DataFrame:
-    _check_columns("outcomes", outcomes, COLUMNS)
-    runs = outcomes[list(COLUMNS)].copy()
-    for pair, rows in runs.groupby("pair", sort=True):
-        hashes = sorted(map(str, rows["config"].unique()))
-        if configs is None and len(hashes) > 1:
-            raise ValueError(
-                f"outcomes of {pair!r}: runs of the configs {', '.join(hashes)}, made by other protocols or settings; "
-                "keep those of one config"
-            )
-        if configs is not None and hashes != [configs.get(str(pair))]:
-            raise ValueError(
-                f"outcomes of {pair!r}: runs of config {', '.join(hashes)}, this protocol's is "
-                f"{configs.get(str(pair))}; leave them out, or run them again"
-            )
-    runs["pairs"] = [tuple(tuple(map(int, pair)) for pair in json.loads(text)) for text in runs["pairs"]]
-    runs["labels"] = [tuple(json.loads(text)) for text in runs["labels"]]
-    ends = [tuple(sorted({FLOOR, CEILING} & set(labels))) for labels in runs["labels"]]
-    again = runs.assign(ends=ends).duplicated(["pair", "pairs", "seed", "ends"])
-    if again.any():
-        row = runs[again].iloc[0]
-        raise ValueError(
-            f"outcomes of {row['pair']!r}: plan {row['pairs']} stands twice at seed {row['seed']}; keep one"
-        )
-    bad = runs[~np.isfinite(runs[[LOSS, SCORE]].to_numpy(float)).all(1)]
-    if len(bad):
-        row = bad.iloc[0]
-        raise ValueError(
-            f"outcomes of {row['pair']!r}: the run of plan {row['pairs']} at seed {row['seed']} has loss {row[LOSS]} "
-            f"and score {row[SCORE]}; run that cell again"
-        )
-    return runs
 
 
 def _worth_of(pair: object, rows: pd.DataFrame) -> pd.DataFrame:

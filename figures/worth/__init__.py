@@ -1,0 +1,1 @@
+"""Draw what trained bridges are worth beside what rules said of them."""
