@@ -18,6 +18,7 @@ LINES = 2  # of rules beside each map of worth
 BLANK = "#f2f2f2"
 ALIGNMENT = "alignment, "
 CELL = ["pair", "understanding", "generation"]
+NO_MAPS = pd.DataFrame(columns=[*CELL, "rule", "gain"])
 
 
 @styled
@@ -36,6 +37,7 @@ def worth_maps(worths: pd.DataFrame, maps: pd.DataFrame, ranks: pd.DataFrame) ->
         so.
     maps : DataFrame
         One row a cell: pair, rule, understanding, generation, gain. Cells beside those of `worths` are not drawn.
+        Without rows, maps of worth are drawn alone.
     ranks : DataFrame
         One row a rule and pair: rule, pair, rho and partial, the rank correlations that stand above each map, and
         ceiling and partial_ceiling, those that a perfect map would reach.
@@ -58,7 +60,7 @@ def worth_maps(worths: pd.DataFrame, maps: pd.DataFrame, ranks: pd.DataFrame) ->
     """
     maker = "bridgework.studies.verdict.report"
     worths = need(worths, [*CELL, "worth"], "worth_maps, worths", maker)
-    maps = need(maps, [*CELL, "rule", "gain"], "worth_maps, maps", maker)
+    maps = need(maps, [*CELL, "rule", "gain"], "worth_maps, maps", maker) if len(maps) else NO_MAPS
     ranks = need(ranks, ["rule", "pair", "rho", "partial", "ceiling", "partial_ceiling"], "worth_maps, ranks", maker)
     for name, table, keys in (("worths", worths, CELL), ("maps", maps, [*CELL, "rule"])):
         if table.duplicated(keys).any():

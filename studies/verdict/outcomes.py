@@ -50,9 +50,9 @@ def grid_cells(pair: Pair) -> list[Cell]:
     list of Cell
         Seed by seed.
     """
-    cells = [Cell(pair, (), 0, (CEILING,))]
+    cells, depths = [Cell(pair, (), 0, (CEILING,))], _depths(pair)
     for seed in SEEDS:
-        cells += [Cell(pair, _fixed("middle", pair, count), seed, (FLOOR,)) for count in (1, BRIDGES)]
+        cells += [Cell(pair, _fixed("middle", depths, count), seed, (FLOOR,)) for count in (1, BRIDGES)]
         cells += [
             Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
         ]
@@ -96,13 +96,17 @@ def plan_cells(pair: Pair, chosen: Mapping[str, tuple[tuple[int, int], ...]]) ->
     list of Cell
         Seed by seed. Rules and controls that choose one plan have a cell each.
     """
-    plans = {**chosen, **{rule: _fixed(rule, pair) for rule in FIXED}}
-    plans |= {f"random {number}": _fixed("random", pair, seed=number) for number in range(RANDOM_PLANS)}
+    depths = _depths(pair)
+    plans = {**chosen, **{rule: _fixed(rule, depths) for rule in FIXED}}
+    plans |= {f"random {number}": _fixed("random", depths, seed=number) for number in range(RANDOM_PLANS)}
     return [Cell(pair, pairs, seed, (name,)) for seed in SEEDS for name, pairs in plans.items()]
 
 
-def _fixed(rule: str, pair: Pair, bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:
-    depths = len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
+def _depths(pair: Pair) -> tuple[int, int]:
+    return len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
+
+
+def _fixed(rule: str, depths: tuple[int, int], bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:
     return choose_bridges(rule=rule, bridges=bridges, layers=depths, seed=seed).pairs
 
 

@@ -71,14 +71,14 @@ def write_report(folder: Path = OUTCOMES.parent) -> dict[str, pd.DataFrame]:
         raise FileNotFoundError(
             f"{path} is missing: gather the runs first, by python -m bridgework.studies.verdict.outcomes {folder}"
         )
-    outcomes, maps = pd.read_parquet(path), gather_maps(folder)
-    others = {*outcomes["pair"], *maps["pair"]} - {*PAIRS}
-    pairs = PAIRS | {name: pair_named(name) for name in sorted(others)}
-    configs = {str(name): config(pairs[name]) for name in outcomes["pair"].unique()}
+    outcomes, maps = pd.read_parquet(path), _read_maps(folder)
+    known = {*outcomes["pair"], *maps["pair"]}
+    pairs = PAIRS | {name: pair_named(name) for name in sorted(known - {*PAIRS})}
+    configs = {name: config(pair) for name, pair in pairs.items() if name in known}  # of others an expert may lack
+    maps = own_maps(maps, configs, strict=not (folder / "maps").is_dir())
     plans = {name: rule_plans(of_pair) for name, of_pair in maps.groupby("pair")}
-    begun = [name for name in pairs if name in plans or name in configs]  # of others an expert may not be there yet
-    plans = {name: plan_cells(pairs[name], plans.get(name, {})) for name in begun}
-    tables = report_tables(outcomes, maps, pairs, plans, configs)
+    cells = {name: plan_cells(pairs[name], plans.get(name, {})) for name in configs}
+    tables = report_tables(outcomes, maps, pairs, cells, {name: configs[name] for name in {*outcomes["pair"]}})
     write_parquet(folder / MAPS, maps)
     for name, table in tables.items():
         write_csv(folder / f"{name}.csv", table, float_format="%.6g")
@@ -88,44 +88,49 @@ def write_report(folder: Path = OUTCOMES.parent) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def gather_maps(folder: Path) -> pd.DataFrame:
-    """Return the maps of all rules and pairs that a folder holds, one row a cell.
+def own_maps(maps: pd.DataFrame, configs: Mapping[str, str], strict: bool) -> pd.DataFrame:
+    """Return the maps that were measured on this testbed.
 
     Parameters
     ----------
-    folder : Path
-        The folder of a study. Maps of other settings that lie in its folder of maps are passed over. Without that
-        folder, its rule_maps.parquet is read.
+    maps : DataFrame
+        One row a cell: the columns of `worths.MAP_COLUMNS`, and config.
+    configs : mapping of str to str
+        The hash that the maps of each pair must have.
+    strict : bool
+        Whether other maps are an error. Else they are left out, as the folder of a study keeps those of old settings.
 
     Returns
     -------
     DataFrame
-        The columns of `worths.MAP_COLUMNS`, and config; in the protocol's order of pairs and rules.
+        In the protocol's order of pairs and rules.
 
     Raises
     ------
     ValueError
-        rule_maps.parquet holds maps of another protocol, or there is a rule that the protocol does not know.
+        There are maps of another protocol, or there is a rule that the protocol does not know.
     """
-    columns = [*MAP_COLUMNS, "config"]
-    files = sorted((folder / "maps").rglob("*.parquet"))
-    gathered = [path for path in [folder / MAPS] if path.is_file() and not files]
-    read = [pd.read_parquet(path).reindex(columns=columns) for path in (*files, *gathered)]
-    maps = pd.concat(read, ignore_index=True) if read else pd.DataFrame(columns=columns)
-    configs = {name: config(pair_named(str(name))) for name in maps["pair"].unique()}
-    own = maps["config"] == maps["pair"].map(configs)
-    if gathered and not own.all():
+    own = maps["config"] == maps["pair"].map(dict(configs))
+    if strict and not own.all():
         raise ValueError(
-            f"{folder / MAPS} holds maps of {maps[~own]['pair'].iloc[0]} by another protocol, other experts or other "
-            "settings: measure them again, or put the settings back"
+            f"{MAPS} holds maps of {maps[~own]['pair'].iloc[0]} by another protocol, other experts or other settings: "
+            "measure them again, or put the settings back"
         )
     maps = maps[own].astype({"understanding": int, "generation": int, "gain": float})
     if other := sorted({*maps["rule"]} - {*RULES}):
-        raise ValueError(f"maps of {folder}: unknown rule {other[0]!r}, the protocol has {', '.join(RULES)}")
-    pairs = [*PAIRS, *sorted({*maps["pair"]} - {*PAIRS})]
-    places = {"rule": {rule: place for place, rule in enumerate(RULES)}, "pair": {n: i for i, n in enumerate(pairs)}}
-    keys = ["pair", "rule", "understanding", "generation"]
+        raise ValueError(f"maps: unknown rule {other[0]!r}, the protocol has {', '.join(RULES)}")
+    names = [*PAIRS, *sorted({*maps["pair"]} - {*PAIRS})]
+    places = {"rule": {rule: place for place, rule in enumerate(RULES)}, "pair": {n: i for i, n in enumerate(names)}}
+    keys = list(MAP_COLUMNS[:-1])
     return maps.sort_values(keys, key=lambda c: c.map(places[c.name]) if c.name in places else c, ignore_index=True)
+
+
+def _read_maps(folder: Path) -> pd.DataFrame:
+    files = sorted((folder / "maps").rglob("*.parquet"))
+    files += [path for path in [folder / MAPS] if path.is_file() and not (folder / "maps").is_dir()]
+    empty = pd.DataFrame(columns=[*MAP_COLUMNS, "config"])
+    read = [pd.read_parquet(path).reindex(columns=list(empty)) for path in files]
+    return pd.concat(read, ignore_index=True) if read else empty
 
 
 def report_tables(
@@ -142,7 +147,7 @@ def report_tables(
     outcomes : DataFrame
         As `worths.worth` takes them.
     maps : DataFrame
-        As `gather_maps` returns them.
+        As `own_maps` returns them.
     pairs : mapping of str to Pair
         The pairs of experts of the study, with their grids.
     plans : mapping of str to sequence of Cell
@@ -166,10 +171,8 @@ def report_tables(
     states = pd.DataFrame([_state(pair, plans.get(name, ()), outcomes, checked, maps) for name, pair in pairs.items()])
     ended = states[states["end_runs"] == states["ends_wanted"]]["pair"]
     runs = worth(outcomes[outcomes["pair"].isin(ended)], configs) if len(ended) else checked.head(0)
-    plans = [
-        (cell.pair.name, label, cell.pairs) for each in cells.values() for cell in _plans(each) for label in cell.labels
-    ]
-    runs = with_labels(runs, pd.DataFrame(plans, columns=["pair", "label", "pairs"]))
+    named = [(name, label, cell.pairs) for name in plans for cell in plans[name] for label in cell.labels]
+    runs = with_labels(runs, pd.DataFrame(named, columns=["pair", "label", "pairs"]))
     ready = {str(name): runs[runs["pair"] == name] for name in states[states["grid_complete"]]["pair"]}
     planned = [str(name) for name in states[states["plans_complete"]]["pair"]]
     tables = {"pairs": states, "worths": _worths(pairs, ready), "ranks": _ranks(pairs, ready, maps, rules)}
@@ -186,7 +189,7 @@ def draw_report(tables: Mapping[str, pd.DataFrame], maps: pd.DataFrame) -> tuple
     tables : mapping of str to DataFrame
         As `report_tables` returns them, or as they are read from the committed CSV files.
     maps : DataFrame
-        As `gather_maps` returns them.
+        As `own_maps` returns them.
 
     Returns
     -------

@@ -39,6 +39,7 @@ def test_maps_stand_on_the_grid_with_their_best_cells_and_correlations(tables, w
     assert not other_worth.images and not no_map.images and not flat.lines  # a flat map has no best cell
     assert all(text in words(figure) for text in ("ρ .40, partial -.30", "a perfect map: ρ .90, partial .80", "1.06"))
     assert "not complete" in words(figure) and "no map yet" in words(figure)
+    assert len(worth_maps(tables[0], tables[1].head(0), tables[2]).axes) == 2
     assert_readable(figure)
 
 
