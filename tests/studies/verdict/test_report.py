@@ -26,12 +26,12 @@ RANKS, REGRETS = ["rho", "partial", "curved"], ["worth", "regret", "over_shallow
 
 
 @pytest.fixture(scope="module")
-def study():
+def study() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Outcomes and maps of four toy pairs, with the floors and the names that the testbed asks for."""
     outcomes, maps = toy_study(scattered, MAPS)
     floors = outcomes[outcomes["labels"] == '["floor"]'].assign(pairs="[[2, 2]]", bridges=1)
     outcomes = pd.concat([outcomes, floors], ignore_index=True)
-    return tuple(table.assign(pair=table["pair"] + " x g") for table in (outcomes, maps))
+    return outcomes.assign(pair=outcomes["pair"] + " x g"), maps.assign(pair=maps["pair"] + " x g")
 
 
 def is_plan(outcomes: pd.DataFrame) -> pd.Series:
@@ -50,7 +50,8 @@ def cells(study):
 
 @pytest.fixture(scope="module")
 def whole(study, cells):
-    return report.report_tables(*study, TOY, cells)
+    outcomes, maps = study
+    return report.report_tables(outcomes, maps, TOY, cells)
 
 
 @pytest.fixture
