@@ -18,6 +18,8 @@ from ..figures.maps import layer_map
 from ..figures.plan_drawing import architecture, architectures
 from ..figures.plan_results import plan_outcomes
 from ..figures.samples import sample_grid
+from ..figures.worth.correlation_dots import rule_correlations
+from ..figures.worth.maps_of_worth import worth_maps
 from ..models.experts.opening import open_expert
 from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.layouts import lay_out
@@ -154,6 +156,11 @@ def entries_of(folder: Path, label: str) -> list[Entry]:
         add("layouts learning", learning_curves(learning), CAPTIONS["layout learning"], learning)
     if (folder / "attribution.csv").exists():
         add("causal evidence", causal.draw(folder), CAPTIONS["causal"], pd.read_csv(folder / "conflict.csv"))
+    if (folder / "verdict").is_dir():
+        worths, ranks = (pd.read_csv(folder / "verdict" / f"{name}.csv") for name in ("worths", "ranks"))
+        maps, ranks = pd.read_parquet(folder / "verdict" / "rule_maps.parquet"), ranks[ranks["outcome"] == "loss"]
+        add("maps of worth", worth_maps(worths, maps, ranks), CAPTIONS["worth"], worths)
+        add("rules and worth", rule_correlations(ranks), CAPTIONS["rules"], ranks)
     return entries
 
 
@@ -204,6 +211,9 @@ CAPTIONS = {
     "In so few steps they need not leave the floor: the committed run is longer.",
     "causal": "What the experts' outputs lose without each layer's tokens, who looks at whom, and where tasks pull the "
     "weights apart.",
+    "worth": "What each single bridge is worth on captions that must be read, for every pair of experts whose grid is "
+    "complete, beside what each rule said beforehand.",
+    "rules": "Rank correlation of each rule's map with the map of worth, and what is left of it beside both depths.",
     "real": "DINOv2-S (patch tokens, each layer) against a text model's last layer, on Noto emoji and their names.",
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from bridgework.studies.quotes import verdict_quotes
+from bridgework.studies.quotes.rounding import with_interval
 from bridgework.studies.settings import RESULTS
 from bridgework.studies.verdict import report
 from bridgework.studies.verdict.bridge_runs import Cell
@@ -93,23 +96,27 @@ def test_worths_are_the_grid_cell_by_cell(study, whole):
     assert row["worth"] == pytest.approx(row[["worth_seed_0", "worth_seed_1"]].mean())
 
 
-def test_pairs_count_once_they_are_complete_and_no_verdict_comes_before(study, cells, whole):
+@pytest.fixture(scope="module")
+def half(study, cells):
     """One pair is whole, one lacks plans, one a single cell of its grid, one is not begun."""
     outcomes, maps = study
     outcomes = outcomes[outcomes["pair"] != "d x g"]
     outcomes = outcomes[(outcomes["pair"] != "b x g") | ~is_plan(outcomes) | (outcomes["seed"] == 0)]
     outcomes = outcomes[(outcomes["pair"] != "c x g") | (outcomes["pairs"] != "[[3, 2]]") | (outcomes["seed"] == 1)]
-    tables = report.report_tables(outcomes, maps, TOY, {name: cells[name] for name in list(TOY)[:3]})
-    states = tables["pairs"].set_index("pair")
+    return report.report_tables(outcomes, maps, TOY, {name: cells[name] for name in list(TOY)[:3]})
+
+
+def test_pairs_count_once_they_are_complete_and_no_verdict_comes_before(half, whole):
+    states = half["pairs"].set_index("pair")
     assert states["grid_complete"].tolist() == [True, True, False, False]
     assert states["plans_complete"].tolist() == [True, False, False, False]
     assert states["grid_runs"].tolist() == [60, 60, 59, 0]
     for name, ready in (("worths", "ab"), ("ranks", "ab"), ("regrets", "a")):
-        table, full = tables[name].set_index("pair"), whole[name].set_index("pair")
+        table, full = half[name].set_index("pair"), whole[name].set_index("pair")
         for letter in "abcd":
             rows = table.loc[f"{letter} x g"].dropna()
             assert len(rows) == (len(full.loc[f"{letter} x g"]) if letter in ready else 0)
-    ruled = tables["verdicts"]
+    ruled = half["verdicts"]
     assert set(ruled["verdict"]) == {report.INCOMPLETE}
     assert (ruled["pairs"] == 2).all() and (ruled["pairs_with_plans"] == 1).all()
     assert ruled[["p", "p_holm", "regret_low"]].isna().all(axis=None) and ruled["partial_low"].notna().all()
@@ -134,6 +141,42 @@ def test_rules_that_choose_one_plan_share_its_run(study, cells, whole, unjudged)
     pd.testing.assert_frame_equal(report.report_tables(outcomes, study[1], TOY, cells)["regrets"], whole["regrets"])
 
 
+# What the page says
+
+
+def written(tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, str]:
+    """Every table that the page holds, of a study that stands in for the committed one."""
+    (folder / "verdict").mkdir()
+    for name in ("kinds.csv", "outcomes.parquet"):
+        shutil.copy(RESULTS / "verdict" / name, folder / "verdict")
+    for name, table in tables.items():
+        table.to_csv(folder / "verdict" / f"{name}.csv", index=False)
+    return {name: table() for name, table in verdict_quotes.tables(folder).items()}
+
+
+def test_the_page_of_a_whole_study_names_the_rule_that_holds(whole, tmp_path):
+    said = written(whole, tmp_path)
+    assert said["verdict answer"].startswith("**Use `descent`**: its map knows more than depth")
+    row = whole["verdicts"].set_index(["outcome", "rule"]).loc[("loss", "descent")]
+    gain = with_interval(row["over_shallow"], row["over_shallow_low"], row["over_shallow_high"])
+    assert f"worth {gain} more than `shallow`" in said["verdict answer"]
+    assert "| `descent` | holds |" in said["verdicts"] and said["verdict regrets"].count("\n") == 2 + len(RULES) + 6
+    none = whole | {"verdicts": whole["verdicts"].replace({"verdict": {"holds": "undecided"}})}
+    (tmp_path / "none").mkdir()
+    assert written(none, tmp_path / "none")["verdict answer"].startswith("**Use depth**, by `")
+
+
+def test_the_page_of_half_a_study_says_what_is_missing(half, tmp_path):
+    said = written(half, tmp_path)
+    assert said["verdict answer"].startswith(
+        "**Which rule to use is not known yet**: of 4 pairs of experts the grids of"
+    )
+    assert "complete for 2, the plans of four bridges for 1 and" in said["verdict answer"]
+    assert "So far (N = 2 pairs) the best single bridge" in said["verdict answer"]
+    assert said["verdicts"].startswith("No verdict yet: of 4 pairs")
+    assert "| c x g | not complete |" in said["verdict worths"] and "| 59 of 60 |" in said["verdict pairs"]
+
+
 # The command
 
 
@@ -150,7 +193,8 @@ def folder(study, cells, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "plan_cells", lambda pair, plans: cells[pair.name])
     few = study[0][study[0]["pair"].isin(["a x g", "b x g"]) & ~is_plan(study[0])]
     few.to_parquet(tmp_path / "outcomes.parquet")
-    for (pair, rule), rows in study[1][study[1]["pair"] == "a x g"].groupby(["pair", "rule"]):
+    some = study[1][(study[1]["pair"] == "a x g") & study[1]["rule"].isin(["descent", "soft"])]
+    for (pair, rule), rows in some.groupby(["pair", "rule"]):
         (tmp_path / "maps" / pair).mkdir(parents=True, exist_ok=True)
         rows.assign(config="c1").to_parquet(tmp_path / "maps" / pair / f"{rule}.parquet")
     rows.assign(config="c0").to_parquet(tmp_path / "maps" / "of other settings.parquet")
@@ -162,7 +206,7 @@ def test_the_command_writes_every_file_and_the_same_bytes_again(folder, capsys):
     assert "incomplete" in capsys.readouterr().out
     first = {name: (folder / name).read_bytes() for name in report.FILES}
     kept = pd.read_parquet(folder / report.MAPS)
-    assert list(kept["rule"].unique()) == list(RULES)
+    assert list(kept["rule"].unique()) == ["descent", "soft"]
     shutil.rmtree(folder / "maps")
     report.main([str(folder)])  # from the gathered maps alone, as in the committed results
     assert {name: (folder / name).read_bytes() for name in report.FILES} == first
