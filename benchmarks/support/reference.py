@@ -69,6 +69,26 @@ def cka(x: Array, y: Array, k: int = 10) -> float:
     return normalised(hsic_1, x @ x.T, y @ y.T)
 
 
+def cka_units(x: Array, y: Array, k: int = 10) -> float:
+    """Return CKA debiased over samples and units (Chun et al., arXiv 2502.15104), unit by unit.
+
+    HSIC is a mean over pairs of units, one of each side. A side's own HSIC is the mean over pairs of different units.
+    """
+    if constant(x) or constant(y):
+        return float("nan")
+    x, y = centred(x), centred(y)
+
+    def own(side: Array) -> float:
+        alone = sum(hsic_1(np.outer(unit, unit), np.outer(unit, unit)) for unit in side.T)
+        units = side.shape[1]
+        return (hsic_1(side @ side.T, side @ side.T) - alone) / (units * (units - 1))
+
+    norms = own(x), own(y)
+    if min(norms) <= 0:
+        return float("nan")
+    return hsic_1(x @ x.T, y @ y.T) / (x.shape[1] * y.shape[1]) / float(np.sqrt(norms[0]) * np.sqrt(norms[1]))
+
+
 def cka_biased(x: Array, y: Array, k: int = 10) -> float:
     """Return linear CKA (Kornblith et al. 2019)."""
     if constant(x) or constant(y):
@@ -160,6 +180,15 @@ def cknna(x: Array, y: Array, k: int = 10) -> float:
     return hsic(common * gram_x, common * gram_y) / float(np.sqrt(own[0]) * np.sqrt(own[1]))
 
 
+def information_imbalance(x: Array, y: Array, k: int = 10) -> float:
+    """Return 2 / N times the mean rank in y of the k nearest neighbours in x (Glielmo et al. 2022), by cosine."""
+    if constant(x) or constant(y):
+        return float("nan")
+    near, others = neighbours(cosines(x), k).astype(bool), cosines(y)
+    np.fill_diagonal(others, -np.inf)
+    return float(2 / len(x) * rankdata(-others, axis=1)[near].mean())
+
+
 # Subspaces
 
 
@@ -246,8 +275,10 @@ REFERENCE: dict[str, Callable[[Array, Array, int], float]] = {
     "cka": cka,
     "cka_biased": cka_biased,
     "cka_rbf": cka_rbf,
+    "cka_units": cka_units,
     "mutual_knn": mutual_knn,
     "cknna": cknna,
+    "information_imbalance": information_imbalance,
     "svcca": svcca,
     "pwcca": pwcca,
     "procrustes": procrustes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .cka import CKA, CKA_BIASED, CKA_RBF
+from .estimators.neighbour_ranks import INFORMATION_IMBALANCE
+from .estimators.unit_sampling import CKA_UNITS
 from .metric import Metric
 from .neighbours import CKNNA, MUTUAL_KNN
 from .paired import COSINE, MODALITY_GAP
@@ -14,8 +16,10 @@ METRICS: dict[str, Metric] = {
     "cka": CKA,
     "cka_biased": CKA_BIASED,
     "cka_rbf": CKA_RBF,
+    "cka_units": CKA_UNITS,
     "mutual_knn": MUTUAL_KNN,
     "cknna": CKNNA,
+    "information_imbalance": INFORMATION_IMBALANCE,
     "svcca": SVCCA,
     "pwcca": PWCCA,
     "procrustes": PROCRUSTES,

@@ -1,10 +1,4 @@
-"""Compare neighbourhoods by cosine: mutual k-nearest neighbours and CKNNA.
-
-Nearest by cosine is nearest by distance between unit rows, and distances do not change when all rows are shifted. With
-v the unit rows less their mean, samples are ranked by v_i . v_j - |v_j|^2 / 2, which keeps its digits in float32 where
-all cosines are .99. Rows that float32 cannot decide are ranked again in float64, and rows that float64 cannot decide
-are ranked by their distances.
-"""
+"""Compare neighbourhoods by cosine: mutual k-nearest neighbours and CKNNA."""
 
 from __future__ import annotations
 
@@ -17,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .estimators.nearest_rows import nearest
 from .metric import FEW, Array, Metric, defined, scores_from_all, unit_rows
 
-BLOCK = 2**25  # similarities held at once
-TIE = 1e-13  # float64 similarities closer than this may be out of order: their sums round differently
 TABLE = 2**28  # bytes of the table in which common neighbours are looked up
 
 
@@ -75,110 +68,6 @@ def prepare(x: Tensor, k: int) -> Neighbours | None:
 def _one_way(unit: Tensor) -> bool:
     """Return whether all unit rows are the same up to rounding."""
     return float((unit - unit[0]).square_().sum(1).max()) <= (8 * np.finfo(np.float64).eps) ** 2
-
-
-def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tuple[Array, Array]:
-    """Find the nearest rows of every row, as exact arithmetic would.
-
-    Parameters
-    ----------
-    unit : Tensor
-        Unit rows (sample, dim), float64.
-    count : int
-        How many neighbours of each.
-    single : bool
-        Whether float32 is tried first.
-    ordered : bool
-        Whether the order of the neighbours matters too, not only which they are.
-
-    Returns
-    -------
-    near : Array
-        Indices (sample, count).
-    distances : Array
-        1 - cosine (sample, count).
-    """
-    shifted, zero = unit - unit.mean(0), ~unit.any(1)
-    near = np.empty((len(unit), count), np.int32)
-    distances = np.empty((len(unit), count))
-    rows = torch.arange(len(unit), device=unit.device)
-    if single:
-        rounded, unsure = shifted.float(), []
-        for some, closeness, error in _closeness(rounded, zero, rows):
-            unsure.append(some[_take(some, closeness, error, rounded, zero, near, distances, ordered)])
-        rows = torch.cat(unsure)
-    for row, candidates in _undecided(shifted, zero, rows, near, distances, ordered):
-        near[row], distances[row] = (ranked[:count] for ranked in _by_distance(unit, zero, row, candidates))
-    return near, distances
-
-
-def _closeness(shifted: Tensor, zero: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield blocks of rows, their closeness (row, sample), which falls with distance, and its rounding error (row,)."""
-    samples, dims = shifted.shape
-    squares = shifted.square().sum(1)
-    # a row of zeros has cosine 0 with every row, as unit rows have at a squared distance of 2, not 1
-    bias = -squares / 2 - zero.to(squares) / 2
-    # rounding errors of a product grow like the root of its terms, relative to the lengths (Higham & Mary 2019)
-    lengths, rounding = squares.sqrt(), 3 * dims**0.5 * torch.finfo(shifted.dtype).eps
-    error = rounding * (lengths * lengths.max() + squares.max())
-    step = max(1, BLOCK // samples)
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        own = shifted if len(some) == samples else shifted[some]
-        closeness = torch.addmm(bias, own, shifted.T)
-        closeness[torch.arange(len(some), device=some.device), some] = -torch.inf
-        yield some, closeness, error[some]
-
-
-def _take(
-    some: Tensor,
-    closeness: Tensor,
-    error: Tensor,
-    shifted: Tensor,
-    zero: Tensor,
-    near: Array,
-    distances: Array,
-    ordered: bool,
-) -> Tensor:
-    """Fill in the neighbours of some rows; return (row,) True where near-ties leave them open."""
-    count = near.shape[1]
-    values, order = closeness.topk(min(count + 1, closeness.shape[1]), dim=1)
-    rows = some.cpu().numpy()
-    near[rows] = order[:, :count].cpu().numpy()
-    far = shifted[some].square().sum(1, keepdim=True).double() / 2 - values[:, :count].double()
-    far[zero[some, None] | zero[order[:, :count]]] = 1
-    distances[rows] = far.cpu().numpy()
-    gaps = values[:, :-1] - values[:, 1:]
-    return (gaps if ordered else gaps[:, count - 1 :]).le(2 * error[:, None]).any(1)
-
-
-def _undecided(
-    shifted: Tensor, zero: Tensor, rows: Tensor, near: Array, distances: Array, ordered: bool
-) -> Iterator[tuple[int, Tensor]]:
-    """Fill in what float64 decides; yield each other row with the samples among which its neighbours are."""
-    count = near.shape[1]
-    for some, closeness, error in _closeness(shifted, zero, rows):
-        error = error.clamp(min=TIE)
-        unsure = _take(some, closeness, error, shifted, zero, near, distances, ordered)
-        for index in unsure.nonzero().ravel().tolist():
-            reach = closeness[index].topk(count).values[-1] - 2 * error[index]
-            yield int(some[index]), (closeness[index] >= reach).nonzero().ravel()
-
-
-def _by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tuple[Array, Array]:
-    """Rank candidates by their distance from a row, computed from differences, which cancel no digits.
-
-    Distances that are equal up to their own rounding error are ties, which go by index.
-    """
-    distances = (unit[candidates] - unit[row]).square().sum(1) / 2
-    distances[zero[candidates] | zero[row]] = 1
-    far, samples = distances.cpu().numpy(), candidates.cpu().numpy()
-    order = np.argsort(far, kind="stable")
-    ascending = far[order]
-    group = np.empty(len(far), np.int64)
-    group[order] = np.cumsum(np.diff(ascending, prepend=ascending[0]) > 1e-14 * np.sqrt(ascending))
-    ranked = np.lexsort((samples, group))
-    return samples[ranked], far[ranked]
 
 
 def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
@@ -257,8 +146,19 @@ def _common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> 
                 yield permutation, _Common(in_a, in_b, rows[row], moved.ravel()[hit], slot)
 
 
-def _over_defined(count: Callable[..., Array]) -> Callable[..., Array]:
-    """Build `Metric.permuted` from the scores of prepared layers that are not None; others score NaN."""
+def over_defined(count: Callable[..., Array]) -> Callable[..., Array]:
+    """Build `Metric.permuted` from the scores of prepared layers that are not None; others score NaN.
+
+    Parameters
+    ----------
+    count : callable
+        ``count(a, b, orders)`` returns scores (permutation, len a, len b).
+
+    Returns
+    -------
+    callable
+        ``permuted(a, b, k, orders)``.
+    """
 
     def permuted(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int, orders: Array) -> Array:
         scores = np.full((len(orders), len(a), len(b)), np.nan)
@@ -334,7 +234,7 @@ def _metric(
     count: Callable[..., Array], least: int, about: str, chance: Callable[[int, int], float | None], least_k: int = 1
 ) -> Metric:
     """Build a metric from the scores of prepared layers that are not None."""
-    permuted = _over_defined(count)
+    permuted = over_defined(count)
 
     def compare(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: int) -> Array:
         samples = [len(layer.near) for _, layer in defined(a)][:1] or [0]

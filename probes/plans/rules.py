@@ -88,8 +88,9 @@ def _alignment_gains(heat: pd.DataFrame, layers: Depths | None = None) -> Gains:
     """Return the layer map of a similarity."""
     _check_map("alignment", heat, layers)
     metric = heat.attrs.get("metric")
-    if metric in METRICS and METRICS[metric].is_distance:
-        raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity")
+    if metric in METRICS and METRICS[metric].is_distance and not heat.attrs.get("scaled"):
+        remedy = f", as scaled_map(x, y, {metric!r}) is" if METRICS[metric].sees_pairs else ""
+        raise ValueError(f"{metric} is a distance, and the largest would be bridged: choose from a similarity{remedy}")
     if metric in (COMPLEMENTARITY, DESCENT, SOFT):
         raise _wrong("alignment", f"a {metric} map")
     return Gains(block_values(heat))
@@ -292,7 +293,9 @@ def _wrong(rule: str, got: str) -> ValueError:
 def _measure_alignment(understanding: Features, generation: Features, metric: str, k: int = 10) -> pd.DataFrame:
     """Make the layer map of understanding text and generation image, scaled where the metric is high by chance."""
     began = perf_counter()
-    measure = scaled_map if metric in METRICS and METRICS[metric].high_by_chance else similarity_map
+    formula = METRICS.get(metric)
+    scaled = formula is not None and (formula.high_by_chance or (formula.is_distance and formula.sees_pairs))
+    measure = scaled_map if scaled else similarity_map
     heat = measure(understanding["text"], generation["image"], metric, k)
     heat.attrs["cost"] = {"seconds": round(perf_counter() - began, 1)}
     return heat

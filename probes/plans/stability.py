@@ -237,7 +237,7 @@ def _maps(
         # what strangers reach depends on the number of samples, and hardly on which these are
         one, other = ([layer[subsets[0]] for layer in read_stack(stack, "")[0]] for stack in (x, y))
         null = map_null(one, other, metric, near or k, heat.attrs["permutations"], block=heat.attrs["block"])
-        maps = np.maximum(maps - null.top95, 0) / np.where(null.top95 < 1, 1 - null.top95, np.nan)
+        maps = null.left_above(maps)
     return maps
 
 

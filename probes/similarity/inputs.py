@@ -316,7 +316,7 @@ def near_all(metric: str, k: int, samples: int) -> str:
         A sentence with the remedy.
     """
     expected = METRICS[metric].chance(k, samples)
-    if not METRICS[metric].neighbours or expected is None or expected <= 0.5:
+    if not METRICS[metric].neighbours or METRICS[metric].is_distance or expected is None or expected <= 0.5:
         return ""
     return (
         f"k = {k} of {samples} samples is more than half of them, so that any two sets of neighbours have members in "

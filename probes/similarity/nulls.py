@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from ..metrics.moments import permutation_moments
+from .calibration import Moments, Null
 from .inputs import (
     Layers,
     Stack,
@@ -27,109 +27,6 @@ from .rows import check_exchangeable, side_of
 FEWEST = 4  # blocks: fewer have hardly any permutations
 CUTS, MANY = 3, 8  # cuts of the circle of blocks, where there are so many
 Pair = tuple[Tensor | Array, Tensor | Array]  # (sample, dim) and (sample, dim') over the same samples
-
-
-@dataclass(frozen=True, eq=False)
-class Null:
-    """Hold scores under permutation of the samples beside the observed scores.
-
-    The trailing axes are (layer,) for a curve and (x layer, y layer) for a map. One permutation serves all of them, so
-    `peaks`, the maximum of each permutation, is the null of the observed maximum, however many layers were compared.
-
-    Attributes
-    ----------
-    observed : Array
-        Scores (...).
-    scores : Array
-        Scores under permutation (permutation, ...).
-    """
-
-    observed: Array
-    scores: Array
-
-    @property
-    def mean(self) -> Array:
-        """The mean of the null, per layer or pair."""
-        return self.scores.mean(0)
-
-    @property
-    def top95(self) -> Array:
-        """The 95 % quantile of the null, per layer or pair: the upper edge of a null band in figures."""
-        return np.quantile(self.scores, 0.95, axis=0)
-
-    @property
-    def p(self) -> Array:
-        """(1 + permutations that reach the score) / (1 + permutations), per layer or pair; NaN without a score."""
-        return _p(self.scores, self.observed)
-
-    @property
-    def peaks(self) -> Array:
-        """The largest score of each permutation, (permutation,)."""
-        return np.fmax.reduce(self.scores.reshape(len(self.scores), -1), axis=1)
-
-    @property
-    def peak95(self) -> float:
-        """The 95 % quantile of the largest score, which the maximum of unrelated features exceeds in 5 % of cases."""
-        return float(np.quantile(self.peaks, 0.95))
-
-    @property
-    def peak_p(self) -> float:
-        """The p of the observed maximum among the permutations' maxima."""
-        return float(_p(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
-
-    @property
-    def scaled(self) -> Array:
-        """The calibrated score (score - t) / (1 - t), 0 below the threshold t and NaN where t is 1.
-
-        The threshold is the 95 % order statistic of null and observed score together (Algorithm 1 of arXiv 2602.14486).
-        """
-        return _scaled(self.scores, self.observed)
-
-    @property
-    def peak_scaled(self) -> float:
-        """The calibrated observed maximum, among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
-        return float(_scaled(self.peaks, np.asarray(np.fmax.reduce(self.observed.ravel()))))
-
-    @property
-    def adjusted_p(self) -> Array:
-        """The p of every score among the permutations' maxima, which is valid for any pair that one picks."""
-        return _p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Hold a layer map of debiased CKA with its exact moments under permutation; the mean is 0.
-
-    Quantiles and p are those of the Pearson type III distribution with these moments, which is accurate in the upper
-    tail. They hold for one pair at a time: for the maximum of a map, and what depends on it, use `map_null`.
-
-    Attributes
-    ----------
-    observed : Array
-        Scores (x layer, y layer).
-    deviation : float
-        The standard deviation, the same for all pairs.
-    skewness : Array
-        The skewness (x layer, y layer).
-    """
-
-    observed: Array
-    deviation: float
-    skewness: Array
-
-    @property
-    def top95(self) -> Array:
-        """The 95 % quantile of the null, per pair."""
-        from scipy.stats import pearson3  # takes about as long to import as torch, and `similarity` does not need it
-
-        return pearson3.ppf(0.95, self.skewness, scale=self.deviation)
-
-    @property
-    def p(self) -> Array:
-        """The probability of the score or more among permutations, per pair; NaN without a score."""
-        from scipy.stats import pearson3
-
-        return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
 
 
 def map_moments(x: Stack, y: Stack) -> Moments:
@@ -209,7 +106,7 @@ def curve_null(
             a, b = [formula.prepare(x, k)], [formula.prepare(y, k)]
             observed[index] = formula.compare(a, b, k)[0, 0]
             scores[:, index] = formula.permuted(a, b, k, orders)[:, 0, 0]
-    return Null(observed, scores)
+    return Null(observed, scores, formula.is_distance)
 
 
 def map_null(
@@ -255,7 +152,7 @@ def map_null(
     formula, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
     with full_precision():
         a, b = [formula.prepare(layer, k) for layer in xs], [formula.prepare(layer, k) for layer in ys]
-        return Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders))
+        return Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders), formula.is_distance)
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int, block: int = 1) -> tuple[Layers, Layers]:
@@ -360,17 +257,3 @@ def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array
         if (order != np.arange(count)).all():
             orders.append(order)
     return (np.stack(orders)[..., None] * block + np.arange(block)).reshape(permutations, samples)
-
-
-def _scaled(scores: Array, observed: Array) -> Array:
-    """Calibrate observed scores (...) by scores (permutation, ...)."""
-    together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
-    threshold = together[int(np.ceil(0.95 * len(together))) - 1]
-    return np.maximum(observed - threshold, 0) / np.where(threshold < 1, 1 - threshold, np.nan)
-
-
-def _p(scores: Array, observed: Array) -> Array:
-    """Return the p of observed scores (...) among scores (permutation, ...)."""
-    # a permutation that gives the very same score may differ by rounding: it counts as reached
-    reached = (scores >= observed - 1e-6).sum(0)
-    return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(scores)))

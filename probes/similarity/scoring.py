@@ -54,7 +54,7 @@ def similarity(
     metric : str
         One of the names below.
     k : int
-        The number of neighbours of mutual_knn and cknna. Other metrics ignore it.
+        The number of neighbours of mutual_knn, cknna and information_imbalance. Other metrics ignore it.
     groups : sequence, optional
         For linear_probe, a label for each sample: samples of one group, such as names that share a word, are held out
         together. With random folds the probe may know a group from its other members.
@@ -88,6 +88,10 @@ def similarity(
     cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
                    diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096
                    evenly spaced ones). Biased too. NaN also where the median is 0.
+    cka_units      cka over the units that were left out too (Chun et al., arXiv 2502.15104): what cka would be of all
+                   units, where those given are a random draw of them. In a side's own HSIC_1 no unit meets itself. Few
+                   units out of many lower cka. Can exceed 1; 0 on average for unrelated features; noisy, and NaN at
+                   times, where units have hardly anything in common.
     mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
                    uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
                    k / (samples - 1) by chance. NaN where all samples point the same way.
@@ -95,6 +99,11 @@ def similarity(
                    on unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours,
                    over the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric;
                    can exceed 1.
+    information_imbalance
+                   2 / samples times the mean rank in y of a sample's k nearest neighbours in x (Glielmo et al. 2022),
+                   by cosine. A distance, and not symmetric: near 0 where x knows y's neighbours, 1 for unrelated
+                   features, (k + 1) / samples at least. x holds what y knows, and more, where the score of (x, y) is
+                   well below that of (y, x). Ties rank by their mean. NaN where all samples point the same way.
     svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et
                    al. 2017), decided in float64; rho, not its square. High for unrelated features unless samples are
                    many.
@@ -152,7 +161,7 @@ def similarity_map(
     metric : str
         A name that `similarity` explains.
     k : int
-        The number of neighbours of mutual_knn and cknna.
+        The number of neighbours of mutual_knn, cknna and information_imbalance.
     device : str or torch.device, optional
         Where to compute; by default where the features are.
     memory : float
@@ -299,7 +308,7 @@ def chance(metric: str, k: int, samples: int) -> float | None:
     Returns
     -------
     float or None
-        k / (samples - 1) for mutual_knn, 0 for cka and rsa.
+        k / (samples - 1) for mutual_knn, 0 for cka, cka_units and rsa, 1 for information_imbalance.
     """
     return METRICS[metric].chance(k, samples)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bridgework.probes.metrics import METRICS, neighbours
+from bridgework.probes.metrics.estimators import nearest_rows
 from bridgework.probes.metrics.metric import unit_rows
 from bridgework.probes.metrics.neighbours import nearest, prepare, subset
 
@@ -206,7 +207,7 @@ def test_neighbour_sets_of_float32_are_those_of_float64(name):
 def test_blocks_give_the_same_neighbours(monkeypatch):
     x = close_calls("plain")
     whole = ranking(x, 7)
-    monkeypatch.setattr(neighbours, "BLOCK", 300 * 13)
+    monkeypatch.setattr(nearest_rows, "BLOCK", 300 * 13)
     np.testing.assert_array_equal(ranking(x, 7), whole)
 
 

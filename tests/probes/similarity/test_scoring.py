@@ -70,12 +70,13 @@ def test_map_is_every_pair_and_labelled(metric):
     assert (heat.index.name, heat.columns.name) == ("understanding layer", "generation layer")
     for i in range(3):
         for j in range(4):
-            assert heat.iloc[i, j] == pytest.approx(similarity(x.values[i], y[j], metric, 5), abs=1e-6)
+            assert heat.iloc[i, j] == pytest.approx(similarity(x.values[i], y[j], metric, 5), abs=1e-6, nan_ok=True)
     attrs = json.loads(json.dumps(heat.attrs))
     assert attrs["metric"] == metric
     assert attrs["samples"] == 20
-    assert attrs["k"] == (5 if metric in ("mutual_knn", "cknna") else None)
-    assert attrs["chance"] == {"cka": 0.0, "rsa": 0.0, "mutual_knn": 5 / 19}.get(metric)
+    assert attrs["k"] == (5 if METRICS[metric].neighbours else None)
+    known = {"cka": 0.0, "cka_units": 0.0, "rsa": 0.0, "mutual_knn": 5 / 19, "information_imbalance": 1.0}
+    assert attrs["chance"] == known.get(metric)
     assert attrs["x_depths"] == [0, 0.5, 1]
     assert attrs["x"]["modality"] == "text"
     assert attrs["y"]["subject"] == "other"
@@ -92,6 +93,8 @@ def test_map_of_plain_stacks():
 @pytest.mark.parametrize("metric", [name for name in METRICS if not METRICS[name].same_dims])
 def test_a_layer_that_says_nothing_is_nan(metric):
     x, y = rng(0).standard_normal((2, 20, 6)).astype("f"), rng(1).standard_normal((2, 20, 6))
+    y[..., 1:] += y[..., :1]  # units that have something in common, without which cka_units says nothing either
+    x[..., 1:] += x[..., :1]
     x[1] = rng(2).standard_normal(6)
     heat = similarity_map(x, y, metric)
     assert np.isnan(heat.to_numpy())[1].all()
@@ -113,7 +116,8 @@ def test_layers_may_differ_in_dims_and_lie_on_disk(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("metric", list(METRICS))
 def test_half_precision_is_that_of_the_rounded_values(metric, dtype):
-    x, y = (torch.from_numpy(rng(s).standard_normal((40, 6))).to(dtype) for s in range(2))
+    x, y = (torch.from_numpy(rng(s).standard_normal((40, 6)) + rng(s + 2).standard_normal((40, 1))) for s in range(2))
+    x, y = x.to(dtype), y.to(dtype)
     assert similarity(x, y, metric) == pytest.approx(similarity(x.double(), y.double(), metric), abs=1e-5)
 
 
@@ -248,7 +252,7 @@ def test_bad_input_is_named():
     for bad, message in [
         (
             lambda: similarity(x, x, "ckaa"),
-            "unknown metric 'ckaa': expected one of cka, cka_biased, cka_rbf, mutual_knn",
+            "unknown metric 'ckaa': expected one of cka, cka_biased, cka_rbf, cka_units",
         ),
         (lambda: similarity(x, x[:9]), "x has 20 samples, y has 9"),
         (lambda: similarity(x[:3], x[:3]), "cka needs at least 4 samples, got 3"),

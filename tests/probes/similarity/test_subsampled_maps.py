@@ -13,7 +13,7 @@ from bridgework.probes.similarity.subsampled_maps import subsampled_maps
 
 def stacks(dtype: type):
     g = np.random.default_rng(0)
-    x = g.standard_normal((3, 64, 8))
+    x = g.standard_normal((3, 64, 8)) + g.standard_normal((3, 64, 1))
     y = x[:2] + g.standard_normal((2, 64, 8))
     return x.astype(dtype), y.astype(dtype)
 

@@ -1,0 +1,158 @@
+"""Hold scores beside those that unrelated features would have: p values, quantiles and calibrated scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..metrics.metric import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """Hold scores under permutation of the samples beside the observed scores.
+
+    The trailing axes are (layer,) for a curve and (x layer, y layer) for a map. One permutation serves all of them, so
+    `peaks`, the maximum of each permutation, is the null of the observed maximum, however many layers were compared.
+
+    Attributes
+    ----------
+    observed : Array
+        Scores (...).
+    scores : Array
+        Scores under permutation (permutation, ...).
+    is_distance : bool
+        Whether a smaller score means more alike: then p counts what is as small, peaks are the smallest scores, and
+        top95 and peak95 are 5 % quantiles.
+    """
+
+    observed: Array
+    scores: Array
+    is_distance: bool = False
+
+    @property
+    def mean(self) -> Array:
+        """The mean of the null, per layer or pair."""
+        return self.scores.mean(0)
+
+    @property
+    def top95(self) -> Array:
+        """The 95 % quantile of the null, per layer or pair: the upper edge of a null band in figures."""
+        return np.quantile(self.scores, 0.05 if self.is_distance else 0.95, axis=0)
+
+    @property
+    def p(self) -> Array:
+        """(1 + permutations that reach the score) / (1 + permutations), per layer or pair; NaN without a score."""
+        return self._p(self.scores, self.observed)
+
+    @property
+    def peaks(self) -> Array:
+        """The largest score of each permutation, (permutation,)."""
+        return self._most(self.scores.reshape(len(self.scores), -1))
+
+    @property
+    def peak95(self) -> float:
+        """The 95 % quantile of the largest score, which the maximum of unrelated features exceeds in 5 % of cases."""
+        return float(np.quantile(self.peaks, 0.05 if self.is_distance else 0.95))
+
+    @property
+    def peak_p(self) -> float:
+        """The p of the observed maximum among the permutations' maxima."""
+        return float(self._p(self.peaks, self._most(self.observed.ravel())))
+
+    @property
+    def scaled(self) -> Array:
+        """The calibrated score (score - t) / (1 - t), 0 below the threshold t and NaN where t is 1.
+
+        The threshold is the 95 % order statistic of null and observed score together (Algorithm 1 of arXiv 2602.14486).
+        A distance d is scaled as the similarity 1 - d, so that the calibrated score is a similarity.
+        """
+        return self._scaled(self.scores, self.observed)
+
+    @property
+    def peak_scaled(self) -> float:
+        """The calibrated observed maximum, among the permutations' maxima (Algorithm 2 of arXiv 2602.14486)."""
+        return float(self._scaled(self.peaks, self._most(self.observed.ravel())))
+
+    @property
+    def adjusted_p(self) -> Array:
+        """The p of every score among the permutations' maxima, which is valid for any pair that one picks."""
+        return self._p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
+
+    def left_above(self, scores: Array) -> Array:
+        """Return what is left of other scores (..., as observed) beyond `top95`: 0 for strangers, 1 at most.
+
+        Parameters
+        ----------
+        scores : Array
+            Scores of the same layers or pairs.
+
+        Returns
+        -------
+        Array
+            (score - t) / (1 - t), or (t - score) / t for a distance; 0 below the threshold t.
+        """
+        top = self.top95
+        scores, top = (1 - scores, 1 - top) if self.is_distance else (scores, top)
+        return np.maximum(scores - top, 0) / np.where(top < 1, 1 - top, np.nan)
+
+    def _most(self, scores: Array) -> Array:
+        """Return the score that is most alike, along the last axis."""
+        return np.asarray((np.fmin if self.is_distance else np.fmax).reduce(scores, axis=-1))
+
+    def _p(self, scores: Array, observed: Array) -> Array:
+        return _p(-scores, -observed) if self.is_distance else _p(scores, observed)
+
+    def _scaled(self, scores: Array, observed: Array) -> Array:
+        return _scaled(1 - scores, 1 - observed) if self.is_distance else _scaled(scores, observed)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Hold a layer map of debiased CKA with its exact moments under permutation; the mean is 0.
+
+    Quantiles and p are those of the Pearson type III distribution with these moments, which is accurate in the upper
+    tail. They hold for one pair at a time: for the maximum of a map, and what depends on it, use `map_null`.
+
+    Attributes
+    ----------
+    observed : Array
+        Scores (x layer, y layer).
+    deviation : float
+        The standard deviation, the same for all pairs.
+    skewness : Array
+        The skewness (x layer, y layer).
+    """
+
+    observed: Array
+    deviation: float
+    skewness: Array
+
+    @property
+    def top95(self) -> Array:
+        """The 95 % quantile of the null, per pair."""
+        from scipy.stats import pearson3  # takes about as long to import as torch, and `similarity` does not need it
+
+        return pearson3.ppf(0.95, self.skewness, scale=self.deviation)
+
+    @property
+    def p(self) -> Array:
+        """The probability of the score or more among permutations, per pair; NaN without a score."""
+        from scipy.stats import pearson3
+
+        return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
+
+
+def _scaled(scores: Array, observed: Array) -> Array:
+    """Calibrate observed scores (...) by scores (permutation, ...)."""
+    together = np.sort(np.concatenate([scores, observed[None]]), axis=0)
+    threshold = together[int(np.ceil(0.95 * len(together))) - 1]
+    return np.maximum(observed - threshold, 0) / np.where(threshold < 1, 1 - threshold, np.nan)
+
+
+def _p(scores: Array, observed: Array) -> Array:
+    """Return the p of observed scores (...) among scores (permutation, ...)."""
+    # a permutation that gives the very same score may differ by rounding: it counts as reached
+    reached = (scores >= observed - 1e-6).sum(0)
+    return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(scores)))
