@@ -210,10 +210,10 @@ def _sentences_so_far(results: Path, rules: pd.DataFrame) -> tuple[str, str, str
         of_pairs = worths.groupby("pair", sort=False)["worth"]
         depth = _read(results, "ranks").query("outcome == 'loss' and rule == 'depth'")["rho"].mean()
         parts = [
-            f"So far (N = {len(of_pairs)} pairs) the best single bridge is worth "
+            f"So far (pairs of experts: {len(of_pairs)}) the best single bridge is worth "
             f"{_range(of_pairs.max())} of the way from floor to ceiling and the one of the first blocks of both "
             f"{_range(of_pairs.first())}",
-            f"early depth has a rank correlation of {rounded(depth)} with it",
+            f"depth alone, early in both, has a rank correlation of {rounded(depth)} with it",
         ]
         known = rules.dropna(subset="partial")
         if len(known):

@@ -172,7 +172,7 @@ def test_the_page_of_half_a_study_says_what_is_missing(half, tmp_path):
         "**Which rule to use is not known yet**: of 4 pairs of experts the grids of"
     )
     assert "complete for 2, the plans of four bridges for 1 and" in said["verdict answer"]
-    assert "So far (N = 2 pairs) the best single bridge" in said["verdict answer"]
+    assert "So far (pairs of experts: 2) the best single bridge" in said["verdict answer"]
     assert said["verdicts"].startswith("No verdict yet: of 4 pairs")
     assert "| c x g | not complete |" in said["verdict worths"] and "| 59 of 60 |" in said["verdict pairs"]
 
