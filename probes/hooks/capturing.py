@@ -25,15 +25,15 @@ from .block_stacks import find_block
 from .compiled_blocks import uncompile
 from .hook_order import Reader
 from .model_memory import check_no_cache
+from .model_state import hooked, walk
 from .next_block import OutputOrder, OutputTrace
 from .parallel_models import StateGathering, gathers_weights
 from .run_errors import LayerNeverRan, LayerRanAgain, PassRecord, may_run_again, siblings
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
-OFFLOADING = ("_hf_hook", "_diffusers_hook")  # the attributes by which accelerate and diffusers hook modules they move
 Keep = Callable[[str, str | None, Tensor], Any]
 
-__all__ = ["EMBEDDINGS", "OFFLOADING", "Keep", "LayerNeverRan", "LayerRanAgain", "capture"]
+__all__ = ["EMBEDDINGS", "Keep", "LayerNeverRan", "LayerRanAgain", "capture"]
 
 
 class _StopForward(BaseException):
@@ -144,8 +144,8 @@ class _Reading:
         self.blocks = {path: find_block(model, path) for path in layers if path != EMBEDDINGS}
         self.first = next(iter(self.blocks), None) if EMBEDDINGS in layers else None
         self.places = {path: find_block(model, path.removesuffix(":input")) for path in sites}
-        offloaded = any(hasattr(module, hook) for module in model.modules() for hook in OFFLOADING)
-        self.stop = stop and calls != "all" and not offloaded and not gathers_weights(model)
+        self.modules = walk(model)
+        self.stop = stop and calls != "all" and not hooked(self.modules) and not gathers_weights(model)
         self.gathering = StateGathering(model)
         # An unpooled state is copied: the next block may change it in place.
         self.keep = keep or (lambda path, stream, state: state.clone())
@@ -154,14 +154,16 @@ class _Reading:
         self.waiting: list[_Waiting] = []
         self.orders: dict[type, OutputOrder] = {}  # what the parts of a class's output are
         self.family = siblings(model, self.blocks)
+        self.last = {path.rpartition(".")[0]: path for path in self.family}  # of each list, its last block
+        self.unread = dict.fromkeys(self.layers)  # the layers that were not kept as often as they run
         self.record = PassRecord(model, self.blocks | self.places, parts=not self.stop)
         self.handles: list[Any] = []
         self.compiled = ExitStack()
 
     def begin(self) -> None:
         """Register all hooks."""
-        self.record.begin()
-        for module in self.model.modules():  # a compiled module does not see hooks
+        self.record.begin(self.family)
+        for module in self.modules:  # a compiled module does not see hooks
             uncompile(self.compiled, module)
         if self.gathering.ranks:
             self.handles.append(self.model.register_forward_pre_hook(self.gathering.look, with_kwargs=True))
@@ -204,6 +206,7 @@ class _Reading:
             self._settle_waiting()
 
     def _before(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.record.entered(path)
         first = path == self.first
         if not (first or self.waiting) or _recomputed():
             return
@@ -258,7 +261,7 @@ class _Reading:
             if wanted:
                 raise
             return
-        last = path == _last_of(self.family, path)
+        last = path == self.last[path.rpartition(".")[0]]
         if sure or (last and not unclear):
             if wanted:
                 self._settle(path, inputs, output, None)
@@ -318,9 +321,12 @@ class _Reading:
         self._stop_if_done(path)
 
     def _stop_if_done(self, path: str) -> None:
-        if self.stop and all(self.times(layer) == self.calls for layer in self.layers):
-            parent = path.rpartition(".")[0]
-            alone = sum(other.rpartition(".")[0] == parent for other in self.family) < 2
+        for layer in [layer for layer in (path, EMBEDDINGS) if self.times(layer) == self.calls]:
+            self.unread.pop(layer, None)
+        if self.stop and not self.unread:
+            own = path.removesuffix(":input")  # of a block, the loop over its stack is around its entrance too
+            parent = own.rpartition(".")[0]
+            alone = sum(other.rpartition(".")[0] == parent for other in siblings(self.model, {own: self.model})) < 2
             if not may_run_again(self.model, sys._getframe(1), self.boundary, alone):
                 raise _StopForward
 
@@ -342,7 +348,8 @@ class _Reading:
     def _into_site(self, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not _recomputed():
             given = {name: v for name, v in named_inputs(module, args, kwargs).items() if isinstance(v, Tensor)}
-            self._keep_site(path, given.get("hidden_states", next(iter(given.values()))))
+            if given:
+                self._keep_site(path, given.get("hidden_states", next(iter(given.values()))))
 
     def _keep_site(self, path: str, state: State) -> None:
         if self.times(path) == self.calls:
@@ -356,12 +363,6 @@ def _waiting(path: str, inputs: Mapping[str, Any], output: Any, unclear: Ambiguo
     trace = OutputTrace(parts)
     copies = tuple(trace.values.get(number, part) for number, part in enumerate(parts))
     return _Waiting(path, inputs, output, copies, trace, unclear)
-
-
-def _last_of(blocks: Mapping[str, nn.Module], path: str) -> str:
-    """Return the last block of the list that holds a block."""
-    parent = path.rpartition(".")[0]
-    return [other for other in blocks if other.rpartition(".")[0] == parent][-1]
 
 
 def _recomputed() -> bool:

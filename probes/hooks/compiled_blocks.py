@@ -59,7 +59,7 @@ def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 
 def uncompile(stack: ExitStack, module: nn.Module) -> None:
     """Let a module run as it did before it was compiled, until the stack is left. Hooks behind it stay."""
-    compiled = getattr(module, "_compiled_call_impl", None)
+    compiled = module.__dict__.get("_compiled_call_impl")
     if compiled is not None:
         put(stack, module, "_compiled_call_impl", None)
     for hook in compiled.hooks if isinstance(compiled, CompiledCall) else ():

@@ -14,13 +14,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .model_state import OFFLOADING, walk
+
 PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
 CONTAINERS = (dict, list, set, deque)
 # What torch and accelerate keep in a module for themselves.
 INTERNAL = {"_parameters", "_modules", "_buffers", "_non_persistent_buffers_set", "_is_full_backward_hook", "training"}
 REGISTRY = "_diffusers_hook"  # the attribute by which diffusers hooks a module
 GUIDING = ("SkipHook", "SmoothedEnergyGuidanceHook")  # its hooks that keep no state and change what blocks do
-OFFLOADED = ("_hf_hook", REGISTRY)
 LIBRARIES = ("torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "numpy", "PIL")
 OURS = tuple(f"{__name__.partition('.probes.')[0]}.{package}." for package in ("probes", "models"))
 LARGEST = 1 << 26  # bytes of all copied tensors: a larger one that a pass changes in place is refused
@@ -116,6 +117,8 @@ def check_no_cache(model: nn.Module) -> None:
     RuntimeError
         A cache or a layer skip is on.
     """
+    if not any(REGISTRY in module.__dict__ for module in walk(model)):
+        return
     for path, module in model.named_modules():
         registry = getattr(module, REGISTRY, None)
         for hook in getattr(registry, "hooks", {}).values():
@@ -144,7 +147,7 @@ class _Snapshot:
             for parameter in module._parameters.values():
                 if type(parameter) is nn.Parameter and not parameter.is_inference():
                     self.tensors.append((parameter, parameter._version, None, f"a parameter of {name!r}"))
-            if any(hasattr(module, hook) for hook in OFFLOADED):
+            if any(hasattr(module, hook) for hook in OFFLOADING):
                 continue
             self._holder(module, {k: v for k, v in module.__dict__.items() if _own(k)}, name)
             self._content(module._buffers, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FrameType
@@ -38,7 +38,8 @@ class PassRecord:
     layers : mapping of str to torch.nn.Module
         The layers that are read, by path.
     parts : bool
-        Whether the parts of every layer are watched, or those of the first alone.
+        Whether the parts of every layer are watched, or those of the first alone. A layer that ran in an earlier pass
+        is not called by its parts, so they are not watched again.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], parts: bool) -> None:
@@ -46,14 +47,23 @@ class PassRecord:
         self.calls: list[tuple[int, ...]] = []  # the shape of the first tensor of each call of the model
         self.ran: dict[str, list[int]] = {}  # the calls in which each block ran
         self.inside: dict[str, str] = {}  # a part that ran, by its block
-        self.parts = list(layers) if parts else list(layers)[:1]
+        ran_before = _RAN.get(model, set())
+        self.parts = [path for path in (list(layers) if parts else list(layers)[:1]) if path not in ran_before]
         self.handles: list[Any] = []
 
-    def begin(self) -> None:
-        """Register the hooks."""
+    def begin(self, hooked: Container[str]) -> None:
+        """Register the hooks.
+
+        Parameters
+        ----------
+        hooked : container of str
+            The blocks in front of which the caller has a hook, which calls `entered`.
+        """
         self.handles.append(self.model.register_forward_pre_hook(self._called, with_kwargs=True))
-        for path, module in siblings(self.model, self.layers).items():
-            self.handles.append(module.register_forward_pre_hook(partial(self._entered, path)))
+        if any(path not in hooked for path in self.layers):
+            for path, module in siblings(self.model, self.layers).items():
+                if path not in hooked:
+                    self.handles.append(module.register_forward_pre_hook(partial(self.entered, path)))
         for path in self.parts:
             for name, child in self.layers[path].named_children():
                 self.handles.append(child.register_forward_pre_hook(partial(self._part, path, f"{path}.{name}")))
@@ -71,7 +81,8 @@ class PassRecord:
             values = [v for n in ("input_ids", "inputs_embeds") if isinstance(v := named.get(n), Tensor)] + values
         self.calls.append(tuple(values[0].shape) if values else ())
 
-    def _entered(self, path: str, *_: Any) -> None:
+    def entered(self, path: str, *_: Any) -> None:
+        """Note that a block runs."""
         self.ran.setdefault(path, []).append(len(self.calls))
 
     def _part(self, path: str, part: str, *_: Any) -> None:
@@ -168,12 +179,15 @@ def siblings(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, nn.
         The blocks by path.
     """
     found: dict[str, nn.Module] = {}
+    listed: set[str] = set()
     for path, module in layers.items():
         parent = path.rpartition(".")[0]
-        holder = model.get_submodule(parent)
-        if isinstance(holder, nn.ModuleList | nn.Sequential | nn.ModuleDict):
-            for name, member in holder.named_children():
-                found.setdefault(f"{parent}.{name}" if parent else name, member)
+        if parent not in listed:
+            listed.add(parent)
+            holder = model.get_submodule(parent)
+            if isinstance(holder, nn.ModuleList | nn.Sequential | nn.ModuleDict):
+                for name, member in holder.named_children():
+                    found.setdefault(f"{parent}.{name}" if parent else name, member)
         found.setdefault(path, module)
     return found
 
