@@ -121,7 +121,8 @@ def front_ids(tokenizer: Any, front: str | None) -> list[int]:
 
 def _one_token(tokenizer: Any, text: str) -> list[int]:
     """Return the id of a text that is one token, or nothing."""
-    known = tokenizer.get_vocab().get(text)
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # it looks one token up without a copy of its vocabulary
+    known = tokenizer.get_vocab().get(text) if backend is None else backend.token_to_id(text)
     ids = [known] if known is not None else tokenizer(text, add_special_tokens=False).input_ids
     return ids if (len(ids) == 1 and ids[0] != tokenizer.unk_token_id) or text == tokenizer.unk_token else []
 

@@ -188,7 +188,7 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
         As `extract` does.
     """
     if options.store is None:
-        return prepare_job(subject, stimuli, options).features()
+        return prepare_job(subject, stimuli, options).features(fresh=True)
     folder = Path(options.store)
     with Processes(ranks_of(*modules_of(subject).values())) as ranks:
         job = prepare_job(subject, stimuli, options)

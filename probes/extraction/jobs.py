@@ -25,8 +25,9 @@ from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
 from .checking import KeptStimulus, batch_to_check, check_stimulus
+from .memory_shortage import BatchSize
 from .options import ExtractionOptions
-from .passes import BatchSize, PassRunner, concatenate_batches
+from .passes import PassRunner, concatenate_batches
 from .pooling import pooling_of
 from .processes import Processes, local_device
 from .provenance import made_of
@@ -93,9 +94,20 @@ class ExtractionJob:
     def __len__(self) -> int:
         return -(-len(self.batches) // batches_each(self.passes.options.pooling))
 
-    def features(self) -> Features:
-        """Make all shards and return their features, in memory."""
-        with self._running():
+    def features(self, fresh: bool = False) -> Features:
+        """Make all shards and return their features, in memory.
+
+        Parameters
+        ----------
+        fresh : bool
+            Whether the job has been prepared just now: then the model is not described a second time.
+
+        Returns
+        -------
+        Features
+            As of `extract`.
+        """
+        with self._running(self.provenance["subject"] if fresh else None):
             shards = list(self.shards(range(len(self))))
             if self.passes.options.check:
                 number, batch = divmod(self._to_check(range(len(self))), self._batches_each)
@@ -195,10 +207,11 @@ class ExtractionJob:
                 yield self._shard(pieces.pop(), [place for batch in batches for place in batch], halved)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, described: Mapping[str, Any] | None = None) -> Iterator[None]:
         """Prepare the subject for passes, and put aside what they change in its models."""
         subject = self.passes.subject
-        with within_passes(*modules_of(subject).values(), subject=subject), prepared(subject, self.device):
+        modules = modules_of(subject).values()
+        with within_passes(*modules, subject=subject, described=described), prepared(subject, self.device):
             yield
 
     @property

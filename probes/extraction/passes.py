@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
-from ..hooks.parallel_models import ranks_of
 from ..reading.generated_tokens import generation_settings, written_tokens
 from ..reading.layer_names import Turns, check_turns, layer_depth, layer_paths, once_each
 from ..stimuli.stimulus_set import Stimulus
@@ -23,12 +22,12 @@ from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
 from .left_padding import warning_of_left_padding
-from .memory_shortage import free_memory, short_of_memory
 from .options import PRECISIONS, ExtractionOptions
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Tokens, find_tokens, read_grids
 
 CONNECTOR = "connector"  # the site that only images have
+LOGITS = "logits_to_keep"  # the argument by which transformers' language models predict behind some tokens alone
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,8 @@ class PassRunner:
             paths.insert(1, subject.blocks[0])  # embeddings are read where they enter the first block
         calls: int | str = 1 if self.options.calls is None else "all"
         reading = capture(subject.model, paths, keep=keep, stop=stop, calls=calls, sites=sites)
-        with torch.no_grad(), self._autocast(device), reading as taps:
+        short = nullcontext() if stop or sites else _without_most_logits(subject.model)
+        with torch.no_grad(), self._autocast(device), reading as taps, short:
             _run_to_the_end(shown, [*paths, *sites], taps)
         if missing := [m for m in modalities if not any(m == modality for modality, _, _ in found)]:
             raise ValueError(f"no layer of {subject.name} has {missing[0]} states: its streams are named wrongly")
@@ -261,78 +261,6 @@ class PassRunner:
         return Pooled(kept[0], kept[1], pooled.counts, pooled.norms)  # type: ignore[arg-type]
 
 
-@dataclass
-class BatchSize:
-    """The number of stimuli that are shown at once. It is halved where memory does not suffice.
-
-    The first batch is shown in whole passes, so that a block that runs again behind the deepest layer is noticed.
-
-    Attributes
-    ----------
-    limit : int
-        The largest number of stimuli in one pass.
-    tried : bool
-        Whether a whole pass has succeeded.
-    """
-
-    limit: int
-    tried: bool = False
-
-    def run(self, passes: PassRunner, batch: Sequence[Stimulus]) -> tuple[list[dict[str, Tensor]], list[int]]:
-        """Extract a batch in pieces of at most `limit` stimuli.
-
-        Parameters
-        ----------
-        passes : PassRunner
-            What is asked of the subject.
-        batch : sequence of Stimulus
-            The stimuli.
-
-        Returns
-        -------
-        pieces : list of dict of torch.Tensor
-            The tensors of each piece.
-        sizes : list of int
-            The number of stimuli of each piece.
-
-        Raises
-        ------
-        MemoryError
-            One stimulus alone does not fit.
-        """
-        pieces: list[dict[str, Tensor]] = []
-        sizes: list[int] = []
-        while (start := sum(sizes)) < len(batch):
-            piece = batch[start : start + self.limit]
-            try:
-                pieces.append(passes.run(piece, stop=self.tried))
-                self.tried = True
-                sizes.append(len(piece))
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not short_of_memory(error):
-                    raise
-                message = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                if len(ranks := ranks_of(passes.subject.model)) > 1:  # the others are in the middle of this pass
-                    raise MemoryError(
-                        f"{len(piece)} stimuli at once do not fit into memory with {passes.subject.name} ({message}), "
-                        f"of which {len(ranks)} ranks hold parts: choose a batch_size below {len(piece)}"
-                    ) from None
-            # The error holds the failed pass's tensors until here, behind the except clause.
-            free_memory()
-            if len(piece) == 1:
-                raise MemoryError(
-                    f"stimulus {piece[0].id!r} alone does not fit into memory with {passes.subject.name} ({message}): "
-                    "open the model in half precision or with device_map, ask for fewer layers, or pool"
-                )
-            self.limit = (len(piece) + 1) // 2
-            warnings.warn(
-                f"{len(piece)} stimuli at once do not fit into memory ({message}): continuing with {self.limit}",
-                stacklevel=2,
-            )
-        return pieces, sizes
-
-
 def concatenate_batches(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate batches along the samples, padded to the number of tokens of the longest.
 
@@ -354,6 +282,28 @@ def _concatenate(parts: list[Tensor]) -> Tensor:
         widest = max(part.shape[2] for part in parts)
         parts = [nn.functional.pad(part, (0, 0, 0, widest - part.shape[2])) for part in parts]
     return torch.cat(parts, 1)
+
+
+@contextmanager
+def _without_most_logits(model: nn.Module) -> Iterator[None]:
+    """Have a language model of transformers predict behind the last token alone: no layer that is read needs more."""
+    parameters = inspect.signature(model.forward).parameters if _of_transformers(model) else ()
+    if LOGITS not in parameters:
+        yield
+        return
+
+    def ask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {LOGITS: 1} | kwargs
+
+    handle = model.register_forward_pre_hook(ask, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _of_transformers(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("transformers.") and "forward" not in vars(model)
 
 
 def _run_to_the_end(shown: ForwardPass, paths: Sequence[str], taps: Mapping[str, Any]) -> None:

@@ -14,10 +14,13 @@ from torch import nn
 
 from .described_values import attributes_of, describe, describe_class, own_code, source_hash, used_from_outside
 from .model_description import describe_parts
-from .processor_settings import plain_settings, processor_settings
+from .processor_settings import plain_settings, processor_settings, settings_stamp
 
 PLAIN = (str, int, float, bool, type(None))
 NAMED = 64  # parts of a container or object; of a larger one all are hashed as one
+STAMPS = 64  # tokenizers whose hashes are remembered
+
+_known: dict[str, str] = {}  # by stamp of a fast tokenizer: its hash
 
 
 def preprocessing_of(subject: Any) -> dict[str, str]:
@@ -70,7 +73,9 @@ def _parts(name: str, value: Any, above: frozenset[int], functions: set[int]) ->
     above = above | {id(value)}
     function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value
     inside: dict[Any, Any] = {}
-    if isinstance(value, nn.Module):
+    if (stamp := settings_stamp(value)) is not None:
+        yield name, _known_or_hashed(stamp, value)
+    elif isinstance(value, nn.Module):
         yield name, _hashed(value, describe_parts(value) | {"revision": None})
     elif isinstance(parts := getattr(value, "components", None), dict):  # a diffusers pipeline
         inside = parts
@@ -123,6 +128,16 @@ def _is_plain(value: Any) -> bool:
 
 def _hashed(value: Any, content: Any) -> str:
     return f"{type(value).__name__} {_digest(content)}"
+
+
+def _known_or_hashed(stamp: str, value: Any) -> str:
+    """Return the hash of a fast tokenizer, which is slow to make and is made once for each stamp."""
+    if stamp not in _known:
+        found = _hashed(value, processor_settings(value))
+        while len(_known) >= STAMPS:
+            del _known[next(iter(_known))]
+        _known[stamp] = found
+    return _known[stamp]
 
 
 def _digest(content: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -98,7 +98,9 @@ def fingerprint(model: nn.Module) -> str:
 
 
 @contextmanager
-def within_passes(*models: nn.Module, subject: Any = None) -> Iterator[None]:
+def within_passes(
+    *models: nn.Module, subject: Any = None, described: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Remember what changes in models while the context lasts, in which they run and nobody edits them.
 
     Parameters
@@ -107,9 +109,14 @@ def within_passes(*models: nn.Module, subject: Any = None) -> Iterator[None]:
         The models.
     subject : Subject, optional
         What they are models of: what changes in that which makes its inputs is remembered too.
+    described : mapping, optional
+        "models" (of `describe_model`, in the order of `models`) and "preprocessing" (of `describe_preprocessing`),
+        where both were described just now, so that nothing is described twice.
     """
-    before = [_flatten(describe_model(model)) for model in models]
-    made = describe_preprocessing(subject)
+    described = described or {}
+    known = (described.get("models") or {}).values()
+    before = [_flatten(each) for each in known or map(describe_model, models)]
+    made = described["preprocessing"] if described else describe_preprocessing(subject)
     try:
         yield
     except BaseException:

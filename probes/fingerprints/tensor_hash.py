@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -170,12 +170,19 @@ def _glance(tensor: Tensor) -> bytes:
     if tensor.ndim < 2 or tensor.numel() <= LOOKED_AT:
         seen = tensor.reshape(-1)[:: -(-tensor.numel() // LOOKED_AT)]
     else:
-        rows, columns = tensor.shape[:-1].numel(), tensor.shape[-1]
-        places = torch.arange(max(rows, columns), device=tensor.device)
+        seen = tensor[_places(tensor.shape, tensor.device)]
+    return hashlib.blake2b(_bytes(seen).cpu().numpy().tobytes(), digest_size=16).digest()
+
+
+@lru_cache(maxsize=32)
+def _places(shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the index of one value of every row and every column; tensors of one shape share it."""
+    rows, columns = shape[:-1].numel(), shape[-1]
+    with torch.inference_mode(False):  # they outlast the caller's context
+        places = torch.arange(max(rows, columns), device=device)
         row, column = places % rows, places % columns
-        index = []
-        for size in reversed(tensor.shape[:-1]):
+        index: list[Tensor] = []
+        for size in reversed(shape[:-1]):
             index.insert(0, row % size)
             row = row // size
-        seen = tensor[(*index, column)]
-    return hashlib.blake2b(_bytes(seen).cpu().numpy().tobytes(), digest_size=16).digest()
+    return (*index, column)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AlbertConfig, AlbertModel
+from transformers import AlbertConfig, AlbertModel, LlamaConfig, LlamaForCausalLM
 
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
@@ -332,3 +332,21 @@ def test_the_turns_of_albert_are_its_hidden_states():
     assert features.layers == ("embeddings", "0@1", "0@2", "0@3")
     for ours, theirs in zip(features.values, native, strict=True):
         torch.testing.assert_close(ours, theirs.mean(1))
+
+
+def test_a_whole_pass_predicts_behind_one_token_unless_the_head_is_read():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2)).eval()
+    predicted: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, args, output: predicted.append(output.shape[1]))
+
+    def inputs(stimuli: Sequence[Stimulus], *_: Any) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([[*map(ord, s.text)] for s in stimuli])}
+
+    subject, texts = AnyModel(model, inputs, modalities=("text",)), letters("abc", "bcd", "cde")
+    extract(subject, texts, batch_size=2)
+    assert set(predicted[-2:]) == {1}
+    read = extract(subject, texts, layers=["lm_head"], batch_size=2)["text"].values[0]
+    with torch.no_grad():
+        torch.testing.assert_close(read, model(**inputs(texts)).logits.mean(1))
