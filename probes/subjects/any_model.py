@@ -21,7 +21,7 @@ from .picture_grids import Place, find_grids
 from .sample_rows import divide_inputs
 from .subject import ForwardPass, denoised_modalities
 from .token_movement import Stream
-from .token_streams import find_streams
+from .token_streams import StreamMemory
 
 ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Mapping[str, Any]]
 
@@ -30,9 +30,9 @@ ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Ma
 class AnyModel:
     """A model that has no subject class, with a function that turns stimuli into its keyword arguments.
 
-    For each batch, some passes up to the first block find the tokens (probes/subjects/token_streams.py). Where there is
-    a subject class for the model (models/experts/opening.py), use that: it needs no such passes. Where a modality's
-    tokens cannot be found, an error asks for `extract(..., tokens={"text": slice(1, 8)})`.
+    Some passes up to the first block find the tokens (probes/subjects/token_streams.py). For pictures, sounds and clips
+    of one shape they are remembered, and verified in every batch by two such passes. Where a modality's tokens cannot
+    be found, an error asks for `extract(..., tokens={"text": slice(1, 8)})`.
 
     Text tokens are the caption's own. `inputs` is asked again with longer captions: what stays as it is around them
     (chat template, system prompt, examples) is template and is left out (probes/subjects/caption_tokens.py).
@@ -105,6 +105,7 @@ class AnyModel:
     _warned: set[str] = field(default_factory=set, init=False, repr=False)
     _asked_twice: set[Any] = field(default_factory=set, init=False, repr=False)
     _found_denoised: tuple[str, ...] = field(default=(), init=False, repr=False)
+    _remembered: StreamMemory = field(default_factory=StreamMemory, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(getattr(self.model, COMPILED, self.model)).__name__
@@ -139,9 +140,10 @@ class AnyModel:
         self._check_repeats(inputs, stimuli, modalities, task, timestep)
         captions = self._captions(inputs, stimuli, modalities, task, timestep) if "text" in modalities else None
         self._warn_of_length(inputs)
-        found = find_streams(
+        found = self._remembered.find(
             self.model,
             inputs,
+            modalities,
             stacks=self.stacks,
             kinds=self._kinds(inputs),
             samples=len(stimuli),

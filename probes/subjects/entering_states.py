@@ -71,6 +71,52 @@ def entering_streams(model: nn.Module, block: str, inputs: Inputs) -> States | N
     return state if isinstance(state, dict) else {None: state}
 
 
+class Entrance:
+    """Read one stream of what enters a block, again and again with other inputs.
+
+    Where the block's first argument is the state, as in most models, passes end in front of the block.
+
+    Parameters
+    ----------
+    model, block, inputs
+        As `entering_streams` takes them.
+    stream : str or None
+        The stream's name, None where there is one.
+    state : torch.Tensor
+        Its state with these inputs.
+
+    Attributes
+    ----------
+    direct : bool
+        Whether the argument is the state. Two passes were the same then.
+    """
+
+    def __init__(self, model: nn.Module, block: str, inputs: Inputs, stream: str | None, state: Tensor) -> None:
+        self.model, self.block, self.stream, self.shape = model, block, stream, state.shape
+        argument = self._argument(inputs) if stream is None else None
+        self.direct = argument is not None and torch.equal(argument, state)
+
+    def read(self, inputs: Inputs) -> Tensor | None:
+        """Return the stream's state with other inputs, None where it does not enter the block."""
+        if self.direct:
+            argument = self._argument(inputs)
+            if argument is not None and argument.shape == self.shape:
+                return argument
+        return (entering_streams(self.model, self.block, inputs) or {}).get(self.stream)
+
+    def _argument(self, inputs: Inputs) -> Tensor | None:
+        """Return the block's `hidden_states`, or its first tensor; None where it has none or does not run."""
+        site, taps = f"{self.block}:input", {}
+        try:
+            with forgetting(self.model, whole=False), capture(self.model, [], sites=[site]) as taps:
+                self.model(**unchanged(inputs))
+        except LayerNeverRan:
+            return None
+        except LayerRanAgain:
+            pass
+        return taps.get(site)
+
+
 class ResidualStreams(NamedTuple):
     """How the several states of each token become one.
 

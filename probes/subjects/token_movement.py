@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .entering_states import (
     MOVED,
+    Entrance,
     ResidualStreams,
     check_token_count,
     entering_streams,
@@ -124,13 +125,14 @@ class TokenTracer:
             becomes of them.
         """
         self.flat = flatten_tokens(state, self.axis)  # (position, dim)
+        self.entrance = Entrance(self.model, self.block, self.inputs, self.stream, state)
         texts = self.data.get("text", ())
         if self.axis == -1:
             self.residual = find_residual_axis(state, self.choice, list(text_shapes(self.inputs, texts)), self._token)
         state = merge_residual_streams(state, self.residual)
         self.flat = flatten_tokens(state, self.axis)
         shape = tuple(size for axis, size in enumerate(state.shape) if axis != self.axis % state.ndim)
-        if self._moved_by(self.inputs).any():
+        if not self.entrance.direct and self._moved_by(self.inputs).any():
             raise ValueError(
                 f"{type(self.model).__name__} gives {self.block!r} something else each time it sees the same inputs: "
                 "switch dropout off by eval(), or fix what it draws (random masks, random patches)"
@@ -210,9 +212,9 @@ class TokenTracer:
 
     def _moved_by(self, inputs: Inputs) -> Tensor:
         """Return which positions differ from the first pass with these inputs, (position,)."""
-        states = entering_streams(self.model, self.block, inputs)
-        assert states is not None
-        after = flatten_tokens(merge_residual_streams(states[self.stream], self.residual), self.axis)
+        state = self.entrance.read(inputs)
+        assert state is not None
+        after = flatten_tokens(merge_residual_streams(state, self.residual), self.axis)
         return ((after - self.flat).abs().amax(1) > MOVED * float(self.flat.abs().max())).cpu()
 
     def _owners(self, shape: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,9 @@ belong to that input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,10 +19,27 @@ from torch import Tensor, nn
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
 from ..hooks.model_memory import forgetting
-from .entering_states import States, dim_axis, entering_streams, flatten_tokens
-from .input_changes import Inputs, count_samples, data_inputs, unchanged
+from .entering_states import (
+    MOVED,
+    Entrance,
+    States,
+    dim_axis,
+    entering_streams,
+    flatten_tokens,
+    merge_residual_streams,
+)
+from .input_changes import Inputs, count_samples, data_inputs, special_ids, unchanged
 from .sample_rows import divide_inputs
 from .token_movement import Stream, TokenTracer, positions_by_sample
+
+Streams = dict[str, dict[str | None, Stream]]  # by stack and name
+
+LAYOUTS = 32  # that are remembered
+TRIES = 2  # verifications that fail, after which a layout is found anew every time
+PROJECTED = 8  # dims of a random projection, in which states are compared
+ALIKE = 1e-3  # the largest difference between two responses to the same noise, over a token's largest
+ROUNDED = 8  # the same where a format is coarse, in its steps
+ASKED = ("stacks", "kinds", "residual_streams")  # arguments of `find_streams` that a layout depends on
 
 
 def find_streams(
@@ -153,3 +172,189 @@ def _labels(stream: Stream, count: int, samples: int) -> list[tuple[str, int]]:
                 if place >= 0:
                     labels[place] = (kind, sample)
     return labels
+
+
+@dataclass
+class _Layout:
+    """What was found of inputs of one layout.
+
+    Attributes
+    ----------
+    streams : dict of dict of Stream
+        As of `find_streams`.
+    entrances : list of Entrance
+        Each reads one of them.
+    scales : dict of float
+        By input, the size of the noise that is added to it.
+    answers : list of tuple of Tensor, optional
+        How each stream answered this noise (`_answer`); None where one cannot be read.
+    failed : int
+        How many batches of this layout answered in another way.
+    """
+
+    streams: Streams
+    entrances: list[Entrance]
+    scales: dict[str, float]
+    answers: list[tuple[Tensor, Tensor]] | None
+    failed: int = 0
+
+
+@dataclass
+class StreamMemory:
+    """Remember the token streams of inputs of one layout, and verify them for every batch instead of finding them anew.
+
+    A layout is the shapes of the pictures, sounds or clips, and all else that a model is given, byte for byte. What was
+    found holds for other contents only where their tokens stand in the same places. So the same noise is added to them
+    as when it was found. Where each token is a linear function of its patch, as in most models, noise moves it by the
+    same difference whatever the content, and every other token by another. Where a token answers otherwise (contents
+    that choose, sort or pad tokens; embeddings behind a norm or a tower), streams are found anew, and after two such
+    batches the layout is not verified any more.
+
+    Attributes
+    ----------
+    layouts : dict
+        What was found, by layout, those used last at the end.
+    noise : dict of torch.Tensor
+        By shape, the noise.
+    """
+
+    layouts: dict[Hashable, _Layout] = field(default_factory=dict)
+    noise: dict[Hashable, Tensor] = field(default_factory=dict)
+
+    def find(self, model: nn.Module, inputs: Inputs, shown: Sequence[str], **asked: Any) -> Streams:
+        """Find the token streams of each stack, or remember them.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The model.
+        inputs : mapping
+            The keyword arguments of one call.
+        shown : sequence of str
+            The kinds of inputs that differ from batch to batch. With text among them nothing is remembered, because
+            which words are a caption's own is another question for every batch.
+        **asked
+            The other arguments of `find_streams`.
+
+        Returns
+        -------
+        dict of dict of Stream
+            As of `find_streams`.
+
+        Raises
+        ------
+        ValueError
+            As `find_streams` does.
+        """
+        data = data_inputs(inputs, asked["kinds"])
+        names = [n for kind in shown for n in data.get(kind, ()) if _has_content(inputs[n])]
+        layout = None if "text" in shown or not names else _layout_of(model, inputs, names, asked)
+        if layout is None:
+            return find_streams(model, inputs, **asked)
+        known = self.layouts.pop(layout, None)
+        if known is None or known.failed < TRIES:
+            with torch.no_grad():
+                if known is not None and _same(known.answers, self._answers(known, inputs), inputs[names[0]].dtype):
+                    self.layouts[layout] = known
+                    return known.streams
+                found = find_streams(model, inputs, **asked)
+                known = _Layout(found, [], {}, None, 0 if known is None else known.failed + 1)
+                if known.failed < TRIES:
+                    known.entrances = _entrances(model, inputs, found, asked["stacks"])
+                    known.scales = {name: float(inputs[name].float().std().clamp_min(1e-2)) for name in names}
+                    known.answers = self._answers(known, inputs)
+        else:
+            found = find_streams(model, inputs, **asked)
+        self.layouts[layout] = known
+        for held in (self.layouts, self.noise):
+            while len(held) > LAYOUTS:
+                del held[next(iter(held))]
+        return found
+
+    def _answers(self, layout: _Layout, inputs: Inputs) -> list[tuple[Tensor, Tensor]] | None:
+        """Return how each stream answers noise in each input; None where one has another shape, or is not there."""
+        answers = []
+        streams = [stream for found in layout.streams.values() for stream in found.values()]
+        for entrance, stream in zip(layout.entrances, streams, strict=True):
+            before = _tokens(entrance.read(inputs), stream)
+            for name, scale in layout.scales.items():
+                noisy = inputs[name] + self._noise(inputs[name]) * scale
+                after = _tokens(entrance.read(dict(inputs) | {name: noisy}), stream)
+                if before is None or after is None or before.shape != after.shape:
+                    return None
+                answers.append(_answer(before, after))
+        return answers
+
+    def _noise(self, value: Tensor) -> Tensor:
+        like = (tuple(value.shape), value.dtype, value.device)
+        if like not in self.noise:
+            self.noise[like] = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+        return self.noise[like]
+
+
+def _has_content(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+
+
+def _layout_of(model: nn.Module, inputs: Inputs, names: Sequence[str], asked: Mapping[str, Any]) -> Hashable | None:
+    """Return what tells layouts apart; None where an input is no tensor and no plain value.
+
+    Of the inputs of these names, their content is left out, but not which pictures of a sample are blank: those fill up
+    a batch.
+    """
+    parts: list[Hashable] = [id(model), asked["samples"], repr([asked[name] for name in ASKED])]
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            content = value.detach()
+            if name in names:
+                content = (content != 0).flatten(2).any(2) if content.ndim > 4 else content.new_empty(0)
+            text = content.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+            parts.append((name, tuple(value.shape), value.dtype, value.device, hashlib.sha256(text).digest()))
+        elif value is None or isinstance(value, bool | int | float | str):
+            parts.append((name, repr(value)))
+        else:
+            return None
+    return (*parts, repr(special_ids(model)) if "input_ids" in inputs else "")
+
+
+def _entrances(model: nn.Module, inputs: Inputs, found: Streams, stacks: Mapping[str, Sequence[str]]) -> list[Entrance]:
+    """Return what reads each stream that was found."""
+    entrances = []
+    for path, streams in found.items():
+        states = entering_streams(model, stacks[path][0], inputs) or {}
+        entrances += [Entrance(model, stacks[path][0], inputs, name, states[name]) for name in streams]
+    return entrances
+
+
+def _tokens(state: Tensor | None, stream: Stream) -> Tensor | None:
+    """Return the tokens of a state, (position, dim), or None if it is not of the stream's shape."""
+    residual = stream.residual
+    if state is None or state.ndim != len(stream.shape) + (residual is not None):
+        return None
+    if residual is not None and (residual.axis >= state.ndim - 1 or state.shape[residual.axis] != residual.count):
+        return None
+    state = merge_residual_streams(state, residual)
+    return flatten_tokens(state, stream.dim_axis) if tuple(state.shape) == stream.shape else None
+
+
+def _answer(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which tokens moved, (position,), and by what; of those that did not, their states: (position, projected).
+
+    Differences and states are compared in a random projection, which is smaller.
+    """
+    change = after - before
+    moved = change.abs().amax(1) > MOVED * float(before.abs().max())
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(before.shape[1], PROJECTED, generator=generator).to(before)
+    return moved, torch.where(moved[:, None], change, before) @ projection
+
+
+def _same(one: Sequence[tuple[Tensor, Tensor]] | None, two: Sequence[tuple[Tensor, Tensor]] | None, kind: Any) -> bool:
+    """Return whether all tokens answer alike, to the precision of a format."""
+    if not one or not two:
+        return False
+    allowed = max(ALIKE, ROUNDED * torch.finfo(kind).eps)
+    return all(
+        torch.equal(moved, other) and bool(((rows - others).abs() <= allowed * rows.abs().amax(1, True)).all())
+        for (moved, rows), (other, others) in zip(one, two, strict=True)
+    )
