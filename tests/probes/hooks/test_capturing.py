@@ -219,3 +219,32 @@ def test_a_model_that_catches_exceptions_is_stopped_all_the_same(stack):
         model(X)
     assert not ran
     assert torch.equal(taps["stack.layers.1"], stack.layers[1](stack.layers[0](X)))
+
+
+def test_what_a_pass_costs_does_not_grow_with_the_square_of_the_blocks(monkeypatch):
+    listed: list[int] = []
+    plain = nn.Module.named_children
+
+    def named_children(module: nn.Module):
+        listed.append(len(module._modules))
+        return plain(module)
+
+    monkeypatch.setattr(nn.Module, "named_children", named_children)
+    scanned = []
+    for blocks in (4, 16):
+        model = Stack()
+        model.layers = nn.ModuleList(Block() for _ in range(blocks))
+        with capture(model, [EMBEDDINGS, *(f"layers.{number}" for number in range(blocks))]):
+            model(X)
+        scanned.append(sum(listed))
+        listed.clear()
+    assert scanned[1] <= 4 * scanned[0]
+    monkeypatch.setattr(nn.Module, "named_modules", None)  # the recursive walk of torch
+    with capture(model, [EMBEDDINGS, "layers.3"]):
+        model(X)
+    ran: list[int] = []
+    model.layers[0].linear.register_forward_hook(lambda *_: ran.append(1))
+    with capture(model, [], sites=["layers.0:input"]) as taps:
+        model(X)
+    assert torch.equal(taps["layers.0:input"], X)
+    assert not ran  # it ends in front of the block
