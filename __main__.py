@@ -9,7 +9,8 @@ from . import commands
 from .command_line import Command, parse
 
 EXPERTS = (
-    "a name (scenes-vlm, scenes-reader, scenes-dit, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), a folder or a Hub id"
+    "a name (scenes-vlm, scenes-reader, scenes-dit, scenes-dit-wide, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), "
+    "a folder or a Hub id"
 )
 PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder of images"
 PLANNED = "a published expert, one of ours, or a folder with a config.json"

@@ -22,7 +22,7 @@ from .vision import is_dual, is_vision, open_dual, open_vision
 from .vision_language import LlavaExpert
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-OWN = ("scenes-vlm", "scenes-reader", "scenes-dit", "emoji-dit")
+OWN = ("scenes-vlm", "scenes-reader", "scenes-dit", "scenes-dit-wide", "emoji-dit")
 
 
 class Family(NamedTuple):
@@ -67,7 +67,9 @@ def open_expert(
     name: Literal["scenes-vlm", "scenes-reader"], random_weights: bool = ..., seed: int = ..., front: str | None = ...
 ) -> LlavaExpert: ...
 @overload
-def open_expert(name: Literal["scenes-dit", "emoji-dit"], random_weights: bool = ..., seed: int = ...) -> DitExpert: ...
+def open_expert(
+    name: Literal["scenes-dit", "scenes-dit-wide", "emoji-dit"], random_weights: bool = ..., seed: int = ...
+) -> DitExpert: ...
 @overload
 def open_expert(
     name: str | Path, random_weights: bool = ..., seed: int = ..., front: str | None = ..., chat: bool = ...
@@ -80,9 +82,9 @@ def open_expert(
     Parameters
     ----------
     name : str or Path
-        "scenes-vlm", "scenes-reader", "scenes-dit" or "emoji-dit" (ours, shipped); "smollm2-135m", "minilm-l6" or
-        "dinov2-s" (fetched once by `make setup`); or a local folder or Hub id, with tokenizer and image processor, of a
-        family below.
+        "scenes-vlm", "scenes-reader", "scenes-dit", "scenes-dit-wide" or "emoji-dit" (ours, shipped); "smollm2-135m",
+        "minilm-l6" or "dinov2-s" (fetched once by `make setup`); or a local folder or Hub id, with tokenizer and image
+        processor, of a family below.
     random_weights : bool
         Open the expert's random-weight twin: the same architecture, nothing learnt.
     seed : int

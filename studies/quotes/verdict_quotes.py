@@ -33,6 +33,7 @@ def numbers(results: Path) -> dict[str, str]:
         "verdict.mapped": whole((pairs["rules"] >= judged).sum()),
         "verdict.runs": whole(pairs[["end_runs", "grid_runs", "plan_runs"]].to_numpy().sum()),
         "verdict.cells": whole(len(worths) / len(pairs)),
+        "verdict.grid_runs": whole(pairs[["ends_wanted", "grid_wanted"]].sum(axis=1).iloc[0]),
         "verdict.seeds": whole(sum(name.startswith("worth_seed_") for name in worths)),
     }
     kinds = _kinds(results)

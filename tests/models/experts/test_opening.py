@@ -50,7 +50,7 @@ def test_own_experts_and_their_twins(name):
     twin, same = open_expert(name, random_weights=True), open_expert(name, random_weights=True)
     assert (shipped.name, twin.name) == (name, f"{name} (random weights)")
     assert shipped.blocks == twin.blocks
-    assert len(shipped.blocks) >= 12
+    assert len(shipped.blocks) >= 8
     for part in ("model", "text_encoder") if isinstance(shipped, DitExpert) else ("model",):
         own, drawn, again, seeded = (getattr(e, part).state_dict() for e in (shipped, twin, same, other))
         assert {k: (v.shape, v.dtype) for k, v in own.items()} == {k: (v.shape, v.dtype) for k, v in drawn.items()}

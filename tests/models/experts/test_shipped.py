@@ -31,6 +31,14 @@ def test_target_of_the_generation_expert(drawings):
     assert drawings.score["all"] >= 0.7
 
 
+def test_the_wide_generation_expert_draws_as_well():
+    expert = open_expert("scenes-dit-wide")
+    assert (len(expert.blocks), len(open_expert("scenes-dit").blocks)) == (8, 13)
+    drawn = evaluate(expert, "test", each=4, steps=16).set_index("skill")
+    assert drawn.score["all"] >= 0.6
+    assert drawn.score[["one object", "two objects", "counting", "colours"]].mean() >= 0.8
+
+
 def test_the_understanding_expert_beats_what_sees_no_image(answers):
     assert (answers.score > answers.question_only + 0.2).all()
 

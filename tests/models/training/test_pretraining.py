@@ -29,7 +29,13 @@ def cheap(monkeypatch, tokenizer):
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("scenes-vlm", LlavaExpert), ("scenes-reader", LlavaExpert), ("scenes-dit", DitExpert), ("emoji-dit", DitExpert)],
+    [
+        ("scenes-vlm", LlavaExpert),
+        ("scenes-reader", LlavaExpert),
+        ("scenes-dit", DitExpert),
+        ("scenes-dit-wide", DitExpert),
+        ("emoji-dit", DitExpert),
+    ],
 )
 def test_a_trained_expert_opens_and_is_not_trained_again(name, family, tmp_path, monkeypatch):
     final = pretrain(name, tmp_path, steps=4)
