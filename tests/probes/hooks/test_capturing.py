@@ -243,7 +243,7 @@ def test_what_a_pass_costs_does_not_grow_with_the_square_of_the_blocks(monkeypat
     with capture(model, [EMBEDDINGS, "layers.3"]):
         model(X)
     ran: list[int] = []
-    model.layers[0].linear.register_forward_hook(lambda *_: ran.append(1))
+    model.get_submodule("layers.0.linear").register_forward_hook(lambda *_: ran.append(1))
     with capture(model, [], sites=["layers.0:input"]) as taps:
         model(X)
     assert torch.equal(taps["layers.0:input"], X)
