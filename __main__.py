@@ -47,12 +47,22 @@ COMMANDS = {
             "features": {"help": "The feature store.", "type": Path},
             "out": {"help": "The CSV file to write.", "type": Path},
             "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
-            "--k": {"help": "The number of neighbours of mutual_knn and cknna.", "type": int, "default": 10},
+            "--k": {
+                "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
+                "type": int,
+                "default": 10,
+            },
             "--block": {
                 "help": "How many consecutive samples move together in the null and in the intervals, such as the "
                 "captions of a picture.",
                 "type": int,
                 "default": 1,
+            },
+            "--tolerance": {
+                "help": "The standard error of a score that is good enough, for mutual_knn, cka and cka_units: as many "
+                "samples are used as that takes. (default: all samples)",
+                "type": float,
+                "metavar": "ERROR",
             },
         },
     ),

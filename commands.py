@@ -24,16 +24,18 @@ def extract(
     extract_with(open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options))
 
 
-def align(features: Path, out: Path, metric: str, k: int, block: int) -> None:
+def align(features: Path, out: Path, metric: str, k: int, block: int, tolerance: float | None) -> None:
     """Write and print the alignment curve of one store's image and text."""
     from .probes.curves.curve import alignment_curve
     from .probes.features.features import Features
     from .probes.files import write_csv
 
     modalities = Features.load(features)
-    curve = alignment_curve(modalities["image"], modalities["text"], metric, k, block=block)
+    curve = alignment_curve(modalities["image"], modalities["text"], metric, k, block=block, tolerance=tolerance)
     write_csv(out, curve)
     print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
+    if tolerance is not None:
+        print(f"of {curve.attrs['rows']} rows; the largest standard error is {max(curve.attrs['errors']):.2g}")
 
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..features.layer_features import LayerFeatures
 from ..metrics.metric import Array
+from ..similarity.calibration import Null
 from ..similarity.inputs import (
     Layers,
     as_tensor,
@@ -20,13 +21,15 @@ from ..similarity.inputs import (
     check_finite,
     check_same_stimuli,
     check_samples,
+    full_precision,
     near_all,
     open_layers,
     to_common_dtype,
 )
-from ..similarity.intervals import curve_draws, interval
+from ..similarity.intervals import SPLITS, curve_draws, interval
 from ..similarity.nulls import check_block, curve_null
 from ..similarity.rows import check_exchangeable, side_of
+from ..similarity.sampled_maps import Sampled, check_tolerance, draws_around, sampled_scores
 from ..similarity.scoring import chance, used_k
 
 
@@ -39,6 +42,7 @@ def alignment_curve(
     seed: int = 0,
     block: int = 1,
     samples: Sequence[str] | None = None,
+    tolerance: float | None = None,
 ) -> pd.DataFrame:
     """Measure the similarity of two sets of features of one subject along depth, for instance of image and text.
 
@@ -66,6 +70,8 @@ def alignment_curve(
     samples : sequence of str, optional
         The id of each row of a fixed reference, which are compared with those of x. A tensor has no ids: without them
         its rows are taken to be x's stimuli in their order, and a warning says so.
+    tolerance : float, optional
+        As in `similarity_map`: scores, null and draws are of as many rows as that takes, the same in every layer.
 
     Returns
     -------
@@ -75,7 +81,8 @@ def alignment_curve(
         chance (NaN where it depends on the features, or with blocks), null_mean, null95 and p (permutation null per
         row; each permutation is shared by all rows), pairing (equal in curves whose draws are paired: same samples,
         same seed), and last draws, a list of floats per row: the score as other samples could have had it. `attrs`:
-        peak95 and peak_p, the null of the curve's maximum.
+        peak95 and peak_p, the null of the curve's maximum; with a tolerance also tolerance, rows and errors, as of
+        `similarity_map`.
 
     Raises
     ------
@@ -100,6 +107,7 @@ def alignment_curve(
     """
     if not isinstance(x, LayerFeatures):
         raise TypeError(f"x must be LayerFeatures, as extract returns them, got {type(x).__name__}")
+    check_tolerance(metric, tolerance, block=block)
     _check_reference(x, y, samples)
     rows = _rows(x, y)
     pairs = [(a, b) for _, _, a, b in rows]
@@ -111,10 +119,17 @@ def alignment_curve(
     check_block(count, block)
     sides = side_of(x, [a for a, _ in pairs], "x"), side_of(y, [b for _, b in pairs], "the reference y")
     check_exchangeable("a curve with its null and interval", *sides, block=block)
-    null = curve_null(pairs, metric, k, permutations, seed, block)
-    scores, draws = curve_draws(pairs, metric, k, seed, block=block)
+    found = None if tolerance is None else _sampled(pairs, metric, k, tolerance, permutations, seed)
+    if found is None or found.null is None:
+        null = curve_null(pairs, metric, k, permutations, seed, block)
+        scores, draws = curve_draws(pairs, metric, k, seed, block=block)
+        errors, used = np.zeros(len(pairs)), count
+    else:
+        scores, errors, used = found.scores, found.errors, found.rows
+        null, draws = Null(scores, found.null), draws_around(found, 2 * SPLITS, seed)
     low, high = interval(scores, draws)
-    paired = hashlib.sha256(json.dumps([x.samples, seed]).encode()).hexdigest()[:12]
+    drawn = [x.samples, seed] if found is None else [x.samples, seed, metric, used]
+    paired = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
     layers = [layer for _, layer, _, _ in rows]
     curve = pd.DataFrame(
         {
@@ -140,7 +155,21 @@ def alignment_curve(
         }
     )
     curve.attrs = {"peak95": null.peak95, "peak_p": null.peak_p}
+    if tolerance is not None:
+        curve.attrs |= {"tolerance": float(tolerance), "rows": used, "errors": errors.tolist()}
     return curve
+
+
+def _sampled(
+    pairs: Sequence[tuple[Tensor, Tensor]], metric: str, k: int, tolerance: float, permutations: int, seed: int
+) -> Sampled | None:
+    """Score the pairs of a curve to a standard error; a reference of several pairs is read once."""
+    xs, ys = [a for a, _ in pairs], list({id(b): b for _, b in pairs}.values())
+    place = {id(b): index for index, b in enumerate(ys)}
+    chosen = [(index, place[id(b)]) for index, (_, b) in enumerate(pairs)]
+    xs, ys = to_common_dtype(xs, ys)
+    with full_precision():
+        return sampled_scores(xs, ys, chosen, metric, k, tolerance, permutations=permutations, seed=seed)
 
 
 def _check_reference(x: LayerFeatures, y: object, samples: Sequence[str] | None) -> None:

@@ -51,8 +51,8 @@ def batch_map(
     total, width = None, 0
     for xs, ys in batches:
         width, samples = len(xs), len(xs[0])
-        hsic = _hsic([*xs, *ys]) / (samples * (samples - 3))
-        total = hsic if total is None else total + hsic
+        terms = hsic([*xs, *ys]) / (samples * (samples - 3))
+        total = terms if total is None else total + terms
     if total is None:
         raise ValueError("no batches: expected pairs of (layer, sample, dim) features")
     own = np.diag(total)
@@ -60,15 +60,28 @@ def batch_map(
     return total[:width, width:] / own[:width, None] / own[width:]
 
 
-def _hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
-    """Return n (n - 3) HSIC_1 of all pairs (layer, layer) of one batch, in the scale of the features."""
+def hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
+    """Return n (n - 3) HSIC_1 of all pairs of layers of one batch.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor
+        (sample, dim) each.
+    exact : bool
+        Whether to compute in float64 from the start.
+
+    Returns
+    -------
+    Array
+        (layer, layer), in the scale of the features.
+    """
     exact = exact or layers[0].dtype == torch.float64 or len(layers[0]) < FEW
     products = [cka.u_centred(layer, exact) for layer in layers]
     inner = tables.inner_products(products, len(layers[0])).cpu().numpy()
     limits = np.array([product.limit for product in products])
     weak = np.diag(inner) <= ((cka.NOTHING if exact else cka.WEAK) * limits) ** 2
     if weak.any() and not exact:
-        return _hsic(layers, True)
+        return hsic(layers, True)
     inner[weak] = inner[:, weak] = 0  # nothing but rounding is left
     # a product is of features over their largest value; its limit is their summed square
     spreads = np.array([float((layer.double() - layer.double().mean(0)).square().sum()) for layer in layers])

@@ -62,11 +62,22 @@ def prepare(x: Tensor, k: int) -> Neighbours | None:
     """
     unit = unit_rows(x)
     single = x.dtype == torch.float32 and len(x) >= FEW
-    return None if _one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
+    return None if one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
 
 
-def _one_way(unit: Tensor) -> bool:
-    """Return whether all unit rows are the same up to rounding."""
+def one_way(unit: Tensor) -> bool:
+    """Return whether all unit rows are the same up to rounding.
+
+    Parameters
+    ----------
+    unit : Tensor
+        Unit rows (sample, dim), float64.
+
+    Returns
+    -------
+    bool
+        Whether they point one way.
+    """
     return float((unit - unit[0]).square_().sum(1).max()) <= (8 * np.finfo(np.float64).eps) ** 2
 
 
@@ -87,7 +98,7 @@ def subset(a: Neighbours | None, chosen: Array, k: int) -> Neighbours | None:
     Neighbours or None
         The prepared layer of the chosen samples; None where they all point the same way.
     """
-    if a is None or _one_way(a.unit[chosen]):
+    if a is None or one_way(a.unit[chosen]):
         return None
     place = np.full(len(a.near), -1, np.int32)
     place[chosen] = np.arange(len(chosen))

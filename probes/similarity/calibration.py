@@ -25,11 +25,17 @@ class Null:
     is_distance : bool
         Whether a smaller score means more alike: then p counts what is as small, peaks are the smallest scores, and
         top95 and peak95 are 5 % quantiles.
+    errors : Array or None
+        With a tolerance, the standard error of each observed score around that of all samples (...).
+    rows : int or None
+        With a tolerance, how many samples were used.
     """
 
     observed: Array
     scores: Array
     is_distance: bool = False
+    errors: Array | None = None
+    rows: int | None = None
 
     @property
     def mean(self) -> Array:

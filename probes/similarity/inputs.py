@@ -137,7 +137,7 @@ def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = 
     return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
 
 
-def read_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
+def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
     """Read the layers of a stack with their names, depths and a description, and check that they are finite.
 
     Parameters
@@ -146,6 +146,8 @@ def read_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float],
         (layer, sample, dim), or a sequence of (sample, dim) layers.
     name : str
         What messages call it.
+    finite : bool
+        Whether all values are read, to see that they are finite.
 
     Returns
     -------
@@ -183,7 +185,8 @@ def read_stack(stack: Stack, name: str) -> tuple[Layers, list[Any], list[float],
         layers = _layers(stack, name)
         names = list(range(len(layers)))
         depths, description = [(index + 1) / len(layers) for index in names], {}
-    check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
+    if finite:
+        check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
     return layers, names, depths, description
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,7 @@ from .inputs import (
     to_common_dtype,
 )
 from .rows import check_exchangeable, side_of
+from .sampled_maps import check_tolerance, sampled_scores
 
 FEWEST = 4  # blocks: fewer have hardly any permutations
 CUTS, MANY = 3, 8  # cuts of the circle of blocks, where there are so many
@@ -110,7 +112,14 @@ def curve_null(
 
 
 def map_null(
-    x: Stack, y: Stack, metric: str = "cka", k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+    x: Stack,
+    y: Stack,
+    metric: str = "cka",
+    k: int = 10,
+    permutations: int = 200,
+    seed: int = 0,
+    block: int = 1,
+    tolerance: float | None = None,
 ) -> Null:
     """Compute the permutation null of a layer map: y's samples are permuted, the same way in every layer.
 
@@ -130,6 +139,9 @@ def map_null(
         How many consecutive samples move together, where they are not exchangeable one by one: the patches of an image
         (`match_patches`), the captions of a picture, as many frames of a video as depend on each other. Use 20 blocks
         or more: with few of them p is coarse, and somewhat too small.
+    tolerance : float, optional
+        As in `similarity_map`. The null is that of the scores as they were estimated, from permutations of the rows
+        that were used: it is wider than that of all samples, and p is as valid.
 
     Returns
     -------
@@ -147,12 +159,21 @@ def map_null(
     The prepared layers of both sides are held in memory at once. For the metrics of tables (cka, its variants and rsa)
     a layer of x takes 4 bytes for each entry of (sample, sample), 8 for float64 features, and a layer of y twice that.
     """
+    check_tolerance(metric, tolerance, block=block)
     xs, ys = _open_map(x, y, metric, k, block)
     _check_null(metric)
     formula, orders = METRICS[metric], _orders(len(xs[0]), permutations, seed, block)
+    shape = len(xs), len(ys)
     with full_precision():
+        if tolerance is not None:
+            pairs = list(np.ndindex(shape))
+            found = sampled_scores(xs, ys, pairs, metric, k, tolerance, permutations=permutations, seed=seed)
+            if found is not None and found.null is not None:
+                scores, errors = found.scores.reshape(shape), found.errors.reshape(shape)
+                return Null(scores, found.null.reshape(-1, *shape), False, errors, found.rows)
         a, b = [formula.prepare(layer, k) for layer in xs], [formula.prepare(layer, k) for layer in ys]
-        return Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders), formula.is_distance)
+        null = Null(formula.compare(a, b, k), formula.permuted(a, b, k, orders), formula.is_distance)
+    return null if tolerance is None else replace(null, errors=np.zeros(shape), rows=len(xs[0]))
 
 
 def _open_map(x: Stack, y: Stack, metric: str, k: int, block: int = 1) -> tuple[Layers, Layers]:

@@ -19,6 +19,7 @@ from .inputs import (
     Layers,
     Stack,
     check_dims,
+    check_finite,
     check_metric,
     check_same_stimuli,
     check_samples,
@@ -29,6 +30,7 @@ from .inputs import (
     to_common_dtype,
 )
 from .rows import side_of, warn_of_rows
+from .sampled_maps import HEAD, check_tolerance, sampled_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,6 +148,7 @@ def similarity_map(
     memory: float = MEMORY,
     minibatch: bool = False,
     groups: Sequence[Any] | Array | None = None,
+    tolerance: float | None = None,
 ) -> pd.DataFrame:
     """Compute the similarity of every layer of x with every layer of y over the same samples.
 
@@ -172,6 +175,10 @@ def similarity_map(
         batches. It needs batches of 4 samples at least, equal in size for equal weights, and little memory.
     groups : sequence, optional
         As in `similarity`.
+    tolerance : float, optional
+        The standard error of a score that is good enough, such as .002, for mutual_knn, cka and cka_units: as many rows
+        are used as that takes. All rows are used, and scores are exact, where fewer cannot meet it. Values are checked,
+        and repeated rows looked for, among the rows that are read.
 
     Returns
     -------
@@ -179,6 +186,8 @@ def similarity_map(
         The layer map: x's layers are the index ("understanding layer"), y's layers the columns ("generation layer").
         `attrs` is plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
         features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
+        With a tolerance also tolerance, rows (how many samples were used), and errors, the standard error of each score
+        around the exact one, 0 where all samples were used.
 
     Raises
     ------
@@ -198,23 +207,37 @@ def similarity_map(
     """
     if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
         raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
+    check_tolerance(metric, tolerance, groups=groups, minibatch=minibatch, batches=y is None)
     if y is None:
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
         raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
-    xs, x_names, x_depths, x_about = read_stack(x, "x")  # type: ignore[arg-type]
-    ys, y_names, y_depths, y_about = read_stack(y, "y")
+    xs, x_names, x_depths, x_about = read_stack(x, "x", tolerance is None)  # type: ignore[arg-type]
+    ys, y_names, y_depths, y_about = read_stack(y, "y", tolerance is None)
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
     xs, ys = to_common_dtype(xs, ys, device)
-    warn_of_rows(side_of(x, xs, "x"), side_of(y, ys, "y"))
+    seen = [side if tolerance is None else [layer[:HEAD] for layer in side] for side in (xs, ys)]
+    warn_of_rows(side_of(x, seen[0], "x"), side_of(y, seen[1], "y"))
     if large := near_all(metric, k, len(xs[0])):
         warnings.warn(large, stacklevel=2)
+    shape, sampled = (len(xs), len(ys)), None
     with full_precision():
-        scores = _grouped(metric, groups, len(xs[0])).scores(xs, ys, k, memory)
+        if tolerance is not None:
+            sampled = sampled_scores(xs, ys, list(np.ndindex(shape)), metric, k, tolerance, memory)
+        if sampled is not None:
+            scores = sampled.scores.reshape(shape)
+        else:
+            if tolerance is not None:
+                check_finite([*xs, *ys], [f"layer {name!r}" for name in (*x_names, *y_names)])
+            scores = _grouped(metric, groups, len(xs[0])).scores(xs, ys, k, memory)
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
+    if tolerance is not None:
+        errors = np.zeros(shape) if sampled is None else sampled.errors.reshape(shape)
+        rows = len(xs[0]) if sampled is None else sampled.rows
+        heat.attrs |= {"tolerance": float(tolerance), "rows": rows, "errors": errors.tolist()}
     return heat
 
 

@@ -53,23 +53,45 @@ def factor(x: Tensor) -> float:
     n, units = x.shape
     squares = x.square()
     lengths, sizes = squares.sum(1), squares.sum(0)  # of samples, of units
-    fourth = squares.square().sum(1)
-
-    def debiased(whole: Tensor, diagonal: Tensor, total: Tensor) -> float:
-        """n (n - 3) HSIC_1 from the squared norm of a centred Gram, the squares of its diagonal and of its trace."""
-        return float(whole - diagonal * n / (n - 2) + total / ((n - 1) * (n - 2)))
-
-    alone = debiased(sizes.square().sum(), fourth.sum(), sizes.square().sum())
+    own = _alone(x)
     if units <= n:
         product = x.T @ x
         product.fill_diagonal_(0)
         total = sizes.sum().square() - sizes.square().sum()
-        rest = debiased(product.square().sum(), (lengths.square() - fourth).sum(), total)
+        rest = _debiased(n, product.square().sum(), (lengths.square() - squares.square().sum(1)).sum(), total)
     else:
-        rest = debiased((x @ x.T).square().sum(), lengths.square().sum(), lengths.sum().square()) - alone
+        rest = _debiased(n, (x @ x.T).square().sum(), lengths.square().sum(), lengths.sum().square()) - own
     if rest <= NOTHING * float(sizes.sum()) ** 2:
         return float("nan")
-    return ((rest + alone) / rest * (units - 1) / units) ** 0.5
+    return ((rest + own) / rest * (units - 1) / units) ** 0.5
+
+
+def alone(x: Tensor) -> float:
+    """Return the sum over units of n (n - 3) HSIC_1 of each unit with itself.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    float
+        The sum, in the scale of the features.
+    """
+    x = x.double()
+    return _alone(x - x.mean(0))
+
+
+def _alone(x: Tensor) -> float:
+    squares = x.square()
+    sizes = squares.sum(0).square().sum()
+    return _debiased(len(x), sizes, squares.square().sum(), sizes)
+
+
+def _debiased(n: int, whole: Tensor, diagonal: Tensor, trace: Tensor) -> float:
+    """Return n (n - 3) HSIC_1 from squares of a centred Gram: of its norm, of its diagonal's norm and of its trace."""
+    return float(whole - diagonal * n / (n - 2) + trace / ((n - 1) * (n - 2)))
 
 
 def _prepare(x: Tensor, k: int) -> Scaled | None:

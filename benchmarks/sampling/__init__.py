@@ -1,0 +1,1 @@
+"""Measure scores that are estimated from some of the samples."""

@@ -1,0 +1,185 @@
+"""Time maps to a tolerance beside exact ones, and count how often 1.96 errors cover the exact score.
+
+    python -m bridgework.benchmarks.sampling.tolerance                           # a try, in a minute or two
+    python -m bridgework.benchmarks.sampling.tolerance --metric mutual_knn --samples 65536 --layers 6 6 --dims 768 1024
+    python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 100000 --layers 24 24 --dims 1024 1024
+    python -m bridgework.benchmarks.sampling.tolerance --samples 1000000 --layers 6 6 --dims 768 768 --tolerance .005 \
+        --folder DISK --without-exact
+    python -m bridgework.benchmarks.sampling.tolerance --coverage 2000           # the long simulation, by hand
+
+Each case adds a row to tolerance.csv among the results. With `--folder` features are written there, as NumPy files
+that are mapped, and left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from ...probes.metrics import METRICS
+from ...probes.similarity.sampled_maps import sampled_scores
+from ...probes.similarity.scoring import similarity_map
+from ..support.inputs import common_signal, layer_features, machine, strength, use_all_cores
+
+RESULTS = Path(__file__).parents[1] / "results"
+PART = 65536  # samples that are drawn at once
+SIGNALS = (0.0, 0.5, 0.9)
+
+
+def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None) -> list[Any]:
+    """Draw the layers of one side, in memory or as mapped files.
+
+    Parameters
+    ----------
+    samples, layers, dims : int
+        Their sizes.
+    seed : int
+        Seed of the side; the common signal is the same for all.
+    folder : Path, optional
+        Where the files are written.
+
+    Returns
+    -------
+    list
+        (sample, dim) arrays, float32.
+    """
+    made: list[Any] = []
+    for layer in range(layers):
+        shape = samples, dims
+        if folder is None:
+            values: Any = np.empty(shape, np.float32)
+        else:
+            values = open_memmap(folder / f"{seed}-{layer}.npy", mode="w+", dtype=np.float32, shape=shape)
+        for part, start in enumerate(range(0, samples, PART)):
+            signal = common_signal(min(PART, samples - start), part)
+            values[start : start + PART] = layer_features(
+                signal, dims, strength(layer, layers), 1000 * seed + layer, part
+            ).numpy()
+        made.append(values if folder is None else np.load(folder / f"{seed}-{layer}.npy", mmap_mode="r"))
+    return made
+
+
+def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, exact: bool) -> dict[str, Any]:
+    """Time a map to a tolerance and, where asked, the exact one.
+
+    Parameters
+    ----------
+    xs, ys : sequence
+        Layers (sample, dim).
+    metric : str
+        A metric that takes a tolerance.
+    tolerance : float
+        The standard error.
+    exact : bool
+        Whether the exact map is made too.
+
+    Returns
+    -------
+    dict
+        rows, largest error, seconds, memory of the process at its peak (GB); exact seconds, times as fast, and the
+        largest deviation in errors, NaN without the exact map.
+    """
+    began = time.perf_counter()
+    heat = similarity_map(list(xs), list(ys), metric, tolerance=tolerance)
+    seconds, errors = time.perf_counter() - began, np.array(heat.attrs["errors"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    whole, deviation = np.nan, np.nan
+    if exact:
+        began = time.perf_counter()
+        scores = similarity_map(list(xs), list(ys), metric).to_numpy()
+        whole = time.perf_counter() - began
+        with np.errstate(invalid="ignore", divide="ignore"):
+            deviation = float(np.nanmax(np.abs(heat.to_numpy() - scores) / errors)) if errors.any() else 0.0
+    return {
+        "rows": heat.attrs["rows"], "largest error": errors.max(), "seconds": seconds, "peak memory": peak,
+        "exact seconds": whole, "times as fast": whole / seconds, "deviation": deviation,
+    }  # fmt: skip
+
+
+def pair(seed: int, samples: int, signal: float, dims: int = 16) -> tuple[Tensor, Tensor]:
+    """Draw two layers with a common signal of a share of the variance, its six directions unlike strong."""
+    g = np.random.default_rng([seed, int(100 * signal)])
+    common = g.standard_normal((samples, 6)) * np.arange(1, 7) ** -0.5
+    x, y = (
+        signal**0.5 * common @ g.standard_normal((6, dims)) + (1 - signal) ** 0.5 * g.standard_normal((samples, dims))
+        for _ in range(2)
+    )
+    return torch.from_numpy(x.astype("f")), torch.from_numpy(y.astype("f"))
+
+
+def coverage(metric: str, signal: float, samples: int, draws: int) -> dict[str, Any]:
+    """Count how often the exact score of a draw lies within 1.96 errors of the estimate.
+
+    Parameters
+    ----------
+    metric : str
+        A metric that takes a tolerance.
+    signal : float
+        The common share of the variance.
+    samples, draws : int
+        Samples of a draw, and how many draws.
+
+    Returns
+    -------
+    dict
+        covered, and mean and standard deviation of the deviations in errors: 0 and 1 where nothing is biased.
+    """
+    off = []
+    for seed in range(draws):
+        x, y = pair(seed, samples, signal)
+        found = sampled_scores([x], [y], [(0, 0)], metric, 10, 0.5)
+        if found is not None:
+            off.append((found.scores[0] - METRICS[metric].scores([x], [y], 10)[0, 0]) / found.errors[0])
+    return {"covered": np.mean(np.abs(off) < 1.96), "mean": np.mean(off), "deviation": np.std(off), "draws": len(off)}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.sampling.tolerance", description=__doc__)
+    parser.add_argument("--metric", nargs="+", default=["mutual_knn", "cka"])
+    parser.add_argument("--samples", type=int, default=16384)
+    parser.add_argument("--layers", type=int, nargs=2, default=(2, 2))
+    parser.add_argument("--dims", type=int, nargs=2, default=(96, 128))
+    parser.add_argument("--tolerance", type=float, default=0.002)
+    parser.add_argument("--folder", type=Path, help="where features are written, to be mapped")
+    parser.add_argument("--without-exact", action="store_true")
+    parser.add_argument("--coverage", type=int, default=0, metavar="DRAWS", help="simulate coverage instead")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where tolerance.csv is written")
+    options = parser.parse_args()
+    use_all_cores()
+    rows = []
+    if options.coverage:
+        for metric in ("cka", "cka_units", "mutual_knn"):
+            for signal in SIGNALS[metric == "cka_units" :]:
+                found = coverage(metric, signal, 4096 if metric != "mutual_knn" else 2048, options.coverage)
+                rows.append({"case": "coverage", "metric": metric, "signal": signal} | found)
+    else:
+        xs, ys = [
+            draw(options.samples, count, dims, side + 1, options.folder)
+            for side, (count, dims) in enumerate(zip(options.layers, options.dims, strict=True))
+        ]
+        sizes = {"samples": options.samples, "layers": "x".join(map(str, options.layers))}
+        for metric in options.metric:
+            found = timed(xs, ys, metric, options.tolerance, not options.without_exact)
+            about = {"metric": metric, "tolerance": options.tolerance, "machine": machine()}
+            rows.append({"case": "disk" if options.folder else "memory"} | sizes | about | found)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    options.results.mkdir(parents=True, exist_ok=True)
+    file = options.results / "tolerance.csv"
+    table = pd.concat([pd.read_csv(file), table]) if file.exists() else table
+    table.to_csv(file, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    main()
