@@ -1,10 +1,14 @@
 """Compare the cost of extraction by us, `output_hidden_states`, nnsight and captum with that of a bare forward pass.
 
     python -m bridgework.benchmarks.extraction     # half an hour on two cores; writes benchmarks/results/extraction.csv
+    python -m bridgework.benchmarks.extraction --tolls     # ten minutes; writes benchmarks/results/extraction_tolls.csv
 
 Each contestant shows SmolLM2-135M and DINOv2-S the same 500 emoji in the same batches and, except for the bare pass,
 returns the mean over the words or patches of every layer. Contestants take turns on a fifth of the stimuli at a time,
 and times are ratios to the bare pass. Memory is the peak of a separate process, above the loaded model.
+
+`--tolls` measures what a run costs besides its passes, in processor time, turn by turn: of `extract` over 100 captions,
+beside passes without head, and of `AnyModel`, beside the described expert over the same pictures.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,10 @@ from tqdm import tqdm
 from ..models.experts.opening import open_expert
 from ..probes.extraction.extracting import extract
 from ..probes.stimuli.sources import load_stimuli
-from ..probes.stimuli.stimulus_set import Stimuli
+from ..probes.stimuli.stimulus_set import Stimuli, Stimulus
+from ..probes.subjects.any_model import AnyModel
 from ..probes.subjects.subject import ForwardPass
+from .fusion import take_turns
 from .growth import forget_peak, peak
 from .support.inputs import machine
 
@@ -34,6 +40,7 @@ RESULTS = Path(__file__).with_name("results")
 EXPERTS = ("smollm2-135m", "dinov2-s")
 BATCH, PARTS = 20, 5
 HELD = 100  # stimuli while memory is measured
+CAPTIONS, PICTURES, ROUNDS = 100, 60, 5  # of the tolls
 
 Contestant = Callable[[Any, Stimuli], Any]
 
@@ -226,13 +233,65 @@ def alone(name: str, contestant: str, device: str) -> None:
     print((after - before) / 1e6)
 
 
+def as_any_model(expert: Any) -> AnyModel:
+    """Return a vision expert's model as one that nobody described."""
+
+    def inputs(stimuli: Sequence[Stimulus], *_: Any) -> dict[str, Any]:
+        return dict(expert.processor([stimulus.image for stimulus in stimuli], return_tensors="pt"))
+
+    return AnyModel(expert.model, inputs, expert.blocks[0].rpartition(".")[0], modalities=("image",))
+
+
+def tolls(captions: int = CAPTIONS, pictures: int = PICTURES, rounds: int = ROUNDS) -> pd.DataFrame:
+    """Time what extraction costs besides its passes, in processor time of one thread.
+
+    Parameters
+    ----------
+    captions, pictures : int
+        How many stimuli the language model and the vision transformer are shown.
+    rounds : int
+        How many rounds, of which the best counts.
+
+    Returns
+    -------
+    DataFrame
+        Columns: expert, contestant, stimuli, seconds, ratio and on top (seconds) beside the expert's first row.
+        "AnyModel, remembered" has seen the layout in an earlier run, as in every batch but the first.
+    """
+    language, vision = open_expert(EXPERTS[0]), open_expert(EXPERTS[1])
+    some, images, remembering = by_length(captions), load_stimuli("noto", pictures), as_any_model(vision)
+    texts = {"bare, without its head": lambda: trunk(language, some), "bridgework": lambda: ours(language, some)}
+    shown = {
+        "described": lambda: ours(vision, images),
+        "AnyModel, remembered": lambda: ours(remembering, images),
+        "AnyModel, new": lambda: ours(as_any_model(vision), images),
+    }
+    rows = []
+    with torch.inference_mode():
+        for name, count, contestants in ((EXPERTS[0], captions, texts), (EXPERTS[1], pictures, shown)):
+            best = take_turns(contestants, rounds)
+            first = next(iter(best.values()))
+            for contestant, seconds in best.items():
+                said = {"expert": name, "contestant": contestant, "stimuli": count, "seconds": round(seconds, 3)}
+                rows.append(said | {"ratio": round(seconds / first, 3), "on top": round(seconds - first, 3)})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Run the race, and write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--alone", nargs=2, metavar=("EXPERT", "CONTESTANT"), help=argparse.SUPPRESS)
+    parser.add_argument("--tolls", action="store_true", help="measure what a run costs besides its passes")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of --tolls")
     options = parser.parse_args()
+    if options.tolls:
+        torch.set_num_threads(1)
+        table = tolls(rounds=options.rounds).assign(machine=machine())
+        table.to_csv(RESULTS / "extraction_tolls.csv", index=False)
+        print(table.to_string(index=False))
+        return
     if options.alone:
         alone(*options.alone, device=options.device)
         return

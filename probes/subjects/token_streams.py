@@ -35,6 +35,7 @@ from .token_movement import Stream, TokenTracer, positions_by_sample
 Streams = dict[str, dict[str | None, Stream]]  # by stack and name
 
 LAYOUTS = 32  # that are remembered
+NOISES = 4  # tensors of noise, as large as a batch, that are kept; the same are drawn again where they are not
 TRIES = 2  # verifications that fail, after which a layout is found anew every time
 PROJECTED = 8  # dims of a random projection, in which states are compared
 ALIKE = 1e-3  # the largest difference between two responses to the same noise, over a token's largest
@@ -266,8 +267,8 @@ class StreamMemory:
         else:
             found = find_streams(model, inputs, **asked)
         self.layouts[layout] = known
-        for held in (self.layouts, self.noise):
-            while len(held) > LAYOUTS:
+        for held, most in ((self.layouts, LAYOUTS), (self.noise, NOISES)):
+            while len(held) > most:
                 del held[next(iter(held))]
         return found
 

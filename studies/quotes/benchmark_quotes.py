@@ -146,7 +146,12 @@ def zoo_table(results: Path) -> str:
 def _extraction(results: Path) -> dict[str, str]:
     timed = pd.read_csv(results / "extraction.csv").set_index(["expert", "contestant"])["seconds"]
     headless = timed["smollm2-135m", "bridgework"] / timed["smollm2-135m", "bare, without its head"]
-    return {"extraction.headless": rounded(headless)}
+    tolls = pd.read_csv(results / "extraction_tolls.csv").set_index(["expert", "contestant"])
+    return {
+        "extraction.headless": rounded(headless),
+        "extraction.on_top": rounded(tolls.loc[("smollm2-135m", "bridgework"), "on top"]),
+        "extraction.captions": whole(tolls.loc[("smollm2-135m", "bridgework"), "stimuli"]),
+    }
 
 
 def extraction_table(results: Path) -> str:
