@@ -23,12 +23,13 @@ from ...probes.plans.rules import RULES
 from ...probes.similarity.scaled_maps import scaled_map
 from ...probes.similarity.scoring import similarity_map
 from ...probes.stimuli.stimulus_set import Stimuli
-from ..settings import PLAN_TIMESTEP
+from ..settings import PLAN_TIMESTEP, RESULTS
 from .bridge_runs import config
 from .caption_pool import evidence
 from .testbed import BRIDGES, Pair
 from .trained_maps import TRAINED
 
+MAPS = RESULTS / "verdict" / "rule_maps.parquet"
 ALIGNMENT = ("mutual_knn", "cka", "cknna", "svcca", "rsa", "linear_probe")  # metrics of the rule alignment
 
 
@@ -40,7 +41,8 @@ def rule_maps(pair: Pair, folder: Path) -> pd.DataFrame:
     pair : Pair
         The pair of experts.
     folder : Path
-        The folder of the study. Features and maps that it holds are not measured again.
+        The folder of the study. What it holds is not measured again, nor are maps of this testbed that are committed:
+        the plans of runs that are missing must be those of the runs that are there.
 
     Returns
     -------
@@ -53,12 +55,13 @@ def rule_maps(pair: Pair, folder: Path) -> pd.DataFrame:
     depths = len(experts[0].blocks), len(experts[1].blocks)
     trained = {rule: partial(measure, pair, folder) for rule, measure in TRAINED.items()}
     tables = []
-    made = config(pair)
+    made, known = config(pair), _committed(config(pair))
     for rule, measure in (_untrained(pair, folder, *experts) | trained).items():
         path = folder / "maps" / made / f"{rule.replace(', ', '_')}.parquet"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_parquet(path, _cells(pair, rule, measure(), depths).assign(config=made))
+            found = known[known["rule"] == rule]
+            write_parquet(path, found if len(found) else _cells(pair, rule, measure(), depths).assign(config=made))
         tables.append(pd.read_parquet(path))
     return pd.concat(tables, ignore_index=True)
 
@@ -105,6 +108,13 @@ def _untrained(pair: Pair, folder: Path, understanding: Any, generation: Any) ->
         "complementarity": lambda: complementarity_map(*features()[1:]),
         "descent": lambda: descent_map(features()[1], generation, features()[0]),
     }
+
+
+def _committed(made: str) -> pd.DataFrame:
+    if not MAPS.is_file():
+        return pd.DataFrame({"rule": []})
+    maps = pd.read_parquet(MAPS)
+    return maps[maps["config"] == made].reset_index(drop=True)
 
 
 def _cells(pair: Pair, rule: str, heat: pd.DataFrame, depths: tuple[int, int]) -> pd.DataFrame:

@@ -138,6 +138,10 @@ def test_maps_of_rules_read_the_evidence_alone(small, tmp_path, monkeypatch):
     scenes = {read.scene.caption for read in read_captions("evidence", 8, kinds=testbed.KINDS)}
     assert set(stimuli.ids) == scenes
     pd.testing.assert_frame_equal(rule_maps.rule_maps(pair, tmp_path), table)
+    table.to_parquet(tmp_path / "rule_maps.parquet")
+    monkeypatch.setattr(rule_maps, "MAPS", tmp_path / "rule_maps.parquet")
+    monkeypatch.setattr(rule_maps, "_cells", None)  # committed maps are not measured again
+    pd.testing.assert_frame_equal(rule_maps.rule_maps(pair, tmp_path / "another"), table)
 
 
 def test_facts_of_a_true_picture_hold_and_of_another_do_not():
