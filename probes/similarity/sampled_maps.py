@@ -11,7 +11,7 @@ import torch
 
 from ..metrics import METRICS
 from ..metrics.estimators.query_rows import nearest_of, permuted_shares, shares
-from ..metrics.estimators.sample_blocks import block_terms, permuted_terms, scores_and_errors
+from ..metrics.estimators.sample_blocks import block_terms, permuted_terms, scores_and_errors, unevenness
 from ..metrics.metric import MEMORY, Array, unit_rows
 from ..metrics.neighbours import one_way
 from .inputs import Layers, check_finite
@@ -21,6 +21,7 @@ BY_BLOCKS = ("cka", "cka_units")
 SEEN = 4  # query rows that share one neighbour at least, as errors count
 PILOT = 512  # query rows that tell how many are needed
 BLOCKS = 32  # blocks that tell how many are needed: with fewer, 1.96 errors cover less than they say
+ALIKE = 64  # rows of equal weight that the rows used are worth at least: fewer do not show how uneven the others are
 LARGEST = 256  # samples of a block: larger ones cost more for pairs of samples that hardly matter
 MARGIN = 1.05  # more rows than the variance of the first ones asks for, so that they nearly always do
 HEAD = 8192  # rows among which repeated ones are looked for: those of one stimulus follow each other
@@ -99,8 +100,8 @@ def sampled_scores(
     Parameters
     ----------
     xs, ys : list of Tensor
-        Layers (sample, dim) of one dtype and device. Only the rows that are used are read, for mutual_knn all of them,
-        part by part.
+        Layers (sample, dim) of one dtype and device. All rows are read once, part by part; what costs more than reading
+        is done for the rows that are used.
     pairs : sequence of (int, int)
         Which layer of xs is compared with which of ys.
     metric : str
@@ -131,7 +132,8 @@ def sampled_scores(
     mutual_knn is a mean over samples: m query rows, drawn without replacement, have the error
     sqrt((1 - m / N) s^2 / m), with s^2 the variance of their shares. Their neighbours are sought among all samples.
     Of cka and cka_units see `metrics.estimators.sample_blocks`. A ratio of unbiased terms has a bias of the order of
-    its variance, at a tolerance of .002 some 1e-5.
+    its variance, at a tolerance of .002 some 1e-5. A few samples far from all others make up most of such a score, and
+    a draw of rows may miss them. So the rows used are worth `ALIKE` rows of equal weight at least, or all are used.
     A permutation maps used rows to used rows, and keeps each block of cka in itself. Together with the score as it was
     estimated that is a permutation test as exact as one of all samples, of less power where rows are few.
     """
@@ -218,6 +220,11 @@ def _by_blocks(
         return None
     most, used, wanted = samples // block, 0, BLOCKS
     layers, both = [*xs, *ys], [(i, len(xs) + j) for i, j in pairs]
+    first = torch.from_numpy(np.sort(order[: wanted * block]))
+    uneven = max(_unevenness(layer, layer[first.to(layer.device)].mean(0), n) for n, layer in enumerate(layers))
+    if not ALIKE * uneven <= most * block:  # also where squares overflow
+        return None
+    wanted = max(wanted, math.ceil(ALIKE * uneven / block))
     terms: list[Array] = []
     while True:
         for rows in _blocks(layers, order, block, used, wanted, memory):
@@ -247,6 +254,15 @@ def _by_blocks(
     return Sampled(scores, errors, used * block, deviations, null)
 
 
+def _unevenness(layer: torch.Tensor, centre: torch.Tensor, index: int) -> float:
+    """Return how uneven rows are, or raise ValueError for a row that is not finite."""
+    uneven = unevenness(layer, centre)
+    if not math.isfinite(uneven):
+        check_finite([layer], [f"layer {index} of x and y"])
+        return math.inf
+    return uneven
+
+
 def _blocks(layers: Layers, order: Array, block: int, first: int, last: int, memory: float) -> Iterator[Layers]:
     """Yield the rows of every block in turn, reading several blocks at once in the order of the file."""
     size = block * sum(layer.shape[1] * layer.element_size() for layer in layers)
@@ -257,6 +273,5 @@ def _blocks(layers: Layers, order: Array, block: int, first: int, last: int, mem
         place = torch.from_numpy(np.argsort(ranked))
         chosen = torch.from_numpy(rows[ranked])
         read = [layer[chosen.to(layer.device)] for layer in layers]
-        check_finite(read, [f"layer {index} of x and y" for index in range(len(read))])
         for one in place.split(block):
             yield [layer[one.to(layer.device)] for layer in read]

@@ -177,8 +177,8 @@ def similarity_map(
         As in `similarity`.
     tolerance : float, optional
         The standard error of a score that is good enough, such as .002, for mutual_knn, cka and cka_units: as many rows
-        are used as that takes. All rows are used, and scores are exact, where fewer cannot meet it. Values are checked,
-        and repeated rows looked for, among the rows that are read.
+        are used as that takes. All rows are used, and scores are exact, where fewer cannot meet it, or where a few rows
+        far from all others make up most of cka. Repeated rows are looked for among the first ones.
 
     Returns
     -------

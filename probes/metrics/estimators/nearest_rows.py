@@ -132,16 +132,33 @@ def _undecided(
 
 
 def _by_distance(unit: Tensor, zero: Tensor, row: int, candidates: Tensor) -> tuple[Array, Array]:
-    """Rank candidates by their distance from a row, computed from differences, which cancel no digits.
-
-    Distances that are equal up to their own rounding error are ties, which go by index.
-    """
+    """Rank candidates by their distance from a row, computed from differences, which cancel no digits."""
     distances = (unit[candidates] - unit[row]).square().sum(1) / 2
     distances[zero[candidates] | zero[row]] = 1
-    far, samples = distances.cpu().numpy(), candidates.cpu().numpy()
+    return rank_by_distance(distances, candidates)
+
+
+def rank_by_distance(distances: Tensor, samples: Tensor) -> tuple[Array, Array]:
+    """Rank samples by distances that are exact but for rounding.
+
+    Parameters
+    ----------
+    distances : Tensor
+        Half of the squared distance of each sample (sample,), float64.
+    samples : Tensor
+        Their indices (sample,).
+
+    Returns
+    -------
+    samples : Array
+        The indices, nearest first. Distances that are equal up to their own rounding error are ties, which go by index.
+    distances : Array
+        Their distances.
+    """
+    far, indices = distances.cpu().numpy(), samples.cpu().numpy()
     order = np.argsort(far, kind="stable")
     ascending = far[order]
     group = np.empty(len(far), np.int64)
     group[order] = np.cumsum(np.diff(ascending, prepend=ascending[0]) > 1e-14 * np.sqrt(ascending))
-    ranked = np.lexsort((samples, group))
-    return samples[ranked], far[ranked]
+    ranked = np.lexsort((indices, group))
+    return indices[ranked], far[ranked]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..metric import Array, unit_rows
+from .nearest_rows import TIE, rank_by_distance
 
 CHUNK = 8192  # samples of the gallery that are read at once
 SPARE = 16  # candidates beside the k nearest, which float64 ranks again: near-ties are among them
@@ -30,7 +31,8 @@ def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
     Returns
     -------
     Array
-        Indices (query, k), nearest first. Equal distances go by index, as far as `SPARE` candidates reach.
+        Indices (query, k), nearest first. Equal distances go by index. Rows with more near-ties than `SPARE` are
+        compared with all samples again in float64.
     """
     asked = torch.from_numpy(queries).to(gallery.device)
     unit = unit_rows(gallery[asked])
@@ -38,12 +40,10 @@ def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
     own, spare = (unit - shift).to(gallery.dtype), min(k + SPARE, len(gallery) - 1)
     values = torch.full((len(asked), 0), 0.0, dtype=gallery.dtype, device=gallery.device)
     found = torch.zeros(len(asked), 0, dtype=torch.int64, device=gallery.device)
-    for start in range(0, len(gallery), CHUNK):
-        part = unit_rows(gallery[start : start + CHUNK])
-        zero = ~part.any(1)
-        part = (part - shift).to(gallery.dtype)
-        bias = -part.square().sum(1) / 2 - zero.to(part) / 2  # zeros are as far as rows at a right angle
-        step, values_then, found_then = ENTRIES // len(part), [], []
+    longest = 0.0
+    for start, part, bias in _parts(gallery, shift, gallery.dtype):
+        longest = max(longest, float(part.square().sum(1).max()) ** 0.5)
+        step, values_then, found_then = max(1, ENTRIES // len(part)), [], []
         for first in range(0, len(asked), step):
             some = slice(first, first + step)
             near = torch.addmm(bias, own[some], part.T)
@@ -56,10 +56,50 @@ def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
             values_then.append(best)
             found_then.append(order.gather(1, chosen))
         values, found = torch.cat(values_then), torch.cat(found_then)
-    candidates = found.cpu().numpy()
-    for row in (~unit.any(1)).nonzero().ravel().tolist():  # zeros are equally far from all
+    candidates, zero = found.cpu().numpy(), ~unit.any(1)
+    for row in zero.nonzero().ravel().tolist():  # zeros are equally far from all
         candidates[row] = np.delete(np.arange(spare + 1), queries[row] if queries[row] <= spare else spare)
-    return _ranked(gallery, unit, candidates)[:, :k]
+    ranked = _ranked(gallery, unit, candidates)[:, :k]
+    if spare < len(gallery) - 1:
+        unsure = values[:, k - 1] - values[:, -1] <= 2 * _error(own, longest)
+        rows = (unsure & ~zero).nonzero().ravel().cpu().numpy()
+        ranked[rows] = _among_all(gallery, unit[rows], shift, longest, queries[rows], k)
+    return ranked
+
+
+def _parts(gallery: Tensor, shift: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield parts of the gallery: where each begins, its unit rows less a shift, and what is added to products."""
+    for start in range(0, len(gallery), CHUNK):
+        part = unit_rows(gallery[start : start + CHUNK])
+        zero = ~part.any(1)
+        part = (part - shift).to(dtype)
+        yield start, part, -part.square().sum(1) / 2 - zero.to(part) / 2  # zeros are as far as rows at a right angle
+
+
+def _error(own: Tensor, longest: float) -> Tensor:
+    """Return the rounding error of each row's products, (query,), as `nearest_rows.closeness_blocks` bounds it."""
+    rounding = 3 * own.shape[1] ** 0.5 * torch.finfo(own.dtype).eps
+    return (rounding * (own.square().sum(1).sqrt() * longest + longest**2)).clamp(min=TIE)
+
+
+def _among_all(gallery: Tensor, unit: Tensor, shift: Tensor, longest: float, queries: Array, k: int) -> Array:
+    """Find the nearest samples of rows with many near-ties, (query, k), in float64."""
+    near, step = np.empty((len(queries), k), np.int64), max(1, ENTRIES // 2 // len(gallery))
+    for first in range(0, len(queries), step):
+        own = unit[first : first + step] - shift
+        asked = torch.from_numpy(queries[first : first + step]).to(gallery.device)
+        closeness = torch.cat(
+            [torch.addmm(bias, own, part.T) for _, part, bias in _parts(gallery, shift, own.dtype)], 1
+        )
+        closeness[torch.arange(len(own), device=own.device), asked] = -torch.inf
+        reach = closeness.topk(k, dim=1).values[:, -1] - 2 * _error(own, longest)
+        for row in range(len(own)):
+            among = (closeness[row] >= reach[row]).nonzero().ravel()
+            others = [unit_rows(gallery[some]) for some in among.split(CHUNK)]
+            far = [(other - unit[first + row]).square().sum(1) / 2 for other in others]
+            zero = torch.cat([~other.any(1) for other in others])
+            near[first + row] = rank_by_distance(torch.cat(far).masked_fill(zero, 1), among)[0][:k]
+    return near
 
 
 def _ranked(gallery: Tensor, unit: Tensor, candidates: Array) -> Array:
@@ -84,7 +124,8 @@ def _ranked(gallery: Tensor, unit: Tensor, candidates: Array) -> Array:
 
 def shares(a: Array, b: Array) -> Array:
     """Return the share of neighbours that two lists of neighbours (query, k) have in common, (query,)."""
-    return (a[:, :, None] == b[:, None, :]).any(2).mean(1)
+    both = np.sort(np.concatenate([a, b], 1), axis=1)  # a list holds no sample twice
+    return (both[:, 1:] == both[:, :-1]).sum(1) / a.shape[1]
 
 
 def permuted_shares(

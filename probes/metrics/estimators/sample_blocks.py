@@ -11,13 +11,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import tables
 from ..batched_cka import hsic
 from ..cka import u_centred
 from ..metric import Array
+from .query_rows import CHUNK
 from .unit_sampling import alone
+
+
+def unevenness(layer: Tensor, centre: Tensor) -> float:
+    """Return how many rows weigh as much as one would if all weighed the same: 1, or more where few rows outweigh many.
+
+    A row weighs its squared distance from the centre, which is how its Gram grows with it.
+
+    Parameters
+    ----------
+    layer : Tensor
+        Features of all samples (sample, dim), which may lie on disk.
+    centre : Tensor
+        Their mean, or that of many of them (dim,).
+
+    Returns
+    -------
+    float
+        The mean square of the weights over their squared mean; NaN where a row is not finite, or too large to square.
+    """
+    parts = [torch.linalg.vector_norm(part - centre, dim=1).double() for part in layer.split(CHUNK)]
+    far = torch.cat(parts)
+    longest = far.max()
+    if longest == 0:
+        return 1.0
+    weights = (far / longest).square()
+    return float(weights.square().mean() / weights.mean().square())
 
 
 def block_terms(layers: Sequence[Tensor], units: bool) -> Array:

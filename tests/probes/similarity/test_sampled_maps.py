@@ -100,6 +100,44 @@ def test_queries_find_the_neighbours_of_the_exact_map(monkeypatch):
     assert [set(row) for row in found.tolist()] == [set(row) for row in wanted.tolist()]
 
 
+@pytest.mark.parametrize("kind", ["repeated", "two directions", "close"])
+def test_ties_beyond_the_candidates_go_by_index(kind, monkeypatch):
+    monkeypatch.setattr(query_rows, "CHUNK", 64)
+    g = np.random.default_rng(0)
+    if kind == "repeated":
+        rows = g.standard_normal((6, 9))[g.integers(0, 6, 400)]
+        rows[::7] = 0
+    elif kind == "two directions":
+        rows = g.standard_normal((400, 1))
+    else:  # nearer than float32 resolves
+        rows = np.where(g.random((400, 1)) < 0.5, -1, 1) * np.eye(9)[0] + 1e-7 * g.standard_normal((400, 9))
+    x, queries = torch.from_numpy(rows), g.permutation(400)[:80]
+    x = x if kind == "close" else x.float()
+    prepared = prepare(x, 10)
+    assert prepared is not None
+    found = nearest_of(x, queries, 10)
+    assert [set(row) for row in found.tolist()] == [set(row) for row in prepared.near[queries].tolist()]
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_units"])
+@pytest.mark.parametrize("share", [1 / 2048, 0.02])
+def test_samples_far_from_all_others_are_not_missed(metric, share):
+    x, y = sides(0, 2048)
+    chosen = np.random.default_rng(1).permutation(2048)[: int(2048 * share)]
+    x[:, chosen] *= 1000
+    heat, exact = similarity_map(x, y, metric, tolerance=0.5), similarity_map(x, y, metric)
+    np.testing.assert_array_equal(heat.to_numpy(), exact.to_numpy())
+    assert heat.attrs["rows"] == 2048
+
+
+def test_every_value_is_checked():
+    x, y = sides(0, 4096)
+    order = np.random.default_rng(2).permutation(4096)
+    x[0, order[-1], 3] = np.inf
+    with pytest.raises(ValueError, match=f"layer 0 of x and y holds NaN or infinity.*sample {order[-1]}"):
+        similarity_map(x, y, tolerance=0.5)
+
+
 def test_a_curve_takes_a_tolerance():
     x, y = (stack_of((3, 1100, 6), seed, modality=name) for seed, name in ((0, "image"), (1, "text")))
     y.values[1] += x.values[1]
