@@ -173,7 +173,7 @@ def _by_rows(
     """Add query rows until the largest error is met."""
     samples, used, wanted = len(order), 0, PILOT
     layers = [*xs, *ys]
-    check_finite(layers, [f"layer {index} of x and y" for index in range(len(layers))])
+    check_finite(layers, _names(xs, ys))
     near: list[Array] = [np.empty((0, k), int) for _ in layers]
     while True:
         if 2 * wanted > samples:  # little is saved: a row costs what it costs in the exact map
@@ -221,7 +221,8 @@ def _by_blocks(
     most, used, wanted = samples // block, 0, BLOCKS
     layers, both = [*xs, *ys], [(i, len(xs) + j) for i, j in pairs]
     first = torch.from_numpy(np.sort(order[: wanted * block]))
-    uneven = max(_unevenness(layer, layer[first.to(layer.device)].mean(0), n) for n, layer in enumerate(layers))
+    named = zip(layers, _names(xs, ys), strict=True)
+    uneven = max(_unevenness(layer, layer[first.to(layer.device)].mean(0), name) for layer, name in named)
     if not ALIKE * uneven <= most * block:  # also where squares overflow
         return None
     wanted = max(wanted, math.ceil(ALIKE * uneven / block))
@@ -254,11 +255,16 @@ def _by_blocks(
     return Sampled(scores, errors, used * block, deviations, null)
 
 
-def _unevenness(layer: torch.Tensor, centre: torch.Tensor, index: int) -> float:
+def _names(xs: Layers, ys: Layers) -> list[str]:
+    """Return what errors call the layers of both sides."""
+    return [f"layer {index} of {side}" for side, layers in (("x", xs), ("y", ys)) for index in range(len(layers))]
+
+
+def _unevenness(layer: torch.Tensor, centre: torch.Tensor, name: str) -> float:
     """Return how uneven rows are, or raise ValueError for a row that is not finite."""
     uneven = unevenness(layer, centre)
     if not math.isfinite(uneven):
-        check_finite([layer], [f"layer {index} of x and y"])
+        check_finite([layer], [name])
         return math.inf
     return uneven
 

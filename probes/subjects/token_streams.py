@@ -306,7 +306,7 @@ def _layout_of(model: nn.Module, inputs: Inputs, names: Sequence[str], asked: Ma
     parts: list[Hashable] = [id(model), asked["samples"], repr([asked[name] for name in ASKED])]
     for name, value in inputs.items():
         if isinstance(value, Tensor):
-            content = value.detach()
+            content = value.detach().resolve_conj().resolve_neg()
             if name in names:
                 content = (content != 0).flatten(2).any(2) if content.ndim > 4 else content.new_empty(0)
             text = content.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()

@@ -110,9 +110,8 @@ def test_ties_beyond_the_candidates_go_by_index(kind, monkeypatch):
     elif kind == "two directions":
         rows = g.standard_normal((400, 1))
     else:  # nearer than float32 resolves
-        rows = np.where(g.random((400, 1)) < 0.5, -1, 1) * np.eye(9)[0] + 1e-7 * g.standard_normal((400, 9))
-    x, queries = torch.from_numpy(rows), g.permutation(400)[:80]
-    x = x if kind == "close" else x.float()
+        rows = np.where(g.random((400, 1)) < 0.5, -1, 1) * np.eye(9)[0] + 1e-4 * g.standard_normal((400, 9))
+    x, queries = torch.from_numpy(rows.astype("f")), g.permutation(400)[:80]
     prepared = prepare(x, 10)
     assert prepared is not None
     found = nearest_of(x, queries, 10)
@@ -130,12 +129,13 @@ def test_samples_far_from_all_others_are_not_missed(metric, share):
     assert heat.attrs["rows"] == 2048
 
 
-def test_every_value_is_checked():
+@pytest.mark.parametrize("metric", ["cka", "mutual_knn"])
+def test_every_value_is_checked(metric):
     x, y = sides(0, 4096)
     order = np.random.default_rng(2).permutation(4096)
-    x[0, order[-1], 3] = np.inf
-    with pytest.raises(ValueError, match=f"layer 0 of x and y holds NaN or infinity.*sample {order[-1]}"):
-        similarity_map(x, y, tolerance=0.5)
+    y[0, order[-1], 3] = np.inf  # a row that is drawn last
+    with pytest.raises(ValueError, match=f"layer 0 of y holds NaN or infinity.*sample {order[-1]}"):
+        similarity_map(x, y, metric, tolerance=0.5)
 
 
 def test_a_curve_takes_a_tolerance():

@@ -161,3 +161,6 @@ def test_what_is_no_content_belongs_to_the_layout():
     ]
     assert len({same, *others}) == 1 + len(others)
     assert layout(given | {"cache": object()}) is None
+    turns = torch.randn(5, dtype=torch.complex64)  # as of rotary positions, which are often handed on as conjugates
+    assert layout(given | {"turns": turns.conj()}) == layout(given | {"turns": turns.conj().resolve_conj()})
+    assert layout(given | {"turns": turns.conj()}) != layout(given | {"turns": turns})
