@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -160,10 +161,11 @@ def test_the_first_example_runs_as_printed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file", PAGES, ids=name)
 def test_every_example_is_python_and_imports_what_exists(file):
-    for block in blocks(file, "python"):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bridgework"):
-                exec(ast.unparse(node), {})
+    imports = [node for block in blocks(file, "python") for node in ast.walk(ast.parse(block))]
+    ours = [n for n in imports if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("bridgework")]
+    modules = {node.module: importlib.import_module(str(node.module)) for node in ours}
+    wanted = [(node.module, alias.name) for node in ours for alias in node.names]
+    assert not [f"{module}.{name}" for module, name in wanted if not hasattr(modules[module], name)]
 
 
 def test_every_command_in_the_docs_is_one_of_ours(capsys):

@@ -126,13 +126,17 @@ def test_rows_that_only_look_alike_are_samples():
     g = np.random.default_rng(0)
     far = (1e4 + g.standard_normal((50, 8))).astype(np.float32)
     bags = np.repeat(g.standard_normal((25, 8)), 2, axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        similarity(far, g.standard_normal((50, 3)))
-        similarity_map(np.stack([bags, g.standard_normal((50, 8))]), g.standard_normal((1, 50, 4)))
-        counts, labels = g.integers(1, 5, (50, 1)), np.eye(4)[g.integers(0, 4, 50)]  # which samples may share
-        map_null([counts, labels], g.standard_normal((1, 50, 4)), permutations=5)
-        map_null(features(np.stack([bags, bags + g.standard_normal((50, 8))])), g.standard_normal((1, 50, 4)))
+    counts, labels = g.integers(1, 5, (50, 1)), np.eye(4)[g.integers(0, 4, 50)]  # which samples may share
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        scores = [
+            similarity(far, g.standard_normal((50, 3))),
+            similarity_map(np.stack([bags, g.standard_normal((50, 8))]), g.standard_normal((1, 50, 4))),
+            map_null([counts, labels], g.standard_normal((1, 50, 4)), permutations=5).p,
+            map_null(features(np.stack([bags, bags + g.standard_normal((50, 8))])), g.standard_normal((1, 50, 4))).p,
+        ]
+    assert not [str(warning.message) for warning in warned]
+    assert all(np.isfinite(np.asarray(score)).all() for score in scores)
 
 
 def test_rows_of_zeros_are_counted():
