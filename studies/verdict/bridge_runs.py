@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,8 +92,18 @@ def config(pair: Pair) -> str:
         "protocol": PROTOCOL, "captions": captions, "layout": LAYOUT, "steps": STEPS, "batch": BATCH, "rate": RATE,
         "shift": TIME_SHIFT, "dropout": DROPOUT, "scored": BRIDGE_TIME_SHIFT, "drawn": DRAWN, "sampling": SAMPLING,
     }  # fmt: skip
-    experts = describe_experts([open_expert(pair.understanding), open_expert(pair.generation)])
-    return digest(settings | {"experts": experts})
+    return digest(settings | {"experts": _described(pair)})
+
+
+@cache  # opening and hashing both experts takes a tenth of a run
+def _described(pair: Pair) -> list[dict[str, Any]]:
+    return describe_experts([open_expert(pair.understanding), open_expert(pair.generation)])
+
+
+@cache
+def depths(pair: Pair) -> tuple[int, int]:
+    """Return how many blocks both experts of a pair have."""
+    return len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
 
 
 def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) -> dict[str, Any]:
@@ -119,12 +130,10 @@ def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) 
     if not again and path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
         return row | {"labels": json.dumps(sorted({*json.loads(row["labels"]), *cell.labels}))}
     began = time.process_time()
-    generation = open_expert(cell.pair.generation)
     if CEILING in cell.labels:
-        scores = _score(generation, part, [read.canonical for read in pool(part)])
+        scores = _score(open_expert(cell.pair.generation), part, [read.canonical for read in pool(part)])
     else:
-        depths = len(open_expert(cell.pair.understanding).blocks), len(generation.blocks)
-        plan, shuffled = plan_of(cell.pairs, depths), FLOOR in cell.labels
+        plan, shuffled = plan_of(cell.pairs, depths(cell.pair)), FLOOR in cell.labels
         fused = train_bridges(cell.pair, plan, cell.seed, folder, cell.key, shuffled)
         scores = _score(fused, part, [read.caption for read in pool(part)])
     row = {

@@ -23,11 +23,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ...models.experts.opening import open_expert
 from ...probes.files import write_parquet
 from ...probes.plans.choosing import choose_bridges
 from ..settings import RESULTS
-from .bridge_runs import Cell, config, run_cell
+from .bridge_runs import Cell, config, depths, run_cell
 from .caption_knowledge import measure_knowledge
 from .caption_pool import text_states
 from .rule_maps import rule_maps, rule_plans
@@ -50,9 +49,9 @@ def grid_cells(pair: Pair) -> list[Cell]:
     list of Cell
         Seed by seed.
     """
-    cells, depths = [Cell(pair, (), 0, (CEILING,))], _depths(pair)
+    cells, blocks = [Cell(pair, (), 0, (CEILING,))], depths(pair)
     for seed in SEEDS:
-        cells += [Cell(pair, _fixed("middle", depths, count), seed, (FLOOR,)) for count in (1, BRIDGES)]
+        cells += [Cell(pair, _fixed("middle", blocks, count), seed, (FLOOR,)) for count in (1, BRIDGES)]
         cells += [
             Cell(pair, ((u, g),), seed, ("grid",)) for g in pair.generation_blocks for u in pair.understanding_blocks
         ]
@@ -96,18 +95,14 @@ def plan_cells(pair: Pair, chosen: Mapping[str, tuple[tuple[int, int], ...]]) ->
     list of Cell
         Seed by seed. Rules and controls that choose one plan have a cell each.
     """
-    depths = _depths(pair)
-    plans = {**chosen, **{rule: _fixed(rule, depths) for rule in FIXED}}
-    plans |= {f"random {number}": _fixed("random", depths, seed=number) for number in range(RANDOM_PLANS)}
+    blocks = depths(pair)
+    plans = {**chosen, **{rule: _fixed(rule, blocks) for rule in FIXED}}
+    plans |= {f"random {number}": _fixed("random", blocks, seed=number) for number in range(RANDOM_PLANS)}
     return [Cell(pair, pairs, seed, (name,)) for seed in SEEDS for name, pairs in plans.items()]
 
 
-def _depths(pair: Pair) -> tuple[int, int]:
-    return len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
-
-
-def _fixed(rule: str, depths: tuple[int, int], bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:
-    return choose_bridges(rule=rule, bridges=bridges, layers=depths, seed=seed).pairs
+def _fixed(rule: str, blocks: tuple[int, int], bridges: int = BRIDGES, seed: int = 0) -> tuple[tuple[int, int], ...]:
+    return choose_bridges(rule=rule, bridges=bridges, layers=blocks, seed=seed).pairs
 
 
 def missing_cells(cells: Sequence[Cell], rows: pd.DataFrame) -> list[Cell]:

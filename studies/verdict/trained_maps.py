@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.evaluation.link_ablation import ablate_links
-from ...models.experts.opening import open_expert
 from ...models.fusion.expert_passes import text_pass
 from ...models.fusion.fused_model import FusedModel
 from ...models.generation.flow import flow_loss
@@ -25,7 +24,7 @@ from ...probes.evidence.conflict import gradient_conflict
 from ...probes.plans.choosing import choose_bridges
 from ...probes.plans.layouts import lay_out
 from ...probes.stimuli.stimulus_set import Stimuli
-from .bridge_runs import train_bridges
+from .bridge_runs import depths, train_bridges
 from .caption_pool import evidence, noisy_batch, pool
 from .testbed import BATCH, Pair, plan_of
 
@@ -50,7 +49,7 @@ def soft_weights(pair: Pair, folder: Path) -> pd.DataFrame:
     DataFrame
         As `FusedModel.layer_weights` returns it.
     """
-    plan = lay_out("soft", *_depths(pair), gated=False)
+    plan = lay_out("soft", *depths(pair), gated=False)
     return train_bridges(pair, plan, SEED, folder, "soft").layer_weights()
 
 
@@ -75,7 +74,7 @@ def broken_links(pair: Pair, folder: Path) -> pd.DataFrame:
     stimuli = Stimuli(list(evidence())[:BROKEN], name="read-evidence")
     tables = []
     for block in pair.generation_blocks:
-        plan = plan_of(tuple((u, block) for u in pair.understanding_blocks), _depths(pair))
+        plan = plan_of(tuple((u, block) for u in pair.understanding_blocks), depths(pair))
         fused = train_bridges(pair, plan, SEED, folder, f"links-{block}").read_text_from(None)
         tables.append(ablate_links(fused, stimuli, each=0))
     return pd.concat(tables, ignore_index=True)
@@ -99,8 +98,7 @@ def conflicts(pair: Pair, folder: Path) -> pd.DataFrame:
     DataFrame
         The tables of `gradient_conflict`, one below the other, with the column subject.
     """
-    depths = _depths(pair)
-    plan = plan_of(choose_bridges(rule="all", layers=depths).pairs, depths)
+    plan = plan_of(choose_bridges(rule="all", layers=depths(pair)).pairs, depths(pair))
     fused = train_bridges(pair, plan, SEED, folder, "conflicts").read_text_from(None)
     fused.adapt("all")  # else no gradient reaches the understanding expert; nothing is trained any more
     draws, blank, matching = (
@@ -123,10 +121,6 @@ TRAINED: dict[str, Callable[[Pair, Path], pd.DataFrame]] = {
     "causal": broken_links,
     "soft": soft_weights,
 }
-
-
-def _depths(pair: Pair) -> tuple[int, int]:
-    return len(open_expert(pair.understanding).blocks), len(open_expert(pair.generation).blocks)
 
 
 def _scenes(number: int) -> tuple[np.random.Generator, list[ReadCaption]]:
