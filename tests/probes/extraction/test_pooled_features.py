@@ -41,7 +41,7 @@ def test_first_last_and_all_tokens(toy, stimuli):
     mean = every["text"].values.sum(2) / every["text"].counts[..., None]
     torch.testing.assert_close(mean, extract(toy, stimuli)["text"].values)
     with pytest.raises(ValueError, match=r"keep several vectors of each sample \(pooling 'none'\): pool them first"):
-        similarity_map(every["text"], every["text"])
+        similarity_map(every["text"], every["text"], "cka")
 
 
 def test_a_patch_grid_is_of_the_image(toy, stimuli):
@@ -59,7 +59,7 @@ def test_a_patch_grid_is_of_the_image(toy, stimuli):
     with pytest.raises(ValueError, match="the features are of different stimuli"):
         match_patches(seen["image"], extract(toy, stimuli[::-1], pooling="grid:2")["image"])
     with pytest.raises(ValueError, match="match_patches"):
-        similarity_map(seen["image"], seen["image"])
+        similarity_map(seen["image"], seen["image"], "cka")
     with pytest.raises(ValueError, match="no place on a patch grid"):
         extract(toy, stimuli, pooling="grid:2", special=True)
 

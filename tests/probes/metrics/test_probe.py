@@ -186,4 +186,4 @@ def test_groups_are_held_out_together():
     with pytest.raises(ValueError, match="groups hold 2 groups, fewer than the 5 folds"):
         similarity(x, y, "linear_probe", groups=[number % 2 for number in range(180)])
     with pytest.raises(ValueError, match="groups are for linear_probe, whose folds they decide, got cka"):
-        similarity(x, y, groups=named)
+        similarity(x, y, "cka", groups=named)

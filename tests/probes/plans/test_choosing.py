@@ -184,7 +184,7 @@ def test_embeddings_are_never_bridged():
 
 def test_real_map_carries_its_evidence(tmp_path):
     g = np.random.default_rng(0)
-    heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)))
+    heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)), "cka")
     plan = choose_bridges(heat, bridges=2, stream="both")
     assert plan.evidence["metric"] == "cka"
     assert plan.evidence["samples"] == 20

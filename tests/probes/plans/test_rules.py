@@ -18,7 +18,7 @@ from bridgework.probes.plans.choosing import choose_bridges, score_plan
 from bridgework.probes.plans.rules import RULES, read_evidence
 from bridgework.probes.similarity.scoring import similarity_map
 
-HEAT = similarity_map(*np.random.default_rng(0).standard_normal((2, 3, 20, 5)))
+HEAT = similarity_map(*np.random.default_rng(0).standard_normal((2, 3, 20, 5)), metric="cka")
 LINKS = pd.DataFrame({"understanding": [0], "generation": [1], "score_lost": [0.1], "loss_increase": [0.2]})
 CONFLICT = pd.DataFrame({"layer": ["0", "1"], "depth": [0.5, 1], "conflict": [0.3, 0.1]})
 APART = Divergence("split", 0.5, 0.25, 0.75, "from layer 1 on")
@@ -139,7 +139,7 @@ def test_a_rule_makes_its_evidence_from_the_features_of_both_experts(rule):
     plan = choose_bridges(evidence, rule, 2, layers=(5, 6))
     assert len(plan.pairs) == 2
     if rule == "alignment":
-        expected = similarity_map(understanding["text"], generation["image"])
+        expected = similarity_map(understanding["text"], generation["image"], "cka")
         pd.testing.assert_frame_equal(evidence, expected)
         assert {**evidence.attrs, "cost": None} == {**expected.attrs, "cost": None}
         assert evidence.attrs["cost"]["seconds"] >= 0

@@ -56,14 +56,14 @@ def test_planted_bridges_are_kept_in_every_half_and_settled(metric, tmp_path):
 def test_a_plan_of_noise_says_so():
     x, y = stacks(1, layers=5)
     with pytest.warns(UserWarning, match=r"not settled by 80 samples: its lead over [-\d ]+ is .*, which is noise\."):
-        plan = choose_bridges(similarity_map(x, y), bridges=2, draws=20, features=(x, y))
+        plan = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, features=(x, y))
     found = plan.evidence["stability"]
     assert not found["settled"] and found["plans"] > 5 and len(found["near_best"]) > 5
     first = found["runners_up"][0]
     assert first["low"] < 0 < first["margin"] < first["high"]
     with pytest.warns(UserWarning, match="not settled"):
-        again = choose_bridges(similarity_map(x, y), bridges=2, draws=20, features=(x, y))
-        other = choose_bridges(similarity_map(x, y), bridges=2, draws=20, seed=1, features=(x, y))
+        again = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, features=(x, y))
+        other = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, seed=1, features=(x, y))
     assert again == plan != other
 
 
@@ -72,7 +72,7 @@ def test_two_equal_candidates_are_chosen_in_half_of_the_draws_each():
     x, y = stacks(2, 60, 2, {(0, 0): 0.6, (1, 1): 0.6})
     # what is one pair's in the first half of the rows is the other's in the second: their scores are the same
     x, y = (np.concatenate([side, side[::-1]], 1) for side in (x, y))
-    heat = similarity_map(x, y)
+    heat = similarity_map(x, y, "cka")
     assert heat.iloc[0, 0] == pytest.approx(heat.iloc[1, 1], abs=1e-12)
     found = choose_bridges(heat, bridges=1, draws=200, features=(x, y)).evidence["stability"]
     rival = found["runners_up"][0]
@@ -88,7 +88,7 @@ def test_what_is_within_noise_covers_the_truth():
     near, settled, worse = [], [], []
     for seed in range(60):
         x, y = stacks([seed, 9], 64, 3, {(0, 0): 0.6, (1, 1): 0.6, (2, 2): 0.25})
-        plan = choose_bridges(similarity_map(x, y), bridges=1, draws=40, features=(x, y))
+        plan = choose_bridges(similarity_map(x, y, "cka"), bridges=1, draws=40, features=(x, y))
         found = plan.evidence["stability"]
         near.append([0, 0] in found["near_best"])
         settled.append(found["settled"])
@@ -155,7 +155,7 @@ def test_a_plan_from_features_says_how_it_was_measured(rule):
 
 def test_bad_input_is_named():
     x, y = stacks(0, 60)
-    heat = similarity_map(x, y)
+    heat = similarity_map(x, y, "cka")
 
     def plan(heat=heat, rule="alignment", features=(x, y), draws=10, **options):
         return choose_bridges(heat, rule, 2, draws=draws, features=features, **options)
@@ -179,7 +179,7 @@ def test_bad_input_is_named():
         (lambda: plan(features=(x[:3], y)), "the features do not give this map by cka"),
         (lambda: plan(features=(x, y[:, :50])), "x has 60 samples, y has 50"),
         (lambda: plan(unnamed), "does not say which metric"),
-        (lambda: plan(similarity_map(*few), features=few), "halves of 18 samples .* at least 20 samples"),
+        (lambda: plan(similarity_map(*few, metric="cka"), features=few), "halves of 18 samples .* at least 20 samples"),
         (lambda: plan(block=4), "halves of 15 blocks of 4 samples .* at least 20 blocks"),
         (lambda: plan(block=7), "60 samples are not whole blocks of 7"),
     ):

@@ -60,7 +60,7 @@ def test_p_of_a_distance_counts_what_is_as_small():
 def test_p_counts_the_observed_score_and_peaks_serve_all_layers():
     x, y = rng(0).standard_normal((3, 30, 5)), rng(1).standard_normal((4, 30, 5))
     y[2] = x[1] + 0.1 * y[2]
-    null = map_null(x, y, permutations=39)
+    null = map_null(x, y, "cka", permutations=39)
     assert null.p[1, 2] == pytest.approx(1 / 40)
     assert null.peak_p == pytest.approx(1 / 40)
     np.testing.assert_allclose(null.p, (1 + (null.scores >= null.observed).sum(0)) / 40)
@@ -74,7 +74,7 @@ def test_the_maximum_of_unrelated_layers_is_calibrated():
     g = rng(4)
     found, naive = [], []
     for seed in range(80):
-        null = map_null(g.standard_normal((4, 16, 6)), g.standard_normal((4, 16, 6)), permutations=39, seed=seed)
+        null = map_null(g.standard_normal((4, 16, 6)), g.standard_normal((4, 16, 6)), "cka", permutations=39, seed=seed)
         found.append(null.peak_p)
         naive.append(null.p.min())
     assert np.mean(np.array(found) <= 0.05) <= 0.125
@@ -96,7 +96,7 @@ def test_a_null_moves_whole_blocks():
     null = map_null(x, y, "cka", permutations=3, seed=5, block=4)
     for permutation, order in enumerate(permutations(6, 3, 5)):
         moved = (order[:, None] * 4 + np.arange(4)).ravel()
-        np.testing.assert_allclose(null.scores[permutation], similarity_map(x, y[:, moved]), atol=1e-12)
+        np.testing.assert_allclose(null.scores[permutation], similarity_map(x, y[:, moved], "cka"), atol=1e-12)
     curve = curve_null([(x[0], y[0])], "cka", permutations=3, seed=5, block=4)
     np.testing.assert_allclose(curve.scores[:, 0], null.scores[:, 0, 0], atol=1e-12)
 
@@ -107,8 +107,8 @@ def test_patches_of_one_image_are_not_exchangeable():
     patchwise, imagewise = [], []
     for seed in range(40):
         x, y = (np.repeat(g.standard_normal((12, 4)), 8, 0) + 0.3 * g.standard_normal((96, 4)) for _ in range(2))
-        patchwise.append(map_null(x[None], y[None], permutations=39, seed=seed).p[0, 0])
-        imagewise.append(map_null(x[None], y[None], permutations=39, seed=seed, block=8).p[0, 0])
+        patchwise.append(map_null(x[None], y[None], "cka", permutations=39, seed=seed).p[0, 0])
+        imagewise.append(map_null(x[None], y[None], "cka", permutations=39, seed=seed, block=8).p[0, 0])
     assert np.mean(np.array(patchwise) <= 0.05) > 0.3
     assert np.mean(np.array(imagewise) <= 0.05) <= 0.15
 
@@ -117,7 +117,7 @@ def test_scaled_scores_are_what_is_left_above_the_threshold():
     # Algorithms 1 and 2 of arXiv 2602.14486, as their authors' package computes them
     x, y = rng(0).standard_normal((3, 30, 5)), rng(1).standard_normal((2, 30, 5))
     y[1] = x[1] + 0.1 * y[1]
-    null = map_null(x, y, permutations=39)
+    null = map_null(x, y, "cka", permutations=39)
     for i in range(3):
         for j in range(2):
             together = np.sort([*null.scores[:, i, j], null.observed[i, j]])
@@ -133,7 +133,7 @@ def test_scaled_scores_are_what_is_left_above_the_threshold():
 def test_moments_are_a_null_without_permuting():
     x, y = (rng(s).standard_normal((2, 60, 4)) * np.array([3, 1, 1, 1]) for s in range(2))
     y[1] += x[0]
-    moments, null = map_moments(x, y), map_null(x, y, permutations=4000)
+    moments, null = map_moments(x, y), map_null(x, y, "cka", permutations=4000)
     np.testing.assert_allclose(moments.observed, null.observed, atol=1e-12)
     np.testing.assert_allclose(null.scores.std(0), moments.deviation, rtol=0.1)
     assert (moments.skewness > 1).all()
@@ -195,9 +195,9 @@ def test_intervals_cover_the_truth(metric, signal):
 def test_bad_input_is_named():
     x = rng(0).standard_normal((2, 10, 3))
     with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
-        map_null(x, x, permutations=0)
+        map_null(x, x, "cka", permutations=0)
     with pytest.raises(ValueError, match="10 samples are not whole blocks of 3"):
-        map_null(x, x, block=3)
+        map_null(x, x, "cka", block=3)
     with pytest.raises(ValueError, match="modality_gap does not see which samples belong together"):
         map_null(x, x, "modality_gap")
     with pytest.raises(ValueError, match="cka needs at least 4 samples, got 3"):

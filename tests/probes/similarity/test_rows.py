@@ -52,16 +52,16 @@ def test_several_captions_of_a_picture_are_noticed_and_refused_where_p_is_asked(
         heat = similarity_map(image, text, "mutual_knn")
     assert heat.to_numpy().mean() > 0.3  # where chance is .05
     with pytest.warns(UserWarning, match=r"200 of 200 rows \(40 distinct in all\) of x are repeated"):
-        similarity(image.layer("0"), text.layer("0"))
+        similarity(image.layer("0"), text.layer("0"), "cka")
     asks = (
         lambda: map_null(image, text, "mutual_knn"),
-        lambda: map_null(text, image),
+        lambda: map_null(text, image, "cka"),
         lambda: map_moments(image, text),
         lambda: scaled_map(image, text, "svcca"),
         lambda: alignment_curve(image, text),
         lambda: curve_null([(image.layer("0"), text.layer("0"))], "cka"),
         lambda: curve_draws([(image.layer("0"), text.layer("0"))], "cka"),
-        lambda: map_null(image, text, block=2),  # not the rows of one picture
+        lambda: map_null(image, text, "cka", block=2),  # not the rows of one picture
     )
     for ask in asks:
         with pytest.raises(ValueError, match=r"needs rows that could be exchanged, but 200 of 200 rows .* rows 0 and"):
@@ -75,7 +75,7 @@ def test_repeated_stimuli_are_known_by_what_they_show_though_their_rows_differ()
     digests = {sample: f"{sample:>016} {int(sample) // 2:>016}" for sample in image.samples}
     image, text = replace(image, digests=digests), replace(text, digests=digests)
     with pytest.warns(UserWarning, match=r"40 of 40 rows \(20 distinct in all\) of the image features"):
-        similarity_map(image, text)
+        similarity_map(image, text, "cka")
     with pytest.raises(ValueError, match="such as rows 0 and 1: keep one row of each stimulus"):
         alignment_curve(image, text, k=5)
     one = {sample: f"{'a' * 16} {sample:>016}" for sample in image.samples}
@@ -117,8 +117,8 @@ def test_a_few_repeated_rows_are_only_said():
     x, y = g.standard_normal((2, 400, 8))
     x[7] = x[3]
     with pytest.warns(UserWarning, match=r"2 of 400 rows \(399 distinct in all\) of x are repeated"):
-        similarity(x, y)
-    assert map_null(x[None], y[None], permutations=9).p.shape == (1, 1)
+        similarity(x, y, "cka")
+    assert map_null(x[None], y[None], "cka", permutations=9).p.shape == (1, 1)
 
 
 def test_rows_that_only_look_alike_are_samples():
@@ -130,10 +130,12 @@ def test_rows_that_only_look_alike_are_samples():
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         scores = [
-            similarity(far, g.standard_normal((50, 3))),
-            similarity_map(np.stack([bags, g.standard_normal((50, 8))]), g.standard_normal((1, 50, 4))),
-            map_null([counts, labels], g.standard_normal((1, 50, 4)), permutations=5).p,
-            map_null(features(np.stack([bags, bags + g.standard_normal((50, 8))])), g.standard_normal((1, 50, 4))).p,
+            similarity(far, g.standard_normal((50, 3)), "cka"),
+            similarity_map(np.stack([bags, g.standard_normal((50, 8))]), g.standard_normal((1, 50, 4)), "cka"),
+            map_null([counts, labels], g.standard_normal((1, 50, 4)), "cka", permutations=5).p,
+            map_null(
+                features(np.stack([bags, bags + g.standard_normal((50, 8))])), g.standard_normal((1, 50, 4)), "cka"
+            ).p,
         ]
     assert not [str(warning.message) for warning in warned]
     assert all(np.isfinite(np.asarray(score)).all() for score in scores)
@@ -143,7 +145,7 @@ def test_rows_of_zeros_are_counted():
     g = np.random.default_rng(0)
     x, y = g.standard_normal((2, 200, 8))
     x[:90] = np.round(0.1 * x[:90]).clip(0, 0)  # a coarse int8
-    for compare in (similarity_map, lambda a, b: map_null(a, b, permutations=5)):
+    for compare in (similarity_map, lambda a, b: map_null(a, b, "cka", permutations=5)):
         with pytest.warns(UserWarning, match=r"90 of 200 rows of layer 1 of x are zero: they point nowhere"):
             compare(np.stack([y + 1, x]), y[None])
 

@@ -61,7 +61,7 @@ def test_a_shuffled_dataset(seen, tmp_path, kept):
 
 def test_one_row_that_was_replaced(seen):
     with pytest.raises(ValueError, match="'9' has another image and another text in 'toy' than in 'other'"):
-        similarity_map(seen["image"], other(load_stimuli(Rows(*range(9), 0))))
+        similarity_map(seen["image"], other(load_stimuli(Rows(*range(9), 0))), "cka")
 
 
 def test_controls_and_selections_are_compared(seen):
@@ -72,10 +72,10 @@ def test_controls_and_selections_are_compared(seen):
         Stimuli([Stimulus(s.image.transpose(0), s.text, s.id) for s in named]),  # pictures in another style
         Stimuli([Stimulus(s.image, s.text.upper(), s.id) for s in named]),  # names in another language
     ):
-        assert similarity_map(seen["image"], other(control)).shape == (4, 4)
+        assert similarity_map(seen["image"], other(control), "cka").shape == (4, 4)
     order = [3, 1, 4, 0, 5, 9]
     some = [
         replace(part, values=part.values[:, order], samples=tuple(part.samples[i] for i in order))
         for part in seen.values()
     ]
-    assert similarity_map(*some).shape == (4, 4)
+    assert similarity_map(*some, metric="cka").shape == (4, 4)

@@ -142,7 +142,7 @@ def test_a_curve_takes_a_tolerance():
     x, y = (stack_of((3, 1100, 6), seed, modality=name) for seed, name in ((0, "image"), (1, "text")))
     y.values[1] += x.values[1]
     curve = alignment_curve(x, y, "cka", permutations=19, tolerance=0.05)
-    errors, whole = np.array(curve.attrs["errors"]), np.diag(similarity_map(x, y))
+    errors, whole = np.array(curve.attrs["errors"]), np.diag(similarity_map(x, y, "cka"))
     assert curve.attrs["rows"] < 1100 and errors.max() <= 0.05
     assert (np.abs(curve.score - whole) < 4 * errors).all()
     # other samples could have given more than other rows of these
@@ -156,13 +156,13 @@ def test_a_wrong_tolerance_is_one_error():
     x, y = sides(0, 40)
     for wrong in (0, -1, np.nan, np.inf, True, "0.1"):
         with pytest.raises(ValueError, match="tolerance must be a standard error above 0"):
-            similarity_map(x, y, tolerance=wrong)
+            similarity_map(x, y, "cka", tolerance=wrong)
     with pytest.raises(ValueError, match="svcca of some samples is no estimate of svcca of all"):
         map_null(x, y, "svcca", tolerance=0.1)
     with pytest.raises(ValueError, match="tolerance cannot go with block="):
-        map_null(x, y, tolerance=0.1, block=4)
+        map_null(x, y, "cka", tolerance=0.1, block=4)
     with pytest.raises(ValueError, match="tolerance cannot go with groups="):
-        similarity_map(x, y, groups=list(range(40)), tolerance=0.1)
+        similarity_map(x, y, "cka", groups=list(range(40)), tolerance=0.1)
     x[0, 7, 3] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
-        similarity_map(x, y, tolerance=0.1)
+        similarity_map(x, y, "cka", tolerance=0.1)

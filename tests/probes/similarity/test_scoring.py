@@ -84,7 +84,7 @@ def test_map_is_every_pair_and_labelled(metric):
 
 def test_map_of_plain_stacks():
     x, y = torch.randn(2, 12, 4, generator=torch.manual_seed(0)), rng(0).standard_normal((3, 12, 4))
-    heat = similarity_map(x.bfloat16().requires_grad_(), y)
+    heat = similarity_map(x.bfloat16().requires_grad_(), y, "cka")
     assert heat.index.tolist() == [0, 1]
     assert heat.attrs["y_depths"] == pytest.approx([1 / 3, 2 / 3, 1])
     assert np.isfinite(heat.to_numpy()).all()
@@ -105,12 +105,12 @@ def test_a_layer_that_says_nothing_is_nan(metric):
 
 def test_layers_may_differ_in_dims_and_lie_on_disk(tmp_path):
     x, y = rng(0).standard_normal((2, 30, 6)).astype("f"), [rng(1).standard_normal((30, d)) for d in (3, 6, 40)]
-    heat = similarity_map(x, y)
+    heat = similarity_map(x, y, "cka")
     assert heat.shape == (2, 3)
-    assert heat.iloc[1, 2] == pytest.approx(similarity(x[1], y[2]), abs=1e-6)
+    assert heat.iloc[1, 2] == pytest.approx(similarity(x[1], y[2], "cka"), abs=1e-6)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    np.testing.assert_array_equal(similarity_map(mapped, x), similarity_map(x, x))
+    np.testing.assert_array_equal(similarity_map(mapped, x, "cka"), similarity_map(x, x, "cka"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -130,8 +130,10 @@ def test_what_a_training_script_allows_does_not_reach_the_scores():
     try:
         with torch.autocast("cpu", torch.bfloat16):
             assert {metric: similarity(x, y, metric) for metric in wanted} == wanted
-            assert similarity_map(x[None], y[None]).iloc[0, 0] == wanted["cka"]
-            assert map_null(x[None], y[None], permutations=1).observed[0, 0] == pytest.approx(wanted["cka"], abs=1e-6)
+            assert similarity_map(x[None], y[None], "cka").iloc[0, 0] == wanted["cka"]
+            assert map_null(x[None], y[None], "cka", permutations=1).observed[0, 0] == pytest.approx(
+                wanted["cka"], abs=1e-6
+            )
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -139,10 +141,10 @@ def test_what_a_training_script_allows_does_not_reach_the_scores():
 
 def test_arrays_that_torch_cannot_read():
     x, y = rng(0).standard_normal((2, 30, 4))
-    assert similarity(x[::-1], y[::-1]) == pytest.approx(similarity(x, y))
-    assert similarity(x.astype(np.longdouble), y.astype(">f8")) == pytest.approx(similarity(x, y))
+    assert similarity(x[::-1], y[::-1], "cka") == pytest.approx(similarity(x, y, "cka"))
+    assert similarity(x.astype(np.longdouble), y.astype(">f8"), "cka") == pytest.approx(similarity(x, y, "cka"))
     with pytest.raises(TypeError, match="x must be a dense array or tensor"):
-        similarity(torch.eye(8).to_sparse(), torch.eye(8))
+        similarity(torch.eye(8).to_sparse(), torch.eye(8), "cka")
 
 
 @pytest.mark.parametrize("metric", ["cka", "cka_biased"])
@@ -155,11 +157,13 @@ def test_constant_and_equidistant_layers_of_batches_are_nan(metric, dtype):
     np.testing.assert_allclose(heat.iloc[0], similarity_map(x[:1], y, metric).iloc[0], atol=1e-6)
     late = x.clone()
     late[1, 10:] = y[0, 10:]  # constant in the first batch only
-    np.testing.assert_allclose(similarity_map(batches(late, y, 10)), similarity_map(late, y), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        similarity_map(batches(late, y, 10), metric="cka"), similarity_map(late, y, "cka"), rtol=0, atol=1e-5
+    )
     if metric == "cka":
-        assert np.isnan(similarity_map(batches(x, y, 10), minibatch=True).to_numpy())[1].all()
+        assert np.isnan(similarity_map(batches(x, y, 10), metric="cka", minibatch=True).to_numpy())[1].all()
         eye = torch.eye(8).to(x)[None]
-        assert np.isnan(similarity_map([(eye, x[:1, :8])], minibatch=True).iloc[0, 0])
+        assert np.isnan(similarity_map([(eye, x[:1, :8])], metric="cka", minibatch=True).iloc[0, 0])
 
 
 def halves(samples: int = 90) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +211,7 @@ def test_minibatch_cka_is_the_published_sum():
                     [(yb[j], yb[j]) for _, yb in parts],
                 )
             )
-            found = similarity_map(batches(x, y, 30), minibatch=True).iloc[i, j]
+            found = similarity_map(batches(x, y, 30), metric="cka", minibatch=True).iloc[i, j]
             assert found == pytest.approx(cross / (own_x * own_y) ** 0.5, abs=2e-6)
 
 
@@ -219,7 +223,7 @@ def test_memory_bounds_what_is_held_and_not_what_is_found():
             bounded = similarity_map(a, b, metric, memory=1)
             np.testing.assert_allclose(bounded, similarity_map(a, b, metric), rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match=r"all layers at once need memory=.*allow more"):
-        similarity_map(batches(x, y, 30), memory=100)
+        similarity_map(batches(x, y, 30), metric="cka", memory=100)
 
 
 def test_batches_that_cannot_be_taken_are_named():
@@ -228,20 +232,23 @@ def test_batches_that_cannot_be_taken_are_named():
         (lambda: similarity_map(batches(x, y, 30), metric="mutual_knn"), "mutual_knn needs all samples at once"),
         (lambda: similarity_map(batches(x, y, 30), metric="no"), "unknown metric 'no'"),
         (lambda: similarity_map(batches(x, y, 30), metric="cka_biased", minibatch=True), "which is metric='cka'"),
-        (lambda: similarity_map(batches(x, y, 29), minibatch=True), "cka needs at least 4 samples, got 3"),
-        (lambda: similarity_map(x, y, minibatch=True), "minibatch takes batches"),
-        (lambda: similarity_map(x), "y is missing"),
-        (lambda: similarity_map(iter([(x[:1], x), (x, x[:1])])), "batch 1 has layers of dims"),
-        (lambda: similarity_map(iter([])), "no batches"),
-        (lambda: similarity_map(iter([]), minibatch=True), "no batches"),
         (
-            lambda: similarity_map(iter([(x, y), (x, x)])),
+            lambda: similarity_map(batches(x, y, 29), metric="cka", minibatch=True),
+            "cka needs at least 4 samples, got 3",
+        ),
+        (lambda: similarity_map(x, y, "cka", minibatch=True), "minibatch takes batches"),
+        (lambda: similarity_map(x, metric="cka"), "y is missing"),
+        (lambda: similarity_map(iter([(x[:1], x), (x, x[:1])]), metric="cka"), "batch 1 has layers of dims"),
+        (lambda: similarity_map(iter([]), metric="cka"), "no batches"),
+        (lambda: similarity_map(iter([]), metric="cka", minibatch=True), "no batches"),
+        (
+            lambda: similarity_map(iter([(x, y), (x, x)]), metric="cka"),
             r"batch 1 has layers of dims \(\[6, 6, 6\], \[6, 6, 6\]\), those before",
         ),
-        (lambda: similarity_map(iter([x])), r"batch 0 must be a pair \(x, y\)"),
-        (lambda: similarity_map(iter([(x, y[:, :3])])), "x has 90 samples, y has 3"),
-        (lambda: similarity_map(iter([(x[:, :2], y[:, :2])])), "cka needs at least 4 samples, got 2"),
-        (lambda: similarity_map(iter([(x * torch.nan, y)])), "layer 0 of x of batch 0 holds NaN"),
+        (lambda: similarity_map(iter([x]), metric="cka"), r"batch 0 must be a pair \(x, y\)"),
+        (lambda: similarity_map(iter([(x, y[:, :3])]), metric="cka"), "x has 90 samples, y has 3"),
+        (lambda: similarity_map(iter([(x[:, :2], y[:, :2])]), metric="cka"), "cka needs at least 4 samples, got 2"),
+        (lambda: similarity_map(iter([(x * torch.nan, y)]), metric="cka"), "layer 0 of x of batch 0 holds NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
             bad()
@@ -254,27 +261,30 @@ def test_bad_input_is_named():
             lambda: similarity(x, x, "ckaa"),
             "unknown metric 'ckaa': expected one of cka, cka_biased, cka_rbf, cka_units",
         ),
-        (lambda: similarity(x, x[:9]), "x has 20 samples, y has 9"),
-        (lambda: similarity(x[:3], x[:3]), "cka needs at least 4 samples, got 3"),
+        (lambda: similarity(x, x[:9], "cka"), "x has 20 samples, y has 9"),
+        (lambda: similarity(x[:3], x[:3], "cka"), "cka needs at least 4 samples, got 3"),
         (lambda: similarity(x[:1], x[:1], "mutual_knn"), "mutual_knn needs at least 2 samples, got 1"),
         (lambda: similarity(x, x, "mutual_knn", 20), "k must be an integer from 1 to samples - 1 = 19, got 20"),
         (lambda: similarity(x, x, "mutual_knn", 0), "got 0"),
         (lambda: similarity(x, x, "mutual_knn", True), "got True"),
         (lambda: similarity(x, x, "mutual_knn", 2.5), "got 2.5"),
-        (lambda: similarity(x[None], x), r"x must be \(sample, dim\), got shape \(1, 20, 4\)"),
-        (lambda: similarity(x[:, :0], x), "nothing to measure"),
+        (lambda: similarity(x[None], x, "cka"), r"x must be \(sample, dim\), got shape \(1, 20, 4\)"),
+        (lambda: similarity(x[:, :0], x, "cka"), "nothing to measure"),
         (
             lambda: similarity(x, x[:, :3], "cosine"),
             r"cosine compares x and y dim by dim, but their dims differ \(3, 4\)",
         ),
-        (lambda: similarity_map([x, x[:9]], [x]), r"x must be layers \(sample, dim\) of as many samples each"),
-        (lambda: similarity_map(x, x), r"x must be \(layer, sample, dim\)"),
-        (lambda: similarity_map(stack_of((2, 3, 20, 4), 0), x[None]), r"timesteps 0.2, 0.8: select one with .at"),
+        (lambda: similarity_map([x, x[:9]], [x], "cka"), r"x must be layers \(sample, dim\) of as many samples each"),
+        (lambda: similarity_map(x, x, "cka"), r"x must be \(layer, sample, dim\)"),
+        (
+            lambda: similarity_map(stack_of((2, 3, 20, 4), 0), x[None], "cka"),
+            r"timesteps 0.2, 0.8: select one with .at",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             bad()
     with pytest.raises(TypeError, match="array or tensor of real numbers"):
-        similarity(np.array([["a", "b"]]), x)
+        similarity(np.array([["a", "b"]]), x, "cka")
 
 
 def test_what_is_not_finite_is_named():
@@ -282,14 +292,14 @@ def test_what_is_not_finite_is_named():
         x = stack_of((3, 10, 4), 0)
         x.values[1, 7, 2] = bad
         with pytest.raises(ValueError, match=r"layer '0' of image features of 'expert' holds NaN .* sample 7"):
-            similarity_map(x, stack_of((3, 10, 4), 1))
+            similarity_map(x, stack_of((3, 10, 4), 1), "cka")
         with pytest.raises(ValueError, match="layer 1 of y holds NaN or infinity"):
-            similarity_map(np.zeros((1, 10, 4)), x.values)
+            similarity_map(np.zeros((1, 10, 4)), x.values, "cka")
         with pytest.raises(ValueError, match="x holds NaN"):
-            similarity(x.values[1], x.values[0])
+            similarity(x.values[1], x.values[0], "cka")
 
 
 def test_different_stimuli_are_named():
     ids = tuple(f"s{i}" for i in (0, 2, 1, *range(3, 10)))
     with pytest.raises(ValueError, match=r"sample 1 is 's1' in 'expert' but 's2' in 'other'"):
-        similarity_map(stack_of((2, 10, 4), 0), stack_of((2, 10, 4), 1, samples=ids, subject="other"))
+        similarity_map(stack_of((2, 10, 4), 0), stack_of((2, 10, 4), 1, samples=ids, subject="other"), "cka")
