@@ -7,13 +7,16 @@ from dataclasses import fields
 
 import pytest
 
+from bridgework.__main__ import COMMANDS
 from bridgework.models.costs.cost_options import CostOptions
 from bridgework.models.costs.estimate import cost_table, estimate_cost
 from bridgework.models.evaluation.evaluation_options import EvaluationOptions
 from bridgework.models.evaluation.reporting import report
 from bridgework.models.training.recipe import Recipe
 from bridgework.models.training.train_model import train
+from bridgework.probes import alignment_curve, map_null, scaled_map, similarity, similarity_map
 from bridgework.probes.extraction.options import ExtractionOptions
+from bridgework.probes.metrics import DEFAULT_METRIC
 from bridgework.probes.plans.choosing import ChoiceOptions, choose_bridges
 from bridgework.probes.plans.layouts import lay_out
 
@@ -36,7 +39,7 @@ def defaults(function) -> dict[str, object]:
                 "layout": "H",
                 "matching": None,
                 "rank": None,
-                "metric": "mutual_knn",
+                "metric": DEFAULT_METRIC,
                 "k": 10,
                 "timestep": None,
                 "evidence": None,
@@ -64,3 +67,9 @@ def test_every_option_has_a_plain_sentence(options):
         sentence, _, default = field.metadata["help"].partition(" (default: ")
         assert sentence[0].isupper() and sentence.endswith(".") and "%" not in sentence, field.name
         assert bool(default) == (field.default is None), field.name
+
+
+@pytest.mark.parametrize("function", [alignment_curve, map_null, scaled_map, similarity, similarity_map])
+def test_one_metric_is_the_default_everywhere(function):
+    assert defaults(function)["metric"] == DEFAULT_METRIC == ChoiceOptions.metric
+    assert COMMANDS["align"].arguments["--metric"]["default"] == DEFAULT_METRIC

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from ..features.layer_features import LayerFeatures
+from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..similarity.calibration import Null
 from ..similarity.inputs import (
@@ -36,7 +37,7 @@ from ..similarity.scoring import chance, used_k
 def alignment_curve(
     x: LayerFeatures,
     y: LayerFeatures | Tensor | Array,
-    metric: str = "mutual_knn",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     permutations: int = 200,
     seed: int = 0,

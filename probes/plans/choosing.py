@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from ..metrics import DEFAULT_METRIC
 from .bridge_plan import STREAMS, BridgePlan
 from .fixed_rules import FIXED
 from .layout_table import LAYOUTS
@@ -307,7 +308,7 @@ class ChoiceOptions:
         default="H", metadata={"help": f"How the towers are joined at the bridges: one of {', '.join(LAYOUTS)}."}
     )
     metric: str = field(
-        default="mutual_knn", metadata={"help": "The similarity that the layer map and the curves are measured with."}
+        default=DEFAULT_METRIC, metadata={"help": "The similarity that the layer map and the curves are measured with."}
     )
     k: int = field(default=10, metadata={"help": "The number of neighbours of mutual_knn and cknna."})
     timestep: float | None = field(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from ..metrics import METRICS
+from ..metrics import DEFAULT_METRIC, METRICS
 from ..metrics.metric import Array
 from ..metrics.moments import permutation_moments
 from .calibration import Moments, Null
@@ -114,7 +114,7 @@ def curve_null(
 def map_null(
     x: Stack,
     y: Stack,
-    metric: str = "cka",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     permutations: int = 200,
     seed: int = 0,

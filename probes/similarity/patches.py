@@ -59,7 +59,7 @@ def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     >>> x, y = match_patches(siglip, dino)  # (12, 100, 14, 14, 768), (24, 100, 16, 16, 1024)
     >>> x.shape, y.shape
     (torch.Size([12, 19600, 768]), torch.Size([24, 19600, 1024]))
-    >>> similarity_map(x, y)  # token-level CKA, 12 x 24
+    >>> similarity_map(x, y, "cka")  # token-level CKA, 12 x 24
     """
     check_same_stimuli(x, y)
     x, y = _grid(x, "x"), _grid(y, "y")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..metrics import DEFAULT_METRIC
 from .inputs import Stack, read_stack
 from .nulls import map_null
 from .scoring import labelled
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def scaled_map(
     x: Stack,
     y: Stack,
-    metric: str = "svcca",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     permutations: int = 200,
     seed: int = 0,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..features.layer_features import LayerFeatures
-from ..metrics import METRICS
+from ..metrics import DEFAULT_METRIC, METRICS
 from ..metrics.batched_cka import batch_map
 from ..metrics.metric import MEMORY, Array, Metric
 from ..metrics.probe import linear_probe, numbered
@@ -41,7 +41,7 @@ Batches = Iterable[tuple[Stack, Stack]]
 def similarity(
     x: Tensor | Array,
     y: Tensor | Array,
-    metric: str = "cka",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     groups: Sequence[Any] | Array | None = None,
 ) -> float:
@@ -141,7 +141,7 @@ def similarity(
 def similarity_map(
     x: Stack | Batches,
     y: Stack | None = None,
-    metric: str = "cka",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     *,
     device: str | torch.device | None = None,

@@ -54,7 +54,7 @@ def test_a_shuffled_dataset(seen, tmp_path, kept):
     message = r"'0' has another image and another text in 'toy' than in 'toy' \(a dataset's ids are row numbers\)"
     for compare in (similarity_map, map_null, alignment_curve):
         with pytest.raises(ValueError, match=message):
-            compare(seen["image"], shuffled["text"])
+            compare(seen["image"], shuffled["text"], "cka")
     with pytest.raises(ValueError, match=message):
         complementarity_map(seen["text"], shuffled["image"], seen["text"].layer("0"))
 
