@@ -75,6 +75,10 @@ def _uniform(understanding: int, generation: int, bridges: int, seed: int) -> Pa
     return tuple(pairs[int((b + 0.5) * len(pairs) / bridges)] for b in range(bridges))
 
 
+def _first(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    return tuple((b, b) for b in range(bridges))
+
+
 def _last(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
     return tuple((understanding - bridges + b, generation - bridges + b) for b in range(bridges))
 
@@ -100,6 +104,7 @@ FIXED: dict[str, FixedRule] = {
         _deep, "the generation blocks of `middle` with the last understanding blocks, in order", _of_hbridge
     ),
     "uniform": FixedRule(_uniform, "that many pairs spread evenly over `all`"),
+    "first": FixedRule(_first, "the first blocks of both towers, in order"),
     "last": FixedRule(_last, "the last blocks of both towers, in order"),
     "random": FixedRule(_random, "drawn by `seed`, every plan of that size being equally likely", seeded=True),
 }

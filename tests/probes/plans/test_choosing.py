@@ -240,6 +240,7 @@ def test_fixed_plans():
     assert pairs("shallow", (28, 28), 16) == tuple((i, i + 6) for i in range(16))
     assert pairs("deep", (28, 28), 16) == tuple((i + 6, i) for i in range(6, 22))
     assert pairs("uniform", (8, 8), 4) == ((1, 1), (3, 3), (5, 5), (7, 7))
+    assert pairs("first", (4, 8), 2) == ((0, 0), (1, 1))
     assert pairs("last", (4, 8), 2) == ((2, 6), (3, 7))
     for rule, shape, count in (
         ("middle", (28, 28), 16),
@@ -248,6 +249,7 @@ def test_fixed_plans():
         ("deep", (28, 28), 16),
         ("shallow", (3, 2), 2),
         ("all", (3, 2), 2),
+        ("first", (6, 5), 4),
         ("last", (6, 5), 4),
     ):
         by_itself = choose_bridges(None, rule, layers=shape)

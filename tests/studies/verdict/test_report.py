@@ -16,7 +16,7 @@ from bridgework.studies.settings import RESULTS
 from bridgework.studies.verdict import report
 from bridgework.studies.verdict.bridge_runs import Cell
 from bridgework.studies.verdict.testbed import CEILING, FLOOR, PAIRS, SEEDS, Pair
-from bridgework.studies.verdict.thresholds import RULES
+from bridgework.studies.verdict.thresholds import CONTROLS, RULES
 from bridgework.studies.verdict.verdicts import rank_table, regrets, verdicts
 from bridgework.studies.verdict.worths import worth
 
@@ -160,7 +160,7 @@ def test_the_page_of_a_whole_study_names_the_rule_that_holds(whole, tmp_path):
     row = whole["verdicts"].set_index(["outcome", "rule"]).loc[("loss", "descent")]
     gain = with_interval(row["over_shallow"], row["over_shallow_low"], row["over_shallow_high"])
     assert f"worth {gain} more than `shallow`" in said["verdict answer"]
-    assert "| `descent` | holds |" in said["verdicts"] and said["verdict regrets"].count("\n") == 2 + len(RULES) + 6
+    assert "| `descent` | holds |" in said["verdicts"] and said["verdict regrets"].count("\n") == 1 + len(RULES) + len(CONTROLS)
     none = whole | {"verdicts": whole["verdicts"].replace({"verdict": {"holds": "undecided"}})}
     (tmp_path / "none").mkdir()
     assert written(none, tmp_path / "none")["verdict answer"].startswith("**Use depth**, by `")
