@@ -66,6 +66,33 @@ COMMANDS = {
             },
         },
     ),
+    "map": Command(
+        "Write the layer map of two feature stores, with a CSV file in its folder; torchrun shares the work.",
+        "bridgework map runs/vlm runs/dit runs/map --timestep .5",
+        commands.map_layers,
+        {
+            "understanding": {"help": "The feature store of the understanding expert.", "type": Path},
+            "generation": {"help": "The feature store of the generation expert.", "type": Path},
+            "out": {"help": "The folder to write. A map that was begun there is completed.", "type": Path},
+            "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
+            "--k": {
+                "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
+                "type": int,
+                "default": 10,
+            },
+            "--modalities": {
+                "help": "The modalities that are compared, of the one expert and of the other.",
+                "nargs": 2,
+                "default": ("text", "image"),
+                "metavar": ("TEXT", "IMAGE"),
+            },
+            "--timestep": {
+                "help": "The timestep of the generation features. (default: the only one)",
+                "type": float,
+                "metavar": "T",
+            },
+        },
+    ),
     "choose": Command(
         "Choose a bridge plan from two feature stores, write it as JSON, and print its pairs.",
         "bridgework choose runs/vlm runs/dit runs/plan.json --timestep .5 --bridges 4",

@@ -38,6 +38,29 @@ def align(features: Path, out: Path, metric: str, k: int, block: int, tolerance:
         print(f"of {curve.attrs['rows']} rows; the largest standard error is {max(curve.attrs['errors']):.2g}")
 
 
+def map_layers(
+    understanding: Path,
+    generation: Path,
+    out: Path,
+    metric: str,
+    k: int,
+    modalities: tuple[str, str],
+    timestep: float | None,
+) -> None:
+    """Write and print the layer map of two stores; processes of torchrun share it."""
+    import os
+
+    from .probes.features.features import Features
+    from .probes.files import write_csv
+    from .probes.similarity.scoring import similarity_map
+
+    x, y = (Features.load(folder)[part] for folder, part in zip((understanding, generation), modalities, strict=True))
+    heat = similarity_map(x, y if timestep is None else y.at(timestep), metric, k, store=out)
+    if os.environ.get("RANK", "0") == "0":
+        write_csv(out / "map.csv", heat, index=True)
+        print(heat.round(3).to_string())
+
+
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
     """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
     from .probes.features.features import Features

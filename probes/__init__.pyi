@@ -30,6 +30,7 @@ from .similarity.labels import label_probe as label_probe
 from .similarity.nulls import map_moments as map_moments
 from .similarity.nulls import map_null as map_null
 from .similarity.patches import match_patches as match_patches
+from .similarity.ray_maps import similarity_map_on_ray as similarity_map_on_ray
 from .similarity.scaled_maps import scaled_map as scaled_map
 from .similarity.scoring import similarity as similarity
 from .similarity.scoring import similarity_map as similarity_map

@@ -30,7 +30,7 @@ from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.studies import runs
 from bridgework.studies.runs import STUDIES
 
-NAMES = ("demo", "reproduce", "extract", "align", "choose", "train", "evaluate", "estimate", "fetch")
+NAMES = ("demo", "reproduce", "extract", "align", "map", "choose", "train", "evaluate", "estimate", "fetch")
 
 
 def run_to_exit(capsys, *arguments: object) -> tuple[object, str]:
@@ -98,7 +98,7 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     few = ["--limit", "16"]  # instead of the example's own
     monkeypatch.chdir(tmp_path)
     main(["extract", "scenes-vlm", "scenes-evidence", "runs/vlm", *few])
-    for name in ("extract", "align", "choose"):
+    for name in ("extract", "align", "map", "choose"):
         main([*shlex.split(COMMANDS[name].example)[1:], *(few if name == "extract" else [])])
     plan = BridgePlan.load("runs/plan.json")
     assert (len(plan.pairs), plan.layout) == (4, "H")

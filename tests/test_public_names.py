@@ -36,6 +36,7 @@ FACES = {
         "similarity.labels": "label_probe",
         "similarity.nulls": "map_moments map_null",
         "similarity.patches": "match_patches",
+        "similarity.ray_maps": "similarity_map_on_ray",
         "similarity.scaled_maps": "scaled_map",
         "similarity.scoring": "similarity similarity_map",
         "stimuli.controls": "mismatched",

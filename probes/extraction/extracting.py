@@ -18,9 +18,9 @@ from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS
 from ..subjects.subject import Subject, modules_of
+from ..workers.processes import Processes, check_alike
 from .jobs import prepare_job, warn_of_cuts
 from .options import ExtractionOptions
-from .processes import Processes, check_alike
 from .token_selection import Chosen
 
 

@@ -24,12 +24,12 @@ from ..reading.generated_tokens import generation_settings
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
+from ..workers.processes import Processes, local_device
 from .checking import KeptStimulus, batch_to_check, check_stimulus
 from .memory_shortage import BatchSize
 from .options import ExtractionOptions
 from .passes import PassRunner, concatenate_batches
 from .pooling import pooling_of
-from .processes import Processes, local_device
 from .provenance import made_of
 
 BATCHES = 8  # in a shard; 1 where all tokens are kept

@@ -7,13 +7,14 @@ wherever the result is known to keep its digits. Elsewhere (`WEAK` is the test) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..workers.shared_parts import Part, in_parts
 from . import covariances, tables
 from .metric import FEW, MEMORY, Array, Metric, centred
 
@@ -296,14 +297,22 @@ def _rbf_scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: floa
     if not all(kernels):
         return scores
     every = [kernel for side in kernels for _, kernel in side]
-    sums = torch.zeros(len(every), n, dtype=torch.float64, device=xs[0].device)
 
-    def visit(index: int, tile: Tensor, rows: slice, columns: slice, times: int) -> None:
-        sums[index, rows] += tile.sum(1)
-        if times == 2:
-            sums[index, columns] += tile.sum(0)
+    def bands(numbers: Iterable[int]) -> Iterator[Part]:
+        for number in numbers:
+            own = torch.zeros(len(every), n, dtype=torch.float64, device=xs[0].device)
 
-    raw = tables.inner_products(every, n, visit)
+            def visit(index: int, tile: Tensor, rows: slice, columns: slice, times: int, own: Tensor = own) -> None:
+                own[index, rows] += tile.sum(1)
+                if times == 2:
+                    own[index, columns] += tile.sum(0)
+
+            yield tables.band_products(every, n, number, visit), own
+
+    parts = in_parts(bands, tables.band_count(every, n))
+    raw, sums = next(parts)
+    for products, own in parts:
+        raw, sums = raw + products, sums + own
     totals = sums.sum(1)
     # <HKH, HLH> from the uncentred tables
     inner = raw - 2 / n * sums @ sums.T + totals[:, None] * totals / n**2

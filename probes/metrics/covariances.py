@@ -8,17 +8,20 @@ to the exact mean at the end: one reading of the features is enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..workers.shared_parts import Part, in_parts, is_shared
 from .metric import Array
 
 ROWS = 4096  # samples whose product is taken in the features' own dtype
 LOST = {torch.float32: 0.25, torch.float64: 1e-6}  # share of HSIC below which its diagonal hides what is left
+BEGUN = 4  # layers of x that a worker is at at once: what it loses where it dies
 NOTHING = 1e-12  # of HSIC: what is less is rounding
 
 Batch = tuple[Sequence[Tensor], Sequence[Tensor]]  # layers (sample, dim) of x and of y
@@ -80,6 +83,9 @@ class Covariances:
     def add(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         """Add one batch of samples.
 
+        No number of a pair depends on which other layers of x there are: y's own layers are all there, and everything
+        else is computed pair by pair.
+
         Parameters
         ----------
         xs, ys : sequence of Tensor
@@ -90,14 +96,18 @@ class Covariances:
             for layer, shift, scale in zip([*xs, *ys], self.shifts, self.scales, strict=True)
         ]
         self.samples += len(layers[0])
-        lengths = torch.stack([layer.double().square().sum(1) for layer in layers])  # (layer, sample)
-        self.lengths += lengths.sum(1)
-        self.squares += lengths @ lengths.T
+        lengths = [layer.double().square().sum(1) for layer in layers]  # (sample,) each
+        short = [length.to(layers[0]) for length in lengths]
+        short_y = torch.stack(short[self.width :])
         for index, layer in enumerate(layers):
+            self.lengths[index] += lengths[index].sum()
             self.sums[index] += layer.sum(0, dtype=torch.float64)
-            self.weighted[index] += lengths.to(layer) @ layer
+            if index < self.width:
+                self.weighted[index][self.width :] += short_y @ layer
         for i, j in self.pairs:
             self.products[i, j] += layers[i].T @ layers[j]
+            self.squares[i, j] += torch.dot(lengths[i], lengths[j])
+            self.weighted[j][i] += short[i] @ layers[j]
 
     def hsic(self, debiased: bool) -> tuple[Array, Array]:
         """Return n (n - 3) HSIC_1, or n^2 HSIC, of all pairs of layers.
@@ -192,24 +202,39 @@ def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool, memory: f
 def _scores(
     xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool, memory: float, dtype: torch.dtype
 ) -> Array | None:
-    """Return the layer map in one dtype, by groups of layers that fit in memory; None where digits are lost."""
+    """Return the layer map in one dtype, by groups of layers that fit in memory; None where digits are lost.
+
+    Rows of the map are the parts that workers share.
+    """
     rows = [slice(start, start + ROWS) for start in range(0, len(xs[0]), ROWS)]
     centring_x, centring_y = [[centring_of(layer, rows) for layer in side] for side in (xs, ys)]
     if not all(math.isfinite(centring.scale) or centring.constant for centring in (*centring_x, *centring_y)):
         return None  # differences overflow: `centred` knows a way
-    maps, own_y = [], None
-    for group in groups([x.shape[1] for x in xs], [y.shape[1] for y in ys], memory):
-        sums = Covariances(centring_x[group], centring_y, dtype, own_y is None)
-        for part in rows:
-            sums.add([x[part] for x in xs[group]], [y[part] for y in ys])
-        inner, whole = sums.hsic(debiased)
-        own = _own(np.diag(inner), np.diag(whole), LOST[dtype])
-        if own is None:
+    most = BEGUN if is_shared() else len(xs)
+    of_y: list[Array] = []  # HSIC_1 and HSIC of y's layers with themselves
+
+    def map_rows(numbers: Iterable[int]) -> Iterator[Part]:
+        remaining = iter(numbers)
+        while begun := list(islice(remaining, most)):
+            for group in groups([xs[i].shape[1] for i in begun], [y.shape[1] for y in ys], memory):
+                some = begun[group]
+                sums = Covariances([centring_x[i] for i in some], centring_y, dtype, not of_y)
+                for part in rows:
+                    sums.add([xs[i][part] for i in some], [y[part] for y in ys])
+                inner, whole = sums.hsic(debiased)
+                width = sums.width
+                of_y[:] = of_y or [np.diag(table)[width:] for table in (inner, whole)]
+                for row in range(width):
+                    own = [np.append(table[row, row], known) for table, known in zip((inner, whole), of_y)]
+                    yield tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in (inner[row, width:], *own))
+
+    scores = []
+    for inner, own, whole in in_parts(map_rows, len(xs)):
+        kept = _own(own.numpy(), whole.numpy(), LOST[dtype])
+        if kept is None:
             return None
-        width = sums.width
-        own_y = own[width:] if own_y is None else own_y
-        maps.append(inner[:width, width:] / np.sqrt(own[:width])[:, None] / np.sqrt(own_y))
-    return np.concatenate(maps)
+        scores.append(inner.numpy() / np.sqrt(kept[0]) / np.sqrt(kept[1:]))
+    return np.stack(scores)
 
 
 def _own(own: Array, whole: Array, lost: float) -> Array | None:

@@ -9,8 +9,9 @@ checked here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+from ..workers.shared_parts import Part, in_parts
 
 Array = NDArray[Any]
 MEMORY = 2.0**31  # bytes
@@ -191,9 +194,39 @@ def scores_from_all(
     Returns
     -------
     callable
-        ``scores(xs, ys, k, memory)``; memory is ignored.
+        ``scores(xs, ys, k, memory)``; memory is ignored. Rows of the map are the parts that workers share.
     """
-    return lambda xs, ys, k, memory=MEMORY: compare([prepare(x, k) for x in xs], [prepare(y, k) for y in ys], k)
+
+    def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
+        b = [prepare(y, k) for y in ys]
+
+        def rows(numbers: Iterable[int]) -> Iterator[Part]:
+            for number in numbers:
+                yield (torch.from_numpy(compare([prepare(xs[number], k)], b, k)[0]),)
+
+        return np.stack([row.numpy() for (row,) in in_parts(rows, len(xs))])
+
+    return scores
+
+
+def by_threads(numbers: Iterable[int], device: torch.device) -> Iterator[list[int]]:
+    """Cut numbers into as many at a time as `in_threads` works on at once.
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        The numbers.
+    device : torch.device
+        Where the work is done.
+
+    Yields
+    ------
+    list of int
+        Some of the numbers, in order.
+    """
+    remaining, size = iter(numbers), torch.get_num_threads() if device.type == "cpu" else 1
+    while some := list(islice(remaining, size)):
+        yield some
 
 
 def permuted_by_reordering(

@@ -68,7 +68,7 @@ def permutation_moments(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> tuple[Arr
             squares[index, columns] += squared.sum(0)
         cubes[index] += times * float(torch.linalg.vecdot(squared, tile).sum(dtype=torch.float64))
 
-    inner = tables.inner_products(products, n, visit).cpu().numpy()
+    inner = tables.band_products(products, n, visit=visit).cpu().numpy()
     limits = np.array([product.limit for product in products])
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
     if not exact and (norms <= WEAK * limits).any():

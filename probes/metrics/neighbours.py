@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..workers.shared_parts import Part, in_parts
 from .estimators.nearest_rows import nearest
-from .metric import FEW, Array, Metric, defined, scores_from_all, unit_rows
+from .metric import FEW, MEMORY, Array, Metric, defined, unit_rows
 
 TABLE = 2**28  # bytes of the table in which common neighbours are looked up
 
@@ -241,6 +242,33 @@ def _hsic(pairs: int, n: int, pair: Array, sample: Array, neighbour: Array, left
     return trace + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * np.einsum("pn,pn->p", left_into, right_from)
 
 
+def list_nearest(layers: Sequence[Tensor], k: int) -> list[Neighbours | None]:
+    """Find the neighbours of every sample in many layers; layers are the parts that workers share.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor
+        (sample, dim) each.
+    k : int
+        How many neighbours.
+
+    Returns
+    -------
+    list of Neighbours or None
+        The prepared layers without their unit rows, as `prepare` returns them.
+    """
+
+    def parts(numbers: Iterable[int]) -> Iterator[Part]:
+        for number in numbers:
+            found = prepare(layers[number], k)
+            yield () if found is None else (torch.from_numpy(found.near), torch.from_numpy(found.distances))
+
+    nothing = torch.empty(0)
+    return [
+        Neighbours(part[0].numpy(), part[1].numpy(), nothing) if part else None for part in in_parts(parts, len(layers))
+    ]
+
+
 def _metric(
     count: Callable[..., Array], least: int, about: str, chance: Callable[[int, int], float | None], least_k: int = 1
 ) -> Metric:
@@ -251,7 +279,10 @@ def _metric(
         samples = [len(layer.near) for _, layer in defined(a)][:1] or [0]
         return permuted(a, b, k, np.arange(samples[0])[None])[0]
 
-    scores = scores_from_all(prepare, compare)
+    def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
+        found = list_nearest([*xs, *ys], k)
+        return compare(found[: len(xs)], found[len(xs) :], k)
+
     return Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True, least_k=least_k)
 
 

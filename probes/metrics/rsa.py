@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..workers.shared_parts import Part, in_parts
 from . import tables
-from .metric import MEMORY, Array, Metric, in_threads
+from .metric import MEMORY, Array, Metric, by_threads, in_threads
 
 # Relative to the largest distance:
 TIE = 1e-13  # float64 distances closer than this are equal: their sums round differently
@@ -100,7 +101,14 @@ def unit_ranks(values: Array, order: Array) -> Array | None:
 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-    ranked = in_threads(ranks, [(layer,) for layer in (*xs, *ys)], torch.device("cpu"))
+    layers, cpu = [*xs, *ys], torch.device("cpu")
+
+    def parts(numbers: Iterable[int]) -> Iterator[Part]:
+        for some in by_threads(numbers, cpu):
+            for ranked in in_threads(ranks, [(layers[number],) for number in some], cpu):
+                yield () if ranked is None else (ranked,)
+
+    ranked = [part[0].to(xs[0].device) if part else None for part in in_parts(parts, len(layers))]
     return tables.compare(ranked[: len(xs)], ranked[len(xs) :])
 
 

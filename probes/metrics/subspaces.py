@@ -8,14 +8,15 @@ eigendecomposition mostly wait for each other, for seconds where another process
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .metric import MEMORY, Array, Metric, centred, defined, in_threads, permuted_by_reordering
+from ..workers.shared_parts import Part, in_parts
+from .metric import MEMORY, Array, Metric, by_threads, centred, defined, in_threads, permuted_by_reordering
 
 KEPT = 0.99  # share of the variance that the truncation of SVCCA and PWCCA keeps
 ROUNDING = 4e-15  # of an eigenvalue, relative to the largest
@@ -183,8 +184,16 @@ def _metric(
         return a._replace(**{field: getattr(a, field)[order]})
 
     def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-        prepared = in_threads(prepare, [(x, k) for x in (*xs, *ys)], xs[0].device)
-        return compare(prepared[: len(xs)], prepared[len(xs) :], k)
+        device = xs[0].device
+        b = in_threads(prepare, [(y, k) for y in ys], device)
+
+        def rows(numbers: Iterable[int]) -> Iterator[Part]:
+            for some in by_threads(numbers, device):
+                a = in_threads(prepare, [(xs[number], k) for number in some], device)
+                for row in compare(a, b, k):
+                    yield (torch.from_numpy(row),)
+
+        return np.stack([row.numpy() for (row,) in in_parts(rows, len(xs))])
 
     permuted = permuted_by_reordering(reorder, compare)
     return Metric(prepare_alone, compare, subset, permuted, scores, least=2, about=about, high_by_chance=True)

@@ -7,7 +7,7 @@ terms: one float32 product over all of a 2,048 x 2,048 table is off by 2e-4, chu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from ..workers.shared_parts import Part, in_parts
 from .metric import Array, defined
 
 TILE = {"cpu": 512, "cuda": 2048}  # rows and columns computed at once: to stay in a cache, to fill a card
@@ -29,7 +30,7 @@ class Table(Protocol):
         ...
 
 
-def tiles(samples: int, device: torch.device) -> Iterator[tuple[slice, slice, int]]:
+def tiles(samples: int, device: torch.device, band: int | None = None) -> Iterator[tuple[slice, slice, int]]:
     """Yield the tiles on and above the diagonal of a symmetric table.
 
     Parameters
@@ -38,6 +39,8 @@ def tiles(samples: int, device: torch.device) -> Iterator[tuple[slice, slice, in
         Rows of the table.
     device : torch.device
         Where the table is computed, which decides the size of a tile.
+    band : int, optional
+        Only the tiles of this band of rows, as tall as a tile.
 
     Yields
     ------
@@ -46,15 +49,49 @@ def tiles(samples: int, device: torch.device) -> Iterator[tuple[slice, slice, in
     times : int
         How often the tile is in the table: 1 on the diagonal, 2 above it.
     """
-    tile = TILE.get(device.type, TILE["cpu"])
-    for row in range(0, samples, tile):
+    tile = _tile(device)
+    for row in range(0, samples, tile) if band is None else [band * tile]:
         for column in range(row, samples, tile):
             rows, columns = (slice(start, min(start + tile, samples)) for start in (row, column))
             yield rows, columns, 1 if row == column else 2
 
 
-def inner_products(tables: Sequence[Table], samples: int, visit: Callable[..., None] | None = None) -> Tensor:
-    """Return all inner products of symmetric tables.
+def inner_products(tables: Sequence[Table], samples: int) -> Tensor:
+    """Return all inner products of symmetric tables; bands of rows are the parts that workers share.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        The tables, (sample, sample) each.
+    samples : int
+        Rows of each table.
+
+    Returns
+    -------
+    Tensor
+        Inner products (table, table), float64.
+    """
+
+    def bands(numbers: Iterable[int]) -> Iterator[Part]:
+        for number in numbers:
+            yield (band_products(tables, samples, number),)
+
+    parts = in_parts(bands, band_count(tables, samples))
+    total = next(parts)[0]
+    for (products,) in parts:
+        total = total + products
+    return total
+
+
+def band_count(tables: Sequence[Table], samples: int) -> int:
+    """Return how many bands of rows symmetric tables are cut into."""
+    return -(-samples // _tile(_device(tables)))
+
+
+def band_products(
+    tables: Sequence[Table], samples: int, band: int | None = None, visit: Callable[..., None] | None = None
+) -> Tensor:
+    """Return what one band of rows adds to all inner products of symmetric tables.
 
     Half of every table is enough, and no more than one tile of each is held.
 
@@ -64,6 +101,8 @@ def inner_products(tables: Sequence[Table], samples: int, visit: Callable[..., N
         The tables, (sample, sample) each.
     samples : int
         Rows of each table.
+    band : int, optional
+        The number of the band; all of them if left out.
     visit : callable, optional
         ``visit(index, tile, rows, columns, times)`` is called with every tile of every table.
 
@@ -72,15 +111,22 @@ def inner_products(tables: Sequence[Table], samples: int, visit: Callable[..., N
     Tensor
         Inner products (table, table), float64.
     """
-    first = tables[0].tile(slice(0, 1), slice(0, 1))
-    products = torch.zeros(len(tables), len(tables), dtype=torch.float64, device=first.device)
-    for rows, columns, times in tiles(samples, products.device):
+    products = torch.zeros(len(tables), len(tables), dtype=torch.float64, device=_device(tables))
+    for rows, columns, times in tiles(samples, products.device, band):
         blocks = [table.tile(rows, columns) for table in tables]
         if visit is not None:
             for index, block in enumerate(blocks):
                 visit(index, block, rows, columns, times)
         add_products(products, torch.stack([block.reshape(-1) for block in blocks]), None, times)
     return products
+
+
+def _tile(device: torch.device) -> int:
+    return TILE.get(device.type, TILE["cpu"])
+
+
+def _device(tables: Sequence[Table]) -> torch.device:
+    return tables[0].tile(slice(0, 1), slice(0, 1)).device
 
 
 def add_products(total: Tensor, left: Tensor, right: Tensor | None = None, times: float = 1) -> None:

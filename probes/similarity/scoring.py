@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ..metrics import DEFAULT_METRIC, METRICS
 from ..metrics.batched_cka import batch_map
 from ..metrics.metric import MEMORY, Array, Metric
 from ..metrics.probe import linear_probe, numbered
+from ..workers.shared_parts import kept_in
 from .inputs import (
     Layers,
     Stack,
@@ -149,6 +151,7 @@ def similarity_map(
     minibatch: bool = False,
     groups: Sequence[Any] | Array | None = None,
     tolerance: float | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Compute the similarity of every layer of x with every layer of y over the same samples.
 
@@ -179,6 +182,10 @@ def similarity_map(
         The standard error of a score that is good enough, such as .002, for mutual_knn, cka and cka_units: as many rows
         are used as that takes. All rows are used, and scores are exact, where fewer cannot meet it, or where a few rows
         far from all others make up most of cka. Repeated rows are looked for among the first ones.
+    store : path, optional
+        A folder to write, part by part. A map that was stopped resumes there, and one that is complete is read. Under
+        torchrun all ranks must call `similarity_map`, and they share the parts. The scores are those of one process
+        with as many threads, bit for bit.
 
     Returns
     -------
@@ -193,10 +200,14 @@ def similarity_map(
     ------
     ValueError, TypeError
         As `similarity`; a value that is not finite is named with its layer. Also a timestep sweep (select one with
-        ``.at(t)``), features of different stimuli, and batches for a metric that needs all samples.
+        ``.at(t)``), features of different stimuli, batches for a metric that needs all samples, and a store that holds
+        another map.
+    RuntimeError, OSError
+        Another rank failed; or the store cannot be written.
 
     See Also
     --------
+    similarity_map_on_ray : Computes the same map with the workers of a Ray cluster.
     map_null : What unrelated features would score.
     scaled_map : The map that is left above what unrelated features score, for metrics that are high by chance.
 
@@ -207,6 +218,8 @@ def similarity_map(
     """
     if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
         raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
+    if store is not None and (y is None or tolerance is not None):
+        raise ValueError("store keeps the parts of a map of all samples of x and y: leave batches, tolerance or it out")
     check_tolerance(metric, tolerance, groups=groups, minibatch=minibatch, batches=y is None)
     if y is None:
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
@@ -231,7 +244,15 @@ def similarity_map(
         else:
             if tolerance is not None:
                 check_finite([*xs, *ys], [f"layer {name!r}" for name in (*x_names, *y_names)])
-            scores = _grouped(metric, groups, len(xs[0])).scores(xs, ys, k, memory)
+            formula = _grouped(metric, groups, len(xs[0]))
+            if store is None:
+                scores = formula.scores(xs, ys, k, memory)
+            else:
+                made = {"metric": metric, "k": used_k(metric, k), "memory": memory, "device": xs[0].device.type}
+                made |= {"x layers": x_names, "y layers": y_names, "groups": None if groups is None else list(groups)}
+                sides = {"values of x": xs, "values of y": ys}
+                scores = kept_in(store, made, sides, lambda: torch.from_numpy(formula.scores(xs, ys, k, memory)))
+                scores = scores.numpy()
     heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
     if tolerance is not None:

@@ -5,14 +5,15 @@ Neighbours and ranks are by cosine, as for mutual kNN. Ranks among equally dista
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..metric import Array, Metric, defined, scores_from_all
-from ..neighbours import Neighbours, over_defined, prepare, subset
+from ...workers.shared_parts import Part, in_parts
+from ..metric import MEMORY, Array, Metric, defined, unit_rows
+from ..neighbours import Neighbours, list_nearest, one_way, over_defined, prepare, subset
 from .nearest_rows import TIE, closeness_blocks
 
 ROWS = 2**22  # ranks held at once
@@ -72,12 +73,25 @@ def _compare(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: 
     return _permuted(a, b, k, np.arange(samples[0])[None])[0]
 
 
+def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
+    """Compute the map column by column; x's layers, then y's, are the parts that workers share."""
+    a = list_nearest(xs, k)
+
+    def columns(numbers: Iterable[int]) -> Iterator[Part]:
+        for number in numbers:
+            unit = unit_rows(ys[number])
+            b = None if one_way(unit) else Neighbours(np.empty(0), np.empty(0), unit)  # only its ranks are looked at
+            yield (torch.from_numpy(_compare(a, [b], k)[:, 0]),)
+
+    return np.stack([column.numpy() for (column,) in in_parts(columns, len(ys))], 1)
+
+
 INFORMATION_IMBALANCE = Metric(
     prepare,
     _compare,
     subset,
     _permuted,
-    scores_from_all(prepare, _compare),
+    _scores,
     least=3,
     about="Information imbalance is the mean rank in y of each sample's k nearest neighbours in x, 1 for strangers.",
     chance=lambda k, samples: 1.0,

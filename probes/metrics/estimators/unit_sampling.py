@@ -7,13 +7,14 @@ right too (Chun et al., arXiv 2502.15104). They change every score of a layer by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...workers.shared_parts import Part, in_parts
 from .. import tables
 from ..cka import CKA, NOTHING
 from ..metric import MEMORY, Array, Metric, centred
@@ -121,7 +122,13 @@ def _permuted(a: Sequence[Scaled | None], b: Sequence[Scaled | None], k: int, or
 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-    grown = [np.array([factor(layer) for layer in side]) for side in (xs, ys)]
+    layers = [*xs, *ys]
+
+    def factors(numbers: Iterable[int]) -> Iterator[Part]:
+        for number in numbers:
+            yield (torch.tensor(factor(layers[number]), dtype=torch.float64),)
+
+    grown = np.split(np.array([float(one) for (one,) in in_parts(factors, len(layers))]), [len(xs)])
     scores = CKA.scores(xs, ys, k, memory)
     for i in np.flatnonzero(grown[0] > LARGE).tolist():
         scores[i] = CKA.scores([xs[i].double()], [y.double() for y in ys], k, memory)[0]

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.extraction.processes import Processes, local_device
+from bridgework.probes.workers.processes import Processes, local_device
 
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bridgework"]
 WHAT = ["extract", "scenes-vlm", "scenes-evidence"]

@@ -1,0 +1,1 @@
+"""Share work among processes of torchrun and workers of a Ray cluster."""
