@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..features.store import read_ending, shard_path, write_index
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS, join_norms, warn_of_sinks
 from ..subjects.subject import Subject
+from ..workers.ray_actors import start_ray
 from .jobs import prepare_job, shard_count, warn_of_cuts
 from .options import ExtractionOptions
 from .pooling import pooling_of
@@ -67,24 +67,12 @@ def extract_on_ray(
     --------
     >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, num_cpus=4, batch_size=64)
     """
-    for name, number in (("workers", workers), ("num_cpus", num_cpus)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is {number!r}: expected a whole number from 1 on")
-    try:
-        import ray.data
-    except ImportError:
-        raise ImportError("extraction on a cluster needs Ray: pip install 'bridgework[ray]'") from None
-    if not ray.is_initialized():
-        ray.init()
+    start_ray("extraction", workers, num_cpus)
+    import ray.data  # not part of a bare Ray
+
     folder = Path(store).absolute()
     asked = ExtractionOptions(store=folder, **options)
     count = shard_count(len(stimuli), asked.batch_size, asked.pooling)
-    if workers * num_cpus > (there := ray.cluster_resources().get("CPU", 0)):
-        warnings.warn(
-            f"{workers} workers with {num_cpus} CPUs each need {workers * num_cpus}, the cluster has {there:g}: Ray "
-            "waits for more, or ask for fewer",
-            stacklevel=2,
-        )
     numbers = ray.data.from_items([{"shard": number} for number in range(count)], override_num_blocks=count)
     rows = numbers.map(
         _Worker,  # type: ignore[arg-type]  # a class is called once for each worker

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..features.layer_features import LayerFeatures
+from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..workers.ray_actors import run_on_workers, start_ray
 from ..workers.shared_parts import as_worker, remove_parts
@@ -28,7 +29,7 @@ def similarity_map_on_ray(
     x: Stack,
     y: Stack,
     store: str | os.PathLike[str],
-    metric: str = "cka",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     *,
     workers: int = 1,
@@ -139,7 +140,9 @@ def _samples(stack: Stack) -> int:
         return len(stack.samples)
     if isinstance(stack, Sequence):
         return len(stack[0]) if len(stack) else 0
-    return stack.shape[1] if len(stack.shape) > 1 else 0
+    if not isinstance(stack, Tensor | np.ndarray):
+        raise TypeError(f"a map on a cluster takes two stacks of layers, got {type(stack).__name__}")
+    return stack.shape[1] if stack.ndim > 1 else 0
 
 
 def _work(worker: int, workers: int, x: Any, y: Any, **options: Any) -> tuple[pd.DataFrame, list[tuple[Any, str]]]:

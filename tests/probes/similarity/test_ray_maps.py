@@ -76,7 +76,8 @@ def test_workers_make_the_same_map_and_one_that_dies_is_replaced(tmp_path):
     similarity_map(x, [*y, y[0]], "mutual_knn").to_csv(tmp_path / "one.csv")
     assert (tmp_path / "workers.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["made.json", "scores.safetensors"]
-    assert done.stdout.splitlines()[-1] == "layer 0 of y must be an array or tensor of real numbers, got complex128 None True"  # fmt: skip
+    words = "layer 0 of y must be an array or tensor of real numbers, got complex128"
+    assert done.stdout.splitlines()[-1] == f"{words} None True"
 
 
 def test_what_lies_on_disk_is_not_sent(tmp_path, monkeypatch):
@@ -114,5 +115,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 )
 def test_what_is_wrong_is_said_before_ray_starts(tmp_path, monkeypatch, wrong, words):
     monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TypeError, match="takes two stacks of layers, got generator"):
+        similarity_map_on_ray((pair for pair in ()), sides(tmp_path)[1], tmp_path / "map")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=words):
         similarity_map_on_ray(*sides(tmp_path), tmp_path / "map", **{"metric": "mutual_knn"} | wrong)

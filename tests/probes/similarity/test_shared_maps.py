@@ -67,15 +67,15 @@ def test_layers_without_a_score_are_shared_too(tmp_path):
 
 def test_a_store_holds_one_map(tmp_path):
     x, y = stack(50, (5, 6), 1), stack(50, (7,), 2)
-    similarity_map(x, y, store=tmp_path / "map")
+    similarity_map(x, y, "cka", store=tmp_path / "map")
     with pytest.raises(ValueError, match=r"a map that is made differently \(metric: there cka, asked for mutual_knn\)"):
         similarity_map(x, y, "mutual_knn", store=tmp_path / "map")
     with pytest.raises(ValueError, match=r"made differently \(values of y: "):
-        similarity_map(x, [2 * y[0]], store=tmp_path / "map")
+        similarity_map(x, [2 * y[0]], "cka", store=tmp_path / "map")
     with pytest.raises(ValueError, match="leave batches, tolerance or it out"):
-        similarity_map([(x, y)], store=tmp_path / "map")
+        similarity_map([(x, y)], metric="cka", store=tmp_path / "map")
     with pytest.raises(ValueError, match="leave batches, tolerance or it out"):
-        similarity_map(x, y, tolerance=0.1, store=tmp_path / "map")
+        similarity_map(x, y, "cka", tolerance=0.1, store=tmp_path / "map")
 
 
 def die_once(marker, real) -> object:

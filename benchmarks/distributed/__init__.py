@@ -1,0 +1,1 @@
+"""Maps that several workers share, beside those of one process."""
