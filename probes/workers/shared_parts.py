@@ -211,7 +211,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def _kept(folder: Path, made: dict[str, Any], compute: Callable[[], Tensor], work: SharedParts) -> Tensor:
-    made = json.loads(json.dumps(made))
+    made = json.loads(json.dumps(made, default=str))
     if not (folder / MADE).is_file():
         others = [path for path in folder.glob("*") if not path.name.startswith(".")]
         if folder.is_file() or (others and not (folder / MADE).is_file()):

@@ -76,7 +76,7 @@ def test_workers_make_the_same_map_and_one_that_dies_is_replaced(tmp_path):
     similarity_map(x, [*y, y[0]], "mutual_knn").to_csv(tmp_path / "one.csv")
     assert (tmp_path / "workers.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["made.json", "scores.safetensors"]
-    words = "layer 0 of y must be an array or tensor of real numbers, got complex128"
+    words = "layer 0 of y must be an array or tensor of real numbers, got complex64"
     assert done.stdout.splitlines()[-1] == f"{words} None True"
 
 
