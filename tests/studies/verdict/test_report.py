@@ -160,7 +160,8 @@ def test_the_page_of_a_whole_study_names_the_rule_that_holds(whole, tmp_path):
     row = whole["verdicts"].set_index(["outcome", "rule"]).loc[("loss", "descent")]
     gain = with_interval(row["over_shallow"], row["over_shallow_low"], row["over_shallow_high"])
     assert f"worth {gain} more than `shallow`" in said["verdict answer"]
-    assert "| `descent` | holds |" in said["verdicts"] and said["verdict regrets"].count("\n") == 1 + len(RULES) + len(CONTROLS)
+    assert "| `descent` | holds |" in said["verdicts"]
+    assert said["verdict regrets"].count("\n") == 1 + len(RULES) + len(CONTROLS)
     none = whole | {"verdicts": whole["verdicts"].replace({"verdict": {"holds": "undecided"}})}
     (tmp_path / "none").mkdir()
     assert written(none, tmp_path / "none")["verdict answer"].startswith("**Use depth**, by `")
