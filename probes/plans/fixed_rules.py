@@ -79,6 +79,10 @@ def _first(understanding: int, generation: int, bridges: int, seed: int) -> Pair
     return tuple((b, b) for b in range(bridges))
 
 
+def _early(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
+    return tuple((int((b + 0.5) * understanding / bridges), b) for b in range(bridges))
+
+
 def _last(understanding: int, generation: int, bridges: int, seed: int) -> Pairs:
     return tuple((understanding - bridges + b, generation - bridges + b) for b in range(bridges))
 
@@ -105,6 +109,7 @@ FIXED: dict[str, FixedRule] = {
     ),
     "uniform": FixedRule(_uniform, "that many pairs spread evenly over `all`"),
     "first": FixedRule(_first, "the first blocks of both towers, in order"),
+    "early": FixedRule(_early, "the first generation blocks with understanding blocks spread evenly"),
     "last": FixedRule(_last, "the last blocks of both towers, in order"),
     "random": FixedRule(_random, "drawn by `seed`, every plan of that size being equally likely", seeded=True),
 }

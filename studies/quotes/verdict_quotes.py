@@ -17,7 +17,15 @@ ASKED = 50  # captions that a kind must be asked about
 DECIDING = "smollm2-135m"  # the expert whose probes decide which kinds of captions are kept
 OTHER_EXPERTS = ("scenes-reader", "minilm-l6")
 BAGS = ("bag of words", "word pairs")
-MEASURE_NOTHING = ("shallow", "deep", "middle", "uniform", "first", "last")  # fixed plans with as many bridges as rules
+MEASURE_NOTHING = (
+    "shallow",
+    "deep",
+    "middle",
+    "uniform",
+    "first",
+    "early",
+    "last",
+)  # fixed plans with as many bridges as rules
 MISSING, INCOMPLETE, LEFT_OUT, HOLDS = "-", "incomplete", "left out", "holds"
 
 

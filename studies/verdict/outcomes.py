@@ -33,7 +33,7 @@ from .rule_maps import rule_maps, rule_plans
 from .testbed import BRIDGES, CEILING, FLOOR, PAIRS, RANDOM_PLANS, SEEDS, Pair, pair_named
 
 OUTCOMES = RESULTS / "verdict" / "outcomes.parquet"
-FIXED = ("shallow", "deep", "middle", "uniform", "first", "last", "all")
+FIXED = ("shallow", "deep", "middle", "uniform", "first", "early", "last", "all")
 
 
 def grid_cells(pair: Pair) -> list[Cell]:

@@ -25,4 +25,4 @@ RULES = (
     "descent",
     "soft",
 )
-CONTROLS = ("shallow", "deep", "middle", "uniform", "first", "last", "all", "random")
+CONTROLS = ("shallow", "deep", "middle", "uniform", "first", "early", "last", "all", "random")

@@ -241,6 +241,8 @@ def test_fixed_plans():
     assert pairs("deep", (28, 28), 16) == tuple((i + 6, i) for i in range(6, 22))
     assert pairs("uniform", (8, 8), 4) == ((1, 1), (3, 3), (5, 5), (7, 7))
     assert pairs("first", (4, 8), 2) == ((0, 0), (1, 1))
+    assert pairs("early", (30, 13), 4) == ((3, 0), (11, 1), (18, 2), (26, 3))
+    assert pairs("early", (4, 8), 2) == ((1, 0), (3, 1))
     assert pairs("last", (4, 8), 2) == ((2, 6), (3, 7))
     for rule, shape, count in (
         ("middle", (28, 28), 16),
@@ -250,6 +252,7 @@ def test_fixed_plans():
         ("shallow", (3, 2), 2),
         ("all", (3, 2), 2),
         ("first", (6, 5), 4),
+        ("early", (6, 5), 4),
         ("last", (6, 5), 4),
     ):
         by_itself = choose_bridges(None, rule, layers=shape)
