@@ -4,7 +4,6 @@
 
 The command prints a Markdown table too. The features are 12 and 16 layers of 2,048 samples (`support.inputs.stack`).
 Contestants that would take minutes score some of the pairs, and their time is scaled to all of them, as the table says.
-`--device cuda` adds the case for a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from ..probes.similarity.nulls import map_moments, map_null
 from ..probes.similarity.scoring import similarity_map
-from .gpu import gpu_case
 from .support.floors import cosine_grams, gram_map
 from .support.inputs import machine, stack, use_all_cores
 from .support.peers import PEERS, calibrated
@@ -162,7 +160,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs=2, default=(12, 16), metavar=("X", "Y"))
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--dims", type=int, nargs=2, default=(768, 1024), metavar=("X", "Y"))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the case for a GPU as well")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where similarity.csv is written")
     options = parser.parse_args()
     use_all_cores()
@@ -174,9 +171,6 @@ def main() -> None:
         else:
             tables.append(map_case(x, y, case, options.rounds, machine()))
         print(f"{markdown(tables[-1])}\n", flush=True)
-    if options.device == "cuda":
-        tables.append(gpu_case(options.rounds))
-        print(markdown(tables[-1]))
     options.results.mkdir(parents=True, exist_ok=True)
     pd.concat(tables).to_csv(options.results / "similarity.csv", index=False, float_format="%.6g")
 

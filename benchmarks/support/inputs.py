@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -107,8 +108,8 @@ def stack(layers: int, samples: int, dims: int, side: int, seed: int = 0, device
     return features
 
 
-def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0) -> float:
-    """Measure the rate of torch.mm on square float32 matrices.
+def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> float:
+    """Measure the rate of torch.mm on square matrices.
 
     Parameters
     ----------
@@ -118,14 +119,16 @@ def mm_rate(size: int = 4096, device: str = "cpu", seconds: float = 2.0) -> floa
         Where to multiply.
     seconds : float
         How long to repeat; the best time counts.
+    dtype : torch.dtype
+        Of the matrices.
 
     Returns
     -------
     float
         Floating-point operations a second.
     """
-    a, b = torch.randn(2, size, size, device=device)
-    out = torch.empty(size, size, device=device)
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    out = torch.empty(size, size, device=device, dtype=dtype)
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < seconds or best == float("inf"):
         wait(device)
@@ -140,3 +143,13 @@ def wait(device: str) -> None:
     """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Return a clock that waits for the device before it is read, in seconds."""
+
+    def now() -> float:
+        wait(device)
+        return time.perf_counter()
+
+    return now
