@@ -49,6 +49,7 @@ RESULTS = Path(__file__).with_name("results")
 GENERATION = "scenes-dit"
 TOWERS = {"scenes-vlm": 32, "smollm2-135m": 8}  # understanding experts, and how many samples make 50 ms of both passes
 LEVELS = {"block outputs": "double fusion", "attention": "dense"}
+PUBLISHED = "attention, H as published"
 LAYOUTS = ("H", "dense", "double fusion")
 BATCH = 32
 
@@ -201,8 +202,9 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns: towers, at (block outputs or attention), ways, what (nothing, hooks, no-op bridges, gated bridges),
-        seconds, over_bare, bridges; understanding_seconds and generation_seconds of the bare passes.
+        Columns: towers, at (block outputs, attention, or attention in the published plan of H), ways, what (nothing,
+        hooks, no-op bridges, gated bridges), seconds, over_bare, bridges; understanding_seconds and
+        generation_seconds of the bare passes.
     """
     experts = open_expert(name), open_expert(GENERATION)
     depths = len(experts[0].blocks), len(experts[1].blocks)
@@ -217,6 +219,8 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
         for ways, both_ways in (("one way", False), ("both ways", True)):
             for what, fused in (("no-op bridges", noop), ("gated bridges", gated)):
                 runs[level, ways, what] = lambda f=fused, b=both_ways: bridged(f, both, words, b)
+    published = FusedModel(*experts, lay_out("H", *depths)).eval()
+    runs[PUBLISHED, "one way", "gated bridges"] = lambda: bridged(published, both, words, False)
     alone = {"understanding": understand, "generation": generate_}
     bare: dict[Any, Run] = {("-", "-", "nothing"): lambda: (understand(), generate_())}
     seconds = take_turns({**alone, **bare, **runs}, rounds)
@@ -227,7 +231,8 @@ def overhead(name: str, samples: int, rounds: int = 15) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.insert(0, "towers", f"{name} + {GENERATION}")
     table["over_bare"] = table["seconds"] / table["seconds"].iloc[0]
-    return table.assign(bridges=max(depths), samples=samples, rounds=rounds, **apart)
+    counts = [len(published.plan.pairs) if at == PUBLISHED else max(depths) for at in table["at"]]
+    return table.assign(bridges=counts, samples=samples, rounds=rounds, **apart)
 
 
 def sampling(name: str, samples: int, steps: int = 16, rounds: int = 3) -> pd.DataFrame:

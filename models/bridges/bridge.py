@@ -81,6 +81,21 @@ class Bridge(nn.Module):
         """
         raise NotImplementedError
 
+    def own_keys_values(self, side: int, own: Any) -> KeysValues:
+        """Return what `attend` takes as `mine` of a tower that the other does not read.
+
+        By default it is `keys_values`. A bridge that offers the other tower something else than it reads of its own
+        need not compute that here.
+
+        Parameters
+        ----------
+        side : int
+            0 for the understanding tower, 1 for the generation tower.
+        own : AttentionCall or Tensor
+            The tower's state at its block.
+        """
+        return self.keys_values(side, own)
+
     def attend(self, side: int, own: Any, mine: KeysValues, other: KeysValues, visibility: Visibility) -> Tensor:
         """Return a tower's state with the other's joined to it.
 
@@ -103,14 +118,24 @@ class Bridge(nn.Module):
         raise NotImplementedError
 
     def forward(self, step: str, *given: Any) -> Any:
-        """Run `keys_values` or `attend`, by name: FSDP and other hooks on modules see only calls of `forward`.
+        """Run `keys_values`, `own_keys_values` or `attend`, by name.
 
-        It is computed in the bridge's precision, whatever the towers' is; under autocast in autocast's.
+        FSDP and other hooks on modules see only calls of `forward`. It is computed in the bridge's precision, whatever
+        the towers' is; under autocast in autocast's.
         """
         weight = next(self.parameters())
-        if not torch.is_autocast_enabled(weight.device.type):
+        if not torch.is_autocast_enabled(weight.device.type) and not _all_in(weight.dtype, given):
             given = tree_map_only(Tensor, lambda t: t.to(weight.dtype) if t.is_floating_point() else t, given)
         return getattr(self, step)(*given)
+
+
+def _all_in(dtype: torch.dtype, given: Any) -> bool:
+    """Return whether all numbers in nested tuples have a dtype already. Looking is quicker than copying the tuples."""
+    if isinstance(given, Tensor):
+        return given.dtype == dtype or not given.is_floating_point()
+    if isinstance(given, tuple):
+        return all(_all_in(dtype, part) for part in given)
+    return given is None or isinstance(given, int | float | slice)
 
 
 def head_embedding(source: BlockWidths, target: BlockWidths) -> Tensor:
@@ -129,6 +154,8 @@ def map_heads(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
 def keys_values_per_query_head(own: AttentionCall) -> KeysValues:
     """Return keys and values with as many heads as queries, which share them in grouped-query attention."""
     shared = own.query.shape[1] // own.key.shape[1]
+    if shared == 1:  # repeating once would copy both
+        return KeysValues(own.key, own.value)
     return KeysValues(own.key.repeat_interleave(shared, 1), own.value.repeat_interleave(shared, 1))
 
 
@@ -185,8 +212,12 @@ def replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
     """Return the block's attention with the joined queries in place of its own; `reads` may reorder all of them."""
     if isinstance(own.reads, slice) and joined.shape == own.own.shape:
         return joined
+    joined = joined.to(own.own.dtype)
+    if isinstance(own.reads, slice) and own.reads.step in (None, 1):
+        start, stop, _ = own.reads.indices(own.own.shape[2])
+        return torch.cat([own.own[:, :, :start], joined, own.own[:, :, stop:]], dim=2)
     whole = own.own.clone()
-    whole[:, :, own.reads] = joined.to(whole.dtype)
+    whole[:, :, own.reads] = joined
     return whole
 
 
@@ -194,7 +225,8 @@ def apply_gate(gate: Tensor | None, own: Tensor, joint: Tensor) -> Tensor:
     """Return own + gate * (joint - own), (batch, head, token, dim), with one gate for each channel of a head."""
     if gate is None:
         return joint
-    return own + gate.view(1, own.shape[1], 1, own.shape[3]) * (joint - own)
+    # Into the product, which nothing else reads: a third tensor would cost as much as the arithmetic.
+    return (gate.view(1, own.shape[1], 1, own.shape[3]) * (joint - own)).add_(own)
 
 
 def output_map(width: int, out: int, rank: int | None, start: float | None) -> LowRankLinear:

@@ -59,6 +59,9 @@ class JointAttention(Bridge):
         maps = self.maps[side].children()
         return KeysValues(*(map_heads(m, part, self.heads[1 - side]) for m, part in zip(maps, both, strict=True)))
 
+    def own_keys_values(self, side: int, own: AttentionCall) -> KeysValues:
+        return keys_values_per_query_head(own)
+
     def attend(
         self, side: int, own: AttentionCall, mine: KeysValues, other: KeysValues, visibility: Visibility
     ) -> Tensor:

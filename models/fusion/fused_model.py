@@ -229,7 +229,7 @@ class FusedModel(Fusion, Generator):
         return self
 
     def read_text_from(self, states: TextStates | None) -> FusedModel:
-        """Read captions from states on disk, in place of running the understanding tower.
+        """Read captions from states on disk; the understanding tower runs on those that are not kept yet.
 
         Parameters
         ----------
@@ -249,6 +249,7 @@ class FusedModel(Fusion, Generator):
         """
         if states is not None:
             states.check(self)
+            states.read_missing_by(self.experts[0], self.towers[0])
         self.text_states = states
         return self
 

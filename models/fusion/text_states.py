@@ -1,21 +1,19 @@
 """Keep on disk what bridges read of a frozen understanding expert, so that each caption is read once.
 
-    index.json        the expert, the captions, where the states stand, and how many captions are there already
-    block-00.npy ...  float16, (token, width): the tokens of all captions one after another, without padding
-
-The files are memory-mapped: a training step reads the rows of its own captions.
+A folder holds the states of captions at every block (models/fusion/state_files.py) and index.json, which says of which
+expert they are, and what is kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -24,15 +22,22 @@ from ...probes.files import write_json
 from ...probes.fingerprints.described_values import digest
 from ...probes.fingerprints.processor_settings import processor_settings
 from ...probes.hooks.attention_calls import AttentionCall
+from ...probes.hooks.model_state import evaluating
+from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, text_pass
 from .saved_model import describe_experts
+from .state_files import StateFiles
 
 INDEX = "index.json"
+DTYPES = ("float16", "float32")
 
 
 class TextStates:
     """States of captions at every block of an understanding expert, read from disk.
+
+    Captions that are not kept are read by the expert when they are first met, and added, once a fused model reads from
+    these states.
 
     Parameters
     ----------
@@ -41,45 +46,46 @@ class TextStates:
 
     Attributes
     ----------
-    folder : Path
-        The folder.
+    folder : Path or None
+        The folder; None where nothing is kept.
     captions : tuple of str
         The captions that are kept.
     inside : bool
         Whether the states are keys and values of attention, for bridges inside it, or the blocks' outputs.
+    dtype : str
+        The dtype in which they are kept.
 
     Raises
     ------
     FileNotFoundError
         The folder holds no states.
-    ValueError
-        Not all captions were read.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if not (self.folder / INDEX).is_file():
+        if not (Path(folder) / INDEX).is_file():
             raise FileNotFoundError(f"{folder} holds no text states: keep them by keep_text_states")
-        self._index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-        self.captions: tuple[str, ...] = tuple(self._index["captions"])
-        self.inside: bool = self._index["inside"]
-        if self._index["read"] < len(self.captions):
-            raise ValueError(
-                f"{folder} holds states of {self._index['read']} of {len(self.captions)} captions: run "
-                "keep_text_states again, which reads the others"
-            )
+        self._open(Path(folder), json.loads((Path(folder) / INDEX).read_text(encoding="utf-8")))
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {caption: number for number, caption in enumerate(self.captions)}
+    @classmethod
+    def _unkept(cls, index: dict[str, Any]) -> TextStates:
+        states = cls.__new__(cls)
+        states._open(None, index)
+        return states
 
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum([0, *self._index["tokens"]])
+    def _open(self, folder: Path | None, index: dict[str, Any]) -> None:
+        self.folder, self._index = folder, index
+        self.inside: bool = index["inside"]
+        self.dtype: str = index.get("dtype", DTYPES[0])
+        self._reader: _Reader | None = None
+        self._files: StateFiles | None = None
+        if folder is not None:
+            whole = index if "captions" in index else None
+            self._files = StateFiles(folder, index["widths"] if whole is None else _widths(folder), self.dtype, whole)
 
-    @cached_property
-    def _files(self) -> list[np.memmap]:
-        return _open_files(self.folder, "r")
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions that are kept."""
+        return () if self._files is None else self._files.captions
 
     def check(self, fused: Any) -> None:
         """Raise a ValueError where a fused model cannot read these states.
@@ -108,6 +114,18 @@ class TextStates:
                 f"{states[fused.inside]}: keep them again with inside={fused.inside}"
             )
 
+    def read_missing_by(self, expert: Any, tower: Tower) -> None:
+        """Let an expert read captions that are not kept when they are first met.
+
+        Parameters
+        ----------
+        expert : Any
+            The expert that these states are of.
+        tower : Tower
+            Its tower.
+        """
+        self._reader = _Reader(expert, tower, self.inside, self.dtype)
+
     def read(
         self, captions: Sequence[str], blocks: Sequence[int], device: torch.device | None = None
     ) -> tuple[list[Any], Tensor]:
@@ -132,24 +150,51 @@ class TextStates:
         Raises
         ------
         ValueError
-            A caption is not kept.
+            A caption is not kept, and there is no expert to read it, or one that several processes share.
         """
-        if missing := [caption for caption in captions if caption not in self._numbers]:
-            raise ValueError(
-                f"the caption {missing[0]!r} is not kept in {self.folder}: keep all captions of the run, or read by "
-                "the tower again: read_text_from(None)"
-            )
-        numbers = [self._numbers[caption] for caption in captions]
-        spans = [slice(self._ends[n], self._ends[n + 1]) for n in numbers]
-        lengths = torch.tensor([span.stop - span.start for span in spans])
+        rows = self._find(captions, tuple(set(blocks)))
+        lengths = torch.tensor([len(next(iter(rows[caption].values()))) for caption in captions])
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        found = {block: self._padded(block, spans).to(device) for block in set(blocks)}
-        states = {block: self._call(rows) if self.inside else rows for block, rows in found.items()}
+        states: dict[int, Any] = {}
+        for block in set(blocks):
+            parts = [torch.from_numpy(rows[caption][block]) for caption in captions]
+            padded = pad_sequence(parts, batch_first=True).float().to(device)
+            states[block] = self._call(padded) if self.inside else padded
         return [states[block] for block in blocks], mask.to(device)
 
-    def _padded(self, block: int, spans: Sequence[slice]) -> Tensor:
-        rows = [torch.from_numpy(np.array(self._files[block][span])) for span in spans]
-        return pad_sequence(rows, batch_first=True).float()
+    def add(self, captions: Sequence[str]) -> None:
+        """Read captions that are not kept yet, one at a time, and keep them.
+
+        Parameters
+        ----------
+        captions : sequence of str
+            The captions.
+        """
+        self._find(captions, ())
+
+    def _find(self, captions: Sequence[str], blocks: Sequence[int]) -> dict[str, Mapping[int, np.ndarray]]:
+        """Return the rows of captions by block; those that are missing are read by the expert and added."""
+        unique = list(dict.fromkeys(captions))
+        found: dict[str, Any] = dict.fromkeys(unique)
+        if self._files is not None:
+            if any(caption not in self._files for caption in unique):
+                self._files.refresh()  # another process may have read them
+            found = {caption: self._files.read(caption, blocks) for caption in unique}
+        if not (missing := [caption for caption, rows in found.items() if rows is None]):
+            return found
+        if (reader := self._reader) is None or reader.is_shared:
+            shared = "its expert is sharded, and all processes would have to read it"
+            why = "nobody reads it" if reader is None else shared
+            raise ValueError(
+                f"the caption {missing[0]!r} is not kept in {self.folder}, and {why}: keep all captions of the run by "
+                "keep_text_states, or read by the tower again: read_text_from(None)"
+            )
+        for caption in missing:  # alone, since its last bits would depend on the captions that are read with it
+            (states,) = reader.read([caption])
+            if self._files is not None:
+                self._files.add({caption: states})
+            found[caption] = dict(enumerate(states))
+        return found
 
     def _call(self, rows: Tensor) -> AttentionCall:
         """Return an attention call with these keys and values; the queries, which nobody reads, have no tokens."""
@@ -160,25 +205,36 @@ class TextStates:
 
 
 def keep_text_states(
-    expert: Any, captions: Sequence[str], folder: str | Path, inside: bool = False, batch_size: int = 32
+    expert: Any,
+    captions: Sequence[str],
+    folder: str | Path | None,
+    inside: bool = False,
+    batch_size: int = 32,
+    dtype: str = "float16",
 ) -> TextStates:
-    """Read every caption once by a frozen understanding expert, and keep the states of all blocks on disk.
+    """Read captions once by a frozen understanding expert, and keep the states of all blocks on disk.
 
-    When it was stopped, the same call reads on where it stopped.
+    Captions that the folder holds are not read again, so a call that was stopped reads on where it stopped. Captions
+    that are not named here are read when training first meets them.
 
     Parameters
     ----------
     expert : Any
         An expert that reads text.
     captions : sequence of str
-        The captions; repeated ones are read once. The empty caption is always kept: guidance needs it.
-    folder : str or Path
-        The folder. It takes 2 bytes for each dim, token and block.
+        The captions, none for those that training will meet. The empty caption is always kept: guidance needs it.
+    folder : str, Path or None
+        The folder. It takes 2 bytes for each dim, token and block. None keeps nothing: the expert reads a caption
+        whenever it is met, as if it were met for the first time, which gives the same bits.
     inside : bool
         Whether to keep the keys and values of attention, for bridges inside it ("H", "dense"), in place of the blocks'
         outputs.
     batch_size : int
-        Captions that are read together.
+        Captions that are read together. Padding and batches change the last bits of what a language model computes; 1
+        gives the bits of captions that training meets.
+    dtype : {"float16", "float32"}
+        The dtype in which they are kept. float32 holds the states of experts in half precision exactly as well, in
+        4 bytes for each dim.
 
     Returns
     -------
@@ -187,7 +243,7 @@ def keep_text_states(
     Raises
     ------
     ValueError
-        The folder holds the states of another expert or of other captions.
+        The folder holds the states of another expert, or others of this one.
 
     See Also
     --------
@@ -196,76 +252,105 @@ def keep_text_states(
     Notes
     -----
     float16 has 11 bits: a state is off by at most a 2,000th. States beyond 65,504, as those of attention sinks can be,
-    are kept as that.
+    are kept as that. Several processes may call this at once, and train from one folder.
 
     Examples
     --------
     >>> fused.read_text_from(keep_text_states(expert, stimuli.texts, "runs/states"))
+    >>> fused.read_text_from(keep_text_states(expert, (), "runs/states"))  # captions are read when they are met
     """
-    folder = Path(folder)
-    unique = list(dict.fromkeys(["", *captions]))
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: states are kept in {' or '.join(DTYPES)}")
     tower = expert_tower(expert, text_pass(expert, ["a", "a"])[0], None)
-    index: dict[str, Any]
-    if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if not _is_of(index, expert) or (index["captions"], index["inside"]) != (unique, inside):
-            raise ValueError(
-                f"{folder} holds the states of another expert, of other captions or of other bridges: choose another "
-                "folder"
-            )
-    else:
-        tokens = [
-            int(n)
-            for start in range(0, len(unique), 512)
-            for n in text_pass(expert, unique[start : start + 512])[1].sum(1)
-        ]
-        index = {
-            "expert": describe_experts([expert])[0],
-            "settings": _settings(expert),
-            "captions": unique,
-            "inside": inside,
-            "tokens": tokens,
-            "read": 0,
-            "heads": None,
-        }
-    ends = np.cumsum([0, *index["tokens"]])
-    numbers = np.argsort(index["tokens"], kind="stable")  # captions of one length are read together
-    files: list[np.memmap] = []
-    if index["read"]:
-        files = _open_files(folder, "r+")
-    kept: dict[int, Tensor] = {}
+    reader = _Reader(expert, tower, inside, dtype)
+    about = {"expert": describe_experts([expert])[0], "settings": _settings(expert), "inside": inside, "dtype": dtype}
+    if folder is None:
+        return _with_reader(TextStates._unkept(about | reader.shape()), expert, tower)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another process that reads the same captions waits, and finds them
+        if (folder / INDEX).is_file():
+            states = TextStates(folder)
+            if not _is_of(states._index, expert) or states.inside != inside:
+                raise ValueError(
+                    f"{folder} holds the states of another expert or for other bridges: choose another folder"
+                )
+            if states.dtype != dtype:
+                raise ValueError(f"{folder} holds states in {states.dtype}, not {dtype}: choose another folder")
+        else:
+            write_json(folder / INDEX, about | reader.shape())
+            states = TextStates(folder)
+        _read_all(states, reader, list(dict.fromkeys(["", *captions])), batch_size)
+    return _with_reader(states, expert, tower)
 
-    def keep(block: int) -> Any:
+
+def _with_reader(states: TextStates, expert: Any, tower: Tower) -> TextStates:
+    states.read_missing_by(expert, tower)
+    return states
+
+
+def _read_all(states: TextStates, reader: _Reader, captions: Sequence[str], batch_size: int) -> None:
+    """Read captions in batches, those of one length together, as far as a batch is not kept yet."""
+    files = states._files
+    assert files is not None
+    if all(caption in files for caption in captions):
+        return
+    starts = range(0, len(captions), 512)
+    counts = [int(n) for start in starts for n in text_pass(reader.expert, captions[start : start + 512])[1].sum(1)]
+    order = np.argsort(counts, kind="stable")
+    batches = [[captions[n] for n in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    for batch in tqdm(batches, desc=f"text states of {reader.expert.name}"):
+        missing = [caption for caption in batch if caption not in files]
+        if missing:  # the whole batch is read even so: others would have other bits
+            read = dict(zip(batch, reader.read(batch), strict=True))
+            files.add({caption: read[caption] for caption in missing})
+
+
+class _Reader:
+    """Read captions by an expert, as they are kept."""
+
+    def __init__(self, expert: Any, tower: Tower, inside: bool, dtype: str) -> None:
+        self.expert, self.tower, self.inside, self.dtype = expert, tower, inside, np.dtype(dtype)
+        self._heads: list[int] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the expert's weights lie on several processes, all of which must run it."""
+        return any(hasattr(parameter, "to_local") for parameter in self.expert.model.parameters())
+
+    def shape(self) -> dict[str, Any]:
+        """Return how wide the states of each block are, and the query heads, key heads and dims of keys inside."""
+        (states,) = self.read([""])
+        return {"widths": [rows.shape[1] for rows in states], "heads": self._heads}
+
+    def read(self, captions: Sequence[str]) -> list[list[np.ndarray]]:
+        """Return the rows (token, width) of each caption at every block, without padding."""
+        kept: dict[int, Tensor] = {}
+        run, mask = text_pass(self.expert, captions)
+        visits = {block: self._keep(block, kept) for block in range(len(self.tower.blocks))}
+        model = self.expert.model
+        whole = torch.autocast(next(model.parameters()).device.type, enabled=False)  # as outside of a training step
+        with torch.no_grad(), evaluating(model), whole, visiting(self.tower, visits, self.inside):
+            run()
+        mask, largest = mask.cpu(), torch.finfo(torch.float16).max
+        rows: list[list[np.ndarray]] = [[] for _ in captions]
+        for block in visits:
+            states = kept[block].float()
+            if self.dtype == np.float16:
+                states = states.clamp(-largest, largest).half()
+            for mine, state, real in zip(rows, states.cpu(), mask, strict=True):
+                mine.append(state[real].numpy())
+        return rows
+
+    def _keep(self, block: int, kept: dict[int, Tensor]) -> Callable[[Any], None]:
         def visit(own: Any) -> None:
             if isinstance(own, AttentionCall):
-                index["heads"] = [own.query.shape[1], own.key.shape[1], own.key.shape[3]]
+                self._heads = [own.query.shape[1], own.key.shape[1], own.key.shape[3]]
                 sides = (side[:, :, own.reads].transpose(1, 2).flatten(2) for side in (own.key, own.value))
                 own = torch.cat(list(sides), 2)
             kept[block] = own.detach()
 
         return visit
-
-    blocks = range(len(tower.blocks))
-    for start in tqdm(range(index["read"], len(unique), batch_size), desc=f"text states of {expert.name}"):
-        batch = numbers[start : start + batch_size]
-        run, mask = text_pass(expert, [unique[n] for n in batch])
-        with torch.no_grad(), visiting(tower, {block: keep(block) for block in blocks}, inside):
-            run()
-        if not files:
-            folder.mkdir(parents=True, exist_ok=True)
-            files = [
-                np.lib.format.open_memmap(_file(folder, block), "w+", np.float16, (int(ends[-1]), kept[block].shape[2]))
-                for block in blocks
-            ]
-        largest = torch.finfo(torch.float16).max
-        for block in blocks:
-            states = kept[block].float().clamp(-largest, largest).half().cpu().numpy()
-            for row, number in enumerate(batch):
-                files[block][ends[number] : ends[number + 1]] = states[row][mask[row].cpu().numpy()]
-            files[block].flush()  # before the index says that they are there
-        index["read"] = min(start + batch_size, len(unique))
-        write_json(folder / INDEX, index)
-    return TextStates(folder)
 
 
 def _is_of(index: dict[str, Any], expert: Any) -> bool:
@@ -282,10 +367,7 @@ def _settings(expert: Any) -> dict[str, Any]:
     return plain | {name: digest(found) for name, value in held.items() if (found := processor_settings(value))}
 
 
-def _file(folder: Path, block: int) -> Path:
-    return folder / f"block-{block:02d}.npy"
-
-
-def _open_files(folder: Path, mode: Literal["r", "r+"]) -> list[np.memmap]:
-    count = len(list(folder.glob("block-*.npy")))
-    return [np.load(_file(folder, block), mmap_mode=mode) for block in range(count)]
+def _widths(folder: Path) -> list[int]:
+    """Return how wide the blocks' states are in a folder that an earlier version wrote as a whole."""
+    paths = sorted(folder.glob("block-*.npy"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return [np.load(path, mmap_mode="r").shape[1] for path in paths]

@@ -285,7 +285,7 @@ class Fusion(nn.Module):
                 )
             else:
                 visibility = Visibility(visible(places[1], places[1]), visible(places[1], places[0]))
-            return bridge("attend", 1, own, bridge("keys_values", 1, own), other, visibility)
+            return bridge("attend", 1, own, bridge("own_keys_values", 1, own), other, visibility)
 
         with visiting(tower, self._visits(1, join), self.inside):
             yield

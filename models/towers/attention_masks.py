@@ -85,12 +85,11 @@ def concatenate_masks(own: Tensor | None, other: Tensor | None, keys: tuple[int,
     Returns
     -------
     Tensor or None
-        (batch, head, query token, own keys + other keys): bool if both masks are, else to be added to the scores. None
-        if both are None.
+        (batch, head, query token, own keys + other keys): bool if both masks are, else to be added to the scores. The
+        first three are 1 where all see the same. None if both masks are None.
     """
     if own is None and other is None:
         return None
-    rows = like.shape[2]
     parts = []
     for mask, count in zip((own, None if other is None else other[:, None]), keys, strict=True):
         if mask is None:
@@ -98,8 +97,8 @@ def concatenate_masks(own: Tensor | None, other: Tensor | None, keys: tuple[int,
         parts.append(mask)
     if any(mask.dtype != torch.bool for mask in parts):
         parts = [_additive(mask, like) for mask in parts]
-    heads = max(mask.shape[1] for mask in parts)
-    expanded = [mask.expand(len(like), heads, rows, count) for mask, count in zip(parts, keys, strict=True)]
+    sizes = torch.broadcast_shapes(*(mask.shape[:3] for mask in parts))
+    expanded = [mask.expand(*sizes, count) for mask, count in zip(parts, keys, strict=True)]
     return torch.cat(expanded, dim=3)
 
 

@@ -71,6 +71,8 @@ class Tower:
         Each block's self-attention, or a sentence that says why it cannot be visited inside.
     valid_tokens : Tensor or None
         During a visit, which tokens are no padding: bool, (batch, token), if the model was given a mask of this shape.
+    named : set of int
+        The blocks that were seen to call SDPA by its name in `torch.nn.functional`.
     unusable_mask : str or None
         During a visit, the name of a mask of another shape that the model was given.
 
@@ -88,6 +90,7 @@ class Tower:
     attention: Sequence[SelfAttention | str] = ()
     valid_tokens: Tensor | None = None
     unusable_mask: str | None = None
+    named: set[int] = field(default_factory=set)
 
     def read(self, number: int, output: Any) -> Tensor:
         """Return the tokens (batch, token, dim) of the tower's stream in what block `number` returned."""
@@ -129,7 +132,7 @@ class Tower:
             changes[places[name]] = layout.write(part(output, places[name]), state, path)
         return replaced(output, changes)
 
-    def reads(self, number: int, query: Tensor, inputs: Mapping[str, Any]) -> Tensor | slice:
+    def reads(self, number: int, query: Tensor, inputs: Callable[[], Mapping[str, Any]]) -> Tensor | slice:
         """Return which query tokens of a block's self-attention are the tower's stream.
 
         Parameters
@@ -138,8 +141,8 @@ class Tower:
             The block, counted from 0.
         query : Tensor
             (batch, head, token, dim).
-        inputs : mapping of str to Any
-            The block's inputs by name.
+        inputs : callable
+            It returns the block's inputs by name. A single stream needs none.
 
         Returns
         -------
@@ -159,9 +162,9 @@ class Tower:
                 return slice(None)
             layout.check(query.shape[2], self.blocks[number])
             return torch.tensor(layout.chosen, device=query.device)
-        start, rows = 0, {}
+        start, rows, given = 0, {}, inputs()
         for name in attention.order:
-            state = inputs[self.given[name]]
+            state = given[self.given[name]]
             tokens = state.numel() // state.shape[-1] // len(query)
             rows[name] = range(start, start + tokens)
             start += tokens

@@ -13,10 +13,10 @@ import torch
 from greenlet import getcurrent
 from torch import Tensor, nn
 
-from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, Intercept, intercept_calls
+from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, BlockIntercept
 from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
-from ...probes.hooks.compiled_blocks import CompiledCall, check_parents, put, uncompile
+from ...probes.hooks.compiled_blocks import CompiledCall, check_parents, put, uncompile_all
 from ...probes.hooks.hook_order import register_before_readers
 from .checkpointing import hearing
 from .tower import BlockWidths, SelfAttention, Tower, Visit
@@ -68,8 +68,9 @@ def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) ->
     for number in visits if inside else ():
         if isinstance(why := tower.attention[number], str):
             raise ValueError(why)
-    for number in visits:
-        check_parents(tower.model, tower.blocks[number])
+    visited = [tower.blocks[number] for number in visits]
+    for path in {path.rpartition(".")[0]: path for path in reversed(visited)}.values():  # one of each parent
+        check_parents(tower.model, path)
     passed = _Pass(tower, dict(visits), inside)
     with ExitStack() as stack:
         stack.callback(setattr, tower, "valid_tokens", None)
@@ -142,8 +143,8 @@ class _Running:
     """A block that is running: how many calls of SDPA it has made, and whether it was visited."""
 
     number: int
-    inputs: Mapping[str, Any]
-    mode: Intercept | None = None
+    inputs: Callable[[], Mapping[str, Any]]
+    intercept: BlockIntercept | None = None
     calls: int = 0
     visited: bool = False
     within: Any = None  # the greenlet that runs it
@@ -171,8 +172,7 @@ class _Pass:
             for number in self.visits:
                 block = find_block(model, self.tower.blocks[number])
                 if self.inside:
-                    for module in block.modules():
-                        uncompile(stack, module)
+                    uncompile_all(stack, block)
                     before, after = self._enter(number), self._leave
                     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
                     stack.callback(block.register_forward_hook(after, always_call=True).remove)
@@ -190,8 +190,12 @@ class _Pass:
             yield
 
     def unwind(self) -> None:
-        """Take off the function modes that an interruption has left on, if they are still on this thread's stack."""
-        left = [self.running.pop().mode for _ in range(len(self.running))]
+        """Take off what an interruption has left on; function modes, if they are still on this thread's stack."""
+        left = []
+        while self.running:
+            if (intercept := self.running.pop().intercept) is not None:
+                intercept.leave(mode=False)
+                left.append(intercept.mode)
         modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
         for mode in reversed(modes):
             if not any(mode is other for other in left):
@@ -242,7 +246,7 @@ class _Pass:
     def _enter(self, number: int) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             if not self.silent:
-                self._push(_Running(number, named_inputs(module, args, kwargs)))
+                self._push(_Running(number, partial(named_inputs, module, args, kwargs)))
 
         return enter
 
@@ -250,6 +254,8 @@ class _Pass:
         if self.silent or not self.running:
             return
         running = self._pop()
+        if running.intercept is not None and running.intercept.named:
+            self.tower.named.add(running.number)
         if output is not None and not running.visited:
             raise ValueError(
                 f"block {self.tower.blocks[running.number]!r} did not attend as it did when the tower was found: find "
@@ -258,14 +264,14 @@ class _Pass:
 
     def _push(self, running: _Running) -> None:
         running.within = getcurrent()
-        running.mode = intercept_calls(self._attend(running))
-        running.mode.__enter__()
+        running.intercept = BlockIntercept(self._attend(running), running.number in self.tower.named)
+        running.intercept.enter()
         self.running.append(running)
 
     def _pop(self) -> _Running:
         running = self.running.pop()
-        if running.mode is not None:
-            running.mode.__exit__(None, None, None)
+        if running.intercept is not None:
+            running.intercept.leave()
         return running
 
     def _attend(self, running: _Running) -> AttentionVisit:
@@ -295,7 +301,7 @@ class _Pass:
 
     def again(self) -> Callable[[], AbstractContextManager[None]]:
         """Return the context in which a region that begins now is computed again, as `checkpointing.hearing` asks."""
-        running = replace(self.running[-1], mode=None) if self.running else None
+        running = replace(self.running[-1], intercept=None) if self.running else None
         if running is not None and running.within is not getcurrent():
             running = None  # this tower waits in lockstep, and the region is another's
         return partial(self._recomputing, running, self.masks)

@@ -51,6 +51,10 @@ class Recipe:
         "bridges"; "lora", adapters in both experts as well; or "all". One trunk is always trained whole.
     objective : str
         Of one trunk: "flow" (image patches) or "tokens" (discrete image tokens).
+    text_states : str or None
+        A folder for what bridges read of the frozen understanding expert: each caption is read once
+        (`keep_text_states`), and other runs of this expert read it there. For plans that run one way, and captions that
+        repeat.
     checkpointing : bool
         Whether the experts' states are computed again in the backward pass, to save memory.
     shuffled, steps, seed, batch_size, learning_rate, average, validate, tensorboard
@@ -119,6 +123,14 @@ class Recipe:
         default="flow",
         metadata={"help": "What one trunk draws with: flow (image patches) or tokens (discrete image tokens)."},
     )
+    text_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder where what bridges read of the frozen understanding expert is kept, so that it reads "
+            "each caption once. (default: it reads every caption at every step)",
+            "metavar": "FOLDER",
+        },
+    )
     checkpointing: bool = field(
         default=False,
         metadata={"help": "Compute the experts' states again in the backward pass, to save memory."},
@@ -168,6 +180,13 @@ class Recipe:
                 raise ValueError(f"{bridging[0]} is of bridges, and the layout {self.layout!r} has none: leave it out")
         elif self.objective != "flow":
             raise ValueError(f"objective {self.objective!r} is of one trunk: choose a layout of {', '.join(TRUNKS)}")
+        if self.text_states is not None and (
+            self.layout in TRUNKS or self.trained != "bridges" or self.both_ways or not self.text_states
+        ):
+            raise ValueError(
+                f"text_states {self.text_states!r} is a folder for states that do not change: train the bridges alone, "
+                "of a plan of two experts that runs one way, or leave it out"
+            )
         if self.rank is not None and self.parameters is not None:
             raise ValueError("parameters are met through the rank: give rank or parameters, not both")
 
@@ -330,9 +349,17 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     """
     from accelerate import PartialState
 
+    from ..fusion.text_states import keep_text_states
     from .train_model import train
 
     model = build(recipe)
+    if recipe.text_states is not None:
+        if model.plan.layout in TRUNKS or model.plan.both_ways:
+            raise ValueError(
+                f"text_states {recipe.text_states!r} is for two experts and a plan that runs one way, and "
+                f"{recipe.plan} is another: leave it out"
+            )
+        model.read_text_from(keep_text_states(model.experts[0], (), recipe.text_states, model.inside))
     names = ("steps", "seed", "shuffled", "batch_size", "learning_rate", "average", "validate", "tensorboard")
     options = {name: getattr(recipe, name) for name in names}
     train(model, folder, data=data(recipe), on_log=on_log, **options)

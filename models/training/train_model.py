@@ -93,6 +93,7 @@ def train(
     rate = learning_rate or (2e-3 if trunk else 1e-2)
     settings = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
     settings |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
+    settings["text_states"] = states.dtype if (states := getattr(model, "text_states", None)) else None
     settings["trained"] = sum(p.numel() for p in model.trained().parameters() if p.requires_grad)
     draw = batch_source(
         as_generator(model).pixels, data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)

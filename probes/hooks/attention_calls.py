@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +48,8 @@ class AttentionCall(NamedTuple):
 Attention = Callable[..., Tensor]
 AttentionVisit = Callable[[AttentionCall], Tensor | None]
 
+SDPA = F.scaled_dot_product_attention  # the name in torch.nn.functional may stand for something else later
+
 
 class Intercept(TorchFunctionMode):
     """Replace `scaled_dot_product_attention` while the mode is entered.
@@ -60,7 +65,7 @@ class Intercept(TorchFunctionMode):
         self.attend = attend
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
+        if func is SDPA or func is F.scaled_dot_product_attention:
             return self.attend(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -80,6 +85,121 @@ def intercept_calls(visit: AttentionVisit) -> Intercept:
         return call.own if replacement is None else replacement
 
     return Intercept(attend)
+
+
+class NamedIntercept:
+    """Replace `scaled_dot_product_attention` by its name in `torch.nn.functional` while the context is entered.
+
+    It costs a microsecond, where `Intercept` slows down every function of torch that runs meanwhile. But it sees only
+    calls that look the function up by name, as nearly all models make them, and not those of a reference that a module
+    took when it was imported. Each thread and each greenlet sees its own, as with modes.
+
+    Parameters
+    ----------
+    attend : callable
+        As of `Intercept`.
+
+    See Also
+    --------
+    Intercept : Sees every call.
+    """
+
+    _lock = threading.Lock()
+    _entered = 0
+    _original: Attention
+    _replacement: Attention
+
+    def __init__(self, attend: Attention) -> None:
+        self.attend = attend
+        self.outer: NamedIntercept | None = None
+
+    def __enter__(self) -> NamedIntercept:
+        self.outer = _innermost.get()
+        _innermost.set(self)
+        with NamedIntercept._lock:
+            NamedIntercept._entered += 1
+            if NamedIntercept._entered == 1:
+                NamedIntercept._original = original = F.scaled_dot_product_attention
+                # A new one each time: whoever wraps it for longer would otherwise be called by what it wraps.
+                NamedIntercept._replacement = replacement = lambda *args, **options: _attend_by_name(
+                    _innermost.get(), original, *args, **options
+                )
+                F.scaled_dot_product_attention = replacement
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _innermost.set(self.outer)
+        with NamedIntercept._lock:
+            NamedIntercept._entered -= 1
+            if not NamedIntercept._entered and F.scaled_dot_product_attention is NamedIntercept._replacement:
+                F.scaled_dot_product_attention = NamedIntercept._original
+
+
+_innermost: ContextVar[NamedIntercept | None] = ContextVar("innermost", default=None)
+
+
+def _attend_by_name(intercept: NamedIntercept | None, original: Attention, *args: Any, **options: Any) -> Tensor:
+    """Pass a call to an intercept, and what that calls to the one around it, as function modes are nested."""
+    if intercept is None:
+        return original(*args, **options)
+    _innermost.set(intercept.outer)
+    try:
+        return intercept.attend(partial(_attend_by_name, intercept.outer, original), *args, **options)
+    finally:
+        _innermost.set(intercept)
+
+
+class BlockIntercept:
+    """Pass the calls of `scaled_dot_product_attention` of one running block to a visit.
+
+    Parameters
+    ----------
+    visit : callable
+        As of `intercept_calls`.
+    named : bool
+        Whether the block is known to look the function up by name. `NamedIntercept` then sees its calls, unless
+        somebody's function mode is on, which must be given the function itself.
+
+    Attributes
+    ----------
+    mode : Intercept or None
+        The function mode that sees the calls, where they are not seen by name.
+    """
+
+    def __init__(self, visit: AttentionVisit, named: bool = False) -> None:
+        self._calls, self._calls_by_name = 0, 0
+        attend = intercept_calls(visit).attend
+        self.mode: Intercept | None = None
+        if named and not torch._C._len_torch_function_stack():
+            self._by_name = NamedIntercept(attend)
+            return
+
+        def count(original: Attention, *args: Any, **options: Any) -> Tensor:
+            self._calls_by_name += 1
+            return original(*args, **options)
+
+        def count_and_attend(original: Attention, *args: Any, **options: Any) -> Tensor:
+            self._calls += 1
+            return attend(original, *args, **options)
+
+        self._by_name, self.mode = NamedIntercept(count), Intercept(count_and_attend)
+
+    @property
+    def named(self) -> bool:
+        """Whether all calls that a function mode has seen were made by name."""
+        return self._calls > 0 and self._calls == self._calls_by_name
+
+    def enter(self) -> None:
+        """See the calls from now on."""
+        self._by_name.__enter__()
+        if self.mode is not None:
+            self.mode.__enter__()
+
+    def leave(self, mode: bool = True) -> None:
+        """See no more calls; `mode` says whether a function mode is taken off as well."""
+        if mode and self.mode is not None:
+            self.mode.__exit__(None, None, None)
+        self._by_name.__exit__()
 
 
 @contextmanager

@@ -68,6 +68,16 @@ def uncompile(stack: ExitStack, module: nn.Module) -> None:
         put(stack, module, "forward", original.__call__)
 
 
+def uncompile_all(stack: ExitStack, block: nn.Module) -> None:
+    """Let a block and all modules in it run as before they were compiled, until the stack is left."""
+    modules = [block]
+    while modules:  # `block.modules()` takes several times as long, in every pass
+        module = modules.pop()
+        if module.__dict__.get("_compiled_call_impl") is not None or COMPILED in module._modules:
+            uncompile(stack, module)
+        modules += [child for child in module._modules.values() if child is not None]
+
+
 def check_parents(model: nn.Module, path: str) -> None:
     """Raise ValueError where a module around the block is compiled: its graph does not call the block's hooks.
 

@@ -71,7 +71,7 @@ def test_states_computed_once_and_at_every_step_draw_the_same(experts):
 
 def test_tables_hold_what_is_compared(opened):
     table = fusion.overhead("scenes-vlm", 2, rounds=3)
-    assert len(table) == 1 + 2 * 5 and table["over_bare"].iloc[0] == 1 and (table["over_bare"] > 0.5).all()
+    assert len(table) == 1 + 2 * 5 + 1 and table["over_bare"].iloc[0] == 1 and (table["over_bare"] > 0.5).all()
     assert set(table["what"]) == {"nothing", "hooks", "no-op bridges", "gated bridges"}
     (row,) = fusion.sampling("scenes-vlm", 2, steps=2, rounds=1).to_dict("records")
     assert row["times_as_long"] == pytest.approx(row["again_seconds"] / row["once_seconds"])

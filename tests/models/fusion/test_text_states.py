@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -72,7 +75,7 @@ def states(make_experts, tmp_path) -> Callable[..., TextStates]:
 def test_bridges_read_from_disk_what_the_tower_hands_over(layout, fuse, states):
     fused = fuse(plan_for(layout))
     kept = states(fused.inside)
-    assert kept.captions == ("", *dict.fromkeys(CAPTIONS))
+    assert sorted(kept.captions) == sorted({"", *CAPTIONS})
     assert kept.inside == fused.inside
     assert_same(fused, kept, CAPTIONS)
     assert_same(fused, kept, [CAPTIONS[3], "", CAPTIONS[1]])
@@ -105,10 +108,10 @@ def test_shipped_experts_and_a_language_model_of_grouped_queries(tmp_path):
             assert_same(fused, kept[fused.inside], CAPTIONS)
 
 
-# ---- stopped, and stale
+# ---- stopped
 
 
-def test_a_stopped_run_reads_on_and_leaves_the_same_bytes(make_experts, tmp_path, monkeypatch):
+def test_a_stopped_run_reads_on_and_leaves_the_same_bits(make_experts, tmp_path, monkeypatch):
     expert = make_experts()[0]
     keep_text_states(expert, CAPTIONS, tmp_path / "whole", batch_size=2)
     read: list[list[str]] = []
@@ -116,22 +119,133 @@ def test_a_stopped_run_reads_on_and_leaves_the_same_bytes(make_experts, tmp_path
 
     def stopping(expert: Any, captions: list[str]) -> Any:
         read.append(list(captions))
-        if len(read) == 4:  # of the blocks, of the tokens, and of the first batch
+        if len(read) == 5:  # of the blocks, of their widths, of the tokens, and of the first batch
             raise KeyboardInterrupt
         return text_pass(expert, captions)
 
     monkeypatch.setattr(text_states, "text_pass", stopping)
     with pytest.raises(KeyboardInterrupt):
         keep_text_states(expert, CAPTIONS, tmp_path / "stopped", batch_size=2)
-    with pytest.raises(ValueError, match=r"stopped holds states of 2 of 5 captions: run keep_text_states again"):
-        TextStates(tmp_path / "stopped")
-    first = read[2]
+    first = read[3]
+    assert TextStates(tmp_path / "stopped").captions == tuple(first)
     keep_text_states(expert, CAPTIONS, tmp_path / "stopped", batch_size=2)
-    assert not {caption for batch in read[5:] for caption in batch} & set(first)
-    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert files == [f"block-{block:02d}.npy" for block in range(4)] + ["index.json"]
-    for name in files:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+    assert not {caption for batch in read[-2:] for caption in batch} & set(first)
+    one, other = (TextStates(tmp_path / name) for name in ("whole", "stopped"))
+    assert sorted(one.captions) == sorted(other.captions) == sorted({"", *CAPTIONS})
+    for mine, theirs in zip(one.read(CAPTIONS, range(4))[0], other.read(CAPTIONS, range(4))[0], strict=True):
+        assert torch.equal(mine, theirs)
+    keep_text_states(expert, CAPTIONS[::-1], tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("captions-*"))) == 1  # all were there
+
+
+# ---- added when they are met
+
+
+def test_captions_are_added_when_they_are_met_and_give_the_same_losses_to_the_bit(fuse, make_experts, tmp_path):
+    """Read from disk, added while training, or read by the tower at every step: one log, and the same bridges."""
+    data = scene_stimuli("train", 12)
+
+    def run(folder: Path | None, **options: Any) -> tuple[list[float], dict[str, Tensor], int]:
+        fused = fuse(plan_for("H"))
+        for bridge in fused.bridges:
+            torch.nn.init.constant_(bridge.gate, 0.7)  # from the first step on the captions matter
+        fused.read_text_from(keep_text_states(fused.experts[0], (), folder, inside=True, **options))
+        calls: list[int] = []
+        handle = fused.understanding.register_forward_hook(lambda *_: calls.append(1))
+        optimizer = torch.optim.AdamW(fused.bridges.parameters(), 0.02)
+        losses = []
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = fused.train().loss(stimuli_batch(step, 0, data, size=6))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        handle.remove()
+        return losses, dict(fused.bridges.state_dict()), len(calls)
+
+    disk = tmp_path / "states"
+    losses, bridges, first = run(disk)
+    assert len(set(losses)) == len(losses)
+    captions = TextStates(disk).captions
+    assert captions[0] == "" and len(captions) == 1 + first > 2
+    for folder in (disk, None):
+        again, theirs, calls = run(folder)
+        assert losses == again
+        assert all(torch.equal(bridges[key], theirs[key]) for key in bridges)
+        assert (calls == 0) == (folder is disk)
+    assert calls > first
+    exact, _, _ = run(None, dtype="float32")
+    assert losses != exact and losses == pytest.approx(exact, rel=1e-3)
+
+
+def test_what_a_killed_process_or_a_power_cut_leaves_is_not_read(fuse, states):
+    fused = fuse(plan_for("last"))
+    kept = states()
+    want = kept.read(CAPTIONS, [3])[0][0]
+    (part,) = kept.folder.glob("captions-*")
+    lines = (part / "captions.jsonl").read_bytes()
+    with (part / "block-03.bin").open("ab") as file:  # rows without a line
+        file.write(b"xy" * 40)
+    (part / "captions.jsonl").write_bytes(lines + b"\0\0\0\n" + lines[:30])
+    assert torch.equal(TextStates(kept.folder).read(CAPTIONS, [3])[0][0], want)
+    (part / "captions.jsonl").write_bytes(lines.splitlines(keepends=True)[0])  # the lines of the others are lost
+    fused.read_text_from(TextStates(kept.folder))
+    assert (fused.text_states.read(CAPTIONS, [3])[0][0] - want).abs().max() < 2e-3 * want.abs().max()
+    rows = np.fromfile(part / "block-03.bin", np.float16)
+    rows[:] = 0  # blocks of the disk that were never written
+    rows.tofile(part / "block-03.bin")
+    damaged = TextStates(kept.folder)
+    with pytest.raises(ValueError, match=r"the caption '' is not kept in .*, and nobody reads it: keep all captions"):
+        damaged.read([""], [3])
+    fused.read_text_from(damaged)
+    assert damaged.read([""], [3])[0][0].abs().max() > 0
+
+
+def test_two_processes_that_add_at_once_read_what_the_other_has_added(fuse, tmp_path, monkeypatch):
+    one, other = fuse(plan_for("last")), fuse(plan_for("last"))
+    for fused in (one, other):
+        fused.read_text_from(keep_text_states(fused.experts[0], (), tmp_path))
+    one.condition(["a ring", "a red circle"])
+    monkeypatch.setattr(text_states._Reader, "read", lambda *_: pytest.fail("it was read already"))
+    own = one.text_states.read(["a ring", "a red circle"], [1, 3])[0]
+    for mine, theirs in zip(own, other.text_states.read(["a ring", "a red circle"], [1, 3])[0], strict=True):
+        assert torch.equal(mine, theirs)
+    monkeypatch.undo()
+    for fused, caption in ((one, "a cross"), (other, "a square"), (one, "a square")):  # both write, in turns
+        fused.condition([caption])
+    assert set(TextStates(tmp_path).captions) == {"", "a ring", "a red circle", "a cross", "a square"}
+    assert len(list(tmp_path.glob("captions-*"))) == 2  # each writes to files of its own
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_added_to(fuse, states, tmp_path):
+    kept, old = states(), tmp_path / "old"
+    captions = sorted(kept.captions)
+    rows = {caption: kept._files.read(caption, range(4)) for caption in captions}
+    old.mkdir()
+    for block in range(4):
+        np.save(old / f"block-{block:02d}.npy", np.concatenate([rows[caption][block] for caption in captions]))
+    tokens = [len(rows[caption][0]) for caption in captions]
+    index = {name: kept._index[name] for name in ("expert", "settings", "inside", "heads")}
+    index |= {"captions": captions, "tokens": tokens, "read": len(captions)}
+    (old / "index.json").write_text(json.dumps(index))
+    for mine, theirs in zip(kept.read(captions, range(4))[0], TextStates(old).read(captions, range(4))[0], strict=True):
+        assert torch.equal(mine, theirs)
+    fused = fuse(plan_for("last"))
+    assert_same(fused, keep_text_states(fused.experts[0], ["a cross"], old), ["a cross", "a ring"])
+    (old / "index.json").write_text(json.dumps(index | {"read": 2}))  # it was stopped after the two shortest
+    shortest = [captions[n] for n in np.argsort(tokens, kind="stable")[:2]]
+    assert set(TextStates(old).captions) == {*shortest, "a cross"}
+
+
+def test_an_expert_on_several_processes_reads_nothing_by_itself(fuse, states, monkeypatch):
+    fused = fuse(plan_for("last")).read_text_from(states())
+    monkeypatch.setattr(text_states._Reader, "is_shared", True)
+    with pytest.raises(ValueError, match=r"'a cross' is not kept in .*, and its expert is sharded, and all processes"):
+        fused.condition(["a cross"])
+    fused.condition(["a ring"])
+
+
+# ---- of another expert
 
 
 def changed_weight(expert: Any) -> None:
@@ -149,7 +263,7 @@ def test_states_of_another_expert_are_refused(change, fuse, states):
     change(fused.experts[0])
     with pytest.raises(ValueError, match=r"are of another tiny-vlm than tiny-vlm is now: keep them again in a new"):
         fused.read_text_from(kept)
-    with pytest.raises(ValueError, match="holds the states of another expert, of other captions or of other bridges"):
+    with pytest.raises(ValueError, match="holds the states of another expert or for other bridges: choose another"):
         keep_text_states(fused.experts[0], CAPTIONS, kept.folder)
     assert fused.text_states is None
 
@@ -165,14 +279,20 @@ def test_what_does_not_fit_is_refused(fuse, states, make_experts, tmp_path):
         fuse(plan_for("H", both_ways=True)).read_text_from(inside)
     with pytest.raises(ValueError, match="train the bridges alone, of a plan that runs one way"):
         fuse(plan_for("last")).adapt("all").read_text_from(outside)
-    with pytest.raises(ValueError, match=r"the caption 'a cross' is not kept in .*: keep all captions of the run"):
-        fused.read_text_from(outside).condition(["a ring", "a cross"])
+    with pytest.raises(ValueError, match=r"the caption 'a cross' is not kept in .*, and nobody reads it: keep all"):
+        TextStates(outside.folder).read(["a ring", "a cross"], [3])
+    fused.read_text_from(outside)
     with pytest.raises(ValueError, match=r"reads its text from disk, .*: read_text_from\(None\)"):
         fused.adapt("all")
     assert fused.trained_experts == "bridges"
     fused.read_text_from(None).condition(["a cross"])
-    with pytest.raises(ValueError, match="holds the states of another expert, of other captions or of other bridges"):
-        keep_text_states(make_experts()[0], ["a cross"], outside.folder)
+    with pytest.raises(ValueError, match="holds the states of another expert or for other bridges: choose another"):
+        keep_text_states(make_experts()[0], [], outside.folder, inside=True)
+    with pytest.raises(ValueError, match=r"holds states in float16, not float32: choose another folder"):
+        keep_text_states(make_experts()[0], [], outside.folder, dtype="float32")
+    with pytest.raises(ValueError, match="unknown dtype 'bfloat16': states are kept in float16 or float32"):
+        keep_text_states(make_experts()[0], [], tmp_path / "new", dtype="bfloat16")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(FileNotFoundError, match="holds no text states: keep them by keep_text_states"):
         TextStates(tmp_path)
 

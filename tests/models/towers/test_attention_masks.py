@@ -51,4 +51,4 @@ def test_masks_stand_beside_each_other_in_one_kind():
     assert (additive[0, :, :, 5] < -1e30).all() and (additive[1] == 0).all()
     assert concatenate_masks(None, None, (4, 2), like) is None
     alike = concatenate_masks(None, torch.ones(2, 1, 1, dtype=torch.bool), (4, 2), like)
-    assert alike is not None and alike.shape == (2, 1, 4, 6)
+    assert alike is not None and alike.shape == (2, 1, 1, 6)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers.integrations import sdpa_attention
 
 from bridgework.models.towers.visiting import visiting
+from bridgework.probes.hooks.attention_calls import SDPA
 from bridgework.probes.hooks.capturing import capture
 
 from ..pairs import (
@@ -77,6 +82,67 @@ def test_own_attention_can_be_made_again():
 
         with torch.no_grad(), visiting(tower, dict.fromkeys(inside_of(tower), check), inside=True):
             run()
+
+
+class Functions(TorchFunctionMode):
+    """Somebody's function mode: which functions it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_block_that_calls_attention_by_name_runs_without_a_function_mode(monkeypatch):
+    """Only what is seen by a mode shows that; a reference that a library took at its import is seen by a mode alone."""
+    tower, run = opened(LM)
+    visits, state = [], []
+
+    def look(module: Any, *_: Any) -> None:
+        state.append((torch._C._len_torch_function_stack(), F.scaled_dot_product_attention is SDPA))
+
+    handle = tower.model.get_submodule(tower.blocks[0]).register_forward_pre_hook(look)
+    inner = list(tower.model.get_submodule(tower.blocks[0]).modules())[-1].register_forward_pre_hook(look)
+
+    def passes(count: int) -> list[Any]:
+        visits.clear(), state.clear()
+        for _ in range(count):
+            with torch.no_grad(), visiting(tower, {0: lambda own: visits.append(own.query.shape)}, inside=True):
+                run()
+        assert len(visits) == count
+        assert F.scaled_dot_product_attention is SDPA
+        return state[1::2]
+
+    tower.named.clear()
+    assert passes(2) == [(1, False), (0, False)]
+    with Functions() as mode:
+        assert passes(1) == [(2, False)]
+    assert SDPA in mode.seen
+    monkeypatch.setattr(sdpa_attention, "torch", SimpleNamespace(**vars(torch)))
+    monkeypatch.setattr(sdpa_attention.torch, "nn", SimpleNamespace(functional=SimpleNamespace(**vars(F))))
+    tower.named.clear()
+    assert passes(2) == [(1, False), (1, False)]
+    handle.remove(), inner.remove()
+
+
+def test_visits_within_visits_change_attention_in_the_same_order_by_name_and_by_a_mode():
+    tower, run = opened(LM)
+    outputs = []
+    tower.named.clear()
+    for _ in range(2):
+        with (
+            torch.no_grad(),
+            visiting(tower, {0: lambda own: own.own + 1}, inside=True),
+            visiting(tower, {0: lambda own: own.own * 2}, inside=True),
+        ):
+            outputs.append(tensors(run()))
+    assert tower.named == {0}
+    assert torch.equal(*outputs)
+    with torch.no_grad(), visiting(tower, {0: lambda own: (own.own + 1) * 2}, inside=True):
+        assert torch.equal(outputs[0], tensors(run()))
 
 
 def checkpointed(model: Any, reentrant: bool = False) -> None:

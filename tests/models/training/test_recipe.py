@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
-from bridgework.models.training.recipe import Recipe, build, data
+from bridgework.models.fusion.text_states import TextStates
+from bridgework.models.training.recipe import Recipe, build, data, run_recipe
 from bridgework.models.training.recipe import _plan as recipe_plan
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
+from bridgework.probes.plans.layouts import lay_out
 
 RECIPES = Path(__file__).parents[3] / "studies" / "recipes"
 
@@ -53,6 +55,9 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
         ("layout: Y\nrank: 3", "rank is of bridges, and the layout 'Y' has none"),
         ("layout: H\nobjective: tokens", "objective 'tokens' is of one trunk"),
         ("layout: H\nrank: 3\nparameters: 9", "give rank or parameters, not both"),
+        ("layout: H\ntext_states: a\ntrained: lora", "text_states 'a' is a folder for states that do not change"),
+        ("layout: H\ntext_states: a\nboth_ways: true", "text_states 'a' is a folder for states that do not change"),
+        ("layout: Y\ntext_states: a", "text_states 'a' is a folder for states that do not change"),
         ("H", "expected lines such as 'layout: H'"),
         ("layout: [", "is not YAML"),
     ],
@@ -90,6 +95,20 @@ def test_one_line_makes_another_model(layout):
     assert isinstance(model, UnifiedModel if layout in TRUNKS else FusedModel)
     assert model.plan.layout == layout
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_recipe_keeps_text_states_and_refuses_a_plan_whose_states_change(tmp_path):
+    states = str(tmp_path / "states")
+    recipe = Recipe(layout="last", data="noto", steps=1, batch_size=2, validate=0, text_states=states)
+    model = run_recipe(recipe, tmp_path / "run")
+    assert model.text_states.folder == Path(states)
+    assert len(TextStates(states).captions) > 1
+    assert '"text_states": "float16"' in (tmp_path / "run" / "run.json").read_text()
+    both = str(tmp_path / "both.json")
+    lay_out("H", 16, 13, both_ways=True).save(both)
+    with pytest.raises(ValueError, match=r"text_states .* is for two experts and a plan that runs one way, and .*both"):
+        run_recipe(Recipe(plan=both, text_states=str(tmp_path / "other")), tmp_path / "refused")
+    assert not (tmp_path / "other").exists() and not (tmp_path / "refused").exists()
 
 
 def test_a_budget_of_parameters_is_met_through_the_rank():
