@@ -212,12 +212,8 @@ def replace_queries(own: AttentionCall, joined: Tensor) -> Tensor:
     """Return the block's attention with the joined queries in place of its own; `reads` may reorder all of them."""
     if isinstance(own.reads, slice) and joined.shape == own.own.shape:
         return joined
-    joined = joined.to(own.own.dtype)
-    if isinstance(own.reads, slice) and own.reads.step in (None, 1):
-        start, stop, _ = own.reads.indices(own.own.shape[2])
-        return torch.cat([own.own[:, :, :start], joined, own.own[:, :, stop:]], dim=2)
     whole = own.own.clone()
-    whole[:, :, own.reads] = joined
+    whole[:, :, own.reads] = joined.to(whole.dtype)
     return whole
 
 
