@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..features.layer_features import LayerFeatures
@@ -51,12 +52,12 @@ def similarity_map_on_ray(
     metric, k
         As in `similarity_map`.
     workers : int, optional
-        How many workers share the map. A worker takes a GPU where the cluster has some. Each holds all features.
+        How many workers share the map. Each holds all features, and with ``device="cuda"`` takes a GPU.
     num_cpus : int, optional
         The CPUs of each worker, which computes with as many threads. Ray waits until the cluster has them all, with a
         warning where it has fewer.
     **options
-        The other options of `similarity_map`: device, memory and groups.
+        The other options of `similarity_map`: device (the CPU if left out), memory and groups.
 
     Returns
     -------
@@ -91,7 +92,8 @@ def similarity_map_on_ray(
     ray = start_ray("a layer map", workers, num_cpus)
     folder = Path(store).absolute()
     call = partial(_work, store=folder, metric=metric, k=k, **options)
-    heat, warned = run_on_workers(ray, call, [_sent(x), _sent(y)], workers, num_cpus)[0]
+    gpus = int(torch.device(options.get("device") or "cpu").type == "cuda")
+    heat, warned = run_on_workers(ray, call, [_sent(x), _sent(y)], workers, num_cpus, gpus)[0]
     remove_parts(folder)
     for category, message in warned:
         warnings.warn(message, category, stacklevel=2)

@@ -55,7 +55,7 @@ def start_ray(what: str, workers: int, num_cpus: int) -> Any:
 
 
 def run_on_workers(
-    ray: Any, function: Callable[..., Any], arguments: Sequence[Any], workers: int, num_cpus: int
+    ray: Any, function: Callable[..., Any], arguments: Sequence[Any], workers: int, num_cpus: int, num_gpus: int = 0
 ) -> list[Any]:
     """Call ``function(worker, workers, *arguments)`` on every worker, again where a worker died.
 
@@ -68,9 +68,11 @@ def run_on_workers(
     arguments : sequence
         What every worker is given. It is sent once.
     workers : int
-        How many workers there are. A worker takes a GPU where the cluster has some.
+        How many workers there are.
     num_cpus : int
         The CPUs of each worker, which computes with as many threads.
+    num_gpus : int
+        The GPUs of each.
 
     Returns
     -------
@@ -84,8 +86,7 @@ def run_on_workers(
     Exception
         What the function raised, as it raised it. The other workers are stopped then.
     """
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    options = {"num_cpus": num_cpus, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     actors = [ray.remote(**options)(_Actor).remote(num_cpus) for _ in range(workers)]
     sent = [ray.put(argument) for argument in arguments]
     calls = [actor.run.remote(function, number, workers, *sent) for number, actor in enumerate(actors)]
