@@ -58,8 +58,8 @@ class SharedParts:
     def parts(self, compute: Compute, count: int) -> Iterator[Part]:
         """Compute the parts of this worker, wait for the others, and read all of them in order.
 
-        While it waits, it computes parts that another worker has not come to: the last one of a worker that has two or
-        more to do.
+        A worker claims a part before it computes it. While it waits, it claims parts that no other has come to, the
+        last ones first. A worker that starts again goes on with what it had claimed.
 
         Parameters
         ----------
@@ -73,40 +73,58 @@ class SharedParts:
         """
         folder = self.folder / str(self.step)
         self.step += 1
-        self._write(folder, compute, range(self.worker, count, self.workers))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(folder, compute, (number for number in range(count) if self._owner(number) == self.worker))
         pause = 0.01
         while missing := self._missing(folder, count):
             self.check()
-            owners = [number % self.workers for number in missing]
-            waiting = [number for number, owner in zip(missing, owners, strict=True) if owners.count(owner) > 1]
-            if waiting:
-                self._write(folder, compute, waiting[-1:])
+            if self._write(folder, compute, reversed(missing), most=1):
                 pause = 0.01
             else:
                 time.sleep(pause)
                 pause = min(1.2 * pause, LONGEST)
         return (_read(folder / _name(number)) for number in range(count))
 
+    def _owner(self, number: int) -> int:
+        """Return who computes a part first: up and down the workers, since parts may become smaller by and by."""
+        turn, place = divmod(number, self.workers)
+        return self.workers - 1 - place if turn % 2 else place
+
     def _missing(self, folder: Path, count: int) -> list[int]:
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        there = set(os.listdir(folder))
         return [number for number in range(count) if _name(number) not in there]
 
-    def _write(self, folder: Path, compute: Compute, numbers: Iterable[int]) -> None:
-        """Compute those of the parts that are not there when their turn comes, and write each at once."""
+    def _claim(self, folder: Path, number: int) -> bool:
+        """Claim a part, and return whether it is this worker's; a claim of a run with more workers falls to one."""
+        claim = folder / f"{number:05d}.claim"
+        try:
+            claim.symlink_to(str(self.worker))
+        except FileExistsError:
+            return int(os.readlink(claim)) % self.workers == self.worker
+        return True
+
+    def _write(self, folder: Path, compute: Compute, numbers: Iterable[int], most: int | None = None) -> int:
+        """Claim those of the parts that are missing when their turn comes, and write each as soon as it is made.
+
+        Return how many there were, `most` at most.
+        """
         begun: list[int] = []
 
-        def missing() -> Iterator[int]:
+        def claimed() -> Iterator[int]:
             for number in numbers:
-                if not (folder / _name(number)).exists():
+                if not (folder / _name(number)).exists() and self._claim(folder, number):
                     begun.append(number)
                     yield number
+                    if len(begun) == most:
+                        return
 
         before = _shared.set(None)  # what a part does by itself is not shared again
         try:
-            for index, part in enumerate(compute(missing())):
+            for index, part in enumerate(compute(claimed())):
                 _save(folder / _name(begun[index]), part)
         finally:
             _shared.reset(before)
+        return len(begun)
 
 
 _shared: ContextVar[SharedParts | None] = ContextVar("_shared", default=None)

@@ -65,23 +65,35 @@ def test_a_run_that_ended_half_way_computes_the_rest(tmp_path):
         kept_in(tmp_path / "m", MADE, {}, first)
     assert torch.equal(kept_in(tmp_path / "m", MADE, {}, second), Squares()())
     assert len(first.computed) == 13
-    assert second.computed == [(1, number) for number in range(4, 9)]
+    assert second.computed == [(1, number) for number in range(4, 9)]  # it had claimed the first of them
 
 
-def test_the_parts_of_a_worker_that_never_comes_are_taken_over_but_for_its_last(tmp_path):
-    class Gone(Exception):
-        pass
+def test_what_another_worker_has_not_come_to_is_taken_over(tmp_path):
+    computed: dict[int, list[int]] = {0: [], 1: []}
 
-    work = Squares()
-    parts = SharedParts(tmp_path, 0, 2, check=lambda: gone.append(len(work.computed)) or len(gone) < 9 or stop())
-    gone: list[int] = []
+    def compute_by(worker: int):
+        return lambda numbers: ((torch.tensor(computed[worker].append(n) or n),) for n in numbers)
 
     def stop() -> None:
-        raise Gone
+        if len(computed[0]) == 8:
+            raise KeyboardInterrupt
 
-    with pytest.raises(Gone):
-        parts.parts(lambda numbers: ((torch.tensor(work.computed.append(n) or n),) for n in numbers), 9)
-    assert work.computed == [0, 2, 4, 6, 8, 7, 5, 3]
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "00001.claim").symlink_to("1")  # it died there
+    with pytest.raises(KeyboardInterrupt):
+        SharedParts(tmp_path, 0, 2, stop).parts(compute_by(0), 9)
+    assert computed[0] == [0, 3, 4, 7, 8, 6, 5, 2]
+    parts = SharedParts(tmp_path, 1, 2).parts(compute_by(1), 9)
+    assert computed[1] == [1]
+    assert [int(part) for (part,) in parts] == list(range(9))
+
+
+def test_fewer_workers_go_on_with_what_more_had_claimed(tmp_path):
+    (tmp_path / "0").mkdir()
+    for number in range(4):
+        (tmp_path / "0" / f"{number:05d}.claim").symlink_to(str(number))
+    parts = SharedParts(tmp_path, 0, 1).parts(lambda numbers: ((torch.tensor(n),) for n in numbers), 4)
+    assert [int(part) for (part,) in parts] == [0, 1, 2, 3]
 
 
 def test_what_is_complete_is_read_and_another_made_is_refused(tmp_path):
