@@ -12,7 +12,7 @@ EXPERTS = (
     "a name (scenes-vlm, scenes-reader, scenes-dit, scenes-dit-wide, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), "
     "a folder or a Hub id"
 )
-PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder of images"
+PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder, table or archive"
 PLANNED = "a published expert, one of ours, or a folder with a config.json"
 
 COMMANDS = {
@@ -30,6 +30,10 @@ COMMANDS = {
             "stimuli": {"help": f"What it is shown: {PICTURES}."},
             "out": {"help": "The folder to write. A store that was begun there is completed.", "type": Path},
             "--limit": {"help": "How many stimuli are shown at most.", "type": int, "default": 512},
+            "--image-column": {"help": "The column of images or their paths. (default: found by its name)"},
+            "--text-column": {"help": "The column of captions. (default: found by its name)"},
+            "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},
+            "--captions": {"help": "What becomes of an image with several: first keeps the first. (default: an error)"},
             "--random-weights": {"help": "Probe the expert's twin with random weights.", "action": "store_true"},
             "--front": {
                 "help": "The token in front of a language model's texts. (default: measured; the first that makes no "

@@ -10,7 +10,17 @@ from typing import Any
 
 
 def extract(
-    expert: str, stimuli: str, out: Path, limit: int, random_weights: bool, front: str | None = None, **options: Any
+    expert: str,
+    stimuli: str,
+    out: Path,
+    limit: int,
+    random_weights: bool,
+    front: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    root: Path | None = None,
+    captions: str | None = None,
+    **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
     from .models.experts.opening import open_expert
@@ -20,7 +30,13 @@ def extract(
     from .probes.stimuli.sources import load_stimuli
 
     part = stimuli.removeprefix("scenes-")
-    shown = scene_stimuli(part, limit) if stimuli != part else load_stimuli(stimuli, limit)
+    given = {"image": image_column, "text": text_column, "root": root, "captions": captions}
+    if stimuli != part:
+        if named := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{stimuli} has images and texts of its own: leave out {', '.join(named)}")
+        shown = scene_stimuli(part, limit)
+    else:
+        shown = load_stimuli(stimuli, limit, **given)
     extract_with(open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options))
 
 

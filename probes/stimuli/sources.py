@@ -1,44 +1,89 @@
-"""Load stimuli from the bundled emoji, a downloaded picture set, an image folder or a dataset."""
+"""Load stimuli from the bundled emoji, a downloaded picture set, or any table, archive, folder, list or dataset."""
 
 from __future__ import annotations
 
 import io
-import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
 from .picture_sets import PICTURE_SETS, REMEDY, fetched
+from .records import (
+    IMAGE_FILES,
+    Record,
+    Records,
+    json_lines,
+    open_dataset,
+    open_file,
+    open_folder,
+    open_frame,
+    open_list,
+)
 from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, to_rgb
 
 _NOTO = Path(__file__).parent / "noto" / "noto.zip"
-_SOURCES = f"expected 'noto', {str([*PICTURE_SETS])[1:-1]}, a folder with metadata.jsonl, or a datasets.Dataset"
+_SOURCES = (
+    f"expected 'noto', {str([*PICTURE_SETS])[1:-1]}, a folder of images with captions, a table (CSV, TSV, Parquet, "
+    "JSON lines), COCO captions, a webdataset archive, a DataFrame, a list of (image, text), or a datasets.Dataset"
+)
+IMAGE_COLUMNS = (
+    "image", "img", "picture", "photo", "file_name", "filename", "image_path", "image_file", "img_path", "filepath",
+    "file_path", "path", "file", *(ending[1:] for ending in IMAGE_FILES),
+)  # fmt: skip
+TEXT_COLUMNS = (
+    "text", "caption", "captions", "texts", "txt", "sentence", "sentences", "sentences_raw", "raw", "alt_text",
+    "description", "prompt", "title", "cap", "json.caption", "json.text",
+)  # fmt: skip
 
 
-def load_stimuli(source: Any, limit: int | None = None) -> Stimuli:
+def load_stimuli(
+    source: Any,
+    limit: int | None = None,
+    *,
+    image: str | None = None,
+    text: str | None = None,
+    id: str | None = None,
+    root: str | Path | None = None,
+    captions: str | None = None,
+) -> Stimuli:
     """Open a set of paired images and texts.
 
     Transparent images are laid over white, and photos are turned upright by their EXIF tag.
 
     Parameters
     ----------
-    source : str, pathlib.Path or datasets.Dataset
+    source : str, pathlib.Path, DataFrame, list or datasets.Dataset
         One of these:
 
         - "noto": 1,392 emoji of the Noto Color Emoji font (136 x 128 pixels) with their English names. Their order is
           shuffled and fixed, so that a `limit` draws from all kinds of emoji.
         - "fluent", "tuxpaint" or "openclipart": sets that `make stimuli` downloads (probes/stimuli/picture_sets.py),
           shuffled too.
-        - A folder with `metadata.jsonl`: one JSON object a line with `file_name` (relative to the folder; it is the id)
-          and `text`, and images in any format that PIL reads. A folder with the name of a set above is written with
-          its path, such as "./noto".
-        - A `datasets.Dataset` with columns `image` and `text` (or `caption`). The row number is the id.
+        - A folder of images with metadata.jsonl, metadata.csv or metadata.parquet, or with a text file beside each
+          image (a.jpg, a.txt). A folder with the name of a set above is written with its path, such as "./noto".
+        - A table: CSV, TSV, Parquet, JSON lines or a JSON list. An image is a path, or in Parquet its bytes.
+        - COCO captions (a JSON file with images and annotations).
+        - A webdataset archive (.tar), or a folder of them. Those that are compressed are held in memory.
+        - A folder that `save_to_disk` of datasets wrote, a `datasets.Dataset`, or a streaming dataset. A streaming one
+          is read to its end, or to the limit, and its images are held in memory.
+        - A DataFrame, or a list of (image, text), (image, text, id) or mappings. An image is a path, bytes or a PIL
+          image.
     limit : int, optional
         Keep the first `limit` pairs. Only these are read.
+    image, text : str, optional
+        The columns that hold images (or their paths) and texts. By default they are found by their names, such as image
+        or file_name, and text or caption.
+    id : str, optional
+        The column that holds the ids. By default an id is the image's path as it is written, the archive's key, or the
+        row number.
+    root : str or pathlib.Path, optional
+        The folder that paths of images begin at; by default the folder of the table.
+    captions : str, optional
+        What becomes of an image with several texts: "first" keeps the first one. By default it is an error.
 
     Returns
     -------
@@ -48,138 +93,163 @@ def load_stimuli(source: Any, limit: int | None = None) -> Stimuli:
     Raises
     ------
     FileNotFoundError
-        A folder, a metadata.jsonl or an image is missing, or a picture set was not downloaded.
-    NotADirectoryError
-        The source is a file.
+        A file, a folder or an image is missing, or a picture set was not downloaded.
     TypeError
         A caption, an image or the source has the wrong type.
     ValueError
-        The name is unknown, an image is unreadable or truncated, a line is broken, a column is missing, the set is
-        empty, or the limit is below 1.
+        The name is unknown, an image is unreadable or truncated, a row is broken, a column is missing, an image has
+        several captions, the set is empty, or the limit is below 1.
 
     Examples
     --------
     >>> load_stimuli("noto", limit=512)
     Stimuli('noto', 512 samples, digest ...)
+    >>> load_stimuli("flickr8k/captions.csv", image="image", text="caption", root="flickr8k/Images", captions="first")
+    Stimuli('captions', 8091 samples, digest ...)
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")
-    if isinstance(source, str) and source == "noto":
-        return Stimuli(_zip_entries(_NOTO, limit), "noto")
-    if isinstance(source, str) and source in PICTURE_SETS:
-        pictures = Stimuli(_folder_entries(fetched(source), limit), source)
-        if limit is None and pictures.digest != PICTURE_SETS[source].digest:
-            raise ValueError(f"the stimuli {source!r} are damaged or of another version: {REMEDY} again")
-        return pictures
+    if captions not in (None, "first"):
+        raise ValueError(f"captions is {captions!r}: expected 'first', or None where every image has one")
+    chosen = {"image": image, "text": text, "id": id}
+    if isinstance(source, str) and (source == "noto" or source in PICTURE_SETS):
+        if given := [name for name, value in (chosen | {"root": root}).items() if value is not None]:
+            raise ValueError(f"{source!r} has images and texts of its own: leave out {', '.join(given)}")
+        return _known(source, limit)
+    records = _open(source)
+    if root is not None:
+        records = records._replace(root=Path(root).expanduser())
+    return Stimuli(_entries(records, limit, chosen, captions), records.name)
+
+
+class _Columns(NamedTuple):
+    image: str
+    text: str
+    id: str | None
+
+
+def _known(name: str, limit: int | None) -> Stimuli:
+    """Open the emoji or a picture set."""
+    if name == "noto":
+        records = Records(_emoji(_NOTO), name, "the emoji")
+        return Stimuli(_entries(records, limit, {"image": "image", "text": "text", "id": "id"}, None), name)
+    plain = {"image": "file_name", "text": "text"}
+    pictures = Stimuli(_entries(open_folder(fetched(name)), limit, plain, None), name)
+    if limit is None and pictures.digest != PICTURE_SETS[name].digest:
+        raise ValueError(f"the stimuli {name!r} are damaged or of another version: {REMEDY} again")
+    return pictures
+
+
+def _open(source: Any) -> Records:
     if isinstance(source, str | Path):
-        folder = _existing_folder(source)
-        return Stimuli(_folder_entries(folder, limit), folder.resolve().name)
-    if hasattr(source, "column_names"):
-        return Stimuli(_dataset_entries(source, limit), "dataset")
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return open_folder(path)
+        if path.exists():
+            return open_file(path)
+        if isinstance(source, str) and source == path.name and not path.suffix:
+            raise ValueError(f"unknown stimuli {source!r}, and there is no such folder: {_SOURCES}")
+        raise FileNotFoundError(f"there is no file or folder {source}: {_SOURCES}")
+    if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "itertuples"):
+        return open_frame(source)
+    if isinstance(source, list | tuple):
+        return open_list(source)
+    if hasattr(source, "column_names") or type(source).__module__.startswith("datasets."):
+        return open_dataset(source)
     raise TypeError(f"cannot load stimuli from a {type(source).__name__}: {_SOURCES}")
+
+
+def _entries(
+    records: Records, limit: int | None, chosen: Mapping[str, str | None], captions: str | None
+) -> Iterator[CheckedStimulus]:
+    """Check one image with its text after another."""
+    columns, known = None, set[str]()
+    for record in records.rows:
+        columns = columns or _find_columns(record.values, chosen, records.about)
+        if missing := [name for name in columns if name is not None and name not in record.values]:
+            expected = f"a row holds {columns.image} and {columns.text}"
+            raise ValueError(f"{record.where} lacks {' and '.join(missing)}: {expected}; complete or remove it")
+        found = record.values[columns.image]
+        named = isinstance(found, str | Path) and not columns.id
+        key = str(record.values[columns.id]) if columns.id else str(found) if named else record.key
+        text = record.values[columns.text]
+        text = text.tolist() if hasattr(text, "tolist") else text  # what pandas makes of lists
+        several = len(text) > 1 if isinstance(text, list | tuple) else False
+        if captions is None and (several or key in known):
+            remedy = "captions='first' keeps the first of each"
+            raise ValueError(f"{record.where}: the image {key!r} has several captions: {remedy}")
+        if key in known:
+            continue
+        text = text[0] if isinstance(text, list | tuple) and text else text
+        known.add(key)
+        read = _reader(record, columns.image, records.root)
+        # checked on what was read, kept as a function that reads it: reading a row twice doubles the time
+        checked = check_stimulus(read(), text, key, record.where)
+        if record.again is not None:
+            read = partial(_read_again, record._replace(values={}), columns.image, records.root)
+        yield checked._replace(image=read)
+        if len(known) == limit:
+            return
+
+
+def _find_columns(values: Mapping[str, Any], chosen: Mapping[str, str | None], about: str) -> _Columns:
+    """Return the columns of images and of texts, found by their names where nobody named them."""
+    names = {str(name).lower(): name for name in reversed([*values])}
+    image, text = (
+        chosen[kind] or next((names[name] for name in usual if name in names), None)
+        for kind, usual in (("image", IMAGE_COLUMNS), ("text", TEXT_COLUMNS))
+    )
+    unknown = [name for name in chosen.values() if name is not None and name not in values]
+    if unknown or image is None or text is None:
+        lacks = f"no column {unknown[0]!r}" if unknown else "no images and texts by their usual names"
+        raise ValueError(
+            f"{about} has columns {[*values]} and {lacks}: name them, as in image={'path'!r}, text={'caption'!r}"
+        )
+    return _Columns(image, text, chosen.get("id"))
+
+
+def _reader(record: Record, column: str, root: Path) -> Callable[[], Image.Image]:
+    """Return what reads the image of a record."""
+    value, where = record.values[column], record.where
+    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():  # as `datasets` keeps images
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str | Path):
+        return partial(_read_image, root / value, where)
+    if isinstance(value, bytes):
+        return partial(_read_image, value, where)
+    if isinstance(value, Image.Image):
+        return partial(to_rgb, value, where)
+    if callable(value):  # reads bytes
+        return lambda: _read_image(value(), where)
+    raise TypeError(f"the {column} of {where} is a {type(value).__name__}: expected a path, bytes or a PIL image")
+
+
+def _read_again(record: Record, column: str, root: Path) -> Image.Image:
+    assert record.again is not None
+    return _reader(record._replace(values=record.again()), column, root)()
 
 
 def _read_image(source: Path | bytes, where: str) -> Image.Image:
     if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"{where}: there is no image {source}: add the file, or remove its line")
+        remedy = "add the file, remove its row, or say where paths begin (root=)"
+        raise FileNotFoundError(f"{where}: there is no image {source}: {remedy}")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error on damaged files
-        place = source if isinstance(source, Path) else "in the archive"
-        message = f"{where}: the image {place} cannot be read or is truncated: replace the file ({error})"
+        place = f" {source}" if isinstance(source, Path) else ""
+        message = f"{where}: the image{place} cannot be read or is truncated: replace the file ({error})"
         raise ValueError(message) from None
     return to_rgb(upright, where)
 
 
-def _existing_folder(source: str | Path) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise NotADirectoryError(f"{source} is not a folder: pass the folder that holds metadata.jsonl and its images")
-    if isinstance(source, str) and source == folder.name:
-        raise ValueError(f"unknown stimuli {source!r}, and there is no such folder: {_SOURCES}")
-    raise FileNotFoundError(f"there is no folder {source}: {_SOURCES}")
-
-
-def _folder_entries(folder: Path, limit: int | None) -> Iterator[CheckedStimulus]:
-    metadata = folder / "metadata.jsonl"
-    if not metadata.is_file():
-        remedy = 'write one line per image: {"file_name": "a.png", "text": "its caption"}'
-        raise FileNotFoundError(f"there is no metadata.jsonl in {folder}: {remedy}")
-    for where, file_name, text in _metadata_lines(metadata.read_bytes(), str(metadata), limit):
-        yield check_stimulus(partial(_read_image, folder / file_name, where), text, file_name, where)
-
-
-def _zip_entries(archive: Path, limit: int | None) -> Iterator[CheckedStimulus]:
+def _emoji(archive: Path) -> Iterator[Record]:
     if not archive.is_file():
         raise FileNotFoundError(f"the bundled emoji {archive} are missing: install bridgework again")
     try:
         with zipfile.ZipFile(archive) as opened:
-            lines = list(_metadata_lines(opened.read("metadata.jsonl"), f"{archive.name}/metadata.jsonl", limit))
-            images = [opened.read(file_name) for _, file_name, _ in lines]
+            for record in json_lines(opened.read("metadata.jsonl"), f"{archive.name}/metadata.jsonl"):
+                name = record.values["file_name"]
+                yield record._replace(values={"id": name, "text": record.values["text"], "image": opened.read(name)})
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise ValueError(f"the bundled emoji {archive} are damaged: install bridgework again ({error})") from None
-    for (where, file_name, text), image in zip(lines, images, strict=True):
-        yield check_stimulus(partial(_read_image, image, where), text, file_name, where)
-
-
-def _metadata_lines(content: bytes, path: str, limit: int | None) -> Iterator[tuple[str, str, object]]:
-    """Yield (where, file_name, text) for every line that is not blank."""
-    count = 0
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        if count == limit:
-            return
-        count += 1
-        where = f"line {number} of {path}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # json's own error, or bytes that are not UTF-8
-            raise ValueError(f"{where} is not valid JSON in UTF-8: correct or remove it ({error})") from None
-        missing = [key for key in ("file_name", "text") if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise ValueError(f'{where} lacks {" and ".join(missing)}: expected {{"file_name": ..., "text": ...}}')
-        if not isinstance(row["file_name"], str):
-            raise TypeError(f"the file_name of {where} is a {type(row['file_name']).__name__}: expected a string")
-        yield where, row["file_name"], row["text"]
-
-
-def _dataset_entries(dataset: Any, limit: int | None) -> Iterator[CheckedStimulus]:
-    columns = dataset.column_names
-    if isinstance(columns, dict):
-        raise TypeError(
-            f'a dataset of several splits is not a set: pass one, as in dataset["{next(iter(columns), "train")}"]'
-        )
-    if not hasattr(dataset, "__len__"):
-        raise TypeError("a streaming dataset has no length: load it without streaming, or collect its rows first")
-    caption = next((name for name in ("text", "caption") if name in columns), None)
-    if "image" not in columns or caption is None:
-        raise ValueError(f"a dataset with columns {columns}: expected image and text (or caption), rename_column helps")
-    for number in range(len(dataset) if limit is None else min(limit, len(dataset))):
-        where = f"row {number} of the dataset"
-        row = _dataset_row(dataset, number, where)
-        # Checked on the decoded row, kept as a function that reads it: decoding a row twice doubles the time.
-        checked = check_stimulus(_row_image(row, where), row[caption], str(number), where)
-        yield checked._replace(image=partial(_dataset_image, dataset, number, where))
-
-
-def _dataset_row(dataset: Any, number: int, where: str) -> Any:
-    try:
-        return dataset[number]
-    except Exception as error:  # reading a row decodes its image, with any of PIL's errors
-        raise ValueError(f"{where} cannot be read: replace or drop it ({error})") from None
-
-
-def _dataset_image(dataset: Any, number: int, where: str) -> Image.Image:
-    return _row_image(_dataset_row(dataset, number, where), where)
-
-
-def _row_image(row: Any, where: str) -> Image.Image:
-    image = row["image"]
-    if not isinstance(image, Image.Image):
-        remedy = "cast_column('image', datasets.Image())"
-        raise TypeError(f"the image of {where} is a {type(image).__name__}: expected a PIL image, use {remedy}")
-    return to_rgb(image, where)
