@@ -91,7 +91,7 @@ def undescribed(expert: VisionExpert) -> AnyModel:
 
 
 def denoiser(config: Config, device: str) -> AnyModel:
-    """Build SANA's denoiser with random weights in float32 as a model that nobody described.
+    """Build SANA's denoiser with random weights in bfloat16 as a model that nobody described.
 
     Its latents are the pixels of each picture, mixed at random into as many channels, and noise by the picture's id.
 
@@ -109,7 +109,7 @@ def denoiser(config: Config, device: str) -> AnyModel:
     """
     torch.manual_seed(0)
     with torch.device(device):
-        model = SanaTransformer2DModel(**config).eval()
+        model = SanaTransformer2DModel(**config).to(torch.bfloat16).eval()
     side, channels = model.config["sample_size"], model.config["in_channels"]
     mixing = torch.randn(channels, 3, generator=torch.Generator().manual_seed(0))
     words = torch.randn(1, 16, model.config["caption_channels"], generator=torch.Generator().manual_seed(1))
@@ -119,8 +119,8 @@ def denoiser(config: Config, device: str) -> AnyModel:
         latents = torch.einsum("cp,npij->ncij", mixing, to_pixels([s.image for s in stimuli], side))
         noisy = add_noise(latents, noise_for([s.id for s in stimuli], tuple(latents.shape[1:])), time)
         return {
-            "hidden_states": noisy.to(device),
-            "encoder_hidden_states": words.expand(len(stimuli), -1, -1).to(device),
+            "hidden_states": noisy.to(device, torch.bfloat16),
+            "encoder_hidden_states": words.expand(len(stimuli), -1, -1).to(device, torch.bfloat16),
             "timestep": torch.full((len(stimuli),), 1000 * time, device=device),
         }
 

@@ -35,8 +35,8 @@ class Sizes:
         What differs from scenes-vlm in a larger reader's `SiglipVisionConfig` and `LlamaConfig`.
     texts, joined, batch : int
         Texts that are read, captions that make one text, and texts in a batch.
-    pictures, picture_batch : int
-        Pictures that are seen, and pictures in a batch.
+    pictures, noisy_pictures, picture_batch : int
+        Pictures that are seen, those of them that are denoised, and pictures in a batch.
     fused_batch, draw_batch, read_batch : int
         Pictures in a step of a fused model and of a generator, rows in a step of a reader.
     workers : int
@@ -65,6 +65,7 @@ class Sizes:
     joined: int
     batch: int
     pictures: int
+    noisy_pictures: int
     picture_batch: int
     fused_batch: int
     draw_batch: int
@@ -128,6 +129,7 @@ CARD = Sizes(
     joined=12,
     batch=64,
     pictures=512,
+    noisy_pictures=128,
     picture_batch=64,
     fused_batch=32,
     draw_batch=128,
@@ -170,6 +172,7 @@ TINY = Sizes(
     joined=1,
     batch=4,
     pictures=4,
+    noisy_pictures=4,
     picture_batch=2,
     fused_batch=4,
     draw_batch=4,
