@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..probes.similarity.nulls import map_moments, map_null
 from ..probes.similarity.scoring import similarity_map
-from .support.floors import cosine_grams, gram_map
+from .support.floors import cosine_grams, gram_map, procrustes_products, pwcca_products, svcca_products
 from .support.inputs import machine, stack, use_all_cores
 from .support.peers import PEERS, calibrated
 from .support.race import FLOOR, OURS, TRUTH, Contestant, Pairs, Scores, markdown, race, some, whole
@@ -25,7 +25,16 @@ from .support.reference import REFERENCE
 
 RESULTS = Path(__file__).with_name("results")
 K, PERMUTATIONS = 10, 200
-CASES = ("cka", "mutual_knn", "cknna", "svcca", "procrustes", "rsa", "nulls")
+CASES = ("cka", "mutual_knn", "cknna", "svcca", "pwcca", "procrustes", "rsa", "nulls")
+
+FLOORS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
+    "cka": ("Grams and their inner products", gram_map),
+    "mutual_knn": ("cosines of every layer", cosine_grams),
+    "cknna": ("cosines of every layer", cosine_grams),
+    "svcca": ("leading directions, their products and singular values", svcca_products),
+    "pwcca": ("leading directions, their products and eigenvectors", pwcca_products),
+    "procrustes": ("products x'y and their singular values", procrustes_products),
+}
 
 
 def checked_pairs(x: Tensor, y: Tensor) -> Pairs:
@@ -93,18 +102,16 @@ def peers(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
 
 
 def floor(x: Tensor, y: Tensor, metric: str) -> list[Contestant]:
-    """Enter the matrix products that the map cannot avoid, for the metrics that have such."""
+    """Enter what the map cannot avoid, for the metrics that have a floor."""
+    if metric not in FLOORS:
+        return []
+    name, products = FLOORS[metric]
 
-    def timed(name: str, products: Callable[[Tensor, Tensor], object]) -> list[Contestant]:
-        def run() -> Scores:
-            products(x, y)
-            return {}
+    def run() -> Scores:
+        products(x, y)
+        return {}
 
-        return [Contestant(f"{FLOOR}: {name}", run)]
-
-    if metric == "cka":
-        return timed("Grams and their inner products", gram_map)
-    return timed("cosines of every layer", cosine_grams) if metric in ("mutual_knn", "cknna") else []
+    return [Contestant(f"{FLOOR}: {name}", run)]
 
 
 def map_case(x: Tensor, y: Tensor, metric: str, rounds: int, device: str) -> pd.DataFrame:

@@ -234,7 +234,7 @@ def _linear(make: Callable[..., Product], debiased: bool, about: str) -> Metric:
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
     metric = Metric(prepare, tables.compare, subset, tables.permuted, scores, least, about, chance)
-    return metric._replace(high_by_chance=not debiased)
+    return metric._replace(high_by_chance=not debiased, turned=tables.turned)
 
 
 def _exact(x: Tensor) -> bool:
@@ -342,4 +342,5 @@ CKA_RBF = Metric(
     least=2,
     about="CKA with a Gaussian kernel weighs near samples more than far ones, and is biased too.",
     high_by_chance=True,
+    turned=tables.turned,
 )

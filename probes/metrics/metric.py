@@ -66,6 +66,9 @@ class Metric(NamedTuple):
         it unchanged, and a permutation null says nothing.
     least_k : int
         The smallest k.
+    turned : callable or None
+        ``turned(a, b, circle)`` returns the scores (sample, len a, len b) of all turns of b's samples around a circle,
+        where these cost hardly more than one (`tables.turned`). a and b may be iterators of prepared layers.
     high_by_chance : bool
         Whether strangers score high, the higher the fewer samples there are: such scores mean something only beside a
         null, and choose bridges only when scaled by one.
@@ -85,6 +88,7 @@ class Metric(NamedTuple):
     sees_pairs: bool = True
     least_k: int = 1
     high_by_chance: bool = False
+    turned: Callable[[Iterable[Any], Iterable[Any], Array], Array] | None = None
 
 
 def centred(x: Tensor) -> Tensor:

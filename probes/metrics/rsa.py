@@ -147,4 +147,5 @@ RSA = Metric(
     least=3,
     about="RSA is the rank correlation of the distances between samples in x with those in y.",
     chance=lambda k, samples: 0.0,
+    turned=tables.turned,
 )

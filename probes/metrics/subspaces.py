@@ -20,6 +20,9 @@ from .metric import MEMORY, Array, Metric, by_threads, centred, defined, in_thre
 
 KEPT = 0.99  # share of the variance that the truncation of SVCCA and PWCCA keeps
 ROUNDING = 4e-15  # of an eigenvalue, relative to the largest
+FIRST = 8  # leading directions that are looked at alone before a decomposition
+LITTLE = 1e-3  # of the sum of squares: if this is left behind the leading directions, they are taken out
+STEPS = 12  # of the iteration that finds them: it converges fast wherever so little is left
 
 Matrix = Any  # a NumPy array of a tensor on the CPU, where NumPy's BLAS lets threads run at once; else the tensor
 
@@ -156,16 +159,56 @@ def _cloud(x: Tensor, k: int) -> Cloud | None:
 def _procrustes(a: Cloud, b: Cloud) -> float:
     """Return |x'y|_* / (|x|_F |y|_F), 1 - d^2 / 2 with the orthogonal Procrustes distance d (Williams et al. 2021).
 
-    Small eigenvalues are lost in the rounding of large ones: where this could change the sum, an SVD in float64 is
-    used.
+    The product is taken in the dtype of the features, in float64 where that loses digits, and an SVD is used where
+    eigenvalues lose them too.
     """
-    product = _smaller(a.points.T @ b.points)
-    squares = _linalg(product).eigvalsh(product @ product.T).clip(0)
-    values, error = squares**0.5, ROUNDING * squares[-1] + 1e-30  # the product can be zero
-    if (error / (2 * values + error**0.5)).sum() > 1e-7:
+    total = _nuclear_norm(a.points.T @ b.points)
+    if total is None:
         product = _smaller(_double(a.points).T @ _double(b.points))
-        values = _linalg(product).svdvals(product)
-    return min(float(values.sum()), 1.0)
+        total = _nuclear_norm(product)
+        total = float(_linalg(product).svdvals(product).sum()) if total is None else total
+    return min(total, 1.0)
+
+
+def _nuclear_norm(product: Matrix) -> float | None:
+    """Return the sum of the singular values of a product, None where rounding could change it by more than 1e-7.
+
+    Small eigenvalues are lost in the rounding of large ones. A few massive directions are therefore taken out first.
+    """
+    rounding = float(np.finfo(str(product.dtype).removeprefix("torch.")).eps)
+    product, total = _smaller(product), 0.0
+    gram = product @ product.T
+    noise = rounding * (float(gram.trace()) / len(gram)) ** 0.5  # singular values that rounding makes, in float32
+    first = _leading(gram)
+    if first is not None:
+        part = first.T @ product
+        total = float((_linalg(part).eigvalsh(part @ part.T).clip(0) ** 0.5).sum())
+        product = product - first @ part
+        gram = product @ product.T
+    squares = _linalg(gram).eigvalsh(gram).clip(0)
+    values, error = squares**0.5, ROUNDING * squares[-1] + 1e-30  # the product can be zero
+    lost = values[values <= noise].sum() + noise**2 / 8 * (1 / values[values > noise]).sum()
+    if lost + (error / (2 * values + error**0.5)).sum() > 1e-7:
+        return None
+    return total + float(values.sum())
+
+
+def _leading(gram: Matrix) -> Matrix | None:
+    """Return leading directions (dim, `FIRST` at most) of a Gram that tower above the rest, None where none do."""
+    trace = gram.trace()
+    # as many directions of equal size have this sum of squares: it is larger where fewer hold nearly all
+    if len(gram) <= 4 * FIRST or not (gram * gram).sum() > (1 - LITTLE) ** 2 / FIRST * trace**2:
+        return None
+    linalg, turns = _linalg(gram), gram[:, [int(i) for i in gram.diagonal().argsort()[-FIRST:]]]
+    for step in range(STEPS):
+        turns = gram @ linalg.qr(turns)[0]
+        if step == 1 and ((turns**2).sum(0) ** 0.5).sum() < (1 - 10 * LITTLE) * trace:
+            return None
+    turns = linalg.qr(turns)[0]
+    sizes, mixed = linalg.eigh(turns.T @ gram @ turns)
+    rest = trace - sizes.sum()
+    found = sizes > 10 * abs(rest)  # these have converged to double precision in so many steps
+    return turns @ mixed[:, found] if rest < LITTLE * trace and found.any() else None
 
 
 def _metric(

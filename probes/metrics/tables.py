@@ -20,6 +20,7 @@ from .metric import Array, defined
 
 TILE = {"cpu": 512, "cuda": 2048}  # rows and columns computed at once: to stay in a cache, to fill a card
 CHUNK = 2**16
+FREQUENCIES = 64  # of all tables, compared at once
 
 
 class Table(Protocol):
@@ -268,3 +269,59 @@ def permuted(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int, ord
             add_products(total[permutation], left, embedding(entries, interleaved).T)
     scores[np.ix_(range(len(orders)), [i for i, _ in ours], [j for j, _ in theirs])] = total.cpu().numpy()
     return scores
+
+
+def turned(a: Iterable[Tensor | None], b: Iterable[Tensor | None], circle: Array) -> Array:
+    """Compare unit tables after turning the samples of b's tables around a circle, by every number of places.
+
+    Parameters
+    ----------
+    a, b : iterable of Tensor or None
+        The unit tables of two lists of layers, which may be made one by one: a table is no longer needed when the next
+        one is.
+    circle : Array
+        The samples in the order of the circle (sample,).
+
+    Returns
+    -------
+    Array
+        Scores (sample, len a, len b), NaN where a table is None. Of entry s, sample ``circle[(i + s) % samples]`` of b
+        takes the place of sample ``circle[i]``. Entry 0 is `compare`.
+
+    Notes
+    -----
+    A turn moves every diagonal of a table along itself. The scores of all turns are the cross-correlations of the
+    diagonals of two tables, summed over the diagonals: one Fourier transform a table, and one small product of tables
+    a frequency. Half of the diagonals are enough, because tables are symmetric.
+    """
+    samples = len(circle)
+    sides = [[None if table is None else _spectrum(table, circle) for table in side] for side in (a, b)]
+    scores = np.full((samples, len(sides[0]), len(sides[1])), np.nan)
+    ours, theirs = (defined(side) for side in sides)
+    if not ours or not theirs:
+        return scores
+    every = [spectrum for _, spectrum in (*ours, *theirs)]
+    dtype = torch.complex128 if any(spectrum.dtype == torch.complex128 for spectrum in every) else every[0].dtype
+    products = torch.empty(len(every[0]), len(ours), len(theirs), dtype=torch.complex128, device=every[0].device)
+    for start in range(0, len(products), FREQUENCIES):
+        part = slice(start, start + FREQUENCIES)
+        left, right = (torch.stack([spectrum[part].to(dtype) for _, spectrum in side], 1) for side in (ours, theirs))
+        products[part] = left.conj() @ right.mT
+    found = torch.fft.irfft(products, samples, dim=0)
+    scores[np.ix_(range(samples), [i for i, _ in ours], [j for j, _ in theirs])] = found.cpu().numpy()
+    return scores
+
+
+def _spectrum(table: Tensor, circle: Array) -> Tensor:
+    """Return the Fourier transforms (frequency, diagonal) of half of the diagonals of a table along a circle.
+
+    They are weighted so that their inner products are those of whole tables.
+    """
+    samples, half = len(circle), len(circle) // 2 + 1
+    rows = torch.from_numpy(circle).to(table.device)
+    wrapped = table[rows].index_select(1, torch.cat([rows, rows[: half - 1]]))
+    diagonals = wrapped.as_strided((samples, half), (wrapped.stride(0) + 1, 1)) * 2**0.5
+    diagonals[:, 0] /= 2**0.5
+    if samples % 2 == 0:  # the last diagonal is its own mirror image
+        diagonals[:, -1] /= 2**0.5
+    return torch.fft.rfft(diagonals, dim=0)

@@ -109,16 +109,20 @@ def _subset(a: Scaled | None, chosen: Array, k: int) -> Scaled | None:
     return None if table is None or np.isnan(grown) else Scaled(features, table * grown)
 
 
-def _tables(prepared: Sequence[Scaled | None]) -> list[Tensor | None]:
-    return [None if layer is None else layer.table for layer in prepared]
+def _tables(prepared: Iterable[Scaled | None]) -> Iterator[Tensor | None]:
+    return (None if layer is None else layer.table for layer in prepared)
 
 
 def _compare(a: Sequence[Scaled | None], b: Sequence[Scaled | None], k: int) -> Array:
-    return tables.compare(_tables(a), _tables(b), k)
+    return tables.compare([*_tables(a)], [*_tables(b)], k)
 
 
 def _permuted(a: Sequence[Scaled | None], b: Sequence[Scaled | None], k: int, orders: Array) -> Array:
-    return tables.permuted(_tables(a), _tables(b), k, orders)
+    return tables.permuted([*_tables(a)], [*_tables(b)], k, orders)
+
+
+def _turned(a: Iterable[Scaled | None], b: Iterable[Scaled | None], circle: Array) -> Array:
+    return tables.turned(_tables(a), _tables(b), circle)
 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
@@ -146,4 +150,5 @@ CKA_UNITS = Metric(
     least=4,
     about="CKA over units estimates debiased CKA of all units, where a layer's dims are a random draw of them.",
     chance=lambda k, samples: 0.0,
+    turned=_turned,
 )

@@ -31,8 +31,8 @@ def test_null_is_the_score_of_permuted_features(metric):
     x, y = rng(0).standard_normal((2, 24, 6)), rng(1).standard_normal((3, 24, 6))
     null = map_null(x, y, metric, k=4, permutations=6, seed=3)
     np.testing.assert_allclose(null.observed, similarity_map(x, y, metric, 4), atol=1e-12)
-    orders = [np.argsort(order) for order in permutations(24, 6, 3)]
-    for permutation, order in enumerate(orders):
+    drawn = turns(24, 6, 3) if METRICS[metric].turned else permutations(24, 6, 3)
+    for permutation, order in enumerate(map(np.argsort, drawn)):
         # permuting x back is permuting y
         np.testing.assert_allclose(null.scores[permutation], similarity_map(x[:, order], y, metric, 4), atol=1e-12)
     curve = curve_null([(x[0], y[1]), (x[1], y[2])], metric, k=4, permutations=6, seed=3)
@@ -42,6 +42,45 @@ def test_null_is_the_score_of_permuted_features(metric):
 def permutations(samples: int, count: int, seed: int) -> list[np.ndarray]:
     g = rng([seed, 0])  # type: ignore[arg-type]
     return [g.permutation(samples) for _ in range(count)]
+
+
+def turns(samples: int, count: int, seed: int) -> list[np.ndarray]:
+    """Turns of one random circle, by as many different numbers of places."""
+    g = rng([seed, 0])  # type: ignore[arg-type]
+    circle, orders = g.permutation(samples), []
+    for places in 1 + g.choice(samples - 1, count, replace=False):
+        order = np.empty(samples, int)
+        order[circle] = np.roll(circle, -places)
+        orders.append(order)
+    return orders
+
+
+@pytest.mark.parametrize("samples", [40, 41])
+def test_all_turns_of_a_circle_and_then_permutations_drawn_one_by_one(samples):
+    x, y = (rng(s).standard_normal((2, samples, 7)).astype("f") for s in range(2))
+    x[0], y[1] = 0.1, y[1] + x[1]
+    turned, drawn = (map_null(x, y, "cka", permutations=count, seed=2) for count in (samples - 1, samples))
+    for null, orders in ((turned, turns(samples, samples - 1, 2)), (drawn, permutations(samples, samples, 2))):
+        assert np.isnan(null.scores[:, 0]).all()
+        wanted = [similarity_map(x[1:], y[:, order]).to_numpy()[0] for order in orders]
+        np.testing.assert_allclose(null.scores[:, 1], wanted, atol=1e-6)
+        assert (null.p[1, 0] > 0.05) and (null.p[1, 1] == 1 / (1 + len(orders)))
+    again, others = (map_null(x, y, "cka", permutations=samples - 1, seed=seed).scores for seed in (2, 3))
+    assert np.array_equal(turned.scores, again, equal_nan=True)
+    assert not np.array_equal(turned.scores[:, 1], others[:, 1])
+
+
+def test_turns_of_one_circle_reject_as_often_as_they_say():
+    # heavy tails make few samples decide, which is where draws that depend on each other would show
+    g = rng(5)
+    found = []
+    for seed in range(400):
+        x, y = (g.standard_normal((1, 40, 3)) * g.standard_t(2, (1, 40, 1)) for _ in range(2))
+        found.append(map_null(x, y, "cka", permutations=39, seed=seed).p[0, 0])
+    # 400 draws of a uniform p: .05 has a standard deviation of .011, .5 one of .025, the mean one of .0144
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.08
+    assert 0.43 <= np.mean(np.array(found) <= 0.5) <= 0.57
+    assert 0.46 <= np.mean(found) <= 0.55
 
 
 def test_p_of_a_distance_counts_what_is_as_small():
