@@ -9,12 +9,14 @@ Contestants that would take minutes score some of the pairs, and their time is s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
 
+from ..probes.metrics import METRICS, cka, covariances
+from ..probes.metrics.metric import MEMORY
 from ..probes.similarity.nulls import map_moments, map_null
 from ..probes.similarity.scoring import similarity_map
 from .support.floors import cosine_grams, gram_map, procrustes_products, pwcca_products, svcca_products
@@ -25,7 +27,8 @@ from .support.reference import REFERENCE
 
 RESULTS = Path(__file__).with_name("results")
 K, PERMUTATIONS = 10, 200
-CASES = ("cka", "mutual_knn", "cknna", "svcca", "pwcca", "procrustes", "rsa", "nulls")
+CASES = ("cka", "mutual_knn", "cknna", "svcca", "pwcca", "procrustes", "rsa", "nulls", "forms")
+SHAPES = ((512, 128), (512, 512), (2048, 128), (2048, 256), (2048, 512), (2048, 1024), (8192, 256), (1024, 4096))
 
 FLOORS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
     "cka": ("Grams and their inner products", gram_map),
@@ -144,6 +147,44 @@ def null_cases(x: Tensor, y: Tensor, rounds: int, device: str) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def form_cases(shapes: Sequence[tuple[int, int]], rounds: int, device: str) -> pd.DataFrame:
+    """Time both ways to a map of debiased CKA beside the one that is chosen, which is to be the faster.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int)
+        Samples and dims of 6 x 6 layers.
+    rounds : int
+        How many rounds, of which the best counts.
+    device : str
+        What the table says about the machine.
+
+    Returns
+    -------
+    DataFrame
+        As `support.race.race`. `speedup of ours` is below 1 where the other way is faster.
+    """
+    tables = []
+    for samples, dims in shapes:
+        x, y = (list(stack(6, samples, dims, side)) for side in (0, 1))
+
+        def by_samples(x=x, y=y) -> Scores:
+            return whole(cka.by_tables(cka.u_centred, x, y, False, MEMORY))
+
+        def by_dims(x=x, y=y) -> Scores:
+            found = covariances.scores(x, y, True, MEMORY)
+            return {} if found is None else whole(found)
+
+        chosen = "dims" if covariances.cheaper(x, y) else "samples"
+        contestants = [
+            Contestant(OURS, lambda x=x, y=y: whole(METRICS["cka"].scores(x, y, K)), note=f"by {chosen}"),
+            Contestant("by samples", by_samples, note="tables of samples"),
+            Contestant("by dims", by_dims, note="products of dims"),
+        ]
+        tables.append(race(f"cka of {samples} samples and {dims} dims", contestants, rounds, device))
+    return pd.concat(tables)
+
+
 def calibration(x: Tensor, y: Tensor) -> list[Contestant]:
     """Enter calibrated-similarity on 4 pairs and 1 permutation, scaled to the whole map and 200 permutations."""
     part_x, part_y = [x[len(x) // 2]], list(y[: min(4, len(y))])
@@ -159,6 +200,12 @@ def calibration(x: Tensor, y: Tensor) -> list[Contestant]:
     return [Contestant("calibrated-similarity", run, scale, note)] if installed else []
 
 
+def _shape(text: str) -> tuple[int, int]:
+    """Read samples and dims, as 2048x512."""
+    samples, dims = text.split("x")
+    return int(samples), int(dims)
+
+
 def main() -> None:
     """Run the race, and write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.similarity", description=__doc__)
@@ -167,6 +214,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs=2, default=(12, 16), metavar=("X", "Y"))
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--dims", type=int, nargs=2, default=(768, 1024), metavar=("X", "Y"))
+    parser.add_argument("--shapes", type=_shape, nargs="*", default=SHAPES, metavar="SAMPLESxDIMS", help="of forms")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where similarity.csv is written")
     options = parser.parse_args()
     use_all_cores()
@@ -175,6 +223,8 @@ def main() -> None:
     for case in options.cases:
         if case == "nulls":
             tables.append(null_cases(x, y, options.rounds, machine()))
+        elif case == "forms":
+            tables.append(form_cases(options.shapes, options.rounds, machine()))
         else:
             tables.append(map_case(x, y, case, options.rounds, machine()))
         print(f"{markdown(tables[-1])}\n", flush=True)

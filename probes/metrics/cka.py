@@ -229,7 +229,7 @@ def _linear(make: Callable[..., Product], debiased: bool, about: str) -> Metric:
         by_dims = covariances.scores(xs, ys, debiased, memory) if covariances.cheaper(xs, ys) else None
         if by_dims is not None:
             return by_dims
-        return _by_tables(make, xs, ys, _exact(xs[0]), memory)
+        return by_tables(make, xs, ys, _exact(xs[0]), memory)
 
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
@@ -242,10 +242,27 @@ def _exact(x: Tensor) -> bool:
     return x.dtype == torch.float64 or len(x) < FEW
 
 
-def _by_tables(
+def by_tables(
     make: Callable[..., Product], xs: Sequence[Tensor], ys: Sequence[Tensor], exact: bool, memory: float
 ) -> Array:
-    """Return the layer map by tables of samples; layers whose table is too small for float32 go through float64."""
+    """Return the layer map by tables of samples; layers whose table is too small for float32 go through float64.
+
+    Parameters
+    ----------
+    make : callable
+        `u_centred` or `double_centred`.
+    xs, ys : sequence of Tensor
+        Layers (sample, dim).
+    exact : bool
+        Whether to compute in float64.
+    memory : float
+        Bytes that centred features may take; beyond it, every tile centres its own.
+
+    Returns
+    -------
+    Array
+        Scores (x layer, y layer), NaN for a constant layer.
+    """
     held = sum(layer.numel() for layer in (*xs, *ys)) * (8 if exact else 4) <= memory
     products = [make(layer, exact, held) for layer in (*xs, *ys)]
     inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
@@ -259,9 +276,9 @@ def _by_tables(
         scores[weak_x] = scores[:, weak_y] = np.nan
         return scores
     if len(weak_x):
-        scores[weak_x] = _by_tables(make, [xs[int(i)] for i in weak_x], ys, True, memory)
+        scores[weak_x] = by_tables(make, [xs[int(i)] for i in weak_x], ys, True, memory)
     if len(weak_y):
-        scores[:, weak_y] = _by_tables(make, xs, [ys[int(j)] for j in weak_y], True, memory)
+        scores[:, weak_y] = by_tables(make, xs, [ys[int(j)] for j in weak_y], True, memory)
     return scores
 
 

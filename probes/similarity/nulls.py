@@ -281,7 +281,8 @@ def _scores(
     samples = len(xs[0])
     if formula.turned is not None and block == 1 and permutations < samples:
         circle, places = _turns(samples, permutations, seed)
-        found = formula.turned(*((formula.prepare(layer, k) for layer in side) for side in (xs, ys)), circle)
+        one, other = ((formula.prepare(layer, k) for layer in side) for side in (xs, ys))
+        found = formula.turned(one, other, circle)
         return found[0], found[places]
     a, b = [formula.prepare(layer, k) for layer in xs], [formula.prepare(layer, k) for layer in ys]
     orders = _orders(samples, permutations, seed, block)

@@ -96,6 +96,19 @@ def test_tables_covariances_tiles_and_groups_agree(metric, monkeypatch):
     np.testing.assert_allclose(LINEAR[metric].scores(xs, ys, 0), by_tables, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("samples", "dims", "layers", "by_dims"),
+    [
+        (1024, 256, 2, True), (4096, 128, 2, True), (2048, 128, 12, True), (2048, 256, 6, True), (4096, 512, 2, True),
+        (512, 512, 2, False), (1024, 256, 6, False), (1024, 512, 2, False), (2048, 512, 6, False),
+        (2048, 1024, 2, False), (512, 1024, 6, False), (100_000, 1024, 24, True), (10_000, 8192, 6, False),
+    ],
+)  # fmt: skip
+def test_the_way_that_was_measured_to_be_faster_is_taken(samples, dims, layers, by_dims):
+    stack = [torch.empty(1, 1).expand(samples, dims)] * layers  # its shape is enough
+    assert covariances.cheaper(stack, stack) is by_dims
+
+
 def test_covariances_do_not_depend_on_the_shift():
     x, y = rng(0).standard_normal((2, 50, 4)) + np.array([5.0, 1, 0, -3])
     x[:, 1] += y[:, 2]

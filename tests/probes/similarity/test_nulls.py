@@ -62,7 +62,7 @@ def test_all_turns_of_a_circle_and_then_permutations_drawn_one_by_one(samples):
     turned, drawn = (map_null(x, y, "cka", permutations=count, seed=2) for count in (samples - 1, samples))
     for null, orders in ((turned, turns(samples, samples - 1, 2)), (drawn, permutations(samples, samples, 2))):
         assert np.isnan(null.scores[:, 0]).all()
-        wanted = [similarity_map(x[1:], y[:, order]).to_numpy()[0] for order in orders]
+        wanted = [similarity_map(x[1:], y[:, order], "cka").to_numpy()[0] for order in orders]
         np.testing.assert_allclose(null.scores[:, 1], wanted, atol=1e-6)
         assert (null.p[1, 0] > 0.05) and (null.p[1, 1] == 1 / (1 + len(orders)))
     again, others = (map_null(x, y, "cka", permutations=samples - 1, seed=seed).scores for seed in (2, 3))
