@@ -127,8 +127,8 @@ def test_a_plan_says_what_a_layout_would(tmp_path):
     assert sum(flags) >= 2
 
 
-def test_data_without_captions_are_refused_by_line(tmp_path):
+def test_data_without_captions_are_refused(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')
-    with pytest.raises(ValueError, match=r"line 1 of .*metadata.jsonl lacks text: expected"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl has columns \['file_name'\] and no images and texts"):
         data(Recipe(layout="H", data=str(tmp_path)))
     assert data(Recipe(layout="H")) is None
