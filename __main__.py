@@ -29,7 +29,7 @@ COMMANDS = {
             "expert": {"help": f"The expert: {EXPERTS}."},
             "stimuli": {"help": f"What it is shown: {PICTURES}."},
             "out": {"help": "The folder to write. A store that was begun there is completed.", "type": Path},
-            "--limit": {"help": "How many stimuli are shown at most.", "type": int, "default": 512},
+            "--limit": {"help": "How many stimuli are shown at most. (default: all; of scenes, 512)", "type": int},
             "--image-column": {"help": "The column of images or their paths. (default: found by its name)"},
             "--text-column": {"help": "The column of captions. (default: found by its name)"},
             "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},

@@ -5,15 +5,24 @@ Everything is imported inside the commands, so that the help of one command does
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
+
+SCENES = 512  # scenes that are composed if nobody says how many
+
+
+def _is_first() -> bool:
+    """Return whether this process speaks for those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def extract(
     expert: str,
     stimuli: str,
     out: Path,
-    limit: int,
+    limit: int | None,
     random_weights: bool,
     front: str | None = None,
     image_column: str | None = None,
@@ -34,10 +43,18 @@ def extract(
     if stimuli != part:
         if named := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{stimuli} has images and texts of its own: leave out {', '.join(named)}")
-        shown = scene_stimuli(part, limit)
+        shown = scene_stimuli(part, SCENES if limit is None else limit)
     else:
         shown = load_stimuli(stimuli, limit, **given)
-    extract_with(open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options))
+    began = time.perf_counter()
+    found = extract_with(
+        open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options)
+    )
+    if _is_first():
+        parts = ", ".join(f"{len(part.layers)} layers of {name}" for name, part in found.items())
+        print(f"{out}: {parts}, over {len(shown)} stimuli of {shown.name!r}, in {time.perf_counter() - began:.0f} s")
+        if len(found) > 1:
+            print(f"next: bridgework align {out} curve.csv, or with the store of another expert bridgework choose")
 
 
 def align(features: Path, out: Path, metric: str, k: int, block: int, tolerance: float | None) -> None:
@@ -50,6 +67,7 @@ def align(features: Path, out: Path, metric: str, k: int, block: int, tolerance:
     curve = alignment_curve(modalities["image"], modalities["text"], metric, k, block=block, tolerance=tolerance)
     write_csv(out, curve)
     print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
+    print(f"{out}: {metric} of {len(modalities['image'].samples)} stimuli")
     if tolerance is not None:
         print(f"of {curve.attrs['rows']} rows; the largest standard error is {max(curve.attrs['errors']):.2g}")
 
@@ -64,17 +82,16 @@ def map_layers(
     timestep: float | None,
 ) -> None:
     """Write and print the layer map of two stores; processes of torchrun share it."""
-    import os
-
     from .probes.features.features import Features
     from .probes.files import write_csv
     from .probes.similarity.scoring import similarity_map
 
     x, y = (Features.load(folder)[part] for folder, part in zip((understanding, generation), modalities, strict=True))
     heat = similarity_map(x, y if timestep is None else y.at(timestep), metric, k, store=out)
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         write_csv(out / "map.csv", heat, index=True)
         print(heat.round(3).to_string())
+        print(f"{out / 'map.csv'}: {metric} of {heat.attrs['samples']} stimuli")
 
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
@@ -93,6 +110,7 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
         print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
     if found := plan.evidence.get("stability"):
         print(found["sentence"])
+    print(f"{out}: the plan; next: bridgework train {out} FOLDER, or bridgework estimate for its cost")
 
 
 def train(what: str, folder: Path, **options: Any) -> None:
