@@ -44,6 +44,11 @@ def numbers(results: Path) -> dict[str, str]:
         "verdict.grid_runs": whole(pairs[["ends_wanted", "grid_wanted"]].sum(axis=1).iloc[0]),
         "verdict.seeds": whole(sum(name.startswith("worth_seed_") for name in worths)),
     }
+    ranks = _read(results, "ranks").query("outcome == 'loss'")
+    known = ranks.groupby("rule")["rho"].mean()
+    found |= {
+        f"verdict.rho.{rule}": _number(known[rule]) for rule in ("descent", "depth_generation", "depth_understanding")
+    }
     kinds = _kinds(results)
     found |= {"verdict.kinds.kept": whole(kinds["kept"].sum()), "verdict.kinds.all": whole(len(kinds))}
     return found | {"verdict.kinds.asked": whole(kinds["asked"].max()), "verdict.kinds.chance": rounded(0.5)}
