@@ -110,7 +110,6 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
         print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
     if found := plan.evidence.get("stability"):
         print(found["sentence"])
-    print(f"{out}: the plan; next: bridgework train {out} FOLDER, or bridgework estimate for its cost")
 
 
 def train(what: str, folder: Path, **options: Any) -> None:

@@ -20,7 +20,7 @@ _contexts = 0  # every process opens the same contexts in the same order
 class Processes:
     """A context in which the processes of one run share out the work, wait for one another and hear of errors.
 
-    A process group that the context started ends with it. A process that leaves the context by an error tells the
+    No process group is started. A process that leaves the context by an error tells the
     others, which raise RuntimeError when they next wait.
 
     Parameters
@@ -48,18 +48,20 @@ class Processes:
             self.rank, self.world, self._everyone = dist.get_rank(), len(parts), list(parts)  # type: ignore[assignment]
         self.worker, self.workers, self.leads = self.rank, self.world, True
         self._members: Sequence[int] = [self.rank]
-        self._own, self._sent = False, {False: 0, True: 0}
+        self._sent = {False: 0, True: 0}
         self._store: Any = None
 
     def __enter__(self) -> Processes:
         global _contexts
         if self.world > 1:
-            self._own = not dist.is_initialized()
-            if self._own:
-                dist.init_process_group("gloo", timeout=PATIENCE)
+            store: Any
+            if dist.is_initialized():
+                store = dist.distributed_c10d._get_default_store()
+            else:  # no process group: gloo can wait for ever for ranks that torchrun has just started again
+                store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
             _contexts += 1
-            store: Any = dist.distributed_c10d._get_default_store()
-            self._store = dist.PrefixStore(f"bridgework/{_contexts}", store)
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            self._store = dist.PrefixStore(f"bridgework/{attempt}/{_contexts}", store)
             try:
                 self._join()
             except BaseException as error:
@@ -143,8 +145,6 @@ class Processes:
                 while done < self.world and time.monotonic() < until:
                     time.sleep(0.01)
                     done = self._store.add("left", 0)
-        if self._own:
-            dist.destroy_process_group()
 
 
 def check_alike(made: Sequence[dict[str, Any] | None]) -> None:
