@@ -28,4 +28,4 @@ METRICS: dict[str, Metric] = {
     "cosine": COSINE,
     "modality_gap": MODALITY_GAP,
 }
-DEFAULT_METRIC = "mutual_knn"  # of those of similarity, its map says most of what bridges are worth (docs/verdict.md)
+DEFAULT_METRIC = "mutual_knn"  # of those of similarity, its map keeps most of worth beside depth (docs/verdict.md)

@@ -269,8 +269,8 @@ def _coco(content: Mapping[str, Any], path: Path) -> Iterator[Record]:
 def _archive(path: Path) -> Iterator[Record]:
     """Yield the samples of a webdataset archive: files that share their path up to the first dot of the name."""
     try:
+        plain = _is_plain(path)
         with tarfile.open(path) as opened:
-            plain = tarfile.is_tarfile(path) and path.suffix.lower() == ".tar"
             sample: dict[str, Any] = {}
             last = None
             for member in opened:
@@ -288,20 +288,39 @@ def _archive(path: Path) -> Iterator[Record]:
                 else:
                     found = opened.extractfile(member)
                     content = found.read() if found else b""
-                    sample |= _decoded(ending, content)
+                    sample |= _decoded(ending, content, f"{member.name} of {path.name}")
             if last is not None:
                 yield Record(f"sample {last} of {path.name}", sample, last)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no archive that can be read: replace the file ({error})") from None
 
 
-def _decoded(ending: str, content: bytes) -> dict[str, Any]:
+def _is_plain(path: Path) -> bool:
+    """Return whether an archive is not compressed, whatever its name says: then a part of it can be read alone."""
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _decoded(ending: str, content: bytes, where: str) -> dict[str, Any]:
     if ending in ("txt", "text", "caption", "cap"):
-        return {ending: content.decode("utf-8", "replace").strip()}
+        return {ending: _words(content, where)}
     if ending == "json":
-        row = json.loads(content)
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{where} is not valid JSON in UTF-8: correct or remove it ({error})") from None
         return {f"json.{name}": value for name, value in row.items()} if isinstance(row, dict) else {}
     return {ending: content}
+
+
+def _words(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not text in UTF-8: save it as that ({error})") from None
 
 
 def _read_part(path: Path, start: int, size: int) -> bytes:
@@ -315,7 +334,7 @@ def _beside(folder: Path, images: Sequence[Path]) -> Iterator[Record]:
         name, text = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
         values: dict[str, Any] = {"image": name}
         if text.is_file():
-            values["text"] = text.read_text(encoding="utf-8").strip()
+            values["text"] = _words(text.read_bytes(), str(text))
         yield Record(f"image {name} of {folder}", values, name)
 
 

@@ -42,6 +42,15 @@ def write_archive(path: Path, root: Path, caption: str = "txt") -> Path:
     return path
 
 
+def folder_of(*files: Path) -> Path:
+    """Move files into a folder of their own."""
+    folder = files[0].parent / "alone"
+    folder.mkdir()
+    for file in files:
+        file.rename(folder / file.name)
+    return folder
+
+
 def coco(root: Path, texts: tuple[str, ...] = TEXTS) -> dict:
     annotations = [{"id": 7 * n, "image_id": n % len(NAMES), "caption": text} for n, text in enumerate(texts)]
     return {"images": [{"id": n, "file_name": name} for n, name in enumerate(NAMES)], "annotations": annotations}
@@ -161,6 +170,11 @@ def test_bad_options(options, message, frame, root):
         load_stimuli(frame, root=root, **options)
 
 
+def test_a_compressed_archive_may_have_any_name(root, tmp_path):
+    write_archive(tmp_path / "a.tar.gz", root).rename(tmp_path / "a.tar")
+    assert [stimulus.text for stimulus in load_stimuli(tmp_path / "a.tar")] == list(TEXTS)
+
+
 def test_bad_rows(frame, root, tmp_path):
     with pytest.raises(TypeError, match="the caption of row 1 of the table is a float: expected one string"):
         load_stimuli(frame.assign(caption=["a", float("nan"), "c", "d"]), root=root)
@@ -176,6 +190,10 @@ def test_bad_rows(frame, root, tmp_path):
     (tmp_path / "a.json").write_text('{"captions": []}')
     with pytest.raises(ValueError, match=r"a\.json is neither a list of objects nor COCO captions"):
         load_stimuli(tmp_path / "a.json")
+    (tmp_path / "a.png").write_bytes((root / NAMES[0]).read_bytes())
+    (tmp_path / "a.txt").write_bytes("piñata".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt is not text in UTF-8: save it as that"):
+        load_stimuli(folder_of(tmp_path / "a.png", tmp_path / "a.txt"))
     (root / "4.jpg").write_bytes((root / NAMES[0]).read_bytes())
     with pytest.raises(ValueError, match=r"image 4\.jpg of .* lacks text: a row holds image and text"):
         load_stimuli(root)
