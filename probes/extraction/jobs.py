@@ -142,7 +142,7 @@ class ExtractionJob:
         """
         ranks = ranks or Processes()
         numbers = list(numbers)
-        found = sorted(existing_shards(folder, self.provenance, numbers)) if ranks.leads else []
+        found = sorted(existing_shards(folder, self.provenance, numbers, len(self.stimuli))) if ranks.leads else []
         found = ranks.share(found, within=True)[0]
         missing = [number for number in numbers if number not in found]
         check, last = self.passes.options.check, self._to_check(range(len(self)))

@@ -47,7 +47,9 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[int]) -> set[int]:
+def existing_shards(
+    folder: Path, provenance: dict[str, Any], numbers: Iterable[int], samples: int | None = None
+) -> set[int]:
     """Find the shards that are there already, and remove what killed writers left of the others.
 
     Parameters
@@ -58,6 +60,8 @@ def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[
         How the features are to be made.
     numbers : iterable of int
         The shards to look for.
+    samples : int, optional
+        How many stimuli the features are to be of, for the message.
 
     Returns
     -------
@@ -74,7 +78,9 @@ def existing_shards(folder: Path, provenance: dict[str, Any], numbers: Iterable[
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).is_file():
-        check_same(folder, provenance, read_index(folder)["made"])
+        index = read_index(folder)
+        counts = None if samples is None else (samples, len(index["samples"]))
+        check_same(folder, provenance, index["made"], counts=counts)
     found = set()
     for number in numbers:
         path = shard_path(folder, number)
@@ -267,7 +273,7 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         "digests": [digests[id] for id in ids] if digests.keys() >= set(ids) else [],
         "notes": {},
     }
-    if existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0]):
+    if existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0], len(ids)):
         there = read_metadata(shard_path(folder, 0))
         for name in ("parts", "ids", "digests"):
             check_same(folder, metadata[name], there[name], name)

@@ -6,6 +6,7 @@ The index repeats what the shards themselves say, so that it can be built again 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from .shards import FORMAT, check_format, not_written
 
 INDEX = "features.json"
+SHOWN = 4  # differences that an error names
+OF_STIMULI = ("stimuli_digest", "values", "ids")  # what differs where their numbers do
+HASH = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 
 def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +150,9 @@ def read_index(folder: Path, unchecked: bool = False) -> dict[str, Any]:
     return index
 
 
-def check_same(folder: object, expected: Any, found: Any, name: str = "") -> None:
+def check_same(
+    folder: object, expected: Any, found: Any, name: str = "", counts: tuple[int, int] | None = None
+) -> None:
     """Raise ValueError naming what differs between how features are to be made and how those in the folder were.
 
     Parameters
@@ -157,25 +163,71 @@ def check_same(folder: object, expected: Any, found: Any, name: str = "") -> Non
         Plain JSON.
     name : str
         What both are, for the message.
+    counts : (int, int), optional
+        How many stimuli are asked for, and how many there are.
 
     Raises
     ------
     ValueError
-        Up to four differences.
+        Up to four differences, in words where the record holds hashes, which come last.
     """
-    if differences := _differences(json.loads(json.dumps(expected)), found, name, ("expected", "got")):
-        raise ValueError(f"{folder} holds features made differently ({differences}): extract into another folder")
+    ours, theirs = _flatten(json.loads(json.dumps(expected)), name), _flatten(found, name)
+    wrong = _unlike(ours, theirs)
+    if not wrong:
+        return
+    fewer = [f"{counts[1]} stimuli are there, {counts[0]} are asked for"] if counts and counts[0] != counts[1] else []
+    plain, later, record = [], [], []
+    for each in wrong:
+        pair = ours.get(each), theirs.get(each)
+        words, raw = _in_words(each, *pair), _difference(each, *pair, ("expected", "got"))
+        if fewer and each in OF_STIMULI:  # the numbers say it
+            record.append(raw)
+        elif _is_hash(*pair):
+            later.append(words or raw)
+            record += [raw] if words else []
+        else:
+            plain.append(words or raw)
+    said = "; ".join([*fewer, *plain, *later][:SHOWN]) + (f" [{'; '.join(record[:SHOWN])}]" if record else "")
+    raise ValueError(f"{folder} holds features made differently ({said}): extract into another folder")
+
+
+def _in_words(name: str, ours: Any, theirs: Any) -> str:
+    """Return what a difference of two records means, "" where its name and values say it."""
+    part = name.split(".weights.", 1)[-1]
+    if name == "stimuli_digest":
+        return "other stimuli: an id, an image, a text or their order differs"
+    if name == "values":
+        return "other values"
+    if ".weights." in name:
+        there = " where there were none" if theirs is None else ""
+        return f"other weights in {part}{there}" if ours is not None else f"no weights in {part}, where there were some"
+    if name.startswith("subject.preprocessing.") and _is_hash(ours, theirs):
+        return f"another {name.removeprefix('subject.preprocessing.')}, which makes the inputs"
+    if name.startswith("versions."):
+        return f"{part.removeprefix('versions.')} is {ours or 'missing'} here, and was {theirs or 'missing'}"
+    return ""
+
+
+def _is_hash(*values: Any) -> bool:
+    """Return whether values say nothing to a reader."""
+    return any(isinstance(value, str) and HASH.search(value) for value in values)
+
+
+def _unlike(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the names under which two flat records differ."""
+    names = (*ours, *(theirs.keys() - ours.keys()))
+    return sorted(each for each in names if json.dumps(ours.get(each)) != json.dumps(theirs.get(each)))  # 1 == True
+
+
+def _difference(name: str, ours: Any, theirs: Any, words: tuple[str, str]) -> str:
+    return f"{name}: {words[0]} {_short(ours)}, {words[1]} {_short(theirs)}"
 
 
 def _differences(ours: Any, theirs: Any, name: str, words: tuple[str, str]) -> str:
     """Name up to four differences of two values of plain JSON, "" where there is none."""
     first, second = _flatten(ours, name), _flatten(theirs, name)
-    names = (*first, *(second.keys() - first.keys()))
-    wrong = [each for each in names if json.dumps(first.get(each)) != json.dumps(second.get(each))]  # 1 == True
-    return "; ".join(
-        f"{each}: {words[0]} {_short(first.get(each))}, {words[1]} {_short(second.get(each))}"
-        for each in sorted(wrong)[:4]
-    )
+    wrong = _unlike(first, second)[:SHOWN]
+    return "; ".join(_difference(each, first.get(each), second.get(each), words) for each in wrong)
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -49,9 +49,23 @@ def test_what_was_made_differently_is_never_mixed(toy, folder, change, ended):
     assert contents(folder) == before
 
 
+def test_a_refusal_speaks_of_numbers_and_weights_before_hashes(toy, folder):
+    with pytest.raises(ValueError, match=r"differently \(10 stimuli are there, 7 are asked for \[stimuli_digest: "):
+        extract(toy, letters(*TEXTS[:7]), batch_size=1, store=folder)
+    with pytest.raises(ValueError, match=r"\(pooling: expected .last., got .mean.; other stimuli: an id, an"):
+        extract(toy, letters(*TEXTS[:-1], "z"), batch_size=1, pooling="last", store=folder)
+    fewer = extract(toy, letters(*TEXTS[:7]), batch_size=1)
+    fewer.save(folder.parent / "saved")
+    with pytest.raises(ValueError, match=r"\(7 stimuli are there, 10 are asked for \["):
+        extract(toy, letters(*TEXTS), batch_size=1).save(folder.parent / "saved")
+    other_weights(toy)
+    with pytest.raises(ValueError, match=r"\(other weights in layers.1.linear \[subject.models.model.weights"):
+        extract(toy, letters(*TEXTS), batch_size=1, store=folder)
+
+
 def test_another_version_of_a_library_is_told(toy, folder, monkeypatch):
     monkeypatch.setattr("bridgework.probes.extraction.provenance.version", lambda package: "9.9")
-    with pytest.raises(ValueError, match=r'versions.torch: expected "9.9", got'):
+    with pytest.raises(ValueError, match=r"torch is 9.9 here, and was \d"):
         extract(toy, letters(*TEXTS), batch_size=1, store=folder)
     assert Features.load(folder)["image"].values.shape == (4, 10, 6)  # reading is another matter
 
