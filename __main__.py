@@ -44,12 +44,42 @@ COMMANDS = {
         without=("tokens", "store"),
     ),
     "align": Command(
-        "Write the alignment curve of image and text of one feature store as CSV, and print it.",
-        "bridgework align runs/dit runs/dit.csv --metric cka",
+        "Print the alignment curve of one feature store's image and text, or of two stores, beside its null.",
+        "bridgework align runs/dit runs/vlm --text-layer last --out runs/dit.csv",
         commands.align,
         {
-            "features": {"help": "The feature store.", "type": Path},
-            "out": {"help": "The CSV file to write.", "type": Path},
+            "features": {"help": "The feature store, whose image is compared layer by layer.", "type": Path},
+            "text": {
+                "help": "The store of another model, with one layer of whose text every layer is compared. (default: "
+                "the same store, each layer with itself)",
+                "type": Path,
+                "nargs": "?",
+                "metavar": "text_store",
+            },
+            "--out": {
+                "help": "The file to write: CSV, or Parquet, which also holds the draws that `divergence` needs. "
+                "(default: no file)",
+                "type": Path,
+                "metavar": "FILE",
+            },
+            "--text-layer": {
+                "help": "The layer of the second store: a name, last, a number from the end such as -2, or a depth "
+                "such as .5. (default: last)",
+                "type": commands.layer_of,
+                "metavar": "LAYER",
+            },
+            "--modalities": {
+                "help": "The modalities that are compared, of the one store and of the other.",
+                "nargs": 2,
+                "default": ("image", "text"),
+                "metavar": ("IMAGE", "TEXT"),
+            },
+            "--timesteps": {
+                "help": "The timestep that is read of features that hold several. (default: a curve of each)",
+                "type": float,
+                "dest": "timestep",
+                "metavar": "T",
+            },
             "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
             "--k": {
                 "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
@@ -72,7 +102,7 @@ COMMANDS = {
     ),
     "map": Command(
         "Write the layer map of two feature stores, with a CSV file in its folder; torchrun shares the work.",
-        "bridgework map runs/vlm runs/dit runs/map --timestep .5",
+        "bridgework map runs/vlm runs/dit runs/map --timesteps .5",
         commands.map_layers,
         {
             "understanding": {"help": "The feature store of the understanding expert.", "type": Path},
@@ -90,16 +120,17 @@ COMMANDS = {
                 "default": ("text", "image"),
                 "metavar": ("TEXT", "IMAGE"),
             },
-            "--timestep": {
-                "help": "The timestep of the generation features. (default: the only one)",
+            "--timesteps": {
+                "help": "The timesteps of the features that hold several. (default: all, a map and a folder of each)",
                 "type": float,
+                "nargs": "+",
                 "metavar": "T",
             },
         },
     ),
     "choose": Command(
         "Choose a bridge plan from two feature stores, write it as JSON, and print its pairs.",
-        "bridgework choose runs/vlm runs/dit runs/plan.json --timestep .5 --bridges 4",
+        "bridgework choose runs/vlm runs/dit runs/plan.json --timesteps .5 --bridges 4",
         commands.choose,
         {
             "understanding": {"help": "The feature store of the understanding expert.", "type": Path},

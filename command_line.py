@@ -1,9 +1,10 @@
 """Build the parser of the command line from a table of commands and the options classes of the package.
 
 An options class is a dataclass beside the function that it serves. The metadata of its fields are keywords of
-`add_argument`, as `transformers.HfArgumentParser` has them, `aliases` included. Flags, spellings and defaults are made
-here, because HfArgumentParser gives every flag an optional value, which swallows a positional argument behind it, lists
-each option in two spellings, and shows None as a default.
+`add_argument`, as `transformers.HfArgumentParser` has them, `aliases` included, and `flag` for another spelling than
+the field's name. Flags, spellings and defaults are made here, because HfArgumentParser gives every flag an optional
+value, which swallows a positional argument behind it, lists each option in two spellings, and shows None as a default.
+A parser takes any beginning of a flag that belongs to one flag alone, so that `--timestep` is `--timesteps`.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def add_options(parser: argparse.ArgumentParser, options: type, without: Sequenc
         settings |= field.metadata
         settings |= {"help": _help(settings), "default": argparse.SUPPRESS}
         aliases = settings.pop("aliases", ())
-        parser.add_argument(f"--{field.name.replace('_', '-')}", *aliases, **settings)
+        flag = settings.pop("flag", f"--{field.name.replace('_', '-')}")
+        parser.add_argument(flag, *aliases, dest=field.name, **settings)
 
 
 def _class(path: str) -> type:

@@ -18,6 +18,16 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def layer_of(text: str) -> str | int | float:
+    """Read a layer as `LayerFeatures.at_layer` takes it: a number, a relative depth, or a name."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def extract(
     expert: str,
     stimuli: str,
@@ -54,22 +64,59 @@ def extract(
         parts = ", ".join(f"{len(part.layers)} layers of {name}" for name, part in found.items())
         print(f"{out}: {parts}, over {len(shown)} stimuli of {shown.name!r}, in {time.perf_counter() - began:.0f} s")
         if len(found) > 1:
-            print(f"next: bridgework align {out} curve.csv, or with the store of another expert bridgework choose")
+            print(
+                f"next: bridgework align {out} --out curve.csv, or with the store of another expert bridgework choose"
+            )
 
 
-def align(features: Path, out: Path, metric: str, k: int, block: int, tolerance: float | None) -> None:
-    """Write and print the alignment curve of one store's image and text."""
+def align(
+    features: Path,
+    text: Path | None,
+    out: Path | None,
+    text_layer: str | int | float | None,
+    modalities: tuple[str, str],
+    timestep: float | None,
+    metric: str,
+    k: int,
+    block: int,
+    tolerance: float | None,
+) -> None:
+    """Print the alignment curve of one store's image and text, or of two stores, and write it if asked."""
+    import pandas as pd
+
     from .probes.curves.curve import alignment_curve
     from .probes.features.features import Features
-    from .probes.files import write_csv
+    from .probes.files import write_csv, write_parquet
+    from .probes.metrics import METRICS
 
-    modalities = Features.load(features)
-    curve = alignment_curve(modalities["image"], modalities["text"], metric, k, block=block, tolerance=tolerance)
-    write_csv(out, curve)
-    print(curve[["timestep", "layer", "depth", "score", "low", "high", "chance", "null95", "p"]].to_string(index=False))
-    print(f"{out}: {metric} of {len(modalities['image'].samples)} stimuli")
+    if text is not None and text.suffix in (".csv", ".parquet"):  # STORE OUT, as earlier versions had it
+        text, out = None, out or text
+    if text is None and text_layer is not None:
+        raise ValueError("--text-layer is a layer of the second store: name that store, or leave the layer out")
+    stores = Features.load(features), Features.load(features if text is None else text)
+    x, y = (store[modality] for store, modality in zip(stores, modalities, strict=True))
+    if timestep is not None:
+        x, y = (side.at(timestep) if side.timesteps else side for side in (x, y))
+    if text is not None:
+        y = y.at_layer("last" if text_layer is None else text_layer)
+    curve = alignment_curve(x, y, metric, k, block=block, tolerance=tolerance)
+    shown = ["timestep"] * bool(x.timesteps) + ["layer", "depth", "score", "low", "high", "chance", "null95", "p"]
+    print(curve[shown].to_string(index=False, float_format="{:.3f}".format))
+    best = curve.loc[curve["score"].idxmin() if METRICS[metric].is_distance else curve["score"].idxmax()]
+    time = "" if pd.isna(best["timestep"]) else f" at t = {best['timestep']:g}"
+    print(
+        f"best: {best['score']:.3f} in layer {best['layer']}{time}; the best of unrelated features reaches "
+        f"{curve.attrs['peak95']:.3f} in 5 of 100 cases (p = {curve.attrs['peak_p']:.2g})"
+    )
+    whom = f"{x.subject} ({x.modality})" + (f" x {y.subject} ({y.modality}), layer {y.layers[0]}" if text else "")
+    wrote = "" if out is None else f"{out}: "
+    print(f"{wrote}{metric} of {len(x.samples)} stimuli, {whom}")
     if tolerance is not None:
         print(f"of {curve.attrs['rows']} rows; the largest standard error is {max(curve.attrs['errors']):.2g}")
+    if out is not None and out.suffix == ".parquet":
+        write_parquet(out, curve)
+    elif out is not None:
+        write_csv(out, curve.drop(columns="draws"))
 
 
 def map_layers(
@@ -79,19 +126,24 @@ def map_layers(
     metric: str,
     k: int,
     modalities: tuple[str, str],
-    timestep: float | None,
+    timesteps: list[float] | None,
 ) -> None:
-    """Write and print the layer map of two stores; processes of torchrun share it."""
+    """Write and print the layer map of two stores, of each timestep; processes of torchrun share it."""
     from .probes.features.features import Features
     from .probes.files import write_csv
     from .probes.similarity.scoring import similarity_map
 
-    x, y = (Features.load(folder)[part] for folder, part in zip((understanding, generation), modalities, strict=True))
-    heat = similarity_map(x, y if timestep is None else y.at(timestep), metric, k, store=out)
-    if _is_first():
-        write_csv(out / "map.csv", heat, index=True)
-        print(heat.round(3).to_string())
-        print(f"{out / 'map.csv'}: {metric} of {heat.attrs['samples']} stimuli")
+    sides = [Features.load(folder)[part] for folder, part in zip((understanding, generation), modalities, strict=True)]
+    times = timesteps or next((side.timesteps for side in sides if side.swept), None) or (None,)
+    for at in times:
+        x, y = (side if at is None or not side.timesteps else side.at(at) for side in sides)
+        folder = out if len(times) == 1 else out / f"t{at:g}"
+        heat = similarity_map(x, y, metric, k, store=folder)
+        if _is_first():
+            write_csv(folder / "map.csv", heat, index=True)
+            print(heat.round(3).to_string())
+            when = "" if at is None else f" at t = {at:g}"
+            print(f"{folder / 'map.csv'}: {metric} of {heat.attrs['samples']} stimuli{when}")
 
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
@@ -108,6 +160,8 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
     if plan.rule in RULES:
         amounts = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) or "not recorded"
         print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
+    if plan.null_sentence:
+        print(plan.null_sentence)
     if found := plan.evidence.get("stability"):
         print(found["sentence"])
 

@@ -18,7 +18,8 @@ from .style import QUIET, TASK_COLOUR, heading, measured, need, styled
 MEASURED = ("subject", "task", "pass", "timestep", "pooling", "layer", "depth", "metric", "k", "samples")
 COLUMNS = (*MEASURED, "score", "low", "high", "chance", "null_mean", "null95", "p")
 # Scores are comparable only within one of these: a panel never mixes them.
-WHAT = ["subject", "task", "pass", "metric", "k", "samples"]
+WHAT = ["subject", "task", "pass", "reference", "reference_layer", "metric", "k", "samples"]
+OTHER = ("modality", "reference", "reference_modality", "reference_layer")  # "" where a table does not have them
 CONTROLS = {
     "random weights": (0, (5, 2)),
     "mismatched captions": (0, (1, 1.5)),
@@ -32,6 +33,8 @@ DEPTH = "relative depth (0 = embeddings, 1 = last block)"
 def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw alignment score against relative depth: one panel per subject and task, one colour per timestep.
 
+    Curves of two models have a panel for each layer of the other model, which the title names.
+
     Panels share the axis of scores only where metric, k and N are the same: scores fall with N and rise with k.
     Lines are scores, and bands their intervals (low to high). The grey area reaches from 0 to the 95 % quantile of the
     permutation null (the highest over timesteps): a score inside it is what unrelated pairs give.
@@ -41,8 +44,8 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     curves : DataFrame
         One or several tables of `alignment_curve` under each other. The optional column control ("none", "random
         weights", "mismatched captions", "pixel mean x bag of words") marks rows that are drawn as thin broken lines. A
-        control has the subject, task, pass, metric, k and samples of the curve that it controls for. A control of a
-        single row has no depth and is drawn across.
+        control has the subject, task, pass, reference, metric, k and samples of the curve that it controls for. A
+        control of a single row has no depth and is drawn across.
     title : str, optional
         A title above the panels.
 
@@ -66,7 +69,7 @@ def alignment_curves(curves: pd.DataFrame, title: str | None = None) -> Figure:
     table = _tidy(curves, "alignment_curves")
     main, controls = table[table.control == "none"], table[table.control != "none"]
     _check_single(main)
-    panels = list(main.groupby([*WHAT, "pooling"], sort=False, dropna=False))
+    panels = list(main.groupby([*WHAT, "modality", "pooling"], sort=False, dropna=False))
     _check_controls(main, controls)
     times = sorted(main.timestep.dropna().unique())
     shades = dict(zip(times, sns.color_palette("flare", len(times)), strict=True))
@@ -168,6 +171,8 @@ def _tidy(curves: object, name: str) -> pd.DataFrame:
     unknown = sorted(set(table.control) - {"none", *CONTROLS})
     if unknown:
         raise ValueError(f"{name}: unknown control {unknown[0]!r}: expected none, {', '.join(CONTROLS)}")
+    for column in OTHER:
+        table[column] = table[column].astype(object).where(table[column].notna(), "") if column in table else ""
     table[["timestep", "k"]] = table[["timestep", "k"]].apply(pd.to_numeric)
     return table
 
@@ -181,7 +186,7 @@ def _same(controls: pd.DataFrame, main: pd.DataFrame) -> pd.DataFrame:
 
 def _check_single(main: pd.DataFrame) -> None:
     """Raise ValueError where one line would have two scores at a layer: curves of other stimuli under one name."""
-    keys = [*WHAT, "pooling", "timestep", "layer"]
+    keys = [*WHAT, "modality", "pooling", "timestep", "layer"]
     if (twice := main.duplicated(keys)).any():
         row = main[twice].iloc[0]
         raise ValueError(
@@ -234,13 +239,17 @@ def _panel(ax: Axes, main: pd.DataFrame, controls: pd.DataFrame, shades: dict) -
         ax.plot(rows.depth, rows.score, color=colour(timestep), marker="o", label=label)
     joint = "" if first["pass"] == "separate" else f" ({first['pass']} pass)"
     title = fill(f"{first.subject}: {first.task}{joint}", 40)
+    if first.reference:
+        sides = f"{first.subject} ({first.modality}) × {first.reference} ({first.reference_modality}), layer"
+        title = fill(f"{sides} {first.reference_layer}{joint}", 40)
     heading(ax, title, measured(first.metric, first.k, first.samples, first.chance))
     ax.set_xlim(-0.02, 1.02)
 
 
 def _pairs(before: pd.DataFrame, after: pd.DataFrame) -> list[pd.DataFrame]:
     """Return one table per task and timestep with the columns of both: score_before, score_after, ..."""
-    keys = ["task", "pass", "timestep", "pooling", "metric", "k", "samples", "layer", "depth"]
+    keys = ["task", "pass", "timestep", "pooling", "modality", "reference", "reference_layer", "metric", "k", "samples"]
+    keys += ["layer", "depth"]
     before, after = before[before.control == "none"], after[after.control == "none"]
     for name, table in (("before", before), ("after", after)):
         if table.duplicated(keys).any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from ..probes.plans.bridge_plan import NOISE
 from .style import heading, measured, styled
 
 if TYPE_CHECKING:
@@ -29,20 +30,23 @@ VALUES = {  # of maps that are no similarity
 
 
 @styled
-def layer_map(heat: pd.DataFrame, plan: BridgePlan | None = None) -> Figure:
+def layer_map(heat: pd.DataFrame | Mapping[float, pd.DataFrame], plan: BridgePlan | None = None) -> Figure:
     """Draw a layer map: generation layers along x, understanding layers along y, **deeper is right and up**.
 
     The bridges of a plan are ringed cells, joined by a line in depth order. Colours span the values of the blocks: the
     embeddings, which no plan can bridge, may lie outside, and the colour bar then ends in a point. Where the plan says
-    which cells are within noise of the best block pair (`choose_bridges` with draws), these are outlined.
+    which cells are within noise of the best block pair (`choose_bridges` with draws), these are outlined. Where the map
+    holds its null (`similarity_map` with permutations), cells within it are dotted, and p of the map's best is written.
 
     Parameters
     ----------
-    heat : DataFrame
-        The table of `similarity_map`. Labels are layer names ("embeddings", "0", "1", ...). `heat.attrs` holds metric,
+    heat : DataFrame, or mapping of float to DataFrame
+        The table of `similarity_map`, or those of a timestep sweep, which are drawn beside each other in the same
+        colours. Labels are layer names ("embeddings", "0", "1", ...). `heat.attrs` holds metric,
         k, samples and chance, and in x and y whose layers these are, which the axis labels repeat.
     plan : BridgePlan, optional
-        The plan. Its pairs count blocks from 0, without the embeddings.
+        The plan. Its pairs count blocks from 0, without the embeddings. Of several maps it is drawn on that of its
+        timestep, or on all if it does not say which.
 
     Returns
     -------
@@ -54,26 +58,88 @@ def layer_map(heat: pd.DataFrame, plan: BridgePlan | None = None) -> Figure:
     TypeError
         If `heat` is no DataFrame.
     ValueError
-        If the map has no cells or lacks its attrs, or if the plan has a layer that the map lacks.
+        If the map has no cells or lacks its attrs, if the plan has a layer that the map lacks, or if several maps are
+        of unlike layers, metrics or samples.
 
     See Also
     --------
     plan_outcomes : Draws the map beside what the bridges of several plans brought.
     """
+    if isinstance(heat, Mapping):
+        return _of_sweep(heat, plan)
     check_map(heat, "layer_map")
     width, height = _size(heat.shape[1]), _size(heat.shape[0])
     figure, ax = plt.subplots(figsize=(max(width, 3.4) + 1.6, max(height, 2.6) + 1.2))
     draw_map(ax, heat, plan, min(width / heat.shape[1], height / heat.shape[0]), "layer_map")
     subtitle = measured(*(heat.attrs.get(key) for key in ("metric", "k", "samples", "chance")))
-    title = "layer map"
-    if plan is not None:
-        count = len(plan.pairs)
-        title = f"{count} {'bridge' if count == 1 else 'bridges'} by rule “{plan.rule}”"
-        if near := _near_best(heat, plan):
-            _outline(ax, cells_of(heat, near, "layer_map"))
-            subtitle += "\noutlined: within noise of the best block pair"
-    heading(ax, title, subtitle)
+    if plan is not None and (near := _near_best(heat, plan)):
+        _outline(ax, cells_of(heat, near, "layer_map"))
+        subtitle += "\noutlined: within noise of the best block pair"
+    if _dot(ax, heat):
+        subtitle += f"\ndotted: within the null; p of the best cell {heat.attrs['peak_p']:.2g}"
+    heading(ax, "layer map" if plan is None else _bridges(plan), subtitle)
     return figure
+
+
+def _bridges(plan: BridgePlan) -> str:
+    count = len(plan.pairs)
+    return f"{count} {'bridge' if count == 1 else 'bridges'} by rule “{plan.rule}”"
+
+
+def _of_sweep(heats: Mapping[float, pd.DataFrame], plan: BridgePlan | None) -> Figure:
+    """Draw the layer maps of several timesteps beside each other, four in a row, in the same colours."""
+    if not heats:
+        raise ValueError("layer_map: no maps: pass those of similarity_map of a sweep")
+    for heat in heats.values():
+        check_map(heat, "layer_map")
+    first = next(iter(heats.values()))
+    for heat in heats.values():
+        alike = [heat.attrs.get(key) == first.attrs.get(key) for key in ("metric", "k", "samples")]
+        if not all(alike) or list(heat.index) != list(first.index) or list(heat.columns) != list(first.columns):
+            raise ValueError("layer_map: the maps are of unlike layers, metrics, k or N: draw them one by one")
+    columns = min(len(heats), 4)
+    rows = -(-len(heats) // columns)
+    width, height = 0.75 * _size(first.shape[1]), 0.75 * _size(first.shape[0])
+    size = max(width, 2.2) * columns + 1.8, (max(height, 1.8) + 0.9) * rows + 0.6
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    ranges = [_colour_range(heat) for heat in heats.values()]
+    lows, highs = [low for low, _, _ in ranges if low is not None], [high for _, high, _ in ranges if high is not None]
+    low, high = (min(lows), max(highs)) if lows else (None, None)
+    beyond = {one[2] for one in ranges} - {"neither"}
+    planned = (plan.evidence.get("y") or plan.evidence).get("timestep") if plan is not None else None
+    for ax, (time, heat) in zip(grid.flat, heats.items(), strict=False):
+        own = plan if planned is None or abs(planned - time) < 1e-6 else None
+        inches = min(width / heat.shape[1], height / heat.shape[0])
+        draw_map(ax, heat, own, inches, "layer_map", span=(low, high))
+        best = f"p of the best cell {heat.attrs['peak_p']:.2g}" if _dot(ax, heat) else ""
+        heading(ax, f"t = {time:g}", best)
+        ax.set(xlabel="", ylabel="")
+    for ax in grid.flat[len(heats) :]:
+        ax.remove()
+    metric = first.attrs["metric"]
+    drawn = [ax for ax in grid.flat if ax.collections]
+    extend = beyond.pop() if len(beyond) == 1 else "both" if beyond else "neither"
+    label = VALUES.get(metric, f"similarity ({metric})")
+    figure.colorbar(drawn[0].collections[0], ax=drawn, label=label, pad=0.02, extend=extend)
+    title = ["layer maps of a sweep" if plan is None else _bridges(plan)]
+    title.append(measured(*(first.attrs.get(key) for key in ("metric", "k", "samples", "chance"))))
+    title += ["dotted: within the null"] if "p" in first.attrs else []
+    figure.suptitle("\n".join(title), fontsize=9)
+    whose = {name: {**(first.attrs.get(name) or {}), "timestep": None} for name in ("x", "y")}
+    figure.supxlabel(f"generation layer (block; deeper →){_origin(whose['y'])}", fontsize=9)
+    figure.supylabel(f"understanding layer (block; deeper →){_origin(whose['x'])}", fontsize=9)
+    return figure
+
+
+def _dot(ax: Axes, heat: pd.DataFrame) -> bool:
+    """Mark the cells that are within their null by dots, and return whether the map holds a null."""
+    p = np.array(heat.attrs.get("p", ()), float)
+    if p.shape != heat.shape:
+        return False
+    rows, columns = np.nonzero(p > NOISE)
+    dots = {"marker": ".", "s": 9, "color": "#bbbbbb", "linewidths": 0, "zorder": 2.4}
+    ax.scatter(columns + 0.5, rows + 0.5, label="within the null", **dots)
+    return True
 
 
 def check_map(heat: object, name: str) -> None:
@@ -102,7 +168,14 @@ def check_map(heat: object, name: str) -> None:
         raise ValueError(f"{name}: heat.attrs lacks {', '.join(missing)}: set it as similarity_map does")
 
 
-def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: float, name: str) -> None:
+def draw_map(
+    ax: Axes,
+    heat: pd.DataFrame,
+    plan: BridgePlan | None,
+    inches: float,
+    name: str,
+    span: tuple[float | None, float | None] | None = None,
+) -> None:
     """Draw a layer map into axes, with its colour bar and the rings of a plan.
 
     Parameters
@@ -117,6 +190,8 @@ def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: floa
         The side of a cell on the page, which the rings follow.
     name : str
         The name of the figure, which errors begin with.
+    span : tuple of float or None, optional
+        The values that the colours span, where several maps have one colour bar that is drawn elsewhere.
 
     Raises
     ------
@@ -128,7 +203,9 @@ def draw_map(ax: Axes, heat: pd.DataFrame, plan: BridgePlan | None, inches: floa
     metric = heat.attrs["metric"]
     bar = {"label": VALUES.get(metric, f"similarity ({metric})"), "pad": 0.02, "extend": beyond}
     values = heat.to_numpy(float)
-    sns.heatmap(values, vmin=low, vmax=high, ax=ax, cmap="mako", cbar_kws=bar, linewidths=0, rasterized=True)
+    low, high = (low, high) if span is None else span
+    bars = span is None
+    sns.heatmap(values, vmin=low, vmax=high, ax=ax, cmap="mako", cbar=bars, cbar_kws=bar, linewidths=0, rasterized=True)
     ax.grid(False)
     ax.invert_yaxis()
     _ticks(ax, heat, inches)

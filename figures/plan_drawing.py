@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from ..probes.plans.bridge_plan import NOISE
 from ..probes.plans.layout_table import LAYOUTS
 from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, draw_arrow, draw_block, point_along, rounded_box
 from .style import QUIET, TRAINED, heading, styled
@@ -279,8 +280,11 @@ def _counted(plan: BridgePlan) -> str:
 
 
 def _matched(plan: BridgePlan) -> str:
-    """Say how towers of unequal depth were matched, where the plan says so."""
-    return f"matching “{plan.evidence['matching']}”" if "matching" in plan.evidence else ""
+    """Say how towers of unequal depth were matched, and whether the map is noise, where the plan says so."""
+    matching = f"matching “{plan.evidence['matching']}”" if "matching" in plan.evidence else ""
+    p = plan.evidence.get("peak_p")
+    noise = f"map within noise (p = {p:.2g})" if p is not None and p > NOISE else ""
+    return ", ".join(filter(None, [matching, noise]))
 
 
 def _blocks(plan: BridgePlan, side: int) -> str:

@@ -1,6 +1,7 @@
 from .curves.curve import alignment_curve as alignment_curve
 from .curves.divergence_depth import Divergence as Divergence
 from .curves.divergence_depth import divergence as divergence
+from .curves.model_pairs import alignment_matrix as alignment_matrix
 from .curves.shapes import rises as rises
 from .curves.shapes import rises_then_falls as rises_then_falls
 from .evidence.attention import attention_mass as attention_mass

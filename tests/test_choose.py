@@ -68,7 +68,7 @@ def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
     assert len(plan.pairs) == 2
     assert (plan.understanding_layers, plan.generation_layers) == (5, 6)
     assert printed.startswith("understanding block - generation block: ")
-    assert re.search(rf"the rule {rule} read .*; its cost: [\d.]+ seconds$", printed.rstrip())
+    assert re.search(rf"the rule {rule} read .*; its cost: [\d.]+ seconds$", printed, re.M)
 
 
 def test_draws_say_how_stable_the_plan_is(choose):
@@ -86,7 +86,7 @@ def test_divergence_reads_the_stores_too(choose):
     assert plan.evidence["kind"] == "peak"
     within = [max((u + 1) / 5, (g + 1) / 6) <= plan.evidence["depth"] for u, g in plan.pairs]
     assert all(within)
-    assert re.search(r"cost: [\d.]+ seconds$", printed.rstrip())
+    assert re.search(r"cost: [\d.]+ seconds$", printed, re.M)
 
 
 def test_what_must_be_trained_comes_from_a_file(choose, tmp_path):
@@ -135,7 +135,7 @@ def test_features_of_several_timesteps_need_one(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["choose", *folders])
     assert str(stop.value) == (
-        "bridgework: the generation features hold the timesteps 0.2, 0.5: choose one with --timestep"
+        "bridgework: the generation features hold the timesteps 0.2, 0.5: choose one with --timesteps"
     )
     main(["choose", *folders, "--rule", "shallow", "--bridges", "2"])
     assert "0-1, 1-3" in capsys.readouterr().out

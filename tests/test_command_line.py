@@ -29,6 +29,7 @@ from bridgework.probes.plans.rules import RULES
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 from bridgework.studies import runs
 from bridgework.studies.runs import STUDIES
+from bridgework.tests.probes.curves.test_curve import features as toy_features
 
 NAMES = ("demo", "reproduce", "extract", "align", "map", "choose", "train", "evaluate", "estimate", "fetch")
 
@@ -95,7 +96,7 @@ def test_every_example_is_understood():
 
 
 def test_examples_run(tmp_path, monkeypatch, capsys):
-    few = ["--limit", "16"]  # instead of the example's own
+    few = ["--limit", "24"]  # instead of the example's own
     monkeypatch.chdir(tmp_path)
     main(["extract", "scenes-vlm", "scenes-evidence", "runs/vlm", *few])
     for name in ("extract", "align", "map", "choose"):
@@ -104,8 +105,9 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     assert (len(plan.pairs), plan.layout) == (4, "H")
     said = capsys.readouterr().out
     assert ", ".join(f"{u}-{g}" for u, g in plan.pairs) in said
-    assert "runs/vlm: 17 layers of image, 17 layers of text, over 16 stimuli of 'scenes-evidence', in" in said
-    assert "mutual_knn of 16 stimuli" in said
+    assert "runs/vlm: 17 layers of image, 17 layers of text, over 24 stimuli of 'scenes-evidence', in" in said
+    assert "mutual_knn of 24 stimuli, scenes-dit (image) x scenes-vlm (text), layer 15" in said
+    assert "map.csv: mutual_knn of 24 stimuli at t = 0.5\n" in said
 
 
 HELP = """
@@ -165,6 +167,44 @@ def test_from_experts_to_a_plan(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {understanding.name, generation.name, "curve.csv", "plan.json"}
 
 
+@pytest.fixture
+def two_stores(tmp_path):
+    """The stores of a model with three layers of images and one with two layers of texts, whose last ones are alike."""
+    g = np.random.default_rng(0)
+    image, text = g.standard_normal((3, 40, 5)), g.standard_normal((2, 40, 5))
+    text[1] = image[2] + 0.3 * text[1]
+    for subject, modality, values in (("dino", "image", image), ("minilm", "text", text)):
+        Features({modality: toy_features(values, modality, subject=subject)}).save(tmp_path / subject)
+    return tmp_path / "dino", tmp_path / "minilm"
+
+
+def test_two_stores_are_aligned(two_stores, tmp_path, capsys):
+    for layer, name in (((), "0"), (("--text-layer", "last"), "0"), (("--text-layer", ".1"), "embeddings")):
+        main([str(part) for part in ("align", *two_stores, *layer, "--k", 5, "--out", tmp_path / "curve.csv")])
+        said = capsys.readouterr().out
+        assert f"curve.csv: mutual_knn of 40 stimuli, dino (image) x minilm (text), layer {name}\n" in said
+        curve = pd.read_csv(tmp_path / "curve.csv", dtype={"reference_layer": str})
+        assert curve[["subject", "reference", "reference_layer"]].drop_duplicates().to_numpy().tolist() == [
+            ["dino", "minilm", name]
+        ]
+    assert "draws" not in curve
+    main(["align", str(two_stores[0]), str(two_stores[1]), "--k", "5", "--out", str(tmp_path / "curve.parquet")])
+    said = capsys.readouterr().out
+    whole = pd.read_parquet(tmp_path / "curve.parquet")
+    assert len(whole["draws"].iloc[0]) == 200
+    best = whole.loc[whole["score"].idxmax()]
+    assert best["layer"] == "1" and f"best: {best['score']:.3f} in layer 1; the best of unrelated features" in said
+    assert f"in 5 of 100 cases (p = {whole.attrs['peak_p']:.2g})" in said
+    assert "null95" in said and "timestep" not in said
+
+
+@pytest.mark.parametrize("flag", ["--timestep", "--timesteps"])
+def test_both_spellings_of_timesteps(flag):
+    for command, given in (("extract a b c", [0.5]), ("align a", 0.5), ("map a b c", [0.5]), ("choose a b c", 0.5)):
+        _, arguments = parse(COMMANDS, [*command.split(), flag, ".5"])
+        assert arguments.get("timesteps", arguments.get("timestep")) == given
+
+
 def test_what_is_kept_and_in_which_form(tmp_path):
     options = ["--limit", "6", "--batch-size", "2", "--layers", "embeddings", "3", "--precision", "bf16"]
     options += ["--dtype", "float16", "--pooling", "grid:2", "--cleaned", "--task", "understanding"]
@@ -217,9 +257,11 @@ def test_errors_are_one_line(tmp_path, capsys, image_features):
         ),
         (("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--layers", "99"), "has no layer '99'"),
         (("extract", "scenes-vlm", "scenes-test", out, "--limit", 4, "--task", "generation"), "unknown task"),
-        (("align", missing, out), "no features in"),
-        (("align", broken, out), "is no whole safetensors file"),
-        (("align", image_features, out), "no 'text' features: there are image"),
+        (("align", missing, "--out", out), "no features in"),
+        (("align", broken, "--out", out), "is no whole safetensors file"),
+        (("align", image_features, "--out", out), "no 'text' features: there are image"),
+        (("align", image_features, missing, "--out", out), "no features in"),
+        (("align", image_features, "--text-layer", "last", "--out", out), "--text-layer is a layer of the second"),
         (("choose", image_features, image_features, out), "no 'text' features: there are image"),
         (("train", plan, tmp_path / "run"), "is not a bridge plan"),
         (("evaluate", "scenes-vlm", "--part", "dev"), "unknown part 'dev'"),

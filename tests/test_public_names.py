@@ -13,6 +13,7 @@ FACES = {
     "bridgework.probes": {
         "curves.curve": "alignment_curve",
         "curves.divergence_depth": "Divergence divergence",
+        "curves.model_pairs": "alignment_matrix",
         "curves.shapes": "rises rises_then_falls",
         "evidence.attention": "attention_mass",
         "evidence.attribution": "attribute",
@@ -74,6 +75,7 @@ FACES = {
         "layout_bars": "layouts_compared",
         "learning": "learning_curves live_curve",
         "maps": "layer_map",
+        "matrices.pair_matrix": "model_matrix",
         "plan_drawing": "architecture architectures",
         "plan_results": "plan_outcomes",
         "samples": "sample_grid",

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
-from ..similarity.calibration import Null
+from ..similarity.calibration import TOO_HIGH, Null, chance, used_k, warn_of_k
 from ..similarity.inputs import (
     Layers,
     as_tensor,
@@ -23,7 +23,6 @@ from ..similarity.inputs import (
     check_same_stimuli,
     check_samples,
     full_precision,
-    near_all,
     open_layers,
     to_common_dtype,
 )
@@ -31,7 +30,6 @@ from ..similarity.intervals import SPLITS, curve_draws, interval
 from ..similarity.nulls import check_block, curve_null
 from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.sampled_maps import Sampled, check_tolerance, draws_around, sampled_scores
-from ..similarity.scoring import chance, used_k
 
 
 def alignment_curve(
@@ -45,18 +43,18 @@ def alignment_curve(
     samples: Sequence[str] | None = None,
     tolerance: float | None = None,
 ) -> pd.DataFrame:
-    """Measure the similarity of two sets of features of one subject along depth, for instance of image and text.
+    """Measure the similarity of two sets of features along depth: of one subject, or with one layer of another.
 
-    Layers are matched by name, and a layer that y lacks is left out: SD3's last block has no text stream, so its curve
-    ends one block earlier.
+    Layers of one subject are matched by name, and a layer that y lacks is left out: SD3's last block has no text
+    stream, so its curve ends one block earlier. A y of one layer is a reference that every layer of x is compared with.
 
     Parameters
     ----------
     x : LayerFeatures
         Features of every layer.
     y : LayerFeatures, Tensor or Array
-        Features of the same subject, task and stimuli, or a fixed reference (sample, dim) that is compared with every
-        layer of x.
+        Features of the same subject, task and stimuli; or one layer of any features of the same stimuli, as
+        ``y.at_layer("last")`` gives it; or a plain reference (sample, dim), of which nothing is known but its length.
     metric : str
         A name that `similarity` explains.
     k : int
@@ -69,7 +67,7 @@ def alignment_curve(
         How many consecutive samples move together in the null and in the splits, as in `map_null`: the captions of a
         picture, or as many frames of a video as depend on each other.
     samples : sequence of str, optional
-        The id of each row of a fixed reference, which are compared with those of x. A tensor has no ids: without them
+        The id of each row of a plain reference, which are compared with those of x. A tensor has no ids: without them
         its rows are taken to be x's stimuli in their order, and a warning says so.
     tolerance : float, optional
         As in `similarity_map`: scores, null and draws are of as many rows as that takes, the same in every layer.
@@ -77,22 +75,33 @@ def alignment_curve(
     Returns
     -------
     DataFrame
-        One row per layer, after a timestep sweep one per (timestep, layer). Columns: subject, task, pass, timestep (NaN
-        without), pooling, layer, depth, metric, k (missing for cka), samples, score, low and high (95 % interval),
+        One row per layer, after a timestep sweep one per (timestep, layer). Columns: subject, modality, task, pass,
+        timestep (NaN without), pooling, layer, depth; reference, reference_modality and reference_layer, the other
+        subject and its layer (missing where a subject's own layers are compared, or with a plain reference); metric, k
+        (missing for cka), samples, score, low and high (95 % interval),
         chance (NaN where it depends on the features, or with blocks), null_mean, null95 and p (permutation null per
         row; each permutation is shared by all rows), pairing (equal in curves whose draws are paired: same samples,
         same seed), and last draws, a list of floats per row: the score as other samples could have had it. `attrs`:
-        peak95 and peak_p, the null of the curve's maximum; with a tolerance also tolerance, rows and errors, as of
+        peak95 and peak_p, the null of the curve's maximum; x and y, plain JSON: subject, modality, task, pass and
+        timestep of both sides, {} for a plain reference; with a tolerance also tolerance, rows and errors, as of
         `similarity_map`.
 
     Raises
     ------
     ValueError, TypeError
-        As `similarity` and `map_null`; also features of different subjects, tasks, stimuli or timesteps, or without a
-        layer in common; more than half of the samples as neighbours; the same caption or image for all samples.
+        As `similarity` and `map_null`; also features of different stimuli or timesteps, of different subjects or tasks
+        where y has several layers, or without a layer in common; more than half of the samples as neighbours; the same
+        caption or image for all samples.
+
+    Warns
+    -----
+    UserWarning
+        A plain reference without ids: neither its order nor what its rows show can be checked.
 
     See Also
     --------
+    alignment_matrix : Compares every pair of several models, at their best layers or at stated ones.
+    similarity_map : Compares every layer of one model with every layer of another.
     divergence : The depth at which two curves part.
     rises, rises_then_falls : Tests of a curve's shape.
 
@@ -105,18 +114,19 @@ def alignment_curve(
     --------
     >>> features = extract(expert, stimuli, task="understanding")
     >>> curve = alignment_curve(features["image"], features["text"])
+    >>> curve = alignment_curve(dino["image"], minilm["text"].at_layer("last"))  # two models on the same stimuli
     """
     if not isinstance(x, LayerFeatures):
         raise TypeError(f"x must be LayerFeatures, as extract returns them, got {type(x).__name__}")
     check_tolerance(metric, tolerance, block=block)
     _check_reference(x, y, samples)
-    rows = _rows(x, y)
+    referred = _is_reference(x, y)
+    rows = _rows(x, y, referred)
     pairs = [(a, b) for _, _, a, b in rows]
     count = len(x.samples)
     check_samples(metric, k, count, len(pairs[0][1]))
     check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
-    if large := near_all(metric, k, count):
-        raise ValueError(large)
+    warn_of_k(metric, k, count, most=TOO_HIGH)
     check_block(count, block)
     sides = side_of(x, [a for a, _ in pairs], "x"), side_of(y, [b for _, b in pairs], "the reference y")
     check_exchangeable("a curve with its null and interval", *sides, block=block)
@@ -135,12 +145,14 @@ def alignment_curve(
     curve = pd.DataFrame(
         {
             "subject": x.subject,
+            "modality": x.modality,
             "task": x.task,
             "pass": x.pass_,
             "timestep": [np.nan if timestep is None else timestep for timestep, _, _, _ in rows],
             "pooling": x.pooling,
             "layer": [x.layers[layer] for layer in layers],
             "depth": [x.depths[layer] for layer in layers],
+            **{name: pd.array([value] * len(rows), dtype="string") for name, value in _named(y, referred).items()},
             "metric": metric,
             "k": pd.array([used_k(metric, k)] * len(rows), dtype="Int64"),
             "samples": count,
@@ -155,7 +167,12 @@ def alignment_curve(
             "draws": draws.T.tolist(),
         }
     )
-    curve.attrs = {"peak95": null.peak95, "peak_p": null.peak_p}
+    curve.attrs = {
+        "peak95": null.peak95,
+        "peak_p": null.peak_p,
+        "x": x.origin,
+        "y": y.origin if isinstance(y, LayerFeatures) else {},
+    }
     if tolerance is not None:
         curve.attrs |= {"tolerance": float(tolerance), "rows": used, "errors": errors.tolist()}
     return curve
@@ -198,7 +215,37 @@ def _check_reference(x: LayerFeatures, y: object, samples: Sequence[str] | None)
             )
 
 
-def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[float | None, int, Tensor, Tensor]]:
+def _is_reference(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> bool:
+    """Return whether y is one layer that every layer of x is compared with, or raise where the two do not fit."""
+    if not isinstance(y, LayerFeatures):
+        return False
+    own = all(getattr(x, name) == getattr(y, name) for name in ("subject", "task"))
+    referred = len(y.layers) == 1 and not (own and x.layers == y.layers)
+    if not own and not referred:
+        names = [f"{side.subject!r} ({side.task}, {side.modality})" for side in (x, y)]
+        raise ValueError(
+            f"x is of {names[0]} and y of {names[1]}, whose layers are not those of x: name the one that all layers of "
+            f"x are compared with, y.at_layer('last'), or compare all with all by similarity_map. y has "
+            f"{', '.join(y.layers)}"
+        )
+    if own and x.pass_ != y.pass_:
+        raise ValueError(
+            f"x is of a {x.pass_} pass and y of a {y.pass_} one, and a joint pass mixes the modalities: extract both "
+            "in the same way"
+        )
+    check_same_stimuli(x, y)
+    return referred
+
+
+def _named(y: LayerFeatures | Tensor | Array, referred: bool) -> dict[str, str | None]:
+    """Return the columns that name the other subject of a curve."""
+    named = (y.subject, y.modality, y.layers[0]) if referred and isinstance(y, LayerFeatures) else (None,) * 3
+    return dict(zip(("reference", "reference_modality", "reference_layer"), named, strict=True))
+
+
+def _rows(
+    x: LayerFeatures, y: LayerFeatures | Tensor | Array, referred: bool
+) -> list[tuple[float | None, int, Tensor, Tensor]]:
     """Return (timestep, index of the layer in x, x's samples, y's samples) for every row of the curve."""
     values = _finite(x)
     times: list[float | None] = list(x.timesteps) or [None]
@@ -210,32 +257,21 @@ def _rows(x: LayerFeatures, y: LayerFeatures | Tensor | Array) -> list[tuple[flo
             )
         check_finite([reference], ["the reference y"])
         _, (reference,) = to_common_dtype(values[0], [reference])
-        return [
-            (t, index, layer, reference)
-            for t, stack in zip(times, values, strict=True)
-            for index, layer in enumerate(stack)
-        ]
-    for name in ("subject", "task"):
-        if getattr(x, name) != getattr(y, name):
-            raise ValueError(
-                f"a curve compares one subject's own layers, but x's {name} is {getattr(x, name)!r} and y's "
-                f"{getattr(y, name)!r}: compare two subjects with similarity_map"
-            )
-    if x.pass_ != y.pass_:
-        raise ValueError(
-            f"x is of a {x.pass_} pass and y of a {y.pass_} one, and a joint pass mixes the modalities: extract both "
-            "in the same way"
-        )
-    check_same_stimuli(x, y)
-    others = _finite(y)
-    if y.timesteps and x.timesteps != y.timesteps:
-        raise ValueError(f"x was swept over timesteps {x.timesteps}, y over {y.timesteps}: extract both in one sweep")
+        others = [[reference]]
+    else:
+        if x.timesteps != y.timesteps and (y.swept if referred else y.timesteps):
+            remedy = "extract both in one sweep" + (", or select one of y with .at(t)" if referred else "")
+            raise ValueError(f"x was swept over timesteps {x.timesteps}, y over {y.timesteps}: {remedy}")
+        others = _finite(y)
     if len(others) != len(values):
         others = others * len(values)
-    in_y = {name: index for index, name in enumerate(y.layers)}
-    matched = [(index, in_y[name]) for index, name in enumerate(x.layers) if name in in_y]
-    if not matched:
-        raise ValueError(f"x and y have no layer in common: {', '.join(x.layers)} and {', '.join(y.layers)}")
+    if referred or not isinstance(y, LayerFeatures):
+        matched = [(index, 0) for index in range(len(x.layers))]
+    else:
+        in_y = {name: index for index, name in enumerate(y.layers)}
+        matched = [(index, in_y[name]) for index, name in enumerate(x.layers) if name in in_y]
+        if not matched:
+            raise ValueError(f"x and y have no layer in common: {', '.join(x.layers)} and {', '.join(y.layers)}")
     return [(t, i, a[i], b[j]) for t, a, b in zip(times, values, others, strict=True) for i, j in matched]
 
 

@@ -119,6 +119,11 @@ def read_curve(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
         Missing columns, no rows, several curves in one frame, or a score that is NaN.
     """
     missing = [name for name in ("layer", "depth", "score", "draws") if name not in curve]
+    if missing == ["draws"]:
+        raise ValueError(
+            "the curve has no draws, which its CSV file leaves out: read the Parquet file of `bridgework align --out`, "
+            "or measure it again with alignment_curve"
+        )
     if missing or curve.empty:
         raise ValueError(f"not an alignment curve ({', '.join(missing) or 'no rows'}): make one with alignment_curve")
     if curve["depth"].duplicated().any():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,6 +173,13 @@ class LayerFeatures:
         held = self.__dict__["values"] if "values" in self.__dict__ else self.__dict__["_reader"]
         return len(held.shape) > 2 + len(axes_of(self.pooling))
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What these are features of, plain JSON: subject, modality, task, pass and timestep (None of a sweep)."""
+        timestep = self.timesteps[0] if len(self.timesteps) == 1 else None
+        described = {"subject": self.subject, "modality": self.modality, "task": self.task, "pass": self.pass_}
+        return described | {"timestep": timestep}
+
     def layer(self, name: str) -> Tensor:
         """Return the values of one layer, and read no other.
 
@@ -199,6 +207,60 @@ class LayerFeatures:
         else:
             values = self.__dict__["_reader"].read(index)
         return values[..., : self.widths[index]] if self.widths else values
+
+    def at_layer(self, layer: str | int | float) -> LayerFeatures:
+        """Return the features of one layer alone, such as the one that `alignment_curve` compares all layers with.
+
+        Parameters
+        ----------
+        layer : str, int or float
+            A name in `layers`, or "last". A whole number is the name of a block, or counts from the end where it is
+            negative. A fraction is a relative depth, 0.0 to 1.0, and takes the layer that is nearest to it.
+
+        Returns
+        -------
+        LayerFeatures
+            Features with that layer alone, values (1, sample, dim), or (timestep, 1, sample, dim) after a sweep. No
+            other layer is read.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer, or the depth lies outside 0 to 1.
+
+        See Also
+        --------
+        layer : Returns the values of one layer without their labels.
+
+        Examples
+        --------
+        >>> text = features["text"]
+        >>> text.at_layer("5"), text.at_layer(5), text.at_layer("last"), text.at_layer(-1), text.at_layer(0.5)
+        """
+        name = self._named(layer)
+        values = self.layer(name).unsqueeze(int(self.swept))
+        index = self.layers.index(name)
+        return replace(
+            self,
+            values=values,
+            layers=(name,),
+            depths=(self.depths[index],),
+            widths=(),
+            counts=None if self.counts is None else self.counts[index : index + 1],
+            cleaned=self.cleaned.at_layer(name) if self.cleaned else None,
+        )
+
+    def _named(self, layer: str | int | float) -> str:
+        """Return the name of the layer that `at_layer` is asked for."""
+        if isinstance(layer, float | np.floating):
+            if not 0 <= layer <= 1:
+                raise ValueError(f"a relative depth lies in 0 to 1, got {layer:g}: a layer's number is a whole number")
+            return self.layers[int(np.argmin([abs(depth - layer) for depth in self.depths]))]
+        if layer == "last" and "last" not in self.layers:
+            return self.layers[-1]
+        if isinstance(layer, int | np.integer) and -len(self.layers) <= layer < 0:
+            return self.layers[layer]
+        return str(layer)
 
     def at(self, timestep: float) -> LayerFeatures:
         """Return the features at one timestep of the sweep.

@@ -16,6 +16,7 @@ from ..files import write_atomically
 from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
+NOISE = 0.05  # p above which a score is no more than unrelated features give
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class BridgePlan:
         The rule that chose the pairs.
     evidence : dict
         What the plan was chosen from, plain JSON: metric, k, samples, and under "y" the timestep, as far as the rule
-        has them; under "stability" how far it depends on the samples, where `choose_bridges` was given draws.
+        has them. Where the map held a null: "peak_p", the p of its best block pair, and "within_null", the bridges
+        whose score is within their own null. Under "stability" how far the plan depends on the samples, where
+        `choose_bridges` was given draws.
     understanding_layers, generation_layers : int
         The number of blocks of the two towers.
     score : float or None
@@ -133,6 +136,18 @@ class BridgePlan:
             return tuple(range(self.understanding_layers))
         return self.taps[0 if len(self.taps) == 1 else number]
 
+    @property
+    def null_sentence(self) -> str:
+        """Whether the map that the plan was chosen from is more than noise, in words; "" where no null was measured."""
+        p = self.evidence.get("peak_p")
+        if p is None:
+            return ""
+        said = f"The best block pair of the map has p = {p:.2g}, among the best of each permutation"
+        if p > NOISE:
+            return f"{said}: no more than unrelated features give, so that the plan is drawn from noise."
+        within = self.evidence.get("within_null", ())
+        return f"{said}. Within the null by themselves: {_listed(within) if within else 'no bridge'}."
+
     def __str__(self) -> str:
         """Return the pairs, what they were chosen by, and how stable that is, as far as it was measured."""
         lines = [f"{_listed(self.pairs)} (understanding - generation block), rule {self.rule}, layout {self.layout}"]
@@ -140,6 +155,7 @@ class BridgePlan:
         known["timestep"] = (self.evidence.get("y") or self.evidence).get("timestep")
         if any(value is not None for value in known.values()):
             lines.append(", ".join(f"{name} {value}" for name, value in known.items() if value is not None))
+        lines += [self.null_sentence] if self.null_sentence else []
         if found := self.evidence.get("stability"):
             lines.append(found["sentence"])
             lines += [f"By {metric} it would be {_listed(pairs)}." for metric, pairs in found["metrics"].items()]

@@ -9,12 +9,12 @@ from functools import cache
 from typing import Any
 
 from ..metrics import DEFAULT_METRIC
-from .bridge_plan import STREAMS, BridgePlan
+from .bridge_plan import NOISE, STREAMS, BridgePlan
 from .fixed_rules import FIXED
 from .layout_table import LAYOUTS
 from .matching import MATCHINGS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
-from .stability import check_stability, measure_stability
+from .stability import check_stability, held_against_null, measure_stability
 
 TIE = 1e-9  # scores that differ by less are the same
 
@@ -104,18 +104,19 @@ def choose_bridges(
     Returns
     -------
     BridgePlan
-        The plan with the largest score, or the fixed plan. With `draws`, `evidence["stability"]` is plain JSON:
-        settled, whether no other plan comes within noise; sentence, which says so; kept, how often each bridge is in
-        the plans of the halves; same_plan, how often all are; plans, the number of different plans; runners_up, up to
-        5 other plans with their pairs, margin (the plan's lead in score), its 95 % interval (low, high), and how often
-        a half chose it, those within noise first; near_best, the cells of the map within noise of its best, which
-        `layer_map` outlines; metrics, the pairs that alignment would choose by other metrics; draws, and the samples, k
-        and block of each half.
+        The plan with the largest score, or the fixed plan. Where the map holds a null (`similarity_map` with
+        permutations), `evidence["peak_p"]` and `evidence["within_null"]` say what is no more than noise. With `draws`,
+        `evidence["stability"]` is plain JSON: settled, whether no other plan comes within noise; sentence, which says
+        so; kept, how often each bridge is in the plans of the halves; same_plan, how often all are; plans, the number
+        of different plans; runners_up, up to 5 other plans with their pairs, margin (the plan's lead in score), its
+        95 % interval (low, high), and how often a half chose it, those within noise first; near_best, the cells of the
+        map within noise of its best, which `layer_map` outlines; metrics, the pairs that alignment would choose by
+        other metrics; draws, and the samples, k and block of each half.
 
     Warns
     -----
     UserWarning
-        With `draws`, if the plan is not settled.
+        With `draws`, if the plan is not settled; with a null in the map, if no block pair is more than noise.
 
     Raises
     ------
@@ -164,13 +165,15 @@ def choose_bridges(
         pairs, _ = best_pairs(gains.values + TIE * gains.ties, wanted)
         value = float(sum(gains.values[pair] for pair in pairs))
         assert evidence is not None
-        summary = evidence_summary(evidence, rule)
+        summary = evidence_summary(evidence, rule) | held_against_null(evidence, pairs)
     else:
         depths = count_layers(evidence, layers)
         wanted = _check(FIXED[rule].default_bridges(*depths) if bridges is None else bridges, depths)
         pairs = FIXED[rule].pairs(*depths, wanted, seed)
         summary |= {"seed": seed} if FIXED[rule].seeded else {}
     plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields)
+    if summary.get("peak_p", 0) > NOISE:
+        warnings.warn(f"{plan.null_sentence} Use more stimuli, or another metric.", stacklevel=2)
     if draws is not None and features is not None and evidence is not None:
         found = measure_stability(plan, evidence, features, draws, seed, block)
         plan = replace(plan, evidence=plan.evidence | {"stability": found})
@@ -283,6 +286,8 @@ class ChoiceOptions:
         A file that `read_evidence` reads, in place of measured evidence.
     draws, block
         As of `choose_bridges`, which is given the features.
+    permutations
+        How many permutations make the null of the layer map, as of `map_null`.
 
     Notes
     -----
@@ -314,6 +319,7 @@ class ChoiceOptions:
     timestep: float | None = field(
         default=None,
         metadata={
+            "flag": "--timesteps",
             "help": "The timestep of the generation features that is read. (default: the only one; it must be given "
             "if the store holds several)",
         },
@@ -336,7 +342,14 @@ class ChoiceOptions:
     )
     block: int = field(
         default=1,
-        metadata={"help": "For --draws: how many consecutive samples stay in one half, such as captions of a picture."},
+        metadata={
+            "help": "For --draws and --permutations: how many consecutive samples stay together, such as captions of a "
+            "picture."
+        },
+    )
+    permutations: int = field(
+        default=200,
+        metadata={"help": "Permutations of the null that the map of the rule alignment is held against; 0 for none."},
     )
     matching: str | None = field(
         default=None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from time import perf_counter
 from typing import Any
 
 import pandas as pd
 
 from ..features.features import Features
+from ..features.layer_features import LayerFeatures
+from ..similarity.nulls import map_null
 from .bridge_plan import BridgePlan
 from .choosing import ChoiceOptions, choose_bridges
 from .layouts import lay_out
@@ -76,11 +79,13 @@ def choose_from_features(
             raise ValueError(f"the rule {rule!r} needs {row.needs}: pass it as --evidence FILE")
         if len(times := generation["image"].timesteps) > 1:
             swept = ", ".join(f"{time:g}" for time in times)
-            raise ValueError(f"the generation features hold the timesteps {swept}: choose one with --timestep")
+            raise ValueError(f"the generation features hold the timesteps {swept}: choose one with --timesteps")
         evidence = row.measure(understanding, generation, options.metric, options.k)
         cost = {"seconds": round(perf_counter() - began, 1)}
         if rule == "alignment":
             evidence.attrs["cost"] = cost
+            if options.permutations and not evidence.attrs.get("scaled"):
+                _add_null(evidence, understanding["text"], generation["image"], options)
     joined: dict[str, Any] = {"stream": options.stream, "rank": options.rank}
     if published:
         heat = evidence if isinstance(evidence, pd.DataFrame) else None
@@ -88,6 +93,16 @@ def choose_from_features(
     joined |= {"layers": layers, "layout": options.layout, "draws": options.draws, "features": features}
     plan = choose_bridges(evidence, rule, options.bridges, options.seed, block=options.block, **joined)
     return plan, plan.evidence.get("cost") or cost
+
+
+def _add_null(heat: Any, x: LayerFeatures, y: LayerFeatures, options: ChoiceOptions) -> None:
+    """Put the null of a layer map into its attrs, or say why it has none."""
+    try:
+        null = map_null(x, y, options.metric, options.k, options.permutations, block=options.block)
+    except ValueError as error:
+        warnings.warn(f"the layer map is not held against a null: {error}", stacklevel=3)
+        return
+    heat.attrs |= null.summary
 
 
 def _features_of_rule(rule: str, understanding: Features, generation: Features) -> tuple[Any, ...]:

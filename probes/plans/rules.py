@@ -213,10 +213,12 @@ def evidence_summary(evidence: Evidence, rule: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        The table's `attrs` or the fields of the divergence. Where a model had to be trained, "cost" is in it, and is
-        None if the cost was not recorded.
+        The table's `attrs`, without the null of each cell, or the fields of the divergence. Where a model had to be
+        trained, "cost" is in it, and is None if the cost was not recorded.
     """
     summary = asdict(evidence) if isinstance(evidence, Divergence) else dict(evidence.attrs)
+    for name in ("null95", "p", "adjusted_p", "peak95", "peak_p"):
+        summary.pop(name, None)
     return ({"cost": None} if RULES[rule].trained else {}) | summary
 
 

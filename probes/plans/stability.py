@@ -23,7 +23,7 @@ from ..similarity.nulls import check_block, map_null
 from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.scoring import similarity_map
 from ..similarity.subsampled_maps import subsampled_maps
-from .bridge_plan import BridgePlan
+from .bridge_plan import NOISE, BridgePlan
 from .layout_table import Pairs
 from .matching import best_pairs, block_values
 from .rules import MAP_DEPTHS, Evidence
@@ -147,6 +147,34 @@ def measure_stability(
         "metrics": others,
     }
     return found | {"sentence": _sentence(found, samples)}
+
+
+def held_against_null(heat: Evidence, pairs: Pairs) -> dict[str, Any]:
+    """Say whether a map and the bridges that were chosen from it are more than unrelated features give.
+
+    Parameters
+    ----------
+    heat : DataFrame
+        The layer map, with the null of `similarity_map(..., permutations=200)` in its attrs.
+    pairs : tuple of (int, int)
+        The bridges.
+
+    Returns
+    -------
+    dict
+        peak_p, the p of the best block pair among the best of each permutation; within_null, the bridges whose own p
+        is above .05. {} where the map has no null.
+    """
+    if not isinstance(heat, pd.DataFrame) or np.shape(heat.attrs.get("adjusted_p")) != heat.shape:
+        return {}
+    tables = [pd.DataFrame(heat.attrs[name], heat.index, heat.columns, dtype=float) for name in ("adjusted_p", "p")]
+    for table in tables:
+        table.attrs = {name: heat.attrs[name] for name in MAP_DEPTHS if name in heat.attrs}
+    adjusted, single = map(block_values, tables)
+    if not np.isfinite(adjusted).any():
+        return {}
+    within = [[u, g] for u, g in pairs if not single[u, g] <= NOISE]
+    return {"peak_p": float(np.nanmin(adjusted)), "within_null": within}
 
 
 def near_best(full: Array, split: Array, half: int, samples: int) -> list[list[int]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..metrics import METRICS
 from ..metrics.metric import Array
+
+HIGH, TOO_HIGH = 0.3, 0.5  # chance above which a score has little room left, and above which it says nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,19 @@ class Null:
         """The p of every score among the permutations' maxima, which is valid for any pair that one picks."""
         return self._p(self.peaks.reshape(-1, *[1] * self.observed.ndim), self.observed)
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a layer map keeps of its null in `attrs`, plain JSON.
+
+        permutations, peak95 and peak_p; null95, p and adjusted_p as nested lists, None where there is no score.
+        """
+        found: dict[str, Any] = {"permutations": len(self.scores), "peak95": self.peak95, "peak_p": self.peak_p}
+        for name, table in (("null95", self.top95), ("p", self.p), ("adjusted_p", self.adjusted_p)):
+            plain = np.asarray(table).astype(object)
+            plain[np.isnan(table)] = None
+            found[name] = plain.tolist()
+        return found
+
     def left_above(self, scores: Array) -> Array:
         """Return what is left of other scores (..., as observed) beyond `top95`: 0 for strangers, 1 at most.
 
@@ -148,6 +166,81 @@ class Moments:
         from scipy.stats import pearson3
 
         return pearson3.sf(self.observed, self.skewness, scale=self.deviation)
+
+
+def chance(metric: str, k: int, samples: int) -> float | None:
+    """Return the score expected of unrelated features, None where it depends on the features.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+
+    Returns
+    -------
+    float or None
+        k / (samples - 1) for mutual_knn, 0 for cka, cka_units and rsa, 1 for information_imbalance.
+    """
+    return METRICS[metric].chance(k, samples)
+
+
+def used_k(metric: str, k: int) -> int | None:
+    """Return k, or None where the metric has no neighbours.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k : int
+        The number of neighbours.
+
+    Returns
+    -------
+    int or None
+        What a layer map or curve reports as k.
+    """
+    return k if METRICS[metric].neighbours else None
+
+
+def warn_of_k(metric: str, k: int, samples: int, most: float = 1.0) -> None:
+    """Warn of a k so large that strangers have many neighbours in common, or raise ValueError.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+    most : float
+        The chance above which the error is raised.
+
+    Raises
+    ------
+    ValueError
+        The chance is higher than `most`. The sentence holds the remedy.
+
+    Warns
+    -----
+    UserWarning
+        The chance is higher than .3.
+    """
+    formula = METRICS[metric]
+    expected = formula.chance(k, samples) if formula.neighbours and not formula.is_distance else None
+    if expected is None or expected <= HIGH:
+        return
+    few = max(formula.least_k, int(HIGH * (samples - 1)))
+    remedy = f"use a k of at most {few}, or more stimuli"
+    said = f"k = {k} of {samples} samples is so large that strangers score {expected:.2f}: {remedy}"
+    if expected > TOO_HIGH:
+        said = (
+            f"k = {k} of {samples} samples is more than half of them, so that any two sets of neighbours have members "
+            f"in common, and strangers score {expected:.2f}: {remedy}"
+        )
+    if expected > most:
+        raise ValueError(said)
+    warnings.warn(said, stacklevel=3)
 
 
 def _scaled(scores: Array, observed: Array) -> Array:

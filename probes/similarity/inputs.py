@@ -173,13 +173,7 @@ def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, li
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
         layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)
-        description: dict[str, Any] = {
-            "subject": stack.subject,
-            "modality": stack.modality,
-            "task": stack.task,
-            "pass": stack.pass_,
-        }
-        description["timestep"] = stack.timesteps[0] if stack.timesteps else None
+        description = stack.origin
         name = what
     else:
         layers = _layers(stack, name)
@@ -188,6 +182,36 @@ def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, li
     if finite:
         check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
     return layers, names, depths, description
+
+
+def swept_times(x: object, y: object) -> tuple[float, ...]:
+    """Return the timesteps that x or y was swept over, () where neither was.
+
+    Parameters
+    ----------
+    x, y : object
+        Two sides of a comparison.
+
+    Returns
+    -------
+    tuple of float
+        The timesteps.
+
+    Raises
+    ------
+    ValueError
+        Both were swept, over different timesteps.
+    """
+    swept = [side.timesteps for side in (x, y) if isinstance(side, LayerFeatures) and side.swept]
+    if len(set(swept)) > 1:
+        raise ValueError(f"x was swept over timesteps {swept[0]}, y over {swept[1]}: select one of each with .at(t)")
+    return swept[0] if swept else ()
+
+
+def at_time(x: Any, y: Any, time: float) -> tuple[Any, Any]:
+    """Return both sides of a comparison at one timestep, of those that were swept."""
+    one, other = (side.at(time) if isinstance(side, LayerFeatures) and side.swept else side for side in (x, y))
+    return one, other
 
 
 def open_layers(features: LayerFeatures) -> Layers:
@@ -301,30 +325,6 @@ def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bo
     ):
         remedy = "use a smaller k or more stimuli" if k != 1 else f"{metric} is not defined for one neighbour"
         raise ValueError(f"k must be an integer from {least} to samples - 1 = {x_samples - 1}, got {k}: {remedy}")
-
-
-def near_all(metric: str, k: int, samples: int) -> str:
-    """Return what to say of a k so large that any two sets of neighbours have members in common, "" of others.
-
-    Parameters
-    ----------
-    metric : str
-        A name of `METRICS`.
-    k, samples : int
-        The numbers of neighbours and samples.
-
-    Returns
-    -------
-    str
-        A sentence with the remedy.
-    """
-    expected = METRICS[metric].chance(k, samples)
-    if not METRICS[metric].neighbours or METRICS[metric].is_distance or expected is None or expected <= 0.5:
-        return ""
-    return (
-        f"k = {k} of {samples} samples is more than half of them, so that any two sets of neighbours have members in "
-        f"common, and strangers score {expected:.2f}: use a k of at most {(samples - 1) // 2}, or more stimuli"
-    )
 
 
 def check_dims(metric: str, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:

@@ -19,7 +19,7 @@ from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..workers.ray_actors import run_on_workers, start_ray
 from ..workers.shared_parts import as_worker, remove_parts
-from .inputs import Stack, check_same_stimuli, check_samples
+from .inputs import Stack, check_same_stimuli, check_samples, swept_times
 from .scoring import similarity_map
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def similarity_map_on_ray(
     """
     if unknown := options.keys() - {"device", "memory", "groups"}:
         raise ValueError(f"{min(unknown)} is no option of a map on a cluster: expected device, memory or groups")
+    if swept_times(x, y):
+        raise ValueError("a map on a cluster is of one timestep, but x or y holds a sweep: select one with .at(t)")
     check_samples(metric, k, _samples(x), _samples(y))
     check_same_stimuli(x, y)
     ray = start_ray("a layer map", workers, num_cpus)

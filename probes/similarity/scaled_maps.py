@@ -60,5 +60,6 @@ def scaled_map(
     null = map_null(x, y, metric, k, permutations, seed, block)
     heat = labelled(null.scaled, x_names, y_names, metric, k, len(xs[0]))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
+    heat.attrs |= null.summary
     heat.attrs |= {"scaled": True, "permutations": permutations, "block": block, "chance": 0.0}
     return heat

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,20 +17,23 @@ from ..metrics.batched_cka import batch_map
 from ..metrics.metric import MEMORY, Array, Metric
 from ..metrics.probe import linear_probe, numbered
 from ..workers.shared_parts import kept_in
+from .calibration import chance, used_k, warn_of_k
 from .inputs import (
     Layers,
     Stack,
+    at_time,
     check_dims,
     check_finite,
     check_metric,
     check_same_stimuli,
     check_samples,
     full_precision,
-    near_all,
     read_pair,
     read_stack,
+    swept_times,
     to_common_dtype,
 )
+from .nulls import map_null
 from .rows import side_of, warn_of_rows
 from .sampled_maps import HEAD, check_tolerance, sampled_scores
 
@@ -134,8 +137,7 @@ def similarity(
     """
     one, other = read_pair(x, y, metric, k)
     warn_of_rows(side_of(x, [one], "x"), side_of(y, [other], "y"))
-    if large := near_all(metric, k, len(one)):
-        warnings.warn(large, stacklevel=2)
+    warn_of_k(metric, k, len(one))
     with full_precision():
         return float(_grouped(metric, groups, len(one)).scores([one], [other], k)[0, 0])
 
@@ -152,7 +154,8 @@ def similarity_map(
     groups: Sequence[Any] | Array | None = None,
     tolerance: float | None = None,
     store: str | os.PathLike[str] | None = None,
-) -> pd.DataFrame:
+    permutations: int = 0,
+) -> Any:
     """Compute the similarity of every layer of x with every layer of y over the same samples.
 
     Parameters
@@ -186,22 +189,26 @@ def similarity_map(
         A folder to write, part by part. A map that was stopped resumes there, and one that is complete is read. Under
         torchrun all ranks must call `similarity_map`, and they share the parts. The scores are those of one process
         with as many threads, bit for bit.
+    permutations : int
+        Permutations of the null that `map_null` adds to `attrs`, such as 200, so that plans and figures say what is no
+        more than noise. A `map_null` of other options, such as blocks, is added by ``heat.attrs |= null.summary``.
 
     Returns
     -------
-    DataFrame
+    DataFrame, or dict of float to DataFrame
         The layer map: x's layers are the index ("understanding layer"), y's layers the columns ("generation layer").
+        After a timestep sweep of x or y it is the map of each timestep, by its timestep.
         `attrs` is plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
         features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
         With a tolerance also tolerance, rows (how many samples were used), and errors, the standard error of each score
-        around the exact one, 0 where all samples were used.
+        around the exact one, 0 where all samples were used. With permutations also those of `Null.summary`.
 
     Raises
     ------
     ValueError, TypeError
-        As `similarity`; a value that is not finite is named with its layer. Also a timestep sweep (select one with
-        ``.at(t)``), features of different stimuli, batches for a metric that needs all samples, and a store that holds
-        another map.
+        As `similarity`, and with permutations as `map_null`; a value that is not finite is named with its layer. Also
+        two sweeps over different timesteps, features of different stimuli, batches for a metric that needs all samples,
+        and a store that holds another map.
     RuntimeError, OSError
         Another rank failed; or the store cannot be written.
 
@@ -214,6 +221,7 @@ def similarity_map(
     Examples
     --------
     >>> similarity_map(understanding["text"], generation["image"], "mutual_knn", k=10)  # (x layer, y layer)
+    >>> similarity_map(understanding["text"], swept["image"])[0.5]  # the map at one timestep of a sweep
     >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")  # batches, xb (layer, sample, dim)
     """
     if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
@@ -221,6 +229,16 @@ def similarity_map(
     if store is not None and (y is None or tolerance is not None):
         raise ValueError("store keeps the parts of a map of all samples of x and y: leave batches, tolerance or it out")
     check_tolerance(metric, tolerance, groups=groups, minibatch=minibatch, batches=y is None)
+    if permutations and (y is None or minibatch or groups is not None):
+        raise ValueError("a null permutes all samples in one process: leave batches and groups, or permutations, out")
+    if times := swept_times(x, y):
+        options: dict[str, Any] = {"device": device, "memory": memory, "groups": groups, "tolerance": tolerance}
+        options |= {"minibatch": minibatch, "permutations": permutations}
+        folders = [None if store is None else Path(store) / f"t{time:g}" for time in times]
+        return {
+            time: similarity_map(*at_time(x, y, time), metric, k, store=folder, **options)
+            for time, folder in zip(times, folders, strict=True)
+        }
     if y is None:
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
@@ -233,8 +251,7 @@ def similarity_map(
     xs, ys = to_common_dtype(xs, ys, device)
     seen = [side if tolerance is None else [layer[:HEAD] for layer in side] for side in (xs, ys)]
     warn_of_rows(side_of(x, seen[0], "x"), side_of(y, seen[1], "y"))
-    if large := near_all(metric, k, len(xs[0])):
-        warnings.warn(large, stacklevel=2)
+    warn_of_k(metric, k, len(xs[0]))
     shape, sampled = (len(xs), len(ys)), None
     with full_precision():
         if tolerance is not None:
@@ -259,6 +276,8 @@ def similarity_map(
         errors = np.zeros(shape) if sampled is None else sampled.errors.reshape(shape)
         rows = len(xs[0]) if sampled is None else sampled.rows
         heat.attrs |= {"tolerance": float(tolerance), "rows": rows, "errors": errors.tolist()}
+    if permutations:
+        heat.attrs |= map_null(x, y, metric, k, permutations, tolerance=tolerance).summary  # type: ignore[arg-type]
     return heat
 
 
@@ -337,39 +356,3 @@ def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str,
     )
     heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
     return heat
-
-
-def chance(metric: str, k: int, samples: int) -> float | None:
-    """Return the score expected of unrelated features, None where it depends on the features.
-
-    Parameters
-    ----------
-    metric : str
-        A name of `METRICS`.
-    k, samples : int
-        The numbers of neighbours and samples.
-
-    Returns
-    -------
-    float or None
-        k / (samples - 1) for mutual_knn, 0 for cka, cka_units and rsa, 1 for information_imbalance.
-    """
-    return METRICS[metric].chance(k, samples)
-
-
-def used_k(metric: str, k: int) -> int | None:
-    """Return k, or None where the metric has no neighbours.
-
-    Parameters
-    ----------
-    metric : str
-        A name of `METRICS`.
-    k : int
-        The number of neighbours.
-
-    Returns
-    -------
-    int or None
-        What a layer map or curve reports as k.
-    """
-    return k if METRICS[metric].neighbours else None

@@ -87,6 +87,21 @@ def test_other_samples_metrics_or_passes_get_their_own_panel(curve, assert_reada
     assert_readable(figure)
 
 
+def test_curves_of_two_models_name_both(curve, assert_readable, words):
+    named = {"modality": "image", "reference": "minilm-l6", "reference_modality": "text"}
+    own, layers = curve("dinov2-s"), [curve("dinov2-s", lift=0.05, reference_layer=n, **named) for n in ("3", "5")]
+    figure = alignment_curves(pd.concat([own, *layers]))
+    titles = [ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes]
+    assert titles[0] == "dinov2-s: understanding"
+    assert titles[1:] == [f"dinov2-s (image) × minilm-l6 (text), layer {n}" for n in ("3", "5")]
+    assert_readable(figure)
+    control = layers[1].assign(control="random weights", score=0.02)
+    drawn = alignment_curves(pd.concat([layers[1], control]))
+    assert "control: random weights" in words(drawn)
+    with pytest.raises(ValueError, match=r"no curve to control for: .*reference_layer 5"):
+        alignment_curves(pd.concat([layers[0], control]))
+
+
 def test_long_names_stay_inside(curve, assert_readable):
     assert_readable(alignment_curves(curve("some-organisation/Some-Vision-Language-Model-3B-Instruct")))
 

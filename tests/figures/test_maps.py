@@ -122,3 +122,39 @@ def test_colours_span_the_blocks_and_not_the_embeddings(make_heat):
     assert figure.axes[0].collections[0].get_clim() == (blocks.min(), blocks.max())
     assert figure.axes[1]._colorbar.extend == "both"
     assert layer_map(make_heat(embeddings=False)).axes[1]._colorbar.extend == "neither"
+
+
+def test_cells_within_the_null_are_dotted(make_heat, make_plan, assert_readable, words):
+    heat = make_heat()
+    p = np.full(heat.shape, 0.01)
+    p[3, 4], p[5, 6], p[0, 0] = 0.2, 0.06, np.nan
+    heat.attrs |= {"p": p.tolist(), "peak_p": 0.01}
+    figure = layer_map(heat, make_plan())
+    (dots,) = [c for c in figure.axes[0].collections if c.get_label() == "within the null"]
+    assert {tuple(place) for place in dots.get_offsets().tolist()} == {(4.5, 3.5), (6.5, 5.5)}
+    assert "dotted: within the null; p of the best cell 0.01" in words(figure)
+    assert_readable(figure)
+    assert "dotted" not in words(layer_map(heat.drop(index="embeddings")))  # the null is of another table
+
+
+def test_maps_of_a_sweep_are_drawn_in_the_same_colours(make_heat, make_plan, assert_readable, words):
+    heats = {t: make_heat(6, 8, y={"subject": "my-dit", "timestep": t}) * (1 + t) for t in (0.2, 0.5, 0.8)}
+    for heat in heats.values():
+        heat.attrs |= {"p": np.full(heat.shape, 0.5).tolist(), "peak_p": 0.3}
+    plan = make_plan([(4, 5)], 6, 8)
+    plan.evidence = {"y": {"timestep": 0.5}}
+    figure = layer_map(heats, plan)
+    maps = figure.axes[:3]
+    assert [ax.get_title(loc="left") for ax in maps] == ["t = 0.2", "t = 0.5", "t = 0.8"]
+    assert len({ax.collections[0].get_clim() for ax in maps}) == 1
+    for ax, heat in zip(maps, heats.values(), strict=True):
+        assert np.array_equal(np.asarray(ax.collections[0].get_array()).reshape(heat.shape), heat.to_numpy())
+    assert [sum(c.get_label() == "bridges" for c in ax.collections) for ax in maps] == [0, 1, 0]
+    for part in ("1 bridge by rule", "k = 10", "my-dit", "p of the best cell 0.3", "similarity (mutual_knn)"):
+        assert part in words(figure)
+    assert_readable(figure)
+    assert_readable(layer_map({0.2: make_heat(3, 3), 0.5: make_heat(3, 3)}, make_plan([(0, 0), (1, 1)], 3, 3)))
+    with pytest.raises(ValueError, match="unlike layers, metrics, k or N: draw them one by one"):
+        layer_map(heats | {0.9: make_heat(6, 8, samples=64)})
+    with pytest.raises(ValueError, match="no maps"):
+        layer_map({})

@@ -21,7 +21,10 @@ from bridgework.probes.similarity.intervals import curve_draws
 from bridgework.probes.similarity.scoring import similarity
 
 UNIFORK = pd.read_csv(Path(__file__).parents[2] / "data" / "unifork_curves.csv")
-COLUMNS = "subject task pass timestep pooling layer depth metric k samples score low high chance null_mean null95 p"
+COLUMNS = (
+    "subject modality task pass timestep pooling layer depth reference reference_modality reference_layer metric k "
+    "samples score low high chance null_mean null95 p"
+)
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -147,6 +150,40 @@ def test_fixed_reference():
     curve = alignment_curve(image, text.values[2], permutations=5)
     wanted = [similarity(layer, text.values[2], "mutual_knn") for layer in image.values]
     assert curve["score"].tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.usefixtures("few_splits")
+def test_one_layer_of_another_model_is_compared_with_every_layer():
+    image, text = two_modalities([0, 1, 3])
+    other = replace(text, subject="other", layers=("embeddings", "0", "12"))
+    curve = alignment_curve(image, other.at_layer("last"), permutations=19)
+    plain = alignment_curve(image, text.values[2], samples=text.samples, permutations=19)
+    assert curve["score"].tolist() == plain["score"].tolist()
+    assert curve["layer"].tolist() == list(image.layers)
+    named = curve[["subject", "modality", "reference", "reference_modality", "reference_layer"]].drop_duplicates()
+    assert named.to_numpy().tolist() == [["expert", "image", "other", "text", "12"]]
+    assert (curve.attrs["x"]["subject"], curve.attrs["y"]["subject"]) == ("expert", "other")
+    assert plain["reference"].isna().all() and plain.attrs["y"] == {}
+    swept = features(np.stack([image.values.numpy()] * 2), "image")
+    both = alignment_curve(swept, other.at_layer("12"), permutations=5)
+    assert both["timestep"].tolist() == [0.2] * 3 + [0.5] * 3
+    noisy = features(np.stack([text.values.numpy()] * 2), "text", subject="other")
+    with pytest.raises(ValueError, match=r"y over \(0.2, 0.5\): .* select one of y with .at\(t\)"):
+        alignment_curve(image, noisy.at_layer("last"))
+    assert alignment_curve(image, noisy.at(0.5).at_layer("last"), permutations=5).attrs["y"]["timestep"] == 0.5
+
+
+def test_a_reference_of_other_stimuli_is_refused():
+    image, text = two_modalities([0, 1, 3])
+    other = replace(text, subject="other")
+    strangers = replace(other, samples=tuple(f"t{i}" for i in range(60)))
+    with pytest.raises(ValueError, match="different stimuli: sample 0 is 's0' in 'expert' but 't0' in 'other'"):
+        alignment_curve(image, strangers.at_layer("last"))
+    seen, shown = ({sample: f"{i}{side:x<15} {i}{side:y<15}" for i, sample in enumerate(text.samples)} for side in "ab")
+    with pytest.raises(ValueError, match="'s0' has another image and another text in 'expert' than in 'other'"):
+        alignment_curve(replace(image, digests=seen), replace(other, digests=shown).at_layer("last"))
+    with pytest.raises(ValueError, match="x has 60 samples, y has 50"):
+        alignment_curve(image, features(text.values[:, :50], "text", subject="other").at_layer("last"))
 
 
 @pytest.mark.usefixtures("few_splits")
@@ -276,9 +313,9 @@ def test_bad_input_is_named():
     for bad, message in [
         (
             lambda: alignment_curve(image, features(text.values, "text", subject="b")),
-            "'expert' and y's 'b'.*similarity_map",
+            r"'b' \(understanding, text\).*y.at_layer\('last'\), .*similarity_map. y has embeddings, 0, 1",
         ),
-        (lambda: alignment_curve(image, features(text.values, "text", task="generation")), "x's task is"),
+        (lambda: alignment_curve(image, features(text.values, "text", task="generation")), r"'expert' \(generation, "),
         (
             lambda: alignment_curve(image, features(text.values, "text", pass_="joint")),
             "separate pass and y of a joint",
@@ -291,7 +328,7 @@ def test_bad_input_is_named():
         (lambda: alignment_curve(image, text, permutations=0), "permutations must be at least 1"),
         (lambda: alignment_curve(image, text.values), r"\(sample, dim\) reference, got shape \(3, 60, 6\)"),
         (lambda: alignment_curve(image, text.values[0, :50]), "x has 60 samples, y has 50"),
-        (lambda: rises(curve.drop(columns="draws")), "not an alignment curve .draws."),
+        (lambda: rises(curve.drop(columns="draws")), "the curve has no draws, which its CSV file leaves out"),
         (lambda: rises(curve.iloc[:0]), "no rows"),
         (lambda: divergence(curve, curve.assign(pairing="two")), "differ in pairing .one and two."),
         (lambda: divergence(curve, curve.assign(k=5)), "differ in k"),

@@ -86,6 +86,25 @@ def test_one_layer_in_its_own_width():
         uneven.layer("7")
 
 
+def test_one_layer_with_its_labels():
+    values = torch.arange(60.0).reshape(3, 4, 5)
+    uneven = layer_features(values=values, widths=(2, 5, 3), digests={"a": "1 2"})
+    for asked in ("0", 0, -2, 0.5, 0.6):
+        one = uneven.at_layer(asked)
+        assert (one.layers, one.depths, one.samples, one.digests) == (("0",), (0.5,), uneven.samples, {"a": "1 2"})
+        assert torch.equal(one.values, values[1:2])
+    last = uneven.at_layer("last")
+    assert (last.layers, tuple(last.values.shape)) == (("1",), (1, 4, 3))
+    assert torch.equal(last.layer("1"), uneven.layer("1"))
+    assert layer_features(timesteps=(0.2, 0.8)).at_layer(0).values.shape == (2, 1, 4, 5)
+    with pytest.raises(ValueError, match="no layer '7' of 'expert': there are embeddings, 0, 1"):
+        uneven.at_layer(7)
+    with pytest.raises(ValueError, match="no layer '-4'"):
+        uneven.at_layer(-4)
+    with pytest.raises(ValueError, match="a relative depth lies in 0 to 1, got 7: a layer's number is a whole number"):
+        uneven.at_layer(7.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_labels(dtype):
     part = layer_features(values=torch.zeros(3, 4, 2, 2, 5, dtype=dtype), pooling="grid:2 + special + cleaned")

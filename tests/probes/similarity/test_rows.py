@@ -167,10 +167,10 @@ def test_one_caption_for_all_is_refused():
 def test_too_many_neighbours():
     g = np.random.default_rng(0)
     x, y = g.standard_normal((2, 30, 6))
-    with pytest.warns(
-        UserWarning, match=r"k = 20 of 30 samples is more than half .* score 0.69: use a k of at most 14"
-    ):
+    with pytest.warns(UserWarning, match=r"k = 20 of 30 samples is more than half .* score 0.69: use a k of at most 8"):
         similarity(x, y, "mutual_knn", 20)
+    with pytest.warns(UserWarning, match=r"k = 10 of 30 samples is so large that strangers score 0.34: use a k of at"):
+        alignment_curve(features(x[None]), features(y[None], "text"), k=10, permutations=5)
     with pytest.raises(ValueError, match="k = 15 of 30 samples is more than half of them"):
         alignment_curve(features(x[None]), features(y[None], "text"), k=15)
     with pytest.raises(ValueError, match=r"k must be an integer from 2 to .* got 1: cknna is not defined for one"):
