@@ -46,7 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	mkdir -p $(VENV) && touch $(UNFINISHED)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch setuptools
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,weights,datasets,stimuli,tensorboard]'
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,weights,datasets,stimuli,tensorboard,explorer]'
 	$(BIN)/python -m pip check
 	mv $(UNFINISHED) $@
 

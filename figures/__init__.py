@@ -1,4 +1,4 @@
-"""Draw labelled results as matplotlib figures. Nothing here measures, and nothing here calls `plt.show`."""
+"""Draw labelled results as matplotlib figures. Nothing here calls `plt.show`, and only the explorer measures."""
 
 import lazy_loader
 

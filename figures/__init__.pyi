@@ -1,6 +1,8 @@
 from .alignment import alignment_curves as alignment_curves
 from .alignment import before_after as before_after
 from .evidence import causal_evidence as causal_evidence
+from .explorer.map_explorer import Explorer as Explorer
+from .explorer.map_explorer import explorer as explorer
 from .gallery import Entry as Entry
 from .gallery import write_gallery as write_gallery
 from .gap import gap_closed as gap_closed

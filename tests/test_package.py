@@ -79,6 +79,8 @@ def test_wheel_holds_weights_their_configs_style_and_licences(names):
     assert any(name.endswith(".safetensors") for name in checkpoints)
     assert any(name.endswith("config.json") for name in checkpoints)
     assert {"bridgework/figures/style.mplstyle", "bridgework/figures/gallery.html"} <= names
+    parts = [file for file in (ROOT / "figures" / "explorer").iterdir() if file.suffix in (".js", ".css", ".html")]
+    assert {f"bridgework/figures/explorer/{file.name}" for file in parts} <= names and parts
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/stimuli/noto/")]
     assert any("licen" in name or "ofl" in name for name in noto)

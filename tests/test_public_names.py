@@ -70,6 +70,7 @@ FACES = {
     "bridgework.figures": {
         "alignment": "alignment_curves before_after",
         "evidence": "causal_evidence",
+        "explorer.map_explorer": "Explorer explorer",
         "gallery": "Entry write_gallery",
         "gap": "gap_closed",
         "layout_bars": "layouts_compared",

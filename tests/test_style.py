@@ -17,7 +17,23 @@ PACKAGES = ("probes", "models", "figures", "studies")
 CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
 FOLDERS = (*CODE, "docs", "findings", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
-TEXT = {".py", ".pyi", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".csv", ".json", ".jsonl", ".mplstyle", ".html", ".sh"}
+TEXT = {
+    ".py",
+    ".pyi",
+    ".ipynb",
+    ".md",
+    ".txt",
+    ".toml",
+    ".cfg",
+    ".csv",
+    ".json",
+    ".jsonl",
+    ".mplstyle",
+    ".html",
+    ".js",
+    ".css",
+    ".sh",
+}
 NAMES = {"Makefile", "LICENSE", ".gitignore", "run"}
 
 NOTEBOOK_BYTES = 500_000

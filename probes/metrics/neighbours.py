@@ -66,6 +66,25 @@ def prepare(x: Tensor, k: int) -> Neighbours | None:
     return None if one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
 
 
+def rank_neighbours(x: Tensor, count: int) -> Array | None:
+    """Rank the nearest samples of every sample by cosine: the first k of each are its neighbours in `mutual_knn`.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features (sample, dim), float32 or float64.
+    count : int
+        How many are ranked.
+
+    Returns
+    -------
+    Array or None
+        Indices (sample, count), nearest first, ties by index; None where all samples point the same way.
+    """
+    unit = unit_rows(x)
+    return None if one_way(unit) else nearest(unit, count, single=False, ordered=True)[0]
+
+
 def one_way(unit: Tensor) -> bool:
     """Return whether all unit rows are the same up to rounding.
 

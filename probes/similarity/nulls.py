@@ -285,7 +285,7 @@ def _scores(
         found = formula.turned(one, other, circle)
         return found[0], found[places]
     a, b = [formula.prepare(layer, k) for layer in xs], [formula.prepare(layer, k) for layer in ys]
-    orders = _orders(samples, permutations, seed, block)
+    orders = draw_orders(samples, permutations, seed, block)
     return formula.compare(a, b, k), formula.permuted(a, b, k, orders)
 
 
@@ -295,9 +295,27 @@ def _turns(samples: int, permutations: int, seed: int) -> tuple[Array, Array]:
     return rng.permutation(samples), 1 + rng.choice(samples - 1, permutations, replace=False)
 
 
-def _orders(samples: int, permutations: int, seed: int, block: int = 1) -> Array:
-    """Draw permutations (permutation, sample), of whole blocks where they are longer than one sample.
+def draw_orders(samples: int, permutations: int, seed: int = 0, block: int = 1) -> Array:
+    """Draw the permutations of a null, of whole blocks where they are longer than one sample.
 
+    Parameters
+    ----------
+    samples : int
+        The number of samples.
+    permutations : int
+        How many permutations.
+    seed : int
+        Their seed.
+    block : int
+        How many consecutive samples move together.
+
+    Returns
+    -------
+    Array
+        Permutations (permutation, sample): which sample takes the place of each.
+
+    Notes
+    -----
     Blocks are not shuffled one by one, which would tear every block of a series from its neighbours, where the series
     itself has no seam: neighbours in time are near each other in any two towers, and p would be too small. The circle
     of blocks is cut at three places, the pieces are put together in another order, and turned until no block stands

@@ -1,0 +1,121 @@
+"""Drive a headless Chromium by its own protocol: open a page, run JavaScript in it, move the mouse, press keys."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-port=0",
+]
+
+
+def find_chromium() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Chromium:
+    """One browser with one page; `errors` collects what the page threw, or logged as an error."""
+
+    def __init__(self, width: int = 1120, height: int = 1240) -> None:
+        import websocket
+
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        program = find_chromium()
+        assert program
+        flags = [*FLAGS, f"--user-data-dir={self.profile.name}", f"--window-size={width},{height}", "about:blank"]
+        self.process = subprocess.Popen([program, *flags], stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr
+        lines = (re.search(r"ws://\S+", line) for line in self.process.stderr)
+        address = next(found.group() for found in lines if found)
+        self.socket = websocket.create_connection(address, timeout=120, suppress_origin=True)
+        self.number, self.session, self.errors = 0, None, []
+        (page,) = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
+        self.session = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.ask(f"{domain}.enable")
+        self.ask("Performance.enable", timeDomain="threadTicks")  # other programs on the machine do not count
+
+    def __enter__(self) -> Chromium:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(30)
+        assert self.process.stderr
+        self.process.stderr.close()
+        self.profile.cleanup()
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        while True:
+            answer = json.loads(self.socket.recv())
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer["error"]
+                return answer["result"]
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(answer["params"]["exceptionDetails"])
+            if answer.get("method") == "Log.entryAdded" and answer["params"]["entry"]["level"] == "error":
+                self.errors.append(answer["params"]["entry"])
+
+    def open(self, address: str) -> None:
+        self.ask("Page.navigate", url=address)
+        self.run("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+
+    def run(self, expression: str) -> Any:
+        """Return the value of an expression, of a promise when it is kept."""
+        found = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression is true."""
+        wait = f"const done = () => ({expression}) ? kept() : performance.now() > end ? lost('never: ' + "
+        wait += f"{json.dumps(expression)}) : setTimeout(done, 20); done()"
+        self.run(f"new Promise((kept, lost) => {{ const end = performance.now() + {1000 * seconds}; {wait} }})")
+
+    def mouse(self, kind: str, x: float, y: float, clicks: int = 1) -> None:
+        held = {"mousePressed": 1, "mouseMoved": 0, "mouseReleased": 0}[kind]
+        button = "none" if kind == "mouseMoved" else "left"
+        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=held, clickCount=clicks)
+
+    def click(self, x: float, y: float) -> None:
+        self.mouse("mouseMoved", x, y)
+        self.mouse("mousePressed", x, y)
+        self.mouse("mouseReleased", x, y)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.mouse("mouseMoved", *start)
+        self.mouse("mousePressed", *start)
+        for share in (0.5, 1):
+            self.mouse("mouseMoved", *(a + share * (b - a) for a, b in zip(start, end)))
+        self.mouse("mouseReleased", *end)
+
+    def press(self, key: str, shift: bool = False) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8 if shift else 0)
+
+    def busy(self) -> float:
+        """Return the seconds of a processor that the page has taken, since it was opened."""
+        return {m["name"]: m["value"] for m in self.ask("Performance.getMetrics")["metrics"]}["TaskDuration"]
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
