@@ -102,12 +102,13 @@ def align(
     curve = alignment_curve(x, y, metric, k, block=block, tolerance=tolerance)
     shown = ["timestep"] * bool(x.timesteps) + ["layer", "depth", "score", "low", "high", "chance", "null95", "p"]
     print(curve[shown].to_string(index=False, float_format="{:.3f}".format))
-    best = curve.loc[curve["score"].idxmin() if METRICS[metric].is_distance else curve["score"].idxmax()]
-    time = "" if pd.isna(best["timestep"]) else f" at t = {best['timestep']:g}"
-    print(
-        f"best: {best['score']:.3f} in layer {best['layer']}{time}; the best of unrelated features reaches "
-        f"{curve.attrs['peak95']:.3f} in 5 of 100 cases (p = {curve.attrs['peak_p']:.2g})"
-    )
+    if curve["score"].notna().any():
+        best = curve.loc[curve["score"].idxmin() if METRICS[metric].is_distance else curve["score"].idxmax()]
+        when = "" if pd.isna(best["timestep"]) else f" at t = {best['timestep']:g}"
+        print(
+            f"best: {best['score']:.3f} in layer {best['layer']}{when}; the best of unrelated features reaches "
+            f"{curve.attrs['peak95']:.3f} in 5 of 100 cases (p = {curve.attrs['peak_p']:.2g})"
+        )
     whom = f"{x.subject} ({x.modality})" + (f" x {y.subject} ({y.modality}), layer {y.layers[0]}" if text else "")
     wrote = "" if out is None else f"{out}: "
     print(f"{wrote}{metric} of {len(x.samples)} stimuli, {whom}")
@@ -116,7 +117,7 @@ def align(
     if out is not None and out.suffix == ".parquet":
         write_parquet(out, curve)
     elif out is not None:
-        write_csv(out, curve.drop(columns="draws"))
+        write_csv(out, curve)
 
 
 def map_layers(

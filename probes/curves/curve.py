@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ..features.features import Features
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
@@ -30,6 +31,7 @@ from ..similarity.intervals import SPLITS, curve_draws, interval
 from ..similarity.nulls import check_block, curve_null
 from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.sampled_maps import Sampled, check_tolerance, draws_around, sampled_scores
+from .curve_table import CurveTable
 
 
 def alignment_curve(
@@ -108,7 +110,8 @@ def alignment_curve(
     Notes
     -----
     The intervals come from `similarity.intervals.curve_draws`. `divergence` and the shape tests take theirs from the
-    column draws. Its lists survive slicing, concat, Parquet and CSV; drop the column to print.
+    column draws. Its lists survive slicing, concat and Parquet; CSV and HTML leave them out, unless ``columns=`` asks
+    for them.
 
     Examples
     --------
@@ -116,8 +119,10 @@ def alignment_curve(
     >>> curve = alignment_curve(features["image"], features["text"])
     >>> curve = alignment_curve(dino["image"], minilm["text"].at_layer("last"))  # two models on the same stimuli
     """
-    if not isinstance(x, LayerFeatures):
-        raise TypeError(f"x must be LayerFeatures, as extract returns them, got {type(x).__name__}")
+    for name, side in (("x", x), ("y", y)):
+        if isinstance(side, Features) or (name == "x" and not isinstance(side, LayerFeatures)):
+            kind = type(side).__name__
+            raise TypeError(f"{name} must be LayerFeatures of one modality, such as features['image'], got {kind}")
     check_tolerance(metric, tolerance, block=block)
     _check_reference(x, y, samples)
     referred = _is_reference(x, y)
@@ -142,7 +147,7 @@ def alignment_curve(
     drawn = [x.samples, seed] if found is None else [x.samples, seed, metric, used]
     paired = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
     layers = [layer for _, layer, _, _ in rows]
-    curve = pd.DataFrame(
+    curve = CurveTable(
         {
             "subject": x.subject,
             "modality": x.modality,

@@ -16,6 +16,7 @@ from bridgework.probes.curves import curve as curves
 from bridgework.probes.curves.curve import alignment_curve
 from bridgework.probes.curves.divergence_depth import divergence
 from bridgework.probes.curves.shapes import rises, rises_then_falls
+from bridgework.probes.features.features import Features
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.similarity.intervals import curve_draws
 from bridgework.probes.similarity.scoring import similarity
@@ -205,7 +206,7 @@ def test_curve_survives_files_slicing_and_concat(tmp_path):
     both = pd.concat([curve, curve.assign(subject="other")])
     for copy in (
         pd.read_parquet(tmp_path / "curve.parquet"),
-        pd.read_csv(io.StringIO(curve.to_csv(index=False))),
+        pd.read_csv(io.StringIO(curve.to_csv(index=False, columns=list(curve)))),
         both[both["subject"] == "other"],
         curve.iloc[::-1],
     ):
@@ -213,6 +214,20 @@ def test_curve_survives_files_slicing_and_concat(tmp_path):
         assert found.holds
         assert found.intervals["spearman"] == pytest.approx(wanted.intervals["spearman"])
         assert divergence(curve, copy.assign(subject="expert")).kind == "split"
+
+
+def test_csv_and_html_leave_the_draws_out():
+    image, text = two_modalities([0, 0.5, 1])
+    curve = alignment_curve(image, text, permutations=9)
+    part = pd.concat([curve, curve.assign(subject="other")]).iloc[2:]
+    for table in (curve, part):
+        assert "draws" in table
+        for written in (table.to_csv(), table.to_html(), table._repr_html_()):
+            assert "draws" not in written and "null95" in written
+    assert len(curve.to_csv(index=False)) < 400 * len(curve)
+    assert "draws" not in curve.drop(columns="draws").to_csv()
+    with pytest.raises(ValueError, match="the curve has no draws, which its CSV file leaves out"):
+        rises(pd.read_csv(io.StringIO(curve.to_csv(index=False))))
 
 
 def test_published_shapes():
@@ -342,5 +357,7 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(ValueError, match=message):
             bad()
-    with pytest.raises(TypeError, match="x must be LayerFeatures"):
+    with pytest.raises(TypeError, match=r"x must be LayerFeatures of one modality, .*, got Tensor"):
         alignment_curve(image.values, text)
+    with pytest.raises(TypeError, match=r"y must be LayerFeatures of one modality, .*, got Features"):
+        alignment_curve(image, Features({"text": text}))
