@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ..probes.plans.bridge_plan import NOISE
-from .style import heading, measured, styled
+from .style import NOISE, heading, measured, styled
 
 if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan

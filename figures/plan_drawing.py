@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from ..probes.plans.bridge_plan import NOISE
 from ..probes.plans.layout_table import LAYOUTS
 from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, draw_arrow, draw_block, point_along, rounded_box
-from .style import QUIET, TRAINED, heading, styled
+from .style import NOISE, QUIET, TRAINED, heading, styled
 
 if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan

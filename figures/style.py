@@ -16,6 +16,7 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 # From seaborn's "colorblind" palette: told apart under the common colour-vision deficiencies, in grey too.
 TASK_COLOUR = {"understanding": "#0173b2", "generation": "#de8f05"}
 TRAINED, YES, NO, QUIET = "#029e73", "#0173b2", "#d55e00", "#6b6b6b"
+NOISE = 0.05  # p above which a score is marked as no more than unrelated features give
 
 Arguments = ParamSpec("Arguments")
 

@@ -11,12 +11,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..style import heading, measured, need, styled
+from ..style import NOISE, heading, measured, need, styled
 
 COLUMNS = ("subject", "modality", "layer", "reference", "reference_modality", "reference_layer", "metric", "k")
 COLUMNS += ("samples", "score", "chance", "p")
 INCHES = 1.05  # the side of a cell
-LIMIT = 0.05  # of p: a score above it is hatched
 
 
 @styled
@@ -79,7 +78,7 @@ def model_matrix(table: pd.DataFrame) -> Figure:
         layers = (one.layer, one.reference_layer) if not both else (one.reference_layer, one.layer)
         ax.text(column + 0.5, row + 0.47, f"{one.score:.3f}", va="bottom", fontweight="bold", **text)
         ax.text(column + 0.5, row + 0.55, " × ".join(map(_short, layers)), va="top", fontsize=8, **text)
-        if one.p > LIMIT:
+        if one.p > NOISE:
             edge = {"fill": False, "hatch": "///", "edgecolor": text["color"], "lw": 0, "alpha": 0.5}
             ax.add_patch(Rectangle((column, row), 1, 1, gid="chance", **edge))
             ax.text(column + 0.5, row + 0.92, f"p = {one.p:.2g}", va="bottom", fontsize=8, **text)
@@ -87,7 +86,7 @@ def model_matrix(table: pd.DataFrame) -> Figure:
     most = table["compared"].max() if "compared" in table else 1
     numbers = measured(first.metric, first.k, first.samples, first.chance)
     chosen = "best pair of layers (column × row)" if most > 1 else "stated layers (column × row)"
-    heading(ax, "every pair of models", f"{numbers}\n{chosen}; hatched: p above {LIMIT:g}")
+    heading(ax, "every pair of models", f"{numbers}\n{chosen}; hatched: p above {NOISE:g}")
     return figure
 
 
