@@ -239,5 +239,5 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = HASH.sub(lambda found: found[0][:12], json.dumps(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
