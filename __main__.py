@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,13 @@ EXPERTS = (
 )
 PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder, table or archive"
 PLANNED = "a published expert, one of ours, or a folder with a config.json"
+WEIGHTS = {  # how the weights of an expert are read, as `open_expert` takes it
+    "--expert-dtype": {"help": "The format of the weights: fp32, bf16, fp16 or auto. (default: fp32)"},
+    "--device-map": {"help": "Where the weights lie, such as auto over all GPUs. (default: one device)"},
+    "--quantization": {
+        "help": "How the weights are quantised, by a name of transformers such as bitsandbytes_4bit. (default: not)"
+    },
+}
 
 COMMANDS = {
     "demo": Command(
@@ -34,6 +42,7 @@ COMMANDS = {
             "--text-column": {"help": "The column of captions. (default: found by its name)"},
             "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},
             "--captions": {"help": "What becomes of an image with several: first keeps the first. (default: an error)"},
+            **WEIGHTS,
             "--random-weights": {"help": "Probe the expert's twin with random weights.", "action": "store_true"},
             "--front": {
                 "help": "The token in front of a language model's texts. (default: measured; the first that makes no "
@@ -42,6 +51,24 @@ COMMANDS = {
         },
         "probes.extraction.options:ExtractionOptions",
         without=("tokens", "store"),
+    ),
+    "check": Command(
+        "Check that a model is read rightly: passes, tokens, batches, padding, hooks; exit status 1 if not.",
+        "bridgework check scenes-dit",
+        commands.check,
+        {
+            "model": {"help": f"The model: {EXPERTS}."},
+            "stimuli": {"help": f"What it is shown: {PICTURES}. (default: noto)", "nargs": "?", "default": "noto"},
+            "--timesteps": {
+                "help": "The noise levels of generation.",
+                "type": float,
+                "nargs": "+",
+                "default": (0.5,),
+                "metavar": "T",
+            },
+            "--device": {"help": "The device that the model runs on, such as cpu or cuda:1.", "default": "auto"},
+            **WEIGHTS,
+        },
     ),
     "align": Command(
         "Print the alignment curve of one feature store's image and text, or of two stores, beside its null.",
@@ -179,6 +206,11 @@ COMMANDS = {
         commands.fetch,
         {"what": {"help": "What to download: weights, pictures.", "choices": ("weights", "pictures"), "nargs": "+"}},
     ),
+    "doctor": Command(
+        "Say what is installed: versions, devices, weights and pictures; exit status 1 where something is wrong.",
+        "bridgework doctor",
+        commands.doctor,
+    ),
     "reproduce": Command(
         "Run the studies whose results are committed, in hours, and write every file of studies/results.",
         "bridgework reproduce layouts",
@@ -203,6 +235,8 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error is one line on stderr and exit status 1, an interruption exit status 130."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by transformers: bars of weights fill a log
     try:
         about = "Measure where two experts align, layer by layer, and bridge them there."
         run, given = parse(COMMANDS, sys.argv[1:] if arguments is None else arguments, about=about)

@@ -39,6 +39,9 @@ def extract(
     text_column: str | None = None,
     root: Path | None = None,
     captions: str | None = None,
+    expert_dtype: str | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
     **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
@@ -57,9 +60,8 @@ def extract(
     else:
         shown = load_stimuli(stimuli, limit, **given)
     began = time.perf_counter()
-    found = extract_with(
-        open_expert(expert, random_weights, front=front), shown, ExtractionOptions(store=out, **options)
-    )
+    loaded = {"front": front, "dtype": expert_dtype, "device_map": device_map, "quantization": quantization}
+    found = extract_with(open_expert(expert, random_weights, **loaded), shown, ExtractionOptions(store=out, **options))
     if _is_first():
         parts = ", ".join(f"{len(part.layers)} layers of {name}" for name, part in found.items())
         print(f"{out}: {parts}, over {len(shown)} stimuli of {shown.name!r}, in {time.perf_counter() - began:.0f} s")
@@ -120,6 +122,43 @@ def align(
         write_csv(out, curve)
 
 
+def check(
+    model: str,
+    stimuli: str,
+    timesteps: list[float],
+    device: str,
+    expert_dtype: str | None,
+    device_map: str | None,
+    quantization: str | None,
+) -> None:
+    """Print what is right and wrong with a model; exit status 1 where something is wrong."""
+    from .models.experts.opening import open_expert
+    from .probes.checks.model_checks import AMONG, FAILS, check_model
+    from .probes.stimuli.sources import load_stimuli
+
+    subject = open_expert(model, dtype=expert_dtype, device_map=device_map, quantization=quantization)
+    table = check_model(subject, load_stimuli(stimuli, AMONG), timesteps=timesteps, device=device)
+    for row in table.itertuples():
+        print(f"{row.verdict:<8} {row.check:<14} {f'{row.shown}: ' if row.shown else ''}{row.found}")
+        if row.remedy:
+            print(f"{'':<23} remedy: {row.remedy}")
+    print("\nNo check can know:", *table.attrs["not_checked"], sep="\n- ")
+    wrong = table[table["verdict"] == FAILS]["check"].unique()
+    if len(wrong):
+        raise SystemExit(f"bridgework: {model} fails {', '.join(wrong)}")
+
+
+def doctor() -> None:
+    """Print what is installed and what is missing; exit status 1 where something is wrong."""
+    from .installation import WRONG, describe_installation
+
+    table = describe_installation()
+    for row in table.itertuples():
+        print(f"{row.verdict:<7} {row.part:<22} {row.found}{f': {row.remedy}' if row.remedy else ''}")
+    if wrong := list(table.loc[table["verdict"] == WRONG, "part"]):
+        raise SystemExit(f"bridgework: wrong: {', '.join(wrong)}")
+
+
 def map_layers(
     understanding: Path,
     generation: Path,
@@ -151,6 +190,7 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
     """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
     from .probes.features.features import Features
     from .probes.plans.choosing import ChoiceOptions
+    from .probes.plans.fixed_rules import FIXED
     from .probes.plans.measured_evidence import choose_from_features
     from .probes.plans.rules import RULES
 
@@ -161,6 +201,8 @@ def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> 
     if plan.rule in RULES:
         amounts = ", ".join(f"{amount} {unit}" for unit, amount in cost.items()) or "not recorded"
         print(f"the rule {plan.rule} read {RULES[plan.rule].needs}; its cost: {amounts}")
+    elif plan.rule in FIXED:
+        print(f"the rule {plan.rule} measures nothing: {FIXED[plan.rule].about}")
     if plan.null_sentence:
         print(plan.null_sentence)
     if found := plan.evidence.get("stability"):

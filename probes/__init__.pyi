@@ -1,3 +1,4 @@
+from .checks.model_checks import check_model as check_model
 from .curves.curve import alignment_curve as alignment_curve
 from .curves.divergence_depth import Divergence as Divergence
 from .curves.divergence_depth import divergence as divergence

@@ -73,7 +73,7 @@ def test_a_rule_reads_the_stores_and_says_what_that_cost(choose, rule):
 
 def test_draws_say_how_stable_the_plan_is(choose):
     with pytest.warns(UserWarning, match="not settled by 48 samples"):
-        plan, printed = choose("--bridges", 2, "--draws", 20, "--block", 2)
+        plan, printed = choose("--rule", "alignment", "--bridges", 2, "--draws", 20, "--block", 2)
     found = plan.evidence["stability"]
     assert (found["draws"], found["samples"], found["block"], found["k"]) == (20, 24, 2, 5)
     assert found["sentence"] in printed
@@ -128,12 +128,22 @@ def test_layouts(choose):
             choose(*options)
 
 
+def test_without_a_rule_depth_chooses_and_nothing_is_measured(choose):
+    plan, printed = choose("--bridges", 2)
+    assert (plan.rule, plan.pairs, plan.evidence) == ("early", ((1, 0), (3, 1)), {})
+    assert "the rule early measures nothing: the first generation blocks" in printed
+    for option, value in (("--metric", "cka"), ("--k", 5), ("--evidence", "links.csv")):
+        for rule in ((), ("--rule", "middle")):
+            with pytest.raises(SystemExit, match=f"{option} is of rules that measure"):
+                choose(*rule, option, value)
+
+
 def test_features_of_several_timesteps_need_one(tmp_path, capsys):
     store(tmp_path / "understanding", "understanding", 5)
     store(tmp_path / "generation", "generation", 6, (0.2, 0.5))
     folders = [str(tmp_path / name) for name in ("understanding", "generation", "plan.json")]
     with pytest.raises(SystemExit) as stop:
-        main(["choose", *folders])
+        main(["choose", *folders, "--rule", "alignment"])
     assert str(stop.value) == (
         "bridgework: the generation features hold the timesteps 0.2, 0.5: choose one with --timesteps"
     )

@@ -31,7 +31,20 @@ from bridgework.studies import runs
 from bridgework.studies.runs import STUDIES
 from bridgework.tests.probes.curves.test_curve import features as toy_features
 
-NAMES = ("demo", "reproduce", "extract", "align", "map", "choose", "train", "evaluate", "estimate", "fetch")
+NAMES = (
+    "demo",
+    "reproduce",
+    "extract",
+    "check",
+    "align",
+    "map",
+    "choose",
+    "train",
+    "evaluate",
+    "estimate",
+    "fetch",
+    "doctor",
+)
 
 
 def run_to_exit(capsys, *arguments: object) -> tuple[object, str]:
@@ -149,7 +162,16 @@ def test_from_experts_to_a_plan(tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "curve.csv")) == len(Features.load(understanding)["image"].layers)
     assert "null95" in capsys.readouterr().out
 
-    choose = ["choose", str(understanding), str(generation), str(tmp_path / "plan.json"), "--bridges", "3"]
+    choose = [
+        "choose",
+        str(understanding),
+        str(generation),
+        str(tmp_path / "plan.json"),
+        "--bridges",
+        "3",
+        "--rule",
+        "alignment",
+    ]
     status, _ = run_to_exit(capsys, *choose)
     assert str(status).startswith("bridgework: ")  # two timesteps: which?
     assert not (tmp_path / "plan.json").exists()
@@ -165,6 +187,14 @@ def test_from_experts_to_a_plan(tmp_path, capsys):
     status, _ = run_to_exit(capsys, "extract", "scenes-vlm", "scenes-evidence", understanding, "--limit", "31")
     assert "features made differently" in str(status)
     assert {path.name for path in tmp_path.iterdir()} == {understanding.name, generation.name, "curve.csv", "plan.json"}
+
+
+def test_check_says_what_is_right_and_what_cannot_be_known(capsys):
+    main(["check", "scenes-dit", "--timesteps", ".4"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("passes   blocks         13 blocks of transformer_blocks")
+    assert "passes   alone          generation, image and text: differs by" in printed
+    assert "No check can know:\n- whether the inputs" in printed
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from bridgework.models.training.train_model import train
 from bridgework.probes import alignment_curve, map_null, scaled_map, similarity, similarity_map
 from bridgework.probes.extraction.options import ExtractionOptions
 from bridgework.probes.metrics import DEFAULT_METRIC
-from bridgework.probes.plans.choosing import ChoiceOptions, choose_bridges
+from bridgework.probes.plans.choosing import DEFAULT_RULE, ChoiceOptions, choose_bridges
 from bridgework.probes.plans.layouts import lay_out
 
 CLASSES = (ExtractionOptions, ChoiceOptions, Recipe, EvaluationOptions, CostOptions)
@@ -36,6 +36,7 @@ def defaults(function) -> dict[str, object]:
             ChoiceOptions,
             (choose_bridges,),
             {
+                "rule": DEFAULT_RULE,  # choose_bridges says a word where it is left out
                 "layout": "H",
                 "matching": None,
                 "rank": None,

@@ -11,6 +11,7 @@ import pytest
 # Of the faces, by the module that defines each name.
 FACES = {
     "bridgework.probes": {
+        "checks.model_checks": "check_model",
         "curves.curve": "alignment_curve",
         "curves.divergence_depth": "Divergence divergence",
         "curves.model_pairs": "alignment_matrix",

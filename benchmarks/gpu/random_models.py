@@ -17,12 +17,12 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
-from ...models.experts import loading
 from ...models.experts.language import TextExpert
 from ...models.experts.opening import CHECKPOINTS
 from ...models.experts.pixel_dit import DitExpert
 from ...models.experts.shipped_architectures import build_dit, build_text_encoder, build_vlm
 from ...models.experts.vision import VisionExpert
+from ...models.experts.weight_files import loading
 from ...models.generation.flow import add_noise
 from ...models.scenes.composing import scene_stimuli
 from ...probes.stimuli.controls import noise_for

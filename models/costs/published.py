@@ -23,9 +23,9 @@ from transformers.models.auto.modeling_auto import (
 
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
-from ..experts import loading
 from ..experts.downloads import weights
 from ..experts.opening import CHECKPOINTS, OWN
+from ..experts.weight_files import loading
 from ..towers.token_layout import Place, TokenLayout
 from ..towers.tower import SelfAttention, Tower
 

@@ -18,15 +18,16 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...probes.hooks.capturing import capture
+from ...probes.notebook_views import SubjectView
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
-from . import loading
 from .front_tokens import front_ids, settle_front
 from .token_rows import cut_texts, tokenize, tokenize_chat
+from .weight_files import loading
 
 
 @dataclass
-class TextExpert:
+class TextExpert(SubjectView):
     """A language model or text encoder; its text tokens are all but padding and special tokens.
 
     A causal model makes its first token a sink of huge norm. So one token stands in front of each text, which counts as
@@ -207,7 +208,7 @@ def open_text(checkpoint: loading.Checkpoint, front: str | None = None) -> TextE
     encoder_decoder = config.is_encoder_decoder
     if encoder_decoder and auto is AutoModelForTextEncoding:
         config.is_encoder_decoder = False  # T5Gemma's encoder is refused without
-    model = loading.model(auto, source, config, checkpoint.random_weights)
+    model = loading.model(auto, checkpoint)
     if encoder_decoder and auto is AutoModel:
         model = model.get_encoder()
     blocks = loading.language_stack(model) if causal else loading.longest_stack(model)

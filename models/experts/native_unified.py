@@ -15,10 +15,10 @@ from transformers import AutoModelForImageTextToText
 from ...probes.features.patch_grids import square_patches
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
-from . import loading
 from .front_tokens import settle_front
 from .token_rows import Part, cut_parts
 from .vision_language import VlmExpert
+from .weight_files import loading
 
 
 @dataclass
@@ -326,7 +326,7 @@ def open_unified(checkpoint: loading.Checkpoint, front: str | None = None) -> Un
         If the checkpoint cannot be read.
     """
     source, config = checkpoint.source, checkpoint.config
-    model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
+    model = loading.model(AutoModelForImageTextToText, checkpoint)
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
     expert = UNIFIED[config.model_type]
     opened = expert(checkpoint.label, model, tokenizer, processor, loading.language_stack(model))

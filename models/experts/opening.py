@@ -11,18 +11,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
+import torch
+
 from .diffusion.opening_pipelines import is_pipeline, open_pipeline
 from .downloads import weights
 from .language import in_chat, is_text, open_text
-from .loading import Checkpoint
 from .native_unified import is_unified, open_unified
 from .opening_vision_language import is_vlm, open_vlm
 from .pixel_dit import DitExpert, is_dit, open_dit
 from .vision import is_dual, is_vision, open_dual, open_vision
 from .vision_language import LlavaExpert
+from .weight_files.loading import Checkpoint
+from .weight_files.weight_placement import WeightPlacement
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OWN = ("scenes-vlm", "scenes-reader", "scenes-dit", "scenes-dit-wide", "emoji-dit")
+
+
+def _open_pipeline(checkpoint: Checkpoint) -> Any:
+    remedy = "open the pipeline by diffusers and pass it to pipeline_expert(pipe, name)"
+    checkpoint.placement.refuse(checkpoint.label, remedy, "device_map", "quantization")
+    return open_pipeline(
+        checkpoint.source, checkpoint.random_weights, checkpoint.seed, dtype=checkpoint.placement.dtype
+    )
 
 
 class Family(NamedTuple):
@@ -51,7 +62,7 @@ FAMILIES = (
     Family(
         "a diffusers pipeline (docs/diffusion.md)",
         lambda checkpoint: is_pipeline(checkpoint.source),
-        lambda checkpoint: open_pipeline(checkpoint.source, checkpoint.random_weights, checkpoint.seed),
+        _open_pipeline,
     ),
     Family("a pixel MMDiT, as scenes-dit is", is_dit, open_dit),
     Family("a native unified model (Janus, Emu3, Chameleon)", is_unified, open_unified, front=True),
@@ -72,10 +83,26 @@ def open_expert(
 ) -> DitExpert: ...
 @overload
 def open_expert(
-    name: str | Path, random_weights: bool = ..., seed: int = ..., front: str | None = ..., chat: bool = ...
+    name: str | Path,
+    random_weights: bool = ...,
+    seed: int = ...,
+    front: str | None = ...,
+    chat: bool = ...,
+    *,
+    dtype: str | torch.dtype | None = ...,
+    device_map: Any = ...,
+    quantization: Any = ...,
 ) -> Any: ...
 def open_expert(
-    name: str | Path, random_weights: bool = False, seed: int = 0, front: str | None = None, chat: bool = False
+    name: str | Path,
+    random_weights: bool = False,
+    seed: int = 0,
+    front: str | None = None,
+    chat: bool = False,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    quantization: Any = None,
 ) -> Any:
     """Open an expert by name, folder or Hub id.
 
@@ -96,6 +123,15 @@ def open_expert(
     chat : bool
         Show a language model each text as a user's message in its tokenizer's chat template. Text tokens are the text's
         own all the same. Without it texts are shown as they are.
+    dtype : str or torch.dtype, optional
+        The format of the weights: "fp32", "bf16", "fp16", or "auto" for that of the checkpoint. By default float32, or
+        with quantization "auto". The format of kept features is an option of `extract`.
+    device_map : str or dict, optional
+        Where the weights lie, as transformers takes it, such as "auto" over all GPUs. By default they are on the CPU,
+        and `extract` moves them.
+    quantization : str or quantisation config, optional
+        A name that transformers has, such as "bitsandbytes_4bit", "bitsandbytes_8bit", "quanto" or "torchao", for which
+        its package must be installed; or a config of it. A checkpoint that was saved quantised needs none.
 
     Returns
     -------
@@ -105,8 +141,8 @@ def open_expert(
     Raises
     ------
     ValueError
-        If name or family is unknown, the code is not transformers' own, the weights are no safetensors, or there is no
-        text that `front` could stand before.
+        If name or family is unknown, the code is not transformers' own, the weights are no safetensors, there is no
+        text that `front` could stand before, or the family cannot be read in that format or onto those devices.
     FileNotFoundError
         If files are missing.
 
@@ -130,7 +166,8 @@ def open_expert(
     >>> clip = open_expert("openai/clip-vit-large-patch14").vision
     """
     label = Path(str(name)).name + (" (random weights)" if random_weights else "")
-    checkpoint = Checkpoint(_source(str(name)), label, random_weights, seed)
+    placement = WeightPlacement.of(label, dtype, device_map, quantization, random_weights)
+    checkpoint = Checkpoint(_source(str(name)), label, random_weights, seed, placement)
     if random_weights:
         from transformers import set_seed  # imports peft and the trainer, which nothing else here needs
 

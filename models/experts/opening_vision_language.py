@@ -6,10 +6,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from . import loading
 from .front_tokens import settle_front
 from .image_tokens import check_image_inputs, why_no_image_tokens
 from .vision_language import LlavaExpert, VlmExpert
+from .weight_files import loading
 
 
 def is_vlm(checkpoint: loading.Checkpoint) -> bool:
@@ -54,7 +54,7 @@ def open_vlm(checkpoint: loading.Checkpoint, front: str | None = None) -> VlmExp
             "Probe it as AnyModel(model, inputs, stack=...), one stack at a time, or wrap it in your own Subject "
             "(probes/subjects/subject.py)"
         )
-    model = loading.model(AutoModelForImageTextToText, source, config, checkpoint.random_weights)
+    model = loading.model(AutoModelForImageTextToText, checkpoint)
     expert = LlavaExpert if config.model_type == "llava" else VlmExpert
     tokenizer, processor = loading.tokenizer(source), loading.image_processor(source)
     opened = expert(label, model, tokenizer, processor, loading.language_stack(model))

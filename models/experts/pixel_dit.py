@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...probes.notebook_views import SubjectView
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from ..generation.flow import noisy_images
 from ..generation.sampling import Generator
-from . import loading
 from .token_rows import cut_texts
+from .weight_files import loading
 
 # Both take longer to import than torch, and every expert is opened by a module that imports this one.
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class DitExpert(Generator):
+class DitExpert(SubjectView, Generator):
     """An MMDiT over pixels with its text encoder: image and text streams in every block, no text after the last.
 
     Image alone is the noisy image with the null caption; text alone is the caption with pure noise. The pooled vector
@@ -216,6 +217,9 @@ def open_dit(checkpoint: loading.Checkpoint) -> DitExpert:
     from diffusers import SD3Transformer2DModel
     from transformers import AutoConfig, T5EncoderModel
 
+    checkpoint.placement.refuse(
+        checkpoint.label, "a pixel MMDiT is small, and read in float32", "dtype", "device_map", "quantization"
+    )
     model_source, encoder_source, tokenizer_source = (
         f"{checkpoint.source}/{part}" for part in ("transformer", "text_encoder", "tokenizer")
     )

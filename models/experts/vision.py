@@ -12,16 +12,17 @@ from torch import Tensor
 from transformers import AutoModel
 
 from ...probes.hooks.capturing import EMBEDDINGS, capture
+from ...probes.notebook_views import SubjectView
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.input_changes import Rows
 from ...probes.subjects.picture_grids import Grids, Place, find_grids
 from ...probes.subjects.subject import ForwardPass
-from . import loading
 from .language import TextExpert
+from .weight_files import loading
 
 
 @dataclass
-class VisionExpert:
+class VisionExpert(SubjectView):
     """A vision transformer; its image tokens are the patches, in reading order; class and register tokens are special.
 
     Which tokens are patches is not taken from names: they are the tokens that change at the entrance of the first block
@@ -75,7 +76,8 @@ class VisionExpert:
             If the model does not run on what its image processor makes, its blocks hold other tokens than the patches,
             or it gives the same image other states each time.
         """
-        processed = self.processor([s.image for s in stimuli], return_tensors="pt").to(self.model.device)
+        processed = self.processor([s.image for s in stimuli], return_tensors="pt")
+        processed = processed.to(self.model.device, self.model.dtype)
         accepted = inspect.signature(self.model.forward).parameters
         inputs = {name: value for name, value in processed.items() if name in accepted}
         shape = tuple(inputs["pixel_values"].shape[1:])
@@ -204,7 +206,7 @@ def open_vision(checkpoint: loading.Checkpoint) -> VisionExpert:
     ValueError
         If the checkpoint cannot be read.
     """
-    model = loading.model(AutoModel, checkpoint.source, checkpoint.config, checkpoint.random_weights)
+    model = loading.model(AutoModel, checkpoint)
     processor = loading.plain_image_processor(checkpoint.source)
     return VisionExpert(checkpoint.label, model, processor, loading.longest_stack(model))
 
@@ -243,7 +245,7 @@ def open_dual(checkpoint: loading.Checkpoint) -> DualExpert:
         If the checkpoint cannot be read, or its two towers cannot be found.
     """
     label, source, config = checkpoint.label, checkpoint.source, checkpoint.config
-    model = loading.model(AutoModel, source, config, checkpoint.random_weights)
+    model = loading.model(AutoModel, checkpoint)
     vision = getattr(model, "vision_model", getattr(model, "image_model", None))  # FLAVA has an image model
     text = getattr(model, "text_model", None)
     if vision is None or text is None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...probes.notebook_views import SubjectView
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.picture_grids import Place, find_grids
 from ...probes.subjects.sample_rows import divide_inputs
@@ -30,7 +31,7 @@ FRAMES = (
 
 
 @dataclass
-class VlmExpert:
+class VlmExpert(SubjectView):
     """A vision-language model; blocks are its language model's, image tokens what its own vision path puts there.
 
     Text alone is the caption after one token in front (models/experts/front_tokens.py); image alone is the image tokens

@@ -32,10 +32,10 @@ from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ...probes.tensor_files import hash_file, read_tensors, sealed
-from ..experts import loading
 from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
 from ..experts.vision_language import LlavaExpert
+from ..experts.weight_files import loading
 from ..scenes.dialogues import IMAGE, answer_loss, likeliest_answers, split_labels, tokenize_rows
 from ..towers.attention_masks import SequencePlaces
 from .trunk import Trunk, TrunkTokens, sequence_places

@@ -137,7 +137,7 @@ def check_stimulus(passes: PassRunner, kept: KeptStimulus) -> None:
     except Exception as error:
         alone = _with_batch(again, kept, error)
     allowed = tolerance(passes)
-    found = list(_differences(expected, alone))
+    found = list(differences(expected, alone))
     wrong = [(name, size) for name, size in found if not size <= allowed]
     if wrong:
         raise StimulusDiffers(_message(again, kept, expected, alone, wrong, len(found), allowed))
@@ -191,8 +191,19 @@ def _with_batch(again: PassRunner, kept: KeptStimulus, error: Exception) -> dict
     return found
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
-    """Yield the largest difference of each state, over its largest value, by name."""
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+    """Yield how far the states of one stimulus differ.
+
+    Parameters
+    ----------
+    expected, found : mapping of str to torch.Tensor
+        What was kept of it and what is there now, as in a shard, (timestep, 1, ...).
+
+    Yields
+    ------
+    str, float
+        The name of a state, and its largest difference over its largest value; infinity where shapes differ.
+    """
     for name, again in found.items():
         if name.endswith(("/counts", "/norms")):
             continue
@@ -260,4 +271,4 @@ def _cause(
 
 
 def _alike(one: Mapping[str, Tensor], two: Mapping[str, Tensor], allowed: float) -> bool:
-    return all(size <= allowed for _, size in _differences(one, two))
+    return all(size <= allowed for _, size in differences(one, two))

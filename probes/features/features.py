@@ -50,6 +50,10 @@ class Features(Mapping[str, LayerFeatures]):
     def __len__(self) -> int:
         return len(self.modalities)
 
+    def _repr_html_(self) -> str:
+        parts = "".join(part._repr_html_() for part in self.values())
+        return f"<div>{parts}</div>"
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a feature store (probes/features/store.py). Equal features give equal bytes.
 

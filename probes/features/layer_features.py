@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..notebook_views import table_view
+
 ALLOWED = {
     "modality": ("image", "text", "audio", "video"),
     "task": ("understanding", "generation"),
@@ -159,6 +161,20 @@ class LayerFeatures:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         object.__setattr__(self, name, reader.read(slice(None)) if name == "values" else reader.counts())
         return self.__dict__[name]
+
+    def _repr_html_(self) -> str:
+        held = self.__dict__["values"] if "values" in self.__dict__ else self.__dict__["_reader"]
+        axes = ("timestep",) * self.swept + ("layer", "sample", *axes_of(self.pooling))
+        rows = {
+            "values": f"({', '.join(axes)}) = {tuple(held.shape)}, {str(held.dtype).removeprefix('torch.')}",
+            "layers": f"{self.layers[0]} to {self.layers[-1]}",
+            "task": f"{self.task}, {self.pass_} pass",
+            "pooling": self.pooling,
+            "timesteps": ", ".join(f"{time:g}" for time in self.timesteps) or "none",
+            "samples": f"{', '.join(self.samples[:3])}{', ...' if len(self.samples) > 3 else ''}",
+            "held": "in memory" if "values" in self.__dict__ else "on disk, read when used",
+        }
+        return table_view(f"{self.modality} of {self.subject}", rows)
 
     def load(self) -> None:
         """Read all values into memory, and release the shards."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_atomically
+from ..notebook_views import plan_drawing, table_view
 from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
@@ -160,6 +161,14 @@ class BridgePlan:
             lines.append(found["sentence"])
             lines += [f"By {metric} it would be {_listed(pairs)}." for metric, pairs in found["metrics"].items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "bridges": plan_drawing(self.pairs, self.understanding_layers, self.generation_layers),
+            "chosen": str(self),
+            "score": "none, a fixed plan" if self.score is None else f"{self.score:.4g}",
+        }
+        return table_view(f"{len(self.pairs)} bridges, layout {self.layout}", rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all.

@@ -16,12 +16,13 @@ from .matching import MATCHINGS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
 from .stability import check_stability, held_against_null, measure_stability
 
+DEFAULT_RULE = "early"  # no rule that reads a map was shown to be better than depth (docs/verdict.md)
 TIE = 1e-9  # scores that differ by less are the same
 
 
 def choose_bridges(
     evidence: Evidence | None = None,
-    rule: str = "alignment",
+    rule: str | None = None,
     bridges: int | None = None,
     seed: int = 0,
     stream: str = "image",
@@ -64,6 +65,8 @@ def choose_bridges(
     shallow            the generation blocks of `middle` with the first understanding blocks, in order
     deep               the generation blocks of `middle` with the last understanding blocks, in order
     uniform            that many pairs, spread evenly over `all`
+    first              the first blocks of both towers, in order
+    early              the first generation blocks, with understanding blocks spread evenly
     last               the last blocks of both towers
     random             drawn by `seed`, every plan of that size being equally likely
     =================  =================================================================================================
@@ -74,8 +77,9 @@ def choose_bridges(
         The evidence of the rule, as in the table. For a fixed plan a layer map, or nothing beside `layers`. What its
         `attrs` hold goes into the plan; {"cost": {"steps": ..., "seconds": ...}} is what the evidence took, training
         included.
-    rule : str
-        A name of `RULES` (with a score) or of `FIXED` (without).
+    rule : str, optional
+        A name of `RULES` (with a score) or of `FIXED` (without). By default `early`, depth alone: no rule that reads a
+        map was shown to be better (docs/verdict.md).
     bridges : int, optional
         The number of bridges, at most the number of blocks of the shallower tower. By default 4; for `middle`,
         `shallow` and `deep` as many as HBridge has, 16 of 28 scaled (`layout_table.unbridged`); for `divergence` all up
@@ -116,7 +120,8 @@ def choose_bridges(
     Warns
     -----
     UserWarning
-        With `draws`, if the plan is not settled; with a null in the map, if no block pair is more than noise.
+        With `draws`, if the plan is not settled; with a null in the map, if no block pair is more than noise. If
+        evidence is passed without a rule, since the default reads only its depths.
 
     Raises
     ------
@@ -141,16 +146,27 @@ def choose_bridges(
 
     Examples
     --------
+    >>> choose_bridges(bridges=4, layers=(16, 13)).pairs
+    ((2, 0), (6, 1), (10, 2), (14, 3))
     >>> choose_bridges(rule="middle", bridges=4, layers=(16, 13)).pairs
     ((5, 4), (6, 5), (8, 6), (9, 7))
     >>> choose_bridges(rule="shallow", bridges=4, layers=(16, 13)).pairs
     ((0, 4), (1, 5), (2, 6), (3, 7))
     >>> choose_bridges(rule="deep", bridges=4, layers=(16, 13)).pairs
     ((12, 4), (13, 5), (14, 6), (15, 7))
-    >>> print(choose_bridges(heat, bridges=4, draws=200, features=(text, image)))  # heat = similarity_map(text, image)
-    >>> choose_bridges(heat, bridges=4, rank=8)                                # K bridges of equal rank
+    >>> heat = similarity_map(text, image)
+    >>> print(choose_bridges(heat, "alignment", bridges=4, draws=200, features=(text, image)))
+    >>> choose_bridges(heat, "alignment", bridges=4, rank=8)                   # K bridges of equal rank
     >>> choose_bridges(heat, bridges=4, parameters=100_000, count=trainable)   # the largest rank within a budget
     """
+    if rule is None:
+        rule = DEFAULT_RULE
+        if evidence is not None and draws is None and features is None:
+            warnings.warn(
+                f"the default rule, {rule!r}, reads only the depths of this evidence: pass rule='alignment', or the "
+                f"rule that the evidence belongs to, to choose by it, or rule={rule!r} to leave out this warning",
+                stacklevel=2,
+            )
     if rule not in RULES and rule not in FIXED:
         raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join([*RULES, *FIXED])}")
     if parameters is not None and (count is None or fields.get("rank") is not None):
@@ -296,7 +312,7 @@ class ChoiceOptions:
     """
 
     rule: str = field(
-        default="alignment",
+        default=DEFAULT_RULE,
         metadata={
             "help": f"How the pairs are chosen: one of {', '.join([*RULES, *FIXED])}; or published, the pairs that the "
             "layout was published with."

@@ -13,6 +13,7 @@ from ..features.layer_features import LayerFeatures
 from ..similarity.nulls import map_null
 from .bridge_plan import BridgePlan
 from .choosing import ChoiceOptions, choose_bridges
+from .fixed_rules import FIXED
 from .layouts import lay_out
 from .matching import count_towers
 from .rules import RULES, read_evidence, text_target
@@ -42,8 +43,8 @@ def choose_from_features(
     Raises
     ------
     ValueError
-        The rule needs evidence that features do not hold; an option belongs to another rule; several timesteps and none
-        is named; or as `choose_bridges` and `lay_out` do.
+        The rule needs evidence that features do not hold; an option belongs to another rule; the rule reads several
+        timesteps and none is named; or as `choose_bridges` and `lay_out` do.
     KeyError
         A modality is missing in one of the features.
     FileNotFoundError
@@ -56,7 +57,7 @@ def choose_from_features(
     Examples
     --------
     >>> vlm, dit = Features.load("runs/vlm"), Features.load("runs/dit")
-    >>> plan, cost = choose_from_features(vlm, dit, ChoiceOptions(timestep=0.5, bridges=4))
+    >>> plan, cost = choose_from_features(vlm, dit, ChoiceOptions("alignment", timestep=0.5, bridges=4))
     """
     options = options or ChoiceOptions()
     if options.timestep is not None:
@@ -64,6 +65,8 @@ def choose_from_features(
         generation = Features(parts, generation.provenance)
     layers = count_towers(understanding["text"], generation["image"])
     rule, published = options.rule, options.rule == "published"
+    if rule in FIXED:
+        _check_unmeasured(options)
     if options.matching is not None and not published:
         raise ValueError("--matching is of --rule published: the other rules choose their pairs themselves")
     if options.bridges is not None and published:
@@ -103,6 +106,17 @@ def _add_null(heat: Any, x: LayerFeatures, y: LayerFeatures, options: ChoiceOpti
         warnings.warn(f"the layer map is not held against a null: {error}", stacklevel=3)
         return
     heat.attrs |= null.summary
+
+
+def _check_unmeasured(options: ChoiceOptions) -> None:
+    """Raise ValueError if a rule that measures nothing is given what belongs to a measurement."""
+    plain = ChoiceOptions()
+    for name in ("metric", "k", "permutations", "evidence"):
+        if getattr(options, name) != getattr(plain, name):
+            raise ValueError(
+                f"--{name} is of rules that measure, and {options.rule} reads the depths alone: name another with "
+                f"--rule, alignment for instance, or leave --{name} out"
+            )
 
 
 def _features_of_rule(rule: str, understanding: Features, generation: Features) -> tuple[Any, ...]:

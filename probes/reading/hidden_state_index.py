@@ -55,7 +55,7 @@ def hidden_states_index(
     >>> hidden_states_index(llama, 20)
     21
     """
-    names = _names(model, inputs, stack)
+    names = hidden_state_layers(model, inputs, stack)
     if str(layer) not in names:
         held = ", ".join(f"{index}: {name or 'none of its layers'}" for index, name in enumerate(names))
         raise ValueError(
@@ -95,7 +95,7 @@ def layer_of_hidden_states(
     --------
     hidden_states_index : Goes from a layer to its index.
     """
-    names = _names(model, inputs, stack)
+    names = hidden_state_layers(model, inputs, stack)
     if not -len(names) <= index < len(names):
         raise ValueError(f"{type(model).__name__} returns {len(names)} hidden states: there is no index {index}")
     name = names[index]
@@ -106,8 +106,24 @@ def layer_of_hidden_states(
     return name
 
 
-def _names(model: nn.Module, inputs: Mapping[str, Any] | None, stack: str | None) -> list[str | None]:
-    """Return the layer that each hidden state is, or None."""
+def hidden_state_layers(model: nn.Module, inputs: Mapping[str, Any] | None, stack: str | None) -> list[str | None]:
+    """Return the layer that each of a transformers model's `hidden_states` is.
+
+    Parameters
+    ----------
+    model, inputs, stack
+        As of `hidden_states_index`.
+
+    Returns
+    -------
+    list of str or None
+        The name of the layer, None for a state that is none of them.
+
+    Raises
+    ------
+    ValueError
+        The model returns no hidden states, or has several stacks and none is named.
+    """
     stacks = find_stacks(model)
     if stack is not None and stack not in stacks:
         raise ValueError(f"{type(model).__name__} has no stack {stack!r}: it has {', '.join(stacks)}")

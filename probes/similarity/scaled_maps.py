@@ -54,7 +54,7 @@ def scaled_map(
 
     Examples
     --------
-    >>> choose_bridges(scaled_map(understanding["text"], generation["image"], "svcca"))
+    >>> choose_bridges(scaled_map(understanding["text"], generation["image"], "svcca"), "alignment")
     """
     (xs, x_names, x_depths, x_about), (_, y_names, y_depths, y_about) = read_stack(x, "x"), read_stack(y, "y")
     null = map_null(x, y, metric, k, permutations, seed, block)

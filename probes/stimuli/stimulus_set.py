@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, overload
 from PIL import Image
 from tqdm import tqdm
 
+from ..notebook_views import table_view, thumbnails
+
 
 class Stimulus(NamedTuple):
     """One image with its text.
@@ -136,6 +138,10 @@ class Stimuli(Sequence[Stimulus]):
 
     def __repr__(self) -> str:
         return f"Stimuli({self.name!r}, {len(self)} samples, digest {self.digest[:12]})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {len(self)} stimuli, digest {self.digest[:12]}"
+        return table_view(title, {"the first": thumbnails((image, text) for image, text, _ in self)})
 
 
 def _check_sample(sample: Any, position: int) -> CheckedStimulus:

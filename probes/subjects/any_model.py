@@ -14,12 +14,13 @@ from ..hooks.block_stacks import COMPILED, find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
+from ..notebook_views import SubjectView
 from ..stimuli.stimulus_set import Stimulus
 from .caption_tokens import CannotAsk, CaptionTokens, search_captions
 from .input_changes import check_answers, check_kind_of_inputs, data_inputs, own_data_differ, unchanged
 from .picture_grids import Place, find_grids
 from .sample_rows import divide_inputs
-from .subject import ForwardPass, denoised_modalities
+from .subject import ForwardPass, call_inputs, denoised_modalities, named_modalities
 from .token_movement import Stream
 from .token_streams import StreamMemory
 
@@ -27,7 +28,7 @@ ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Ma
 
 
 @dataclass
-class AnyModel:
+class AnyModel(SubjectView):
     """A model that has no subject class, with a function that turns stimuli into its keyword arguments.
 
     Some passes up to the first block find the tokens (probes/subjects/token_streams.py). For pictures, sounds and clips
@@ -42,16 +43,17 @@ class AnyModel:
     model : torch.nn.Module
         The model.
     inputs : callable
-        `inputs(stimuli, modalities, task, timestep)` returns what `model(**inputs)` takes. The inputs show these
-        modalities and nothing of the other. It is a function of what it is given: what it draws at random follows from
-        the stimulus's id. It is asked for other captions than those of the stimuli, and for text that is denoised also
-        at timestep 0.
+        `inputs(stimuli, modalities, task, timestep)` returns what `model(**inputs)` takes. One that takes fewer
+        arguments is given the first. The inputs show these modalities and nothing of the other. It is a function of
+        what it is given: what it draws at random follows from the stimulus's id. It is asked for other captions than
+        those of the stimuli, and for text that is denoised also at timestep 0.
     stack : str or sequence of str, optional
         The path of the stack to probe, or of several that hold their tokens alike (a U-Net's, Flux's two). It may be
         left out where the model has one stack.
     modalities, tasks : tuple of str
-        What the model sees, of "image", "text", "audio" and "video", and what it can do. Inputs such as
-        `pixel_values_videos` are images for a model that has no "video".
+        What the model sees, of "image", "text", "audio" and "video", and what it can do. By default the modalities are
+        found from the names of the inputs for a blank image and the text "a"; where `inputs` fails on that, they are
+        image and text. Inputs such as `pixel_values_videos` are images for a model that has no "video".
     timed_tasks : tuple of str
         The tasks that are probed at timesteps.
     kinds : mapping of str to str
@@ -92,7 +94,7 @@ class AnyModel:
     model: nn.Module
     inputs: ToInputs
     stack: str | Sequence[str] | None = None
-    modalities: tuple[str, ...] = ("image", "text")
+    modalities: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("understanding",)
     timed_tasks: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class AnyModel:
         if self.stack is None and len(stacks) > 1:
             raise ValueError(f"{self.name} has several stacks: say which, as stack=, of {listing}")
         self.stacks = {path: stacks[path] for path in named}
+        self.modalities = tuple(self.modalities) or named_modalities(self.inputs, self.kinds, self.tasks[0])
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -265,7 +268,7 @@ class AnyModel:
         self, stimuli: Sequence[Stimulus], modalities: tuple[str, ...], task: str, timestep: float | None
     ) -> dict[str, Any]:
         """Return the inputs of one pass, on the model's device."""
-        given = self.inputs(stimuli, modalities, task, timestep)
+        given = call_inputs(self.inputs, stimuli, modalities, task, timestep)
         check_kind_of_inputs(self.name, given)
         device = device_of(self.model)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}

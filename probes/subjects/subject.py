@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
+from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.model_state import dispatched, evaluating
 from ..hooks.parallel_models import no_buffer_broadcasts
 from ..stimuli.stimulus_set import Stimulus
 from .entering_states import ResidualStreams
+from .input_changes import data_inputs
 
 
 class ForwardPass(NamedTuple):
@@ -190,6 +193,57 @@ def prepared(subject: Subject, device: str) -> Iterator[None]:
     modules = modules_of(subject).values()
     with evaluating(*modules), no_buffer_broadcasts(*modules):
         yield
+
+
+def call_inputs(inputs: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a user's function of inputs with as many arguments as it takes.
+
+    Parameters
+    ----------
+    inputs : callable
+        Such as `inputs(stimuli)`, or `inputs(stimuli, modalities, task, timestep)`.
+    *arguments : Any
+        All four.
+
+    Returns
+    -------
+    Any
+        What it returns.
+    """
+    try:
+        taken = signature(inputs).parameters.values()
+    except (TypeError, ValueError):  # a callable of C says nothing of its arguments
+        return inputs(*arguments)
+    if any(one.kind is one.VAR_POSITIONAL for one in taken):
+        return inputs(*arguments)
+    positional = [one for one in taken if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return inputs(*arguments[: len(positional)])
+
+
+def named_modalities(inputs: Callable[..., Any], kinds: Mapping[str, str], task: str) -> tuple[str, ...]:
+    """Find which modalities a user's function of inputs shows, by the names of what it returns.
+
+    Parameters
+    ----------
+    inputs : callable
+        As of `AnyModel`.
+    kinds : mapping of str to str
+        The kinds of inputs whose names do not tell.
+    task : str
+        The task that it is asked for.
+
+    Returns
+    -------
+    tuple of str
+        Of "image", "text" and "audio"; image and text where the function fails on a blank stimulus, or names nothing.
+    """
+    usual = ("image", "text")
+    blank = Stimulus(Image.new("RGB", (64, 64), "white"), "a", "blank")
+    try:
+        found = data_inputs(call_inputs(inputs, [blank], usual, task, None), kinds)
+    except Exception:  # it may know its own stimuli alone, or need a timestep
+        return usual
+    return tuple(name for name in (*usual, "audio") if name in found) or usual
 
 
 def modules_of(subject: Subject) -> dict[str, nn.Module]:

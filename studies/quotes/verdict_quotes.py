@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...figures.worth.correlation_dots import DEPTH
+from ...probes.plans.choosing import DEFAULT_RULE
 from ...probes.similarity.intervals import mean_interval
 from .markers import table
 from .rounding import between, rounded, whole, with_interval
@@ -17,15 +18,7 @@ ASKED = 50  # captions that a kind must be asked about
 DECIDING = "smollm2-135m"  # the expert whose probes decide which kinds of captions are kept
 OTHER_EXPERTS = ("scenes-reader", "minilm-l6")
 BAGS = ("bag of words", "word pairs")
-MEASURE_NOTHING = (
-    "shallow",
-    "deep",
-    "middle",
-    "uniform",
-    "first",
-    "early",
-    "last",
-)  # fixed plans with as many bridges as rules
+OF_PLANS = ("worth", "regret", "over_shallow", "over_random")
 MISSING, INCOMPLETE, LEFT_OUT, HOLDS = "-", "incomplete", "left out", "holds"
 
 
@@ -164,19 +157,27 @@ def ranks_table(results: Path) -> str:
 
 def regrets_table(results: Path) -> str:
     """Return what the plan of each rule and control is worth, and what the best plan has beyond it."""
-    losses = _read(results, "regrets").query("outcome == 'loss'").dropna()
-    if losses.empty:
+    means = _means_of_plans(results)
+    if means.empty:
         return "No pair's plans of four bridges are complete yet."
-    columns = ["worth", "regret", "over_shallow", "over_random"]
-    means = losses.groupby(["rule", "pair"], sort=False)[columns].mean()
     rows = []
-    for rule, of_rule in means.groupby("rule", sort=False):
-        cells = []
-        for column in columns:
-            mean, low, high = map(float, mean_interval(of_rule[column].to_numpy()))
-            cells.append(with_interval(mean, low, high))
-        rows.append([f"`{rule}`", whole(len(of_rule)), *cells])
+    for rule, row in means.sort_values("worth", ascending=False).iterrows():
+        rows.append([f"`{rule}`", whole(row["pairs"]), *(_mean(row, column) for column in OF_PLANS)])
     return table(["rule or control", "pairs", "worth", "regret", "over `shallow`", "over `random`"], rows)
+
+
+def _means_of_plans(results: Path) -> pd.DataFrame:
+    """Return the means of every rule's and control's plans over the complete pairs, with intervals, by rule."""
+    losses = _read(results, "regrets").query("outcome == 'loss'").dropna()
+    by_pair = losses.groupby(["rule", "pair"], sort=False)[[*OF_PLANS]].mean()
+    rows = []
+    for rule, of_rule in by_pair.groupby("rule", sort=False):
+        row: dict[str, object] = {"rule": rule, "pairs": len(of_rule)}
+        for column in OF_PLANS:
+            interval = map(float, mean_interval(of_rule[column].to_numpy()))
+            row |= dict(zip((column, f"{column}_low", f"{column}_high"), interval, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("rule") if rows else pd.DataFrame()
 
 
 def verdicts_table(results: Path) -> str:
@@ -207,10 +208,9 @@ def answer(results: Path) -> str:
         first = f"**Use {names}**: its map knows more than depth of what bridges are worth (`{best.name}`: {said})."
     else:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in rules["verdict"].value_counts().items())
-        losses = _read(results, "regrets").query("outcome == 'loss'")
-        fixed = losses[losses["rule"].isin(MEASURE_NOTHING)].groupby("rule")["worth"].mean()
-        most = f"`{fixed.idxmax()}`, the fixed plan that is worth most ({rounded(fixed.max())})"
-        first = f"**Use depth**, by {most}: no rule is shown to know more ({counts}; the best, `{best.name}`: {said})."
+        first = f"**Use depth**, by the default rule `{DEFAULT_RULE}`: no rule that measures is shown to know more "
+        first += f"({counts}; the best, `{best.name}`: {said})."
+        best = _means_of_plans(results).loc[DEFAULT_RULE]
     second = f"The plans of `{best.name}` are worth {_mean(best, 'over_shallow')} more than `shallow` and "
     second += f"{_mean(best, 'over_random')} more than `random`, where 1 is the way from floor to ceiling."
     third = "Other captions, longer training, or other experts may change it: these pairs share members."

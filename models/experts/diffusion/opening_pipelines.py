@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
-from .. import loading
+from ..weight_files import loading
 from .cosmos3 import cosmos3_expert
 from .denoisers import denoiser_expert
 from .pipeline_expert import PipelineExpert
 
 
 def open_pipeline(
-    name: str | Path, random_weights: bool = False, seed: int = 0, side: int | None = None
+    name: str | Path,
+    random_weights: bool = False,
+    seed: int = 0,
+    side: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> PipelineExpert:
     """Open a diffusers text-to-image or text-to-video pipeline; a video model is shown one still frame.
 
@@ -24,7 +28,7 @@ def open_pipeline(
     ----------
     name : str or Path
         A local folder as saved by `save_pretrained`, or a Hub id, with a model_index.json. Weights are read from
-        safetensors files, in float32. Safety checkers, which look at finished images, are left out.
+        safetensors files. Safety checkers, which look at finished images, are left out.
     random_weights : bool
         Open a twin whose denoiser is drawn at random. Text encoders and autoencoder keep their weights: they decide
         what the denoiser is shown.
@@ -32,6 +36,8 @@ def open_pipeline(
         Of the random denoiser.
     side : int, optional
         Pixels a side of the images; the pipeline's own size without.
+    dtype : torch.dtype
+        The format of the weights of all parts.
 
     Returns
     -------
@@ -68,13 +74,14 @@ def open_pipeline(
 
         set_seed(seed)
         config = loading.load("config", auto.load_config, source, subfolder=part)
-        denoiser = auto.from_config(config).float().eval()
+        denoiser = auto.from_config(config).to(dtype).eval()
     else:
-        denoiser = loading.weights(auto, source, subfolder=part, torch_dtype=torch.float32).eval()
+        denoiser = loading.weights(auto, source, subfolder=part, torch_dtype=dtype).eval()
     unchecked = {"safety_checker": None, "requires_safety_checker": False, "enable_safety_checker": False}
     offered = inspect.signature(kind.__init__).parameters
     options = {name: value for name, value in unchecked.items() if name in offered}
-    pipe = loading.load("pipeline", kind.from_pretrained, source, use_safetensors=True, **{part: denoiser}, **options)
+    options |= {part: denoiser, "torch_dtype": dtype} if dtype != torch.float32 else {part: denoiser}
+    pipe = loading.load("pipeline", kind.from_pretrained, source, use_safetensors=True, **options)
     label = Path(source).name + (" (random weights)" if random_weights else "")
     return pipeline_expert(pipe, label, side)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ....probes.hooks.block_stacks import find_stacks
+from ....probes.notebook_views import SubjectView
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.input_changes import Rows
 from ....probes.subjects.picture_grids import Place, find_grids
@@ -27,7 +28,7 @@ from .recorded_call import Call, frozen_scheduler, record_call, trace_words
 
 
 @dataclass
-class PipelineExpert:
+class PipelineExpert(SubjectView):
     """A diffusers pipeline; `model` is its denoiser, a transformer or a U-Net.
 
     The denoiser is given what the pipeline itself would give it for one prompt, one timestep and these latents, without

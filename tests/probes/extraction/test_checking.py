@@ -103,14 +103,14 @@ def test_a_difference_is_one_error_with_its_cause(make, options, cause, pooling)
 )  # fmt: skip
 def test_what_is_right_passes(options, monkeypatch):
     compared: list[int] = []
-    differences = checking._differences
+    differences = checking.differences
 
     def counted(*given: Any) -> list[tuple[str, float]]:
         found = list(differences(*given))
         compared.append(len(found))
         return found
 
-    monkeypatch.setattr(checking, "_differences", counted)
+    monkeypatch.setattr(checking, "differences", counted)
     toy = open_toy()
     toy.timed_tasks = toy.tasks if "timesteps" in options else ()
     features = extract(toy, letters(*FEW), **options)

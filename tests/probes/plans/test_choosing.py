@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -94,13 +96,13 @@ def test_a_plan_is_charged_with_its_evidence_and_survives_its_file(rule, tmp_pat
 
 def test_the_best_plan_turns_with_the_towers_but_not_with_one_of_them():
     values = np.random.default_rng(5).standard_normal((6, 5))
-    plan = choose_bridges(heat_of(values), bridges=3)
-    both = choose_bridges(heat_of(values[::-1, ::-1]), bridges=3)
+    plan = choose_bridges(heat_of(values), "alignment", bridges=3)
+    both = choose_bridges(heat_of(values[::-1, ::-1]), "alignment", bridges=3)
     assert both.score == pytest.approx(plan.score)
     assert both.pairs == tuple((5 - u, 4 - g) for u, g in reversed(plan.pairs))
-    assert choose_bridges(heat_of(values.T), bridges=3).pairs == tuple((g, u) for u, g in plan.pairs)
-    assert choose_bridges(heat_of(values * 2 + 1), bridges=3).pairs == plan.pairs
-    assert choose_bridges(heat_of(values[::-1]), bridges=3).score != pytest.approx(plan.score)
+    assert choose_bridges(heat_of(values.T), "alignment", bridges=3).pairs == tuple((g, u) for u, g in plan.pairs)
+    assert choose_bridges(heat_of(values * 2 + 1), "alignment", bridges=3).pairs == plan.pairs
+    assert choose_bridges(heat_of(values[::-1]), "alignment", bridges=3).score != pytest.approx(plan.score)
 
 
 def test_ties():
@@ -140,7 +142,7 @@ def test_a_budget_of_parameters_is_met_through_the_rank():
         return len(plan.pairs) * (plan.rank or 0) * 10 + 7
 
     heat = heat_of(np.eye(4))
-    plan = choose_bridges(heat, bridges=3, parameters=1000, count=count)
+    plan = choose_bridges(heat, "alignment", bridges=3, parameters=1000, count=count)
     assert plan.rank == 33
     assert plan.evidence["parameters"] == 1000
     assert count(plan) <= 1000 < count(replace(plan, rank=34))
@@ -149,7 +151,7 @@ def test_a_budget_of_parameters_is_met_through_the_rank():
     for budget in range(1, 200):  # not linear in the rank
         assert rank_for(budget, lambda rank: rank**2) == int(budget**0.5)
     with pytest.raises(ValueError, match="36 trainable parameters are too few: bridges of rank 1 have 37"):
-        choose_bridges(heat, bridges=3, parameters=36, count=count)
+        choose_bridges(heat, "alignment", bridges=3, parameters=36, count=count)
     for count_of in (lambda rank: 5, lambda rank: min(rank, 3)):
         with pytest.raises(ValueError, match="do not grow with the rank"):
             rank_for(10, count_of)
@@ -166,7 +168,7 @@ def test_alignment_is_the_best_of_all_plans(seed):
     g = np.random.default_rng(seed)
     values = g.standard_normal((5, 6)) if seed % 2 else g.integers(0, 3, (6, 4)).astype(float)
     for bridges in range(1, min(values.shape) + 1):
-        plan = choose_bridges(heat_of(values), bridges=bridges)
+        plan = choose_bridges(heat_of(values), "alignment", bridges=bridges)
         best = max(sum(values[p] for p in pairs) for pairs in plans(len(values), values.shape[1], bridges))
         assert plan.score == pytest.approx(best)
         assert sum(values[p] for p in plan.pairs) == pytest.approx(best)
@@ -177,7 +179,7 @@ def test_embeddings_are_never_bridged():
     values = np.full((4, 5), 0.1)
     values[0], values[:, 0] = 9, 9
     values[2, 3] = 0.5
-    plan = choose_bridges(heat_of(values, embeddings=True), bridges=1)
+    plan = choose_bridges(heat_of(values, embeddings=True), "alignment", bridges=1)
     assert plan.pairs == ((1, 2),)
     assert (plan.understanding_layers, plan.generation_layers) == (3, 4)
 
@@ -185,7 +187,7 @@ def test_embeddings_are_never_bridged():
 def test_real_map_carries_its_evidence(tmp_path):
     g = np.random.default_rng(0)
     heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)), "cka")
-    plan = choose_bridges(heat, bridges=2, stream="both")
+    plan = choose_bridges(heat, "alignment", bridges=2, stream="both")
     assert plan.evidence["metric"] == "cka"
     assert plan.evidence["samples"] == 20
     plan.save(tmp_path / "plan.json")
@@ -201,16 +203,16 @@ def test_depths_tell_of_blocks_that_were_not_measured():
     assert last.pairs == ((1, 2),)
     assert np.isnan(score_plan(last, heat))
     sparse = pd.DataFrame(np.eye(2), index=["1", "3"], columns=["0", "5"])
-    assert choose_bridges(sparse, bridges=2).pairs == ((1, 0), (3, 5))
+    assert choose_bridges(sparse, "alignment", bridges=2).pairs == ((1, 0), (3, 5))
     assert count_blocks(sparse) == (4, 6)
 
 
 def test_layers_without_a_score_are_left_out():
     values = np.full((3, 3), np.nan)
     values[1, 1] = -5
-    assert choose_bridges(heat_of(values), bridges=1).pairs == ((1, 1),)
+    assert choose_bridges(heat_of(values), "alignment", bridges=1).pairs == ((1, 1),)
     with pytest.raises(ValueError, match="too few finite values for 2 bridges"):
-        choose_bridges(heat_of(values), bridges=2)
+        choose_bridges(heat_of(values), "alignment", bridges=2)
 
 
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12), (6, 6), (7, 30)])
@@ -259,6 +261,19 @@ def test_fixed_plans():
         assert by_itself.pairs == pairs(rule, shape, count)
 
 
+def test_the_default_is_depth_and_a_map_that_it_leaves_unread_is_said():
+    heat = heat_of(np.arange(208.0).reshape(16, 13))
+    early = choose_bridges(bridges=4, layers=(16, 13))
+    assert (early.rule, early.pairs, early.score) == ("early", ((2, 0), (6, 1), (10, 2), (14, 3)), None)
+    with pytest.warns(UserWarning, match="the default rule, 'early', reads only the depths of this evidence"):
+        assert choose_bridges(heat, bridges=4) == early
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_bridges(heat, "early", bridges=4) == early
+    with pytest.raises(ValueError, match=r"draws measure the rules alignment and complementarity, .* not 'early'"):
+        choose_bridges(heat, bridges=4, draws=20, features=(0, 0))
+
+
 @pytest.mark.parametrize("shape", [(16, 13), (12, 16), (6, 6), (7, 30), (1, 5)])
 def test_shallow_and_deep_have_the_generation_blocks_of_the_middle(shape):
     for bridges in range(1, min(shape) + 1):
@@ -299,7 +314,7 @@ def test_a_distance_is_no_gain():
     g = np.random.default_rng(0)
     heat = similarity_map(g.standard_normal((4, 20, 5)), g.standard_normal((6, 20, 5)), "modality_gap")
     with pytest.raises(ValueError, match="modality_gap is a distance, and the largest would be bridged"):
-        choose_bridges(heat, bridges=2)
+        choose_bridges(heat, "alignment", bridges=2)
 
 
 @pytest.mark.parametrize("metric", ["svcca", "pwcca", "procrustes", "cka_biased", "cka_rbf"])
@@ -308,13 +323,16 @@ def test_a_map_that_is_high_for_strangers_chooses_only_when_scaled(metric):
     common = g.standard_normal((60, 6))
     x, y = ([g.standard_normal((60, 40)), np.hstack([common, g.standard_normal((60, 2))])] for _ in range(2))
     heat = similarity_map(x, y, metric)
-    for choose in (choose_bridges, lambda heat, bridges: lay_out("dense", 2, 2, matching="optimal", heat=heat)):
+    for choose in (
+        partial(choose_bridges, rule="alignment"),
+        lambda heat, bridges: lay_out("dense", 2, 2, matching="optimal", heat=heat),
+    ):
         with pytest.raises(ValueError, match=rf"{metric} is high for strangers too, .* choose from scaled_map\(x, y,"):
             choose(heat, bridges=1)
     scaled = scaled_map(x, y, metric, permutations=39)
     assert scaled.attrs["scaled"] and scaled.attrs["metric"] == metric and scaled.attrs["chance"] == 0
-    assert choose_bridges(scaled, bridges=1).pairs == ((1, 1),)
-    assert choose_bridges(scaled, bridges=1).evidence["permutations"] == 39
+    assert choose_bridges(scaled, "alignment", bridges=1).pairs == ((1, 1),)
+    assert choose_bridges(scaled, "alignment", bridges=1).evidence["permutations"] == 39
     assert scaled.iloc[1, 1] > 0.1 > scaled.iloc[0, 0]
 
 
@@ -322,12 +340,18 @@ def test_bad_input_is_told():
     heat = heat_of(np.zeros((3, 5)))
     for bad, told in [
         (lambda: choose_bridges(heat, "best"), "unknown rule 'best': expected one of alignment, .*, all, middle"),
-        (lambda: choose_bridges(heat, bridges=4), r"from 1 to 3, the blocks of the shallower tower .*3 and 5\), got 4"),
-        (lambda: choose_bridges(heat, bridges=0), "got 0"),
-        (lambda: choose_bridges(heat, bridges=1, stream="x"), "unknown stream"),
-        (lambda: choose_bridges(heat_of([[1.0]], embeddings=True)), "no blocks to bridge"),
-        (lambda: choose_bridges(heat.rename(index={"1": "head"})), "must be 'embeddings' or block numbers"),
-        (lambda: choose_bridges(heat.rename(index={"1": "0"})), "named once each"),
+        (
+            lambda: choose_bridges(heat, "alignment", bridges=4),
+            r"from 1 to 3, the blocks of the shallower tower .*3 and 5\), got 4",
+        ),
+        (lambda: choose_bridges(heat, "alignment", bridges=0), "got 0"),
+        (lambda: choose_bridges(heat, "alignment", bridges=1, stream="x"), "unknown stream"),
+        (lambda: choose_bridges(heat_of([[1.0]], embeddings=True), "alignment"), "no blocks to bridge"),
+        (
+            lambda: choose_bridges(heat.rename(index={"1": "head"}), "alignment"),
+            "must be 'embeddings' or block numbers",
+        ),
+        (lambda: choose_bridges(heat.rename(index={"1": "0"}), "alignment"), "named once each"),
     ]:
         with pytest.raises(ValueError, match=told):
             bad()

@@ -42,7 +42,7 @@ def test_a_map_of_another_rule_is_no_alignment(rule):
     heat.attrs = {"metric": rule}
     assert choose_bridges(heat, rule, 1).score == HEAT.to_numpy().max()
     with pytest.raises(ValueError, match=f"the rule 'alignment' needs a layer map of a similarity, .* a {rule} map"):
-        choose_bridges(heat, bridges=1)
+        choose_bridges(heat, "alignment", bridges=1)
     with pytest.raises(ValueError, match=f"needs a {rule} map, .* got a layer map of cka"):
         choose_bridges(HEAT, rule, 1)
 
@@ -52,7 +52,7 @@ def test_layer_weights_are_no_alignment():
     heat.attrs = {"metric": "soft"}
     assert choose_bridges(heat, "soft", 1).score == HEAT.to_numpy().max()
     with pytest.raises(ValueError, match=r"'alignment' needs a layer map of a similarity, .* got a soft map"):
-        choose_bridges(heat, bridges=1)
+        choose_bridges(heat, "alignment", bridges=1)
     with pytest.raises(ValueError, match=r"needs the layer weights .*, as FusedModel.layer_weights .* map of cka"):
         choose_bridges(HEAT, "soft", 1)
 
@@ -82,7 +82,7 @@ def test_evidence_from_a_file(tmp_path):
     read = read_evidence(tmp_path / "map.csv")
     assert isinstance(read, pd.DataFrame)
     assert read.attrs == HEAT.attrs
-    assert choose_bridges(read, bridges=2).pairs == choose_bridges(HEAT, bridges=2).pairs
+    assert choose_bridges(read, "alignment", bridges=2).pairs == choose_bridges(HEAT, "alignment", bridges=2).pairs
     links = LINKS.copy()
     links.attrs = {"cost": {"steps": 600}}
     links.to_parquet(tmp_path / "links.parquet")

@@ -37,7 +37,7 @@ def test_planted_bridges_are_kept_in_every_half_and_settled(metric, tmp_path):
     heat = similarity_map(x, y, metric)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan = choose_bridges(heat, bridges=2, draws=20, features=(x, y))
+        plan = choose_bridges(heat, "alignment", bridges=2, draws=20, features=(x, y))
     found = plan.evidence["stability"]
     assert plan.pairs == tuple(PLANTED)
     assert found["kept"] == {"1-0": 1.0, "2-3": 1.0}
@@ -49,21 +49,21 @@ def test_planted_bridges_are_kept_in_every_half_and_settled(metric, tmp_path):
     assert "settled by 80 samples" in str(plan) and f"metric {metric}" in str(plan)
     plan.save(tmp_path / "plan.json")
     assert BridgePlan.load(tmp_path / "plan.json") == plan
-    bare = choose_bridges(heat, bridges=2)
+    bare = choose_bridges(heat, "alignment", bridges=2)
     assert (bare.pairs, bare.score) == (plan.pairs, plan.score) and "stability" not in bare.evidence
 
 
 def test_a_plan_of_noise_says_so():
     x, y = stacks(1, layers=5)
     with pytest.warns(UserWarning, match=r"not settled by 80 samples: its lead over [-\d ]+ is .*, which is noise\."):
-        plan = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, features=(x, y))
+        plan = choose_bridges(similarity_map(x, y, "cka"), "alignment", bridges=2, draws=20, features=(x, y))
     found = plan.evidence["stability"]
     assert not found["settled"] and found["plans"] > 5 and len(found["near_best"]) > 5
     first = found["runners_up"][0]
     assert first["low"] < 0 < first["margin"] < first["high"]
     with pytest.warns(UserWarning, match="not settled"):
-        again = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, features=(x, y))
-        other = choose_bridges(similarity_map(x, y, "cka"), bridges=2, draws=20, seed=1, features=(x, y))
+        again = choose_bridges(similarity_map(x, y, "cka"), "alignment", bridges=2, draws=20, features=(x, y))
+        other = choose_bridges(similarity_map(x, y, "cka"), "alignment", bridges=2, draws=20, seed=1, features=(x, y))
     assert again == plan != other
 
 
@@ -74,7 +74,7 @@ def test_two_equal_candidates_are_chosen_in_half_of_the_draws_each():
     x, y = (np.concatenate([side, side[::-1]], 1) for side in (x, y))
     heat = similarity_map(x, y, "cka")
     assert heat.iloc[0, 0] == pytest.approx(heat.iloc[1, 1], abs=1e-12)
-    found = choose_bridges(heat, bridges=1, draws=200, features=(x, y)).evidence["stability"]
+    found = choose_bridges(heat, "alignment", bridges=1, draws=200, features=(x, y)).evidence["stability"]
     rival = found["runners_up"][0]
     assert rival["pairs"] in ([[0, 0]], [[1, 1]])
     assert 0.4 < rival["chosen"] < 0.6 and 0.4 < found["same_plan"] < 0.6
@@ -88,7 +88,7 @@ def test_what_is_within_noise_covers_the_truth():
     near, settled, worse = [], [], []
     for seed in range(60):
         x, y = stacks([seed, 9], 64, 3, {(0, 0): 0.6, (1, 1): 0.6, (2, 2): 0.25})
-        plan = choose_bridges(similarity_map(x, y, "cka"), bridges=1, draws=40, features=(x, y))
+        plan = choose_bridges(similarity_map(x, y, "cka"), "alignment", bridges=1, draws=40, features=(x, y))
         found = plan.evidence["stability"]
         near.append([0, 0] in found["near_best"])
         settled.append(found["settled"])
@@ -104,15 +104,15 @@ def test_rows_of_one_picture_stay_in_one_half():
     with pytest.warns(UserWarning, match="repeated"):
         heat = similarity_map(x, y, "cka")
     with pytest.raises(ValueError, match=r"a margin needs rows that could be exchanged.*by block="):
-        choose_bridges(heat, bridges=2, draws=10, features=(x, y))
-    found = choose_bridges(heat, bridges=2, draws=10, features=(x, y), block=3).evidence["stability"]
+        choose_bridges(heat, "alignment", bridges=2, draws=10, features=(x, y))
+    found = choose_bridges(heat, "alignment", bridges=2, draws=10, features=(x, y), block=3).evidence["stability"]
     assert (found["samples"], found["block"]) == (45, 3)
 
 
 def test_a_scaled_map_is_drawn_again_and_scaled():
     x, y = stacks(0, 60, 3, {(0, 1): 0.99}, dims=4)
     heat = scaled_map(x, y, "svcca", permutations=20)
-    plan = choose_bridges(heat, bridges=1, draws=10, features=(x, y))
+    plan = choose_bridges(heat, "alignment", bridges=1, draws=10, features=(x, y))
     assert plan.pairs == ((0, 1),) and plan.evidence["stability"]["kept"] == {"0-1": 1.0}
 
 

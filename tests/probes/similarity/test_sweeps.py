@@ -61,19 +61,19 @@ def test_a_map_holds_its_null_as_plain_json():
 def test_a_plan_from_a_map_of_noise_says_so(tmp_path):
     text, image = sweep()
     found, noise = (similarity_map(text, image.at(time), k=5, permutations=99) for time in (0.5, 0.2))
-    plan = choose_bridges(found, bridges=2)
+    plan = choose_bridges(found, "alignment", bridges=2)
     assert (2, 1) in plan.pairs
     assert plan.evidence["peak_p"] == 1 / 100
     single = np.array(found.attrs["p"], float)[1:, 1:]
     assert plan.evidence["within_null"] == [[u, g] for u, g in plan.pairs if single[u, g] > 0.05] != []
     assert "has p = 0.01, among the best of each permutation. Within the null by themselves: " in str(plan)
     with pytest.warns(UserWarning, match="no more than unrelated features give, so that the plan is drawn from noise"):
-        lost = choose_bridges(noise, bridges=2)
+        lost = choose_bridges(noise, "alignment", bridges=2)
     assert lost.evidence["peak_p"] > 0.05
     assert not {"p", "adjusted_p", "null95"} & set(lost.evidence)
     lost.save(tmp_path / "plan.json")
     assert BridgePlan.load(tmp_path / "plan.json") == lost
-    assert not choose_bridges(similarity_map(text, image.at(0.2), k=5), bridges=2).null_sentence
+    assert not choose_bridges(similarity_map(text, image.at(0.2), k=5), "alignment", bridges=2).null_sentence
 
 
 def test_unrelated_features_are_seldom_called_more_than_noise():

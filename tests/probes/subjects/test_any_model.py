@@ -247,3 +247,25 @@ class Growing:
         if name == "cache":
             raise AttributeError(name)
         return getattr(self.cache, name)
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda stimuli: {"pixel_values": torch.zeros(len(stimuli), 3, 4, 4)}, ("image",)),
+        (lambda stimuli, modalities: {"input_ids": torch.ones(1, 2).long()}, ("text",)),
+        (lambda stimuli, modalities, task: {"input_features": torch.zeros(1, 3, 4)}, ("audio",)),
+        (
+            lambda stimuli, modalities, task, timestep: {
+                "input_ids": torch.ones(1, 2).long(),
+                "pixel_values": torch.zeros(1, 3, 4, 4),
+            },
+            ("image", "text"),
+        ),
+        (lambda *_: {"x": torch.zeros(1, 3, 4, 4)}, ("image", "text")),  # its name does not tell
+        (lambda stimuli: {}[stimuli[0].id], ("image", "text")),  # it knows its own stimuli alone
+    ],
+)
+def test_modalities_follow_from_the_names_of_inputs_and_it_may_take_fewer_arguments(function, found):
+    assert AnyModel(Odd(), function).modalities == found
+    assert AnyModel(Odd(), function, modalities=("text",)).modalities == ("text",)

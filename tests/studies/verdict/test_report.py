@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bridgework.probes.similarity.intervals import mean_interval
 from bridgework.studies.quotes import verdict_quotes
 from bridgework.studies.quotes.rounding import with_interval
 from bridgework.studies.settings import RESULTS
@@ -164,7 +165,11 @@ def test_the_page_of_a_whole_study_names_the_rule_that_holds(whole, tmp_path):
     assert said["verdict regrets"].count("\n") == 1 + len(RULES) + len(CONTROLS)
     none = whole | {"verdicts": whole["verdicts"].replace({"verdict": {"holds": "undecided"}})}
     (tmp_path / "none").mkdir()
-    assert written(none, tmp_path / "none")["verdict answer"].startswith("**Use depth**, by `")
+    said = written(none, tmp_path / "none")["verdict answer"]
+    assert said.startswith("**Use depth**, by the default rule `early`: no rule that measures is shown to know more")
+    early = whole["regrets"].query("outcome == 'loss' and rule == 'early'").groupby("pair")[REGRETS].mean()
+    gain = with_interval(*map(float, mean_interval(early["over_random"].to_numpy())))
+    assert "The plans of `early` are worth" in said and f"{gain} more than `random`" in said
 
 
 def test_the_page_of_half_a_study_says_what_is_missing(half, tmp_path):

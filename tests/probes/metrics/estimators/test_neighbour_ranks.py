@@ -50,6 +50,6 @@ def test_a_scaled_map_chooses_bridges_and_a_map_of_distances_does_not():
     x = g.standard_normal((3, 40, 6))
     y = x + 0.5 * g.standard_normal((3, 40, 6))
     with pytest.raises(ValueError, match=r"is a distance.*scaled_map"):
-        choose_bridges(similarity_map(x, y, "information_imbalance"), bridges=2)
-    plan = choose_bridges(scaled_map(x, y, "information_imbalance", permutations=40), bridges=3)
+        choose_bridges(similarity_map(x, y, "information_imbalance"), "alignment", bridges=2)
+    plan = choose_bridges(scaled_map(x, y, "information_imbalance", permutations=40), "alignment", bridges=3)
     assert [tuple(pair) for pair in plan.pairs] == [(0, 0), (1, 1), (2, 2)]

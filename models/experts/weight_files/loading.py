@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ...probes.hooks.block_stacks import find_stacks
+from ....probes.hooks.block_stacks import find_stacks
+from .weight_placement import WeightPlacement
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -42,12 +42,15 @@ class Checkpoint:
         Whether the weights are drawn at random instead of read.
     seed : int
         Of the random weights.
+    placement : WeightPlacement
+        The format of the weights and where they lie.
     """
 
     source: str
     label: str
     random_weights: bool = False
     seed: int = 0
+    placement: WeightPlacement = field(default_factory=WeightPlacement)
 
     @property
     def folder(self) -> Path | None:
@@ -108,19 +111,15 @@ def settings(source: str) -> PreTrainedConfig:
     return load("config", AutoConfig.from_pretrained, source, trust_remote_code=False)
 
 
-def model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
-    """Open a model in float32, ready to run.
+def model(auto: Any, checkpoint: Checkpoint) -> Any:
+    """Open a model, ready to run.
 
     Parameters
     ----------
     auto : type
         An auto class of transformers, such as `AutoModel`.
-    source : str
-        A local folder or a Hub id.
-    config : PreTrainedConfig
-        As `settings` reads it.
-    random_weights : bool
-        Whether the weights are drawn at random instead of read.
+    checkpoint : Checkpoint
+        What is opened, and how.
 
     Returns
     -------
@@ -132,10 +131,12 @@ def model(auto: Any, source: str, config: Any, random_weights: bool) -> Any:
     ValueError
         As `weights` does.
     """
-    if random_weights:
+    config, placement = checkpoint.config, checkpoint.placement
+    if checkpoint.random_weights:
         drawn = auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)
-        return drawn.float().eval()
-    return weights(auto, source, config=config, dtype=torch.float32, trust_remote_code=False).eval()
+        return drawn.to(placement.dtype).eval()
+    options = placement.options(config)
+    return weights(auto, checkpoint.source, config=config, trust_remote_code=False, **options).eval()
 
 
 def weights(auto: Any, source: str, **options: Any) -> Any:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bridgework.models.experts.loading import settings, weights
 from bridgework.models.experts.opening import open_expert
+from bridgework.models.experts.weight_files.loading import settings, weights
 from bridgework.tests.models.tiny_folders import TEXT, tokenizer, write
 
 CODE = "raise SystemExit('code of a checkpoint was run')\n"

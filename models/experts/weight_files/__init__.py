@@ -1,0 +1,1 @@
+"""Read checkpoints: safetensors alone, in a stated format, onto stated devices."""
