@@ -42,6 +42,7 @@ def defaults(function) -> dict[str, object]:
                 "rank": None,
                 "metric": DEFAULT_METRIC,
                 "k": 10,
+                "permutations": 200,
                 "timestep": None,
                 "evidence": None,
             },

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
+from ..experts.diffusion.latent_generator import LatentGenerator
 from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
@@ -43,7 +44,8 @@ class FusedModel(Fusion, Generator):
     understanding : Any
         An expert that reads text: a language model or a vision-language model.
     generation : Any
-        A `DitExpert`, or another expert with its `encode`, `predict` and `size`, such as a `LatentGenerator`.
+        A `DitExpert`, a diffusers pipeline as `open_expert` opens it (a `LatentGenerator` is made of it), or another
+        expert with `encode`, `predict` and `size`.
     plan : BridgePlan
         Its depths must be those of the two experts; `plan.stream` names the generator's tokens that read the text.
 
@@ -83,6 +85,8 @@ class FusedModel(Fusion, Generator):
     _described: list[dict[str, Any]] | None = None
 
     def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
+        if hasattr(generation, "pipe") and not callable(getattr(generation, "predict", None)):
+            generation = LatentGenerator(generation)
         if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
             raise TypeError(
                 "expected an expert that reads text and one that draws (a DitExpert), in this order, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,11 +27,14 @@ from .training_state import (
     write_state,
 )
 
+EARLIER = "made_longer_after"  # in run.json
 PICKLES = ("*.bin", "*.pkl", "*.pt", ".metadata")  # as accelerate and torch's distributed checkpoints name theirs
 
 
 def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> None:
     """Refuse a folder that holds another run, and write what the run in `folder` is.
+
+    A run that has ended may be asked for with more steps. It is then trained on, with a warning.
 
     Parameters
     ----------
@@ -45,7 +49,13 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
     ------
     ValueError
         If the folder holds a run with another plan or other settings. The message names the file and what differs.
+
+    Warns
+    -----
+    UserWarning
+        If a run is made longer: its learning rate rises again, so it is not the run that had as many steps at once.
     """
+    earlier: list[int] = []  # the numbers of steps after which the run had ended before
     wanted = {"plan.json": json.loads(json.dumps(asdict(plan))), "run.json": settings}
     for name, fields in wanted.items():
         path = folder / name
@@ -56,6 +66,16 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
             found = json.loads(json.dumps(found))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: choose another folder, or remove it ({error})") from None
+        if name == "run.json":
+            earlier = found.pop(EARLIER, [])
+            if found.get("steps") == _ended_at(folder) < fields["steps"]:
+                earlier = [*earlier, found["steps"]]
+                warnings.warn(
+                    f"the run in {folder} ended after {found['steps']} steps and is made longer, to {fields['steps']}: "
+                    "its learning rate rises again, so it is another run than one of as many steps at once",
+                    stacklevel=3,
+                )
+                found["steps"] = fields["steps"]
         if other := [key for key in sorted(fields.keys() | found.keys()) if fields.get(key) != found.get(key)]:
             raise ValueError(
                 f"{path} is of another run, with {other[0]} {found.get(other[0])} instead of {fields.get(other[0])}: "
@@ -63,8 +83,14 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
             )
     if PartialState().is_main_process:
         plan.save(folder / "plan.json")
-        write_json(folder / "run.json", settings)
+        write_json(folder / "run.json", settings | ({EARLIER: earlier} if earlier else {}))
     PartialState().wait_for_everyone()
+
+
+def _ended_at(folder: Path) -> int:
+    """Return the step of the newest checkpoint of a run, or -1."""
+    path = folder / "state" / "step.json"
+    return json.loads(path.read_text()) if path.exists() else -1
 
 
 @dataclass(frozen=True)

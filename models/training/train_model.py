@@ -42,7 +42,7 @@ def train(
 ) -> Log:
     """Train a fused or unified model on scenes, or on any images with captions, and save it to `folder`.
 
-    A run that was stopped is resumed; a finished one is loaded.
+    A run that was stopped is resumed; a finished one is loaded, or made longer by more steps.
 
     Parameters
     ----------
@@ -83,12 +83,22 @@ def train(
     ValueError
         If `folder` holds a run with another plan or other settings, or the batch cannot be dealt to the processes.
     TypeError
-        If the data are not Stimuli.
+        If the data are not Stimuli, or the model has no loss, as a bare `Fusion`.
+
+    Warns
+    -----
+    UserWarning
+        If a finished run is made longer: its learning rate rises again.
 
     Notes
     -----
     One trunk, and a trained understanding expert of ours, learns to answer questions about scenes as well.
     """
+    if not callable(getattr(model, "loss", None)):
+        raise TypeError(
+            f"a {type(model).__name__} has no loss to train by: build a FusedModel(understanding, generation, plan) of "
+            "two experts, or step an optimizer over the bridges by a loop of your own"
+        )
     trunk = model.plan.layout in TRUNKS
     rate = learning_rate or (2e-3 if trunk else 1e-2)
     settings = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}

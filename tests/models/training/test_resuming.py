@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,12 +193,32 @@ def test_a_state_that_is_no_plain_one_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"seed": 1}, "run.json is of another run, with seed 0 instead of 1"),
-     ({"steps": 2}, "run.json .* steps 1 instead of 2"), ({"shuffled": True}, "shuffled False instead of True")],
+     ({"steps": 2, "seed": 1}, "with seed 0 instead of 1"), ({"shuffled": True}, "shuffled False instead of True")],
 )  # fmt: skip
 def test_a_run_made_otherwise_is_refused(fuse, plan, tmp_path, options, message):
     train(fuse(plan), tmp_path, steps=1, batch_size=2)
     with pytest.raises(ValueError, match=message):
         train(fuse(plan), tmp_path, **({"steps": 1, "batch_size": 2} | options))
+
+
+def test_a_run_that_has_ended_is_made_longer_with_a_word(fuse, plan, tmp_path):
+    train(fuse(plan), tmp_path, steps=2, batch_size=2)
+    with pytest.warns(UserWarning, match="ended after 2 steps and is made longer, to 3: its learning rate rises again"):
+        log = train(model := fuse(plan), tmp_path, steps=3, batch_size=2)
+    assert log[-1]["step"] == 2 and model.steps == 3
+    assert json.loads((tmp_path / "run.json").read_text())["made_longer_after"] == [2]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*made longer.*")
+        assert train(fuse(plan), tmp_path, steps=3, batch_size=2) == log  # it is loaded
+    with pytest.raises(ValueError, match="steps 3 instead of 2"):
+        train(fuse(plan), tmp_path, steps=2, batch_size=2)
+
+
+def test_a_run_that_was_stopped_is_not_made_longer(fuse, plan, tmp_path):
+    train(fuse(plan), tmp_path, steps=2, batch_size=2)
+    (tmp_path / "state" / "step.json").write_text("1")
+    with pytest.raises(ValueError, match="steps 2 instead of 3"):
+        train(fuse(plan), tmp_path, steps=3, batch_size=2)
 
 
 def test_another_field_of_the_plan_is_refused(fuse, plan, tmp_path):

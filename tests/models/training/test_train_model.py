@@ -64,6 +64,12 @@ def test_seeds_draw_different_batches(fuse, plan, tmp_path, captions_given):
     assert captions_given[0] == captions_given[2] != captions_given[1]
 
 
+def test_a_bare_fusion_is_told_what_to_train_instead(tmp_path):
+    with pytest.raises(TypeError, match=r"a Linear has no loss to train by: build a FusedModel\(understanding"):
+        train(torch.nn.Linear(1, 1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_plan_in_the_same_folder_is_refused(fuse, plan, tmp_path):
     """As many bridges elsewhere would load without a word."""
     train(fuse(plan), tmp_path, steps=1, batch_size=2)

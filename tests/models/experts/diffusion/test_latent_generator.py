@@ -166,6 +166,12 @@ def test_semantic_tokens_enter_where_no_mask_counts_the_text(generator):
                 generation.predict(noisy, longer, time)
 
 
+def test_a_fused_model_makes_the_generator_of_a_pipeline_itself(fuse, experts, tokenizer):
+    plain = fuse("SD 3.5")
+    again = FusedModel(build_vlm(tokenizer), experts("SD 3.5"), plain.plan)
+    assert isinstance(again.experts[1], LatentGenerator) and again.size == plain.size
+
+
 @pytest.mark.parametrize("family", ["SD 1.5", "CogVideoX"])
 def test_other_schedules_are_refused(experts, family):
     with pytest.raises(ValueError, match="not trained by flow matching"):
