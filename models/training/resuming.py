@@ -66,20 +66,22 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
             found = json.loads(json.dumps(found))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: choose another folder, or remove it ({error})") from None
+        ended = -1
         if name == "run.json":
             earlier = found.pop(EARLIER, [])
             if found.get("steps") == _ended_at(folder) < fields["steps"]:
-                earlier = [*earlier, found["steps"]]
-                warnings.warn(
-                    f"the run in {folder} ended after {found['steps']} steps and is made longer, to {fields['steps']}: "
-                    "its learning rate rises again, so it is another run than one of as many steps at once",
-                    stacklevel=3,
-                )
-                found["steps"] = fields["steps"]
+                ended, found["steps"] = found["steps"], fields["steps"]
         if other := [key for key in sorted(fields.keys() | found.keys()) if fields.get(key) != found.get(key)]:
             raise ValueError(
                 f"{path} is of another run, with {other[0]} {found.get(other[0])} instead of {fields.get(other[0])}: "
                 "choose another folder"
+            )
+        if ended >= 0:
+            earlier = [*earlier, ended]
+            warnings.warn(
+                f"the run in {folder} ended after {ended} steps and is made longer, to {fields['steps']}: its learning "
+                "rate rises again, so it is another run than one of as many steps at once",
+                stacklevel=3,
             )
     if PartialState().is_main_process:
         plan.save(folder / "plan.json")

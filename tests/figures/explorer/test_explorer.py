@@ -86,7 +86,7 @@ def test_the_page_computes_what_python_computes(sides, tmp_path):
         assert np.mean(found["shares"]) == pytest.approx(heat.iloc[row, column])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plan = choose_bridges(heat, bridges=2, draws=20, features=(text, y))
+            plan = choose_bridges(heat, "alignment", bridges=2, draws=20, features=(text, y))
         stable = plan.evidence["stability"]
         assert found["best"] == [list(pair) for pair in plan.pairs]
         assert found["kept"] == pytest.approx(list(stable["kept"].values()))
@@ -102,7 +102,7 @@ def test_the_plan_is_the_rules_until_it_is_drawn_by_hand(sides, tmp_path):
     shown = open_explorer(sides, timestep=0.7, rank=8)
     heat = similarity_map(sides[0], sides[1].at(0.7), k=5)
     pd.testing.assert_frame_equal(shown.heat, heat)
-    assert shown.plan == choose_bridges(heat, bridges=2, rank=8)
+    assert shown.plan == choose_bridges(heat, "alignment", bridges=2, rank=8)
     shown._keep({**shown.state, "pairs": [[0, 0], [3, 1]], "byRule": False})
     plan = shown.plan
     assert (plan.pairs, plan.rule, plan.rank) == (((0, 0), (3, 1)), "by hand", 8)
@@ -226,7 +226,7 @@ def test_the_page_answers_pointer_and_keyboard(sides, tmp_path):
         heat = similarity_map(sides[0], sides[1].at(0.7), k=8)
         scores = page.run(f"Array.from({HANDLE}.view().scores, score => Number.isNaN(score) ? null : score)")
         np.testing.assert_allclose(np.array(scores, float), heat.to_numpy().ravel(), atol=1e-12)
-        best = [list(pair) for pair in choose_bridges(heat, bridges=2).pairs]
+        best = [list(pair) for pair in choose_bridges(heat, "alignment", bridges=2).pairs]
         assert page.run(f"{HANDLE}.state().pairs") == best
         other = [[0, 0], best[1]] if best[0] != [0, 0] and best[1][0] > 0 and best[1][1] > 0 else [best[0], [3, 2]]
         moved = next(number for number in (0, 1) if other[number] != best[number])

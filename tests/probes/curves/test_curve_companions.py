@@ -44,7 +44,7 @@ def test_scores_of_neighbours_fall_with_samples_and_debiased_ones_do_not(pair):
         similarity(pair[0].layer("1"), pair[1].layer("1"), "mutual_knn")
     )
     assert np.isnan(near.loc[("1", 240), "deviation"]) and near.loc[("1", 30), "deviation"] > 0
-    debiased = score_by_samples(*pair, "cka").set_index(["layer", "samples"])["score"]
+    debiased = score_by_samples(*pair, metric="cka").set_index(["layer", "samples"])["score"]
     assert debiased["0"].abs().max() < 0.06 and np.ptp(debiased["1"]) < 0.06
     assert debiased["1"].min() > 0.7
 
@@ -66,7 +66,7 @@ def test_effective_rank_counts_directions(pair):
 
 
 def test_halves_of_a_layer_with_shared_directions_are_alike_and_of_noise_are_not(pair):
-    table = halves_ceiling(*pair, "cka").set_index("layer")
+    table = halves_ceiling(*pair, metric="cka").set_index("layer")
     assert table.loc["1", "ceiling"] > table.loc["1", "score"] - 0.15 and table.loc["1", "ceiling"] > 0.6
     assert table.loc["0", "ceiling"] < 0.15
     assert table.loc["1", "ceiling"] == pytest.approx(np.sqrt(table.loc["1", "own_x"] * table.loc["1", "own_y"]))
