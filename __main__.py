@@ -41,7 +41,13 @@ COMMANDS = {
             "--image-column": {"help": "The column of images or their paths. (default: found by its name)"},
             "--text-column": {"help": "The column of captions. (default: found by its name)"},
             "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},
-            "--captions": {"help": "What becomes of an image with several: first keeps the first. (default: an error)"},
+            "--captions": {
+                "help": "What becomes of an image with several: first keeps the first; all keeps all, and images are "
+                "compared. (default: an error)",
+            },
+            "--part": {
+                "help": "One part of the data: train, evidence, validation or test. (default: all of them)",
+            },
             **WEIGHTS,
             "--random-weights": {"help": "Probe the expert's twin with random weights.", "action": "store_true"},
             "--front": {

@@ -42,6 +42,7 @@ def extract(
     expert_dtype: str | None = None,
     device_map: str | None = None,
     quantization: str | None = None,
+    part: str | None = None,
     **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
@@ -51,12 +52,14 @@ def extract(
     from .probes.extraction.options import ExtractionOptions
     from .probes.stimuli.sources import load_stimuli
 
-    part = stimuli.removeprefix("scenes-")
+    scenes = stimuli.removeprefix("scenes-")
     given = {"image": image_column, "text": text_column, "root": root, "captions": captions}
-    if stimuli != part:
-        if named := [name for name, value in given.items() if value is not None]:
-            raise ValueError(f"{stimuli} has images and texts of its own: leave out {', '.join(named)}")
-        shown = scene_stimuli(part, SCENES if limit is None else limit)
+    if stimuli != scenes:
+        if named := [name for name, value in (given | {"part": part}).items() if value is not None]:
+            raise ValueError(f"{stimuli} has images, texts and a part of its own: leave out {', '.join(named)}")
+        shown = scene_stimuli(scenes, SCENES if limit is None else limit)
+    elif part is not None:
+        shown = load_stimuli(stimuli, **given).part(part)[: None if limit is None else max(limit, 0)]
     else:
         shown = load_stimuli(stimuli, limit, **given)
     began = time.perf_counter()

@@ -22,7 +22,8 @@ from ..probes.features.features import Features
 from ..probes.features.layer_features import LayerFeatures
 from ..probes.files import write_csv, write_json, write_parquet
 from ..probes.plans.choosing import choose_bridges
-from ..probes.similarity.scoring import chance, similarity, similarity_map, used_k
+from ..probes.similarity.calibration import chance, used_k
+from ..probes.similarity.scoring import similarity, similarity_map
 from ..probes.stimuli.controls import mismatched
 from ..probes.stimuli.images import to_pixels
 from ..probes.stimuli.stimulus_set import Stimuli

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
+from ...probes.stimuli.stimulus_set import Stimuli, Stimulus, dealt_by_texts
 from .rendering import render_scene
 from .scene import COLOURS, COUNTS, HELD_OUT, PARTS, PLURAL, RELATIONS, SHAPES, SKILLS, Scene, Thing, check_part
 
@@ -234,5 +234,5 @@ def scene_stimuli(part: str, count: int, seed: int = 0) -> Stimuli:
         if scene.caption not in chosen:
             chosen[scene.caption] = Stimulus(render_scene(scene, rng), scene.caption, scene.caption)
         if len(chosen) == count:
-            return Stimuli(chosen.values(), name=f"scenes-{part}")
+            return dealt_by_texts(Stimuli(chosen.values(), name=f"scenes-{part}"))
     raise ValueError(f"part {part!r} has fewer than {count} different scenes: ask for fewer")

@@ -12,10 +12,12 @@ part. Short captions ("a circle") name too little to be unique to a part; the sc
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
+
+from ...probes.stimuli.parts import PARTS as DEALT
+from ...probes.stimuli.parts import part_of
 
 SIZE = 32
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -32,7 +34,7 @@ COUNTS = ("one", "two", "three", "four")
 PLURAL = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 RELATIONS = ("left of", "right of", "above", "below")
 SKILLS = ("one object", "two objects", "counting", "colours", "position", "colour attribution")
-PARTS = ("train", "evidence", "validation", "test", "new")
+PARTS = (*DEALT, "new")
 
 HELD_OUT: frozenset[tuple[str, ...]] = frozenset(
     {
@@ -99,23 +101,6 @@ class Scene:
         if self.combinations & HELD_OUT:
             return "new"
         return part_of(self.caption)
-
-
-def part_of(text: str) -> str:
-    """Return the part that a text belongs to by its hash: 70 % train, 10 % each of evidence, validation and test.
-
-    Parameters
-    ----------
-    text : str
-        A full caption, or any text.
-
-    Returns
-    -------
-    str
-        One of `PARTS` but "new".
-    """
-    tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
-    return {7: "evidence", 8: "validation", 9: "test"}.get(tenth, "train")
 
 
 def check_part(part: str, per_skill: int = 1, counted: str = "captions or questions of every skill") -> None:

@@ -13,7 +13,7 @@ from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
 from ..generation.flow import TIME_SPREAD
 from ..scenes.dialogues import IMAGE
-from ..scenes.scene import SIZE, part_of
+from ..scenes.scene import SIZE
 from .scene_batches import dit_batch, emoji_part, vlm_batch
 
 CAPTION_DROPOUT = 0.15  # share of captions that are left out, for classifier-free guidance
@@ -90,7 +90,7 @@ def batch_source(
 
 
 def stimuli_of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
-    """Return the stimuli whose text falls into a part of the data, by the same hash as the scenes.
+    """Return the stimuli of a part of the data, as `Stimuli.part` deals them.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ def stimuli_of_part(stimuli: Stimuli, part: str) -> Sequence[Stimulus]:
     ValueError
         If there are none.
     """
-    chosen = [number for number, text in enumerate(stimuli.texts) if part_of(text) == part]
+    chosen = [number for number, dealt in enumerate(stimuli.parts) if dealt == part]
     if not chosen:
         raise ValueError(
-            f"none of the {len(stimuli)} captions of {stimuli.name!r} falls into the part {part!r}: give more pairs"
+            f"none of the {len(stimuli)} pairs of {stimuli.name!r} falls into the part {part!r}: give more pairs"
         )
     return Subset(stimuli, chosen)  # type: ignore[return-value]
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.sources import load_stimuli
-from ...probes.stimuli.stimulus_set import Stimuli
+from ...probes.stimuli.stimulus_set import Stimuli, dealt_by_texts
 from ..generation.flow import TIME_SPREAD
 from ..scenes.composing import compose
 from ..scenes.dialogues import IMAGE, IMAGE_TOKENS, question_prompt, tokenize_rows
@@ -38,7 +38,7 @@ def emoji_part(part: str) -> Stimuli:
     """
     held = {" ".join(words) for _, *words in HELD_OUT}  # "yellow square" is an emoji too
     chosen = [s for s in load_stimuli("noto") if part_of(s.text) == part and s.text.lower() not in held]
-    return Stimuli(chosen, name=f"noto-{part}")
+    return dealt_by_texts(Stimuli(chosen, name=f"noto-{part}"))
 
 
 # Chances of emoji, full captions and the six skills, without emoji and with them. Two things take longest to learn, and

@@ -6,15 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ..features.caption_groups import image_by_image
 from ..features.features import Features
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
+from ..metrics.named_metrics import count_samples
 from ..similarity.calibration import TOO_HIGH, Null, chance, used_k, warn_of_k
 from ..similarity.inputs import (
     Layers,
@@ -28,7 +31,7 @@ from ..similarity.inputs import (
     to_common_dtype,
 )
 from ..similarity.intervals import SPLITS, curve_draws, interval
-from ..similarity.nulls import check_block, curve_null
+from ..similarity.nulls import check_block, curve_null, mean_null
 from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.sampled_maps import Sampled, check_tolerance, draws_around, sampled_scores
 from .curve_table import CurveTable
@@ -44,6 +47,7 @@ def alignment_curve(
     block: int = 1,
     samples: Sequence[str] | None = None,
     tolerance: float | None = None,
+    captions: str | None = None,
 ) -> pd.DataFrame:
     """Measure the similarity of two sets of features along depth: of one subject, or with one layer of another.
 
@@ -66,13 +70,16 @@ def alignment_curve(
     seed : int
         Seed of permutations and splits.
     block : int
-        How many consecutive samples move together in the null and in the splits, as in `map_null`: the captions of a
-        picture, or as many frames of a video as depend on each other.
+        How many consecutive samples move together in the null and in the splits, as in `map_null`: as many frames of a
+        video as depend on each other.
     samples : sequence of str, optional
         The id of each row of a plain reference, which are compared with those of x. A tensor has no ids: without them
         its rows are taken to be x's stimuli in their order, and a warning says so.
     tolerance : float, optional
         As in `similarity_map`: scores, null and draws are of as many rows as that takes, the same in every layer.
+    captions : str, optional
+        How features of `load_stimuli(..., captions="all")` are compared, as in `similarity`: samples are images, which
+        the null permutes and the splits deal out with all their captions.
 
     Returns
     -------
@@ -86,7 +93,7 @@ def alignment_curve(
         same seed), and last draws, a list of floats per row: the score as other samples could have had it. `attrs`:
         peak95 and peak_p, the null of the curve's maximum; x and y, plain JSON: subject, modality, task, pass and
         timestep of both sides, {} for a plain reference; with a tolerance also tolerance, rows and errors, as of
-        `similarity_map`.
+        `similarity_map`, and with several captions an image captions.
 
     Raises
     ------
@@ -123,26 +130,17 @@ def alignment_curve(
         if isinstance(side, Features) or (name == "x" and not isinstance(side, LayerFeatures)):
             kind = type(side).__name__
             raise TypeError(f"{name} must be LayerFeatures of one modality, such as features['image'], got {kind}")
-    check_tolerance(metric, tolerance, block=block)
-    _check_reference(x, y, samples)
+    seen = image_by_image(x, y, None, captions)
+    check_tolerance(metric, tolerance, block=block, captions=seen.numbers is not None or len(seen.pairs) > 1)
+    _check_reference(x if samples is None or len(samples) == len(x.samples) else seen.pairs[0][0], y, samples)
+    asked = metric, k, permutations, seed, block, tolerance, seen.numbers
+    measured = [_measured(one, other, *asked) for one, other in seen.pairs]
+    (x, y), rows, found = seen.pairs[0], measured[0].rows, measured[0].found
     referred = _is_reference(x, y)
-    rows = _rows(x, y, referred)
-    pairs = [(a, b) for _, _, a, b in rows]
-    count = len(x.samples)
-    check_samples(metric, k, count, len(pairs[0][1]))
-    check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
-    warn_of_k(metric, k, count, most=TOO_HIGH)
-    check_block(count, block)
-    sides = side_of(x, [a for a, _ in pairs], "x"), side_of(y, [b for _, b in pairs], "the reference y")
-    check_exchangeable("a curve with its null and interval", *sides, block=block)
-    found = None if tolerance is None else _sampled(pairs, metric, k, tolerance, permutations, seed)
-    if found is None or found.null is None:
-        null = curve_null(pairs, metric, k, permutations, seed, block)
-        scores, draws = curve_draws(pairs, metric, k, seed, block=block)
-        errors, used = np.zeros(len(pairs)), count
-    else:
-        scores, errors, used = found.scores, found.errors, found.rows
-        null, draws = Null(scores, found.null), draws_around(found, 2 * SPLITS, seed)
+    null = mean_null([each.null for each in measured])
+    scores, draws = (np.mean([getattr(each, name) for each in measured], axis=0) for name in ("scores", "draws"))
+    count = count_samples(metric, len(x.samples), seen.numbers)
+    errors, used = (np.zeros(len(rows)), count) if found is None else (found.errors, found.rows)
     low, high = interval(scores, draws)
     drawn = [x.samples, seed] if found is None else [x.samples, seed, metric, used]
     paired = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
@@ -178,9 +176,51 @@ def alignment_curve(
         "x": x.origin,
         "y": y.origin if isinstance(y, LayerFeatures) else {},
     }
+    if seen.captions is not None:
+        curve.attrs |= {"captions": seen.captions}
     if tolerance is not None:
         curve.attrs |= {"tolerance": float(tolerance), "rows": used, "errors": errors.tolist()}
     return curve
+
+
+class _Measured(NamedTuple):
+    """Hold what a curve's rows are of, (timestep, index of the layer, x's layer, y's layer), and what was measured."""
+
+    rows: list[tuple[float | None, int, Tensor, Tensor]]
+    found: Sampled | None
+    null: Null
+    scores: Array
+    draws: Array
+
+
+def _measured(
+    x: LayerFeatures,
+    y: LayerFeatures | Tensor | Array,
+    metric: str,
+    k: int,
+    permutations: int,
+    seed: int,
+    block: int,
+    tolerance: float | None,
+    groups: Array | None,
+) -> _Measured:
+    """Score the layers of a curve, with null and draws; `found` is None where all samples were used."""
+    rows = _rows(x, y, _is_reference(x, y))
+    pairs = [(a, b) for _, _, a, b in rows]
+    check_samples(metric, k, len(x.samples), len(pairs[0][1]))
+    count = count_samples(metric, len(x.samples), groups)
+    check_samples(metric, k, count, count)
+    check_dims(metric, [a for a, _ in pairs], [b for _, b in pairs])
+    warn_of_k(metric, k, count, most=TOO_HIGH)
+    check_block(count, block)
+    sides = side_of(x, [a for a, _ in pairs], "x"), side_of(y, [b for _, b in pairs], "the reference y")
+    check_exchangeable("a curve with its null and interval", *sides, block=block, groups=groups)
+    found = None if tolerance is None else _sampled(pairs, metric, k, tolerance, permutations, seed)
+    if found is None or found.null is None:
+        null = curve_null(pairs, metric, k, permutations, seed, block, groups)
+        return _Measured(rows, None, null, *curve_draws(pairs, metric, k, seed, block=block, groups=groups))
+    null, draws = Null(found.scores, found.null), draws_around(found, 2 * SPLITS, seed)
+    return _Measured(rows, found, null, found.scores, draws)
 
 
 def _sampled(

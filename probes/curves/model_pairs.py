@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..features.caption_groups import image_by_image
 from ..features.features import Features
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC, METRICS
@@ -36,7 +37,8 @@ def alignment_matrix(
     Parameters
     ----------
     features : sequence of LayerFeatures
-        Features of two models or more, or of several modalities of a model, on the same stimuli in the same order.
+        Features of two models or more, or of several modalities of a model, on the same stimuli in the same order. Of
+        several captions an image the means are compared.
     layer : str, int, float or sequence, optional
         The layer of all models, as `LayerFeatures.at_layer` takes it, such as "last" or .5; or one for each of them.
         By default all layers are compared, and each pair of models has its best pair of layers.
@@ -84,7 +86,7 @@ def alignment_matrix(
     >>> alignment_matrix([dino["image"], clip["image"], minilm["text"]])  # the best layers of each pair
     >>> alignment_matrix([dino["image"], minilm["text"]], layer="last")  # what the models' outputs have in common
     """
-    sides = _sides(features, layer)
+    sides = [image_by_image(side, side).pairs[0][0] for side in _sides(features, layer)]
     check_samples(metric, k, len(sides[0].samples), len(sides[0].samples))
     warn_of_k(metric, k, len(sides[0].samples), most=TOO_HIGH)
     for one, other in combinations(sides, 2):

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..features.caption_groups import known_groups
 from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, folds, numbered
 from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimuli, read_stack
@@ -39,7 +40,8 @@ def complementarity_map(
         What a bridge ought to bring: numbers (sample,) or (sample, dim), or labels (sample,), strings, of which each is
         a dim of 0 and 1. It must not be one of the understanding layers, which would win by being itself.
     groups : sequence, optional
-        A label for each sample: samples of one group, such as names that share a word, are held out together.
+        A label for each sample: samples of one group, such as names that share a word, are held out together. By
+        default the captions of an image, where features know them.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def complementarity_map(
     >>> target = generation["text"].at(0.5).layer("embeddings")
     >>> complementarity_map(understanding["text"], generation["image"].at(0.5), target)
     """
-    began = perf_counter()
+    began, groups = perf_counter(), known_groups(groups, understanding, generation)
     us, u_names, u_depths, u_origin = read_stack(understanding, "understanding")
     gs, g_names, g_depths, g_origin = read_stack(generation, "generation")
     check_same_stimuli(understanding, generation)

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..features.caption_groups import known_groups
 from ..metrics.metric import Array
 from ..metrics.probe import FOLDS, folds, numbered
 from ..similarity.inputs import Stack, check_same_stimuli, read_stack
@@ -62,7 +63,8 @@ def explained_map(
         The gradients, as `bridgework.models.evaluation.block_gradients` makes them. They hold for any understanding
         expert.
     groups : sequence, optional
-        A label for each sample: samples of one group, such as captions of one scene, are held out together.
+        A label for each sample: samples of one group, such as captions of one scene, are held out together. By
+        default the captions of an image, where features know them.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def explained_map(
     >>> gradients = block_gradients(dit, stimuli)
     >>> maps = {name: explained_map(seen["text"], gradients) for name, seen in experts.items()}
     """
-    began = perf_counter()
+    began, groups = perf_counter(), known_groups(groups, understanding)
     us, names, depths, origin = read_stack(understanding, "understanding")
     labels = check_samples(understanding, len(us[0]), gradients, groups)
     order = np.argsort(np.array(gradients.samples))  # folds must not depend on the order of the stimuli

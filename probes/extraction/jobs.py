@@ -273,15 +273,17 @@ class ExtractionJob:
                 "timesteps": list(options.timesteps),
                 "cleaned": "clamped" if options.cleaned else None,
             }
-        cut = {name: passes.cut[name] for place in places if (name := self.stimuli.ids[place]) in passes.cut}
+        ids, digests, groups = self.stimuli.ids, self.stimuli.digests, self.stimuli.groups
+        cut = {name: passes.cut[name] for place in places if (name := ids[place]) in passes.cut}
         notes: dict[str, Any] = {name: note for name, note in (("halved", halved), ("truncated", cut)) if note}
         metadata = {
             "format": FORMAT,
             "made": self.provenance,
             "parts": parts,
             "places": places,
-            "ids": [self.stimuli.ids[place] for place in places],
-            "digests": [self.stimuli.digests[place] for place in places],
+            "ids": [ids[place] for place in places],
+            "digests": [digests[place] for place in places],
+            **({"groups": [groups[place] for place in places]} if groups else {}),
             "notes": notes | ({} if options.check else {"check": False}),
         }
         return Shard(tensors, metadata)

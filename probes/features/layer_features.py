@@ -84,6 +84,9 @@ class LayerFeatures:
     digests : mapping of str to str
         What the stimulus of an id shows, as `Stimuli.digests` has it; {} where nobody knows. Features whose ids are
         equal and whose texts and images both differ are not compared.
+    groups : tuple of str
+        The image that each stimulus is a caption of, as `Stimuli.groups` has it; () where every image has one caption.
+        Comparisons take one row an image (`similarity_map`).
     widths : tuple of int
         The dims of each layer where they differ. The values of narrower layers are filled up with zeros.
     counts : torch.Tensor or None
@@ -112,9 +115,10 @@ class LayerFeatures:
     counts: Any = field(default_factory=lambda: None, repr=False)  # a plain default would hide __getattr__
     cleaned: Any = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
+    groups: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("layers", "depths", "timesteps", "samples", "widths"):
+        for name in ("layers", "depths", "timesteps", "samples", "widths", "groups"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         given: Any = self.__dict__["values"]
         if not isinstance(given, Tensor) and hasattr(given, "read"):
@@ -145,6 +149,8 @@ class LayerFeatures:
             counts["timesteps"] = shape[0]
         if self.widths:
             counts["widths"] = shape[swept]
+        if self.groups:
+            counts["groups"] = shape[swept + 1]
         for name, count in counts.items():
             if len(getattr(self, name)) != count:
                 raise ValueError(f"{what}: {len(getattr(self, name))} {name} for {count} in values {shape}")

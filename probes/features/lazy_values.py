@@ -46,6 +46,7 @@ def features_of(
         stored: Any = LazyValues(tuple(shards), seals, places, modality, names, shape, DTYPES[part["dtype"]], sweep)
         labels = {name: part[name] for name in ("layers", "depths", "subject", "task", "pass_", "timesteps", "widths")}
         labels |= {"modality": modality, "samples": index["samples"], "digests": digests}
+        labels |= {"groups": index.get("groups", ())}
         cleaned = None
         if part["cleaned"]:
             reader: Any = replace(stored, suffix="/clamped", standardise=part["cleaned"] == "clamped")

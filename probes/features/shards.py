@@ -40,6 +40,7 @@ class Shard(NamedTuple):
         Plain JSON with these keys. `format`: the version of the format. `made`: how the features were made, equal in
         all shards of a store. `parts`: the layers of each modality, also equal. `places` and `ids`: the samples of the
         stimuli that are in this shard. `digests`: what each of them shows (`Stimuli.digests`); [] where nobody knows.
+        `groups`: the image that each is a caption of, only where images have several (`Stimuli.groups`).
         `notes`: what holds for this shard alone. `write_shard` adds `hashes`, of each tensor, and `seal`, of all
         metadata.
     """

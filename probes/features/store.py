@@ -261,8 +261,9 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
-    ids, digests = (getattr(next(iter(features.values())), name) for name in ("samples", "digests"))
-    if any((part.samples, dict(part.digests)) != (ids, dict(digests)) for part in features.values()):
+    first = next(iter(features.values()))
+    ids, digests, groups = first.samples, first.digests, first.groups
+    if any((p.samples, dict(p.digests), p.groups) != (ids, dict(digests), groups) for p in features.values()):
         raise ValueError("the modalities have different stimuli: save each in another folder")
     metadata = {
         "format": FORMAT,
@@ -271,12 +272,13 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         "places": list(range(len(ids))),
         "ids": list(ids),
         "digests": [digests[id] for id in ids] if digests.keys() >= set(ids) else [],
+        **({"groups": list(groups)} if groups else {}),
         "notes": {},
     }
     if existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0], len(ids)):
         there = read_metadata(shard_path(folder, 0))
-        for name in ("parts", "ids", "digests"):
-            check_same(folder, metadata[name], there[name], name)
+        for name in ("parts", "ids", "digests", "groups"):
+            check_same(folder, metadata.get(name), there.get(name), name)
     else:
         write_numbered_shard(folder, 0, 1, Shard(tensors, metadata))
     write_index(folder, 1)

@@ -43,11 +43,13 @@ def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str
     first = shards[0]
     ids: dict[int, str] = {}
     digests: dict[int, str] = {}
+    groups: dict[int, str] = {}
     for shard, folder in zip(shards, where, strict=True):
         check_same(folder, first["made"], shard["made"])
         check_same(folder, first["parts"], shard["parts"])
         ids |= dict(zip(shard["places"], shard["ids"], strict=True))
         digests |= dict(zip(shard["places"], shard.get("digests", ()), strict=False))
+        groups |= dict(zip(shard["places"], shard.get("groups", ()), strict=False))
     if sorted(ids) != list(range(sum(len(shard["ids"]) for shard in shards))):
         raise ValueError(f"the shards in {where[0]} are of different runs: extract into another folder")
     parts = {}
@@ -67,7 +69,11 @@ def index_of(shards: Sequence[dict[str, Any]], where: Sequence[str]) -> dict[str
         "made": first["made"],
         "parts": parts,
         "samples": [ids[place] for place in range(len(ids))],
-        **({"digests": [digests[place] for place in range(len(ids))]} if len(digests) == len(ids) else {}),
+        **{
+            name: [found[place] for place in range(len(ids))]
+            for name, found in (("digests", digests), ("groups", groups))
+            if len(found) == len(ids)
+        },
         "shards": [
             {"places": shard["places"], "notes": shard["notes"]} | {k: shard[k] for k in ("seal",) if k in shard}
             for shard in shards

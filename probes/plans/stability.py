@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..evidence.complementarity import complementarity_map
+from ..features.caption_groups import image_by_image
 from ..features.features import Features
 from ..metrics import METRICS
 from ..metrics.metric import Array
@@ -113,6 +114,13 @@ def measure_stability(
         Too few samples, repeated rows outside blocks, or a map that is not of these features.
     """
     assert isinstance(heat, pd.DataFrame)
+    if plan.rule == "alignment":
+        if (captions := heat.attrs.get("captions", "mean")) != "mean":
+            raise ValueError(
+                f"the map is of captions={captions!r}, and draws are of the means of an image's captions: make the map "
+                "with captions='mean'"
+            )
+        features = image_by_image(*features).pairs[0]
     block = max(block, heat.attrs.get("block", 1))
     k = heat.attrs.get("k") or 10
     samples = _count_samples(features, block)

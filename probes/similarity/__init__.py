@@ -1,8 +1,9 @@
 """Compare features: one pair of layers, a layer map, its permutation null and its intervals."""
 
 from ..metrics import MEMORY, METRICS
+from .calibration import chance, labelled, used_k
 from .nulls import map_moments, map_null
-from .scoring import chance, labelled, similarity, similarity_map, used_k
+from .scoring import similarity, similarity_map
 
 __all__ = [
     "MEMORY",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..metrics import METRICS
 from ..metrics.metric import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HIGH, TOO_HIGH = 0.3, 0.5  # chance above which a score has little room left, and above which it says nothing
 
@@ -202,6 +205,37 @@ def used_k(metric: str, k: int) -> int | None:
         What a layer map or curve reports as k.
     """
     return k if METRICS[metric].neighbours else None
+
+
+def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str, k: int, samples: int) -> pd.DataFrame:
+    """Put scores into a layer map.
+
+    Parameters
+    ----------
+    scores : Array
+        (x layer, y layer).
+    x_names, y_names : list
+        Names of layers.
+    metric : str
+        A name of `METRICS`.
+    k, samples : int
+        The numbers of neighbours and samples.
+
+    Returns
+    -------
+    DataFrame
+        The layer map with metric, k, samples and chance in its `attrs`.
+    """
+    # only whoever makes a map waits for pandas: torch and pandas together take much longer to import than torch
+    import pandas as pd
+
+    heat = pd.DataFrame(
+        scores,
+        index=pd.Index(x_names, name="understanding layer"),
+        columns=pd.Index(y_names, name="generation layer"),
+    )
+    heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
+    return heat
 
 
 def warn_of_k(metric: str, k: int, samples: int, most: float = 1.0) -> None:

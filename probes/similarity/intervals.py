@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from ..metrics import METRICS
 from ..metrics.metric import Array
+from ..metrics.named_metrics import count_samples, formula_of
 from .inputs import full_precision
 from .nulls import Pair, check_block, check_pairs, open_pairs
 
@@ -18,7 +19,13 @@ Z95 = 1.959964
 
 
 def curve_draws(
-    pairs: Sequence[Pair], metric: str, k: int = 10, seed: int = 0, splits: int = SPLITS, block: int = 1
+    pairs: Sequence[Pair],
+    metric: str,
+    k: int = 10,
+    seed: int = 0,
+    splits: int = SPLITS,
+    block: int = 1,
+    groups: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the scores of a curve and draws around them, whose spread is the error of the score.
 
@@ -40,6 +47,8 @@ def curve_draws(
         How many random splits.
     block : int
         How many consecutive samples stay in one half together, as in `nulls.curve_null`.
+    groups : Array, optional
+        As in `nulls.curve_null`: images are split into halves, with all their captions.
 
     Returns
     -------
@@ -68,10 +77,10 @@ def curve_draws(
     which covers .915 to .975 (200 to 400 repetitions each, lowest at N = 64). An odd N adds the factor 2 m / N.
     """
     opened = open_pairs(pairs, metric, k)
-    formula = METRICS[metric]
-    samples = len(opened[0][0])
+    formula = formula_of(metric, groups)
+    samples = count_samples(metric, len(opened[0][0]), groups)
     check_block(samples, block)
-    check_pairs("an interval", opened, block)
+    check_pairs("an interval", opened, block, groups)
     halves = random_halves(samples, splits, seed, block)
     half = len(halves[0][0])
     near = half_k(metric, k, half, samples)

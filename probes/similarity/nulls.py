@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..features.caption_groups import image_by_image
 from ..metrics import DEFAULT_METRIC, METRICS
 from ..metrics.metric import Array, Metric
 from ..metrics.moments import permutation_moments
+from ..metrics.named_metrics import count_samples, formula_of
 from .calibration import Moments, Null
 from .inputs import (
     Layers,
@@ -66,13 +69,20 @@ def map_moments(x: Stack, y: Stack) -> Moments:
     All permutations of single rows are meant. Rows that depend on each other, such as frames of a video, need blocks,
     which have no closed form: `map_null` with ``block``.
     """
+    x, y = image_by_image(x, y).pairs[0]
     xs, ys = _open_map(x, y, "cka", 1)
     with full_precision():
         return Moments(*permutation_moments(xs, ys))
 
 
 def curve_null(
-    pairs: Sequence[Pair], metric: str, k: int = 10, permutations: int = 200, seed: int = 0, block: int = 1
+    pairs: Sequence[Pair],
+    metric: str,
+    k: int = 10,
+    permutations: int = 200,
+    seed: int = 0,
+    block: int = 1,
+    groups: Array | None = None,
 ) -> Null:
     """Compute the permutation null of a curve: y's samples are permuted, the same way in every pair.
 
@@ -90,8 +100,10 @@ def curve_null(
         Seed of the permutations.
     block : int
         How many consecutive samples move together, where they are not exchangeable one by one: the patches of an image
-        (`match_patches`), the captions of a picture, as many frames of a video as depend on each other. Use 20 blocks
-        or more: with few of them p is coarse, and somewhat too small.
+        (`match_patches`), as many frames of a video as depend on each other. Use 20 blocks or more: with few of them p
+        is coarse, and somewhat too small.
+    groups : Array, optional
+        The number of each row's image (row,), from 0, for mutual_knn: images are permuted, with all their captions.
 
     Returns
     -------
@@ -104,15 +116,16 @@ def curve_null(
         As `similarity`; also no permutations, samples that are not whole blocks, or a metric that does not depend on
         which samples belong together.
     """
-    opened, formula = open_pairs(pairs, metric, k), METRICS[metric]
-    check_block(len(opened[0][0]), block)
-    check_pairs("a null", opened, block)
-    _check_null(metric)
+    opened, formula = open_pairs(pairs, metric, k), formula_of(metric, groups)
+    samples = count_samples(metric, len(opened[0][0]), groups)
+    check_block(samples, block)
+    check_pairs("a null", opened, block, groups)
+    _check_null(metric, groups)
     _check_permutations(permutations)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for index, (x, y) in enumerate(opened):
         with full_precision():
-            one, null = _scores([x], [y], formula, k, permutations, seed, block)
+            one, null = _scores([x], [y], formula, k, permutations, seed, block, samples)
         observed[index], scores[:, index] = one[0, 0], null[:, 0, 0]
     return Null(observed, scores, formula.is_distance)
 
@@ -126,6 +139,8 @@ def map_null(
     seed: int = 0,
     block: int = 1,
     tolerance: float | None = None,
+    groups: Sequence[Any] | Array | None = None,
+    captions: str | None = None,
 ) -> Null:
     """Compute the permutation null of a layer map: y's samples are permuted, the same way in every layer.
 
@@ -143,8 +158,10 @@ def map_null(
         Seed of the permutations.
     block : int
         How many consecutive samples move together, where they are not exchangeable one by one: the patches of an image
-        (`match_patches`), the captions of a picture, as many frames of a video as depend on each other. Use 20 blocks
-        or more: with few of them p is coarse, and somewhat too small.
+        (`match_patches`), as many frames of a video as depend on each other. Use 20 blocks or more: with few of them p
+        is coarse, and somewhat too small.
+    groups, captions
+        As in `similarity`: images are permuted, with all their captions.
     tolerance : float, optional
         As in `similarity_map`. The null is that of the scores as they were estimated, from permutations of the rows
         that were used: it is wider than that of all samples, and p is as valid.
@@ -170,11 +187,17 @@ def map_null(
     permutations. All turns are computed together, so that more permutations, up to one less than samples, cost nothing.
     p is as exact as with permutations drawn one by one, which all other metrics take.
     """
-    check_tolerance(metric, tolerance, block=block)
-    xs, ys = _open_map(x, y, metric, k, block)
-    _check_null(metric)
+    seen = image_by_image(x, y, groups, captions)
+    numbers = seen.numbers
+    check_tolerance(metric, tolerance, block=block, groups=numbers is not None, draws=len(seen.pairs) > 1)
+    if len(seen.pairs) > 1:
+        return mean_null([map_null(*pair, metric, k, permutations, seed, block) for pair in seen.pairs])
+    x, y = seen.pairs[0]
+    _check_null(metric, numbers)
+    xs, ys = _open_map(x, y, metric, k, block, numbers)
     _check_permutations(permutations)
-    formula, shape = METRICS[metric], (len(xs), len(ys))
+    formula, shape = formula_of(metric, numbers), (len(xs), len(ys))
+    samples = count_samples(metric, len(xs[0]), numbers)
     with full_precision():
         if tolerance is not None:
             pairs = list(np.ndindex(shape))
@@ -182,18 +205,28 @@ def map_null(
             if found is not None and found.null is not None:
                 scores, errors = found.scores.reshape(shape), found.errors.reshape(shape)
                 return Null(scores, found.null.reshape(-1, *shape), False, errors, found.rows)
-        null = Null(*_scores(xs, ys, formula, k, permutations, seed, block), formula.is_distance)
+        null = Null(*_scores(xs, ys, formula, k, permutations, seed, block, samples), formula.is_distance)
     return null if tolerance is None else replace(null, errors=np.zeros(shape), rows=len(xs[0]))
 
 
-def _open_map(x: Stack, y: Stack, metric: str, k: int, block: int = 1) -> tuple[Layers, Layers]:
+def mean_null(nulls: Sequence[Null]) -> Null:
+    """Return the null of a mean of scores, of nulls of the same permutations."""
+    observed, scores = (np.mean([getattr(null, name) for null in nulls], axis=0) for name in ("observed", "scores"))
+    return Null(observed, scores, nulls[0].is_distance)
+
+
+def _open_map(
+    x: Stack, y: Stack, metric: str, k: int, block: int = 1, groups: Array | None = None
+) -> tuple[Layers, Layers]:
     """Read and check the layers of both sides of a map whose rows are permuted."""
     xs, ys = read_stack(x, "x")[0], read_stack(y, "y")[0]
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
-    check_block(len(xs[0]), block)
-    check_exchangeable("a null", side_of(x, xs, "x"), side_of(y, ys, "y"), block=block)
+    samples = count_samples(metric, len(xs[0]), groups)
+    check_samples(metric, k, samples, samples)
+    check_block(samples, block)
+    check_exchangeable("a null", side_of(x, xs, "x"), side_of(y, ys, "y"), block=block, groups=groups)
     return to_common_dtype(xs, ys)
 
 
@@ -229,10 +262,10 @@ def open_pairs(pairs: Sequence[Pair], metric: str, k: int) -> list[tuple[Tensor,
     return opened
 
 
-def check_pairs(what: str, opened: Sequence[tuple[Tensor, Tensor]], block: int) -> None:
-    """Raise ValueError where rows of the pairs of a curve are repeated outside their block."""
+def check_pairs(what: str, opened: Sequence[tuple[Tensor, Tensor]], block: int, groups: Array | None = None) -> None:
+    """Raise ValueError where rows of the pairs of a curve are repeated outside their block or image."""
     xs, ys = ([pair[side] for pair in opened] for side in (0, 1))
-    check_exchangeable(what, side_of(None, xs, "x"), side_of(None, ys, "y"), block=block)
+    check_exchangeable(what, side_of(None, xs, "x"), side_of(None, ys, "y"), block=block, groups=groups)
 
 
 def check_block(samples: int, block: int) -> None:
@@ -262,8 +295,13 @@ def check_block(samples: int, block: int) -> None:
         )
 
 
-def _check_null(metric: str) -> None:
-    """Raise ValueError for a metric that does not change when samples are permuted."""
+def _check_null(metric: str, groups: Array | None = None) -> None:
+    """Raise ValueError for a metric that does not change when samples are permuted, or cannot permute images."""
+    if groups is not None and metric != "mutual_knn":
+        raise ValueError(
+            f"a null permutes images, which {metric} does not with their captions apart: compare them by "
+            "captions='mean' or 'draw'"
+        )
     if not METRICS[metric].sees_pairs:
         raise ValueError(f"{metric} does not see which samples belong together: a null that permutes them says nothing")
 
@@ -275,10 +313,9 @@ def _check_permutations(permutations: int) -> None:
 
 
 def _scores(
-    xs: Layers, ys: Layers, formula: Metric, k: int, permutations: int, seed: int, block: int
+    xs: Layers, ys: Layers, formula: Metric, k: int, permutations: int, seed: int, block: int, samples: int
 ) -> tuple[Array, Array]:
     """Return the scores (x layer, y layer), and those of permutations (permutation, x layer, y layer)."""
-    samples = len(xs[0])
     if formula.turned is not None and block == 1 and permutations < samples:
         circle, places = _turns(samples, permutations, seed)
         one, other = ((formula.prepare(layer, k) for layer in side) for side in (xs, ys))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
@@ -57,7 +58,7 @@ def similarity_map_on_ray(
         The CPUs of each worker, which computes with as many threads. Ray waits until the cluster has them all, with a
         warning where it has fewer.
     **options
-        The other options of `similarity_map`: device (the CPU if left out), memory and groups.
+        The other options of `similarity_map`: device (the CPU if left out), memory, groups and captions.
 
     Returns
     -------
@@ -85,12 +86,15 @@ def similarity_map_on_ray(
     >>> seen, made = Features.load("/shared/vlm"), Features.load("/shared/dit")
     >>> similarity_map_on_ray(seen["text"], made["image"], "/shared/map", "mutual_knn", workers=8, num_cpus=4)
     """
-    if unknown := options.keys() - {"device", "memory", "groups"}:
-        raise ValueError(f"{min(unknown)} is no option of a map on a cluster: expected device, memory or groups")
+    if unknown := options.keys() - {"device", "memory", "groups", "captions"}:
+        raise ValueError(
+            f"{min(unknown)} is no option of a map on a cluster: expected device, memory, groups or captions"
+        )
     if swept_times(x, y):
         raise ValueError("a map on a cluster is of one timestep, but x or y holds a sweep: select one with .at(t)")
-    check_samples(metric, k, _samples(x), _samples(y))
-    check_same_stimuli(x, y)
+    one, other = image_by_image(x, y).pairs[0]
+    check_samples(metric, k, _samples(one), _samples(other))
+    check_same_stimuli(one, other)
     ray = start_ray("a layer map", workers, num_cpus)
     folder = Path(store).absolute()
     call = partial(_work, store=folder, metric=metric, k=k, **options)

@@ -48,32 +48,37 @@ def side_of(given: object, layers: Sequence[Tensor], name: str) -> Side:
     return Side(name, given, layers)
 
 
-def warn_of_rows(*sides: Side) -> None:
+def warn_of_rows(*sides: Side, grouped: bool = False) -> None:
     """Say which rows are repeated, and which are zero.
 
     Parameters
     ----------
     *sides : Side
         The sides of a comparison.
+    grouped : bool
+        Whether it is known which rows are captions of one image.
 
     Raises
     ------
     ValueError
         LayerFeatures of which all samples are the same.
     """
+    several = "" if grouped else _captions_of_images(sides)
+    if several:
+        warnings.warn(several, stacklevel=4)
     for side in sides:
         check_varied(side)
         _warn_of_zeros(side)
         repeated = _repeated(side)
-        if repeated.size:
+        if repeated.size and not grouped and not several:
             warnings.warn(
                 f"{_share(repeated)} of {side.name} are repeated: rows of one stimulus are each other's neighbours, "
-                "and strangers score high; compare one row of each stimulus",
+                "and strangers score high; compare one row of each stimulus, or name the image of each row by groups=",
                 stacklevel=4,
             )
 
 
-def check_exchangeable(what: str, *sides: Side, block: int = 1) -> None:
+def check_exchangeable(what: str, *sides: Side, block: int = 1, groups: Array | None = None) -> None:
     """Raise ValueError where more than one row in a hundred is repeated outside its block.
 
     Parameters
@@ -84,6 +89,8 @@ def check_exchangeable(what: str, *sides: Side, block: int = 1) -> None:
         The sides of a comparison.
     block : int
         How many consecutive rows move together.
+    groups : Array, optional
+        The number of each row's image, whose rows move together.
 
     Raises
     ------
@@ -100,15 +107,18 @@ def check_exchangeable(what: str, *sides: Side, block: int = 1) -> None:
         check_varied(side)
         _warn_of_zeros(side)
         repeated = _repeated(side)
-        blocks = np.arange(len(repeated)) // block
+        blocks = np.arange(len(repeated)) // block if groups is None else groups
         apart = [rows for rows in _sets(repeated) if len(set(blocks[rows])) > 1]
         if sum(map(len, apart)) > FEW * len(repeated):
             first, second = apart[0][:2]
             raise ValueError(
                 f"{what} needs rows that could be exchanged, but {_share(repeated)} of {side.name} are repeated, such "
-                f"as rows {first} and {second}: keep one row of each stimulus, or let those of one stimulus, where "
-                "they follow each other, move together by block= (rows a stimulus)"
+                f"as rows {first} and {second}: keep one row of each stimulus, load captions of one image as groups "
+                "(load_stimuli(..., captions='all')), or let rows of one stimulus, where they follow each other, move "
+                "together by block= (rows a stimulus)"
             )
+    if block == 1 and groups is None and (several := _captions_of_images(sides)):
+        warnings.warn(several, stacklevel=4)
 
 
 def check_varied(side: Side) -> None:
@@ -151,6 +161,26 @@ def _shown(features: LayerFeatures) -> list[str] | None:
     if part is None or not digests or None in digests:
         return None
     return [str(digest).split()[part] for digest in digests]
+
+
+def _captions_of_images(sides: Sequence[Side]) -> str:
+    """Return what to say of rows that are captions of one image, "" where there are few or none."""
+    for side in sides:
+        if not isinstance(side.given, LayerFeatures) or not side.given.digests:
+            continue
+        shown = [str(side.given.digests.get(sample, "")).split() for sample in side.given.samples]
+        texts: dict[str, set[str]] = {}
+        for text, image in (digest for digest in shown if len(digest) == 2):
+            texts.setdefault(image, set()).add(text)
+        rows = sum(len(digest) == 2 and len(texts[digest[1]]) > 1 for digest in shown)
+        if len(texts) > 1 and rows > FEW * len(shown):
+            return (
+                f"{rows} of {len(shown)} rows of {side.name} are captions of images that have several "
+                f"({len(texts)} images in all): captions of one image are each other's neighbours, and strangers score "
+                "high; load them by load_stimuli(..., captions='all'), or name the image of each row by groups=, and "
+                "images are compared"
+            )
+    return ""
 
 
 def _repeated(side: Side) -> Array:

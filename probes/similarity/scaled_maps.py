@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from ..features.caption_groups import image_by_image
 from ..metrics import DEFAULT_METRIC
+from ..metrics.metric import Array
+from ..metrics.named_metrics import count_samples
 from .inputs import Stack, read_stack
 from .nulls import map_null
 from .scoring import labelled
@@ -21,6 +25,8 @@ def scaled_map(
     permutations: int = 200,
     seed: int = 0,
     block: int = 1,
+    groups: Sequence[Any] | Array | None = None,
+    captions: str | None = None,
 ) -> pd.DataFrame:
     """Compute a layer map whose scores are what is left above the null, 0 for strangers by any metric.
 
@@ -32,7 +38,7 @@ def scaled_map(
         A name that `similarity` explains.
     k : int
         The number of neighbours.
-    permutations, seed, block
+    permutations, seed, block, groups, captions
         As in `map_null`.
 
     Returns
@@ -56,10 +62,15 @@ def scaled_map(
     --------
     >>> choose_bridges(scaled_map(understanding["text"], generation["image"], "svcca"), "alignment")
     """
-    (xs, x_names, x_depths, x_about), (_, y_names, y_depths, y_about) = read_stack(x, "x"), read_stack(y, "y")
-    null = map_null(x, y, metric, k, permutations, seed, block)
-    heat = labelled(null.scaled, x_names, y_names, metric, k, len(xs[0]))
+    null = map_null(x, y, metric, k, permutations, seed, block, groups=groups, captions=captions)
+    seen = image_by_image(x, y, groups, captions)
+    (xs, x_names, x_depths, x_about), (_, y_names, y_depths, y_about) = (
+        read_stack(side, name) for side, name in zip(seen.pairs[0], "xy", strict=True)
+    )
+    heat = labelled(null.scaled, x_names, y_names, metric, k, count_samples(metric, len(xs[0]), seen.numbers))
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
     heat.attrs |= null.summary
+    if seen.captions is not None:
+        heat.attrs["captions"] = seen.captions
     heat.attrs |= {"scaled": True, "permutations": permutations, "block": block, "chance": 0.0}
     return heat

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
-from ..metrics import DEFAULT_METRIC, METRICS
+from ..metrics import DEFAULT_METRIC
 from ..metrics.batched_cka import batch_map
-from ..metrics.metric import MEMORY, Array, Metric
-from ..metrics.probe import linear_probe, numbered
+from ..metrics.metric import MEMORY, Array
+from ..metrics.named_metrics import count_samples, formula_of
 from ..workers.shared_parts import kept_in
-from .calibration import chance, used_k, warn_of_k
+from .calibration import labelled, used_k, warn_of_k
 from .inputs import (
     Layers,
     Stack,
@@ -49,6 +50,7 @@ def similarity(
     metric: str = DEFAULT_METRIC,
     k: int = 10,
     groups: Sequence[Any] | Array | None = None,
+    captions: str | None = None,
 ) -> float:
     """Return the similarity of two sets of features over the same samples.
 
@@ -63,8 +65,12 @@ def similarity(
     k : int
         The number of neighbours of mutual_knn, cknna and information_imbalance. Other metrics ignore it.
     groups : sequence, optional
-        For linear_probe, a label for each sample: samples of one group, such as names that share a word, are held out
-        together. With random folds the probe may know a group from its other members.
+        A label for each row: the image that it is a caption of. For linear_probe, rows of one group, such as names that
+        share a word, are held out together. With random folds the probe may know a group from its other members.
+    captions : str, optional
+        How rows of one group are compared, as images: "mean" (the default) averages them, "draw" draws one of each
+        group several times and averages the scores, "apart" (mutual_knn and linear_probe) keeps all rows: those of the
+        same group are no neighbours, neighbours are other groups, or groups are held out together.
 
     Returns
     -------
@@ -135,11 +141,17 @@ def similarity(
     --------
     >>> similarity(features["image"].layer("3"), features["text"].layer("3"), metric="mutual_knn", k=10)
     """
+    seen = image_by_image(x, y, groups, _default(metric, groups, captions))
+    if len(seen.pairs) > 1:
+        return float(np.mean([similarity(a, b, metric, k) for a, b in seen.pairs]))
+    x, y = seen.pairs[0]
     one, other = read_pair(x, y, metric, k)
-    warn_of_rows(side_of(x, [one], "x"), side_of(y, [other], "y"))
-    warn_of_k(metric, k, len(one))
+    samples = count_samples(metric, len(one), seen.numbers)
+    check_samples(metric, k, samples, samples)
+    warn_of_rows(side_of(x, [one], "x"), side_of(y, [other], "y"), grouped=seen.numbers is not None)
+    warn_of_k(metric, k, samples)
     with full_precision():
-        return float(_grouped(metric, groups, len(one)).scores([one], [other], k)[0, 0])
+        return float(formula_of(metric, seen.numbers).scores([one], [other], k)[0, 0])
 
 
 def similarity_map(
@@ -152,6 +164,7 @@ def similarity_map(
     memory: float = MEMORY,
     minibatch: bool = False,
     groups: Sequence[Any] | Array | None = None,
+    captions: str | None = None,
     tolerance: float | None = None,
     store: str | os.PathLike[str] | None = None,
     permutations: int = 0,
@@ -179,8 +192,8 @@ def similarity_map(
     minibatch : bool
         Whether batches are scored by CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch alone, summed over
         batches. It needs batches of 4 samples at least, equal in size for equal weights, and little memory.
-    groups : sequence, optional
-        As in `similarity`.
+    groups, captions
+        As in `similarity`. Features of `load_stimuli(..., captions="all")` know their groups.
     tolerance : float, optional
         The standard error of a score that is good enough, such as .002, for mutual_knn, cka and cka_units: as many rows
         are used as that takes. All rows are used, and scores are exact, where fewer cannot meet it, or where a few rows
@@ -201,7 +214,8 @@ def similarity_map(
         `attrs` is plain JSON: metric, k (None where it plays no part), samples, chance (None where it depends on the
         features), x_depths, y_depths, and in x and y subject, modality, task, pass and timestep of LayerFeatures.
         With a tolerance also tolerance, rows (how many samples were used), and errors, the standard error of each score
-        around the exact one, 0 where all samples were used. With permutations also those of `Null.summary`.
+        around the exact one, 0 where all samples were used. With permutations also those of `Null.summary`. Of images
+        with several captions, captions ("mean", ...).
 
     Raises
     ------
@@ -228,30 +242,44 @@ def similarity_map(
         raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
     if store is not None and (y is None or tolerance is not None):
         raise ValueError("store keeps the parts of a map of all samples of x and y: leave batches, tolerance or it out")
-    check_tolerance(metric, tolerance, groups=groups, minibatch=minibatch, batches=y is None)
-    if permutations and (y is None or minibatch or groups is not None):
-        raise ValueError("a null permutes all samples in one process: leave batches and groups, or permutations, out")
+    if y is None and groups is not None:
+        raise ValueError("groups are of the rows of two stacks: with batches, average the rows of each group before")
+    if permutations and (y is None or minibatch):
+        raise ValueError("a null permutes all samples in one process: leave batches, or permutations, out")
+    options: dict[str, Any] = {"device": device, "memory": memory, "tolerance": tolerance, "minibatch": minibatch}
     if times := swept_times(x, y):
-        options: dict[str, Any] = {"device": device, "memory": memory, "groups": groups, "tolerance": tolerance}
-        options |= {"minibatch": minibatch, "permutations": permutations}
+        options |= {"groups": groups, "captions": captions, "permutations": permutations}
         folders = [None if store is None else Path(store) / f"t{time:g}" for time in times]
         return {
             time: similarity_map(*at_time(x, y, time), metric, k, store=folder, **options)
             for time, folder in zip(times, folders, strict=True)
         }
+    seen = image_by_image(x, y, groups, _default(metric, groups, captions))
+    check_tolerance(metric, tolerance, groups=seen.numbers is not None, minibatch=minibatch, batches=y is None)
     if y is None:
         return _of_batches(x, metric, k, device, memory, minibatch)  # type: ignore[arg-type]
     if minibatch:
         raise ValueError("minibatch takes batches: pass one iterable of (x, y) pairs instead of x and y")
+    if len(seen.pairs) > 1:
+        folders = [None if store is None else Path(store) / f"draw-{draw}" for draw in range(len(seen.pairs))]
+        drawn = zip(seen.pairs, folders, strict=True)
+        heat = _mean_of([similarity_map(*pair, metric, k, store=folder, **options) for pair, folder in drawn])
+        if permutations:
+            null = map_null(x, y, metric, k, permutations, groups=groups, captions="draw")  # type: ignore[arg-type]
+            heat.attrs |= null.summary
+        return heat
+    given, (x, y) = (x, y), seen.pairs[0]
     xs, x_names, x_depths, x_about = read_stack(x, "x", tolerance is None)  # type: ignore[arg-type]
     ys, y_names, y_depths, y_about = read_stack(y, "y", tolerance is None)
     check_samples(metric, k, len(xs[0]), len(ys[0]))
+    samples = count_samples(metric, len(xs[0]), seen.numbers)
+    check_samples(metric, k, samples, samples)
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
     xs, ys = to_common_dtype(xs, ys, device)
-    seen = [side if tolerance is None else [layer[:HEAD] for layer in side] for side in (xs, ys)]
-    warn_of_rows(side_of(x, seen[0], "x"), side_of(y, seen[1], "y"))
-    warn_of_k(metric, k, len(xs[0]))
+    looked = [side if tolerance is None else [layer[:HEAD] for layer in side] for side in (xs, ys)]
+    warn_of_rows(side_of(x, looked[0], "x"), side_of(y, looked[1], "y"), grouped=seen.numbers is not None)
+    warn_of_k(metric, k, samples)
     shape, sampled = (len(xs), len(ys)), None
     with full_precision():
         if tolerance is not None:
@@ -261,33 +289,42 @@ def similarity_map(
         else:
             if tolerance is not None:
                 check_finite([*xs, *ys], [f"layer {name!r}" for name in (*x_names, *y_names)])
-            formula = _grouped(metric, groups, len(xs[0]))
+            formula = formula_of(metric, seen.numbers)
             if store is None:
                 scores = formula.scores(xs, ys, k, memory)
             else:
                 made = {"metric": metric, "k": used_k(metric, k), "memory": memory, "device": xs[0].device.type}
-                made |= {"x layers": x_names, "y layers": y_names, "groups": None if groups is None else list(groups)}
+                numbers = None if seen.numbers is None else seen.numbers.tolist()
+                made |= {"x layers": x_names, "y layers": y_names, "groups": numbers}
                 sides = {"values of x": xs, "values of y": ys}
                 scores = kept_in(store, made, sides, lambda: torch.from_numpy(formula.scores(xs, ys, k, memory)))
                 scores = scores.numpy()
-    heat = labelled(scores, x_names, y_names, metric, k, len(xs[0]))
+    heat = labelled(scores, x_names, y_names, metric, k, samples)
     heat.attrs |= {"x_depths": x_depths, "y_depths": y_depths, "x": x_about, "y": y_about}
+    if seen.captions is not None:
+        heat.attrs["captions"] = seen.captions
     if tolerance is not None:
         errors = np.zeros(shape) if sampled is None else sampled.errors.reshape(shape)
         rows = len(xs[0]) if sampled is None else sampled.rows
         heat.attrs |= {"tolerance": float(tolerance), "rows": rows, "errors": errors.tolist()}
     if permutations:
-        heat.attrs |= map_null(x, y, metric, k, permutations, tolerance=tolerance).summary  # type: ignore[arg-type]
+        asked: dict[str, Any] = {"tolerance": tolerance, "groups": groups, "captions": seen.captions}
+        heat.attrs |= map_null(*given, metric, k, permutations, **asked).summary  # type: ignore[arg-type]
     return heat
 
 
-def _grouped(metric: str, groups: Sequence[Any] | Array | None, samples: int) -> Metric:
-    """Return the metric, with samples of one group in one fold."""
-    if groups is None:
-        return METRICS[metric]
-    if metric != "linear_probe":
-        raise ValueError(f"groups are for linear_probe, whose folds they decide, got {metric}: leave them out")
-    return linear_probe(numbered(groups, samples))
+def _default(metric: str, groups: object, captions: str | None) -> str | None:
+    """Return how rows of one group are compared, where nobody says it."""
+    return "apart" if captions is None and groups is not None and metric == "linear_probe" else captions
+
+
+def _mean_of(maps: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean of maps of captions that were drawn."""
+    heat = sum(maps[1:], maps[0]) / len(maps)
+    heat.attrs = maps[0].attrs | {"captions": "draw"}
+    if "errors" in heat.attrs:
+        heat.attrs["errors"] = np.max([one.attrs["errors"] for one in maps], axis=0).tolist()
+    return heat
 
 
 def _of_batches(
@@ -324,35 +361,4 @@ def _of_batches(
     x_names, y_names = common["names"]
     heat = labelled(scores, x_names, y_names, metric, k, common["samples"])
     heat.attrs |= {"x_depths": common["x_depths"], "y_depths": common["y_depths"], "x": {}, "y": {}}
-    return heat
-
-
-def labelled(scores: Array, x_names: list[Any], y_names: list[Any], metric: str, k: int, samples: int) -> pd.DataFrame:
-    """Put scores into a layer map.
-
-    Parameters
-    ----------
-    scores : Array
-        (x layer, y layer).
-    x_names, y_names : list
-        Names of layers.
-    metric : str
-        A name of `METRICS`.
-    k, samples : int
-        The numbers of neighbours and samples.
-
-    Returns
-    -------
-    DataFrame
-        The layer map with metric, k, samples and chance in its `attrs`.
-    """
-    # only whoever makes a map waits for pandas: torch and pandas together take much longer to import than torch
-    import pandas as pd
-
-    heat = pd.DataFrame(
-        scores,
-        index=pd.Index(x_names, name="understanding layer"),
-        columns=pd.Index(y_names, name="generation layer"),
-    )
-    heat.attrs = {"metric": metric, "k": used_k(metric, k), "samples": samples, "chance": chance(metric, k, samples)}
     return heat

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..features.caption_groups import image_by_image
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from .inputs import Stack, check_dims, check_same_stimuli, check_samples, full_precision, read_stack, to_common_dtype
@@ -28,7 +29,7 @@ def subsampled_maps(
     k : int
         The number of neighbours among all samples.
     subsets : sequence of Array
-        The increasing indices of the samples of each subset.
+        The increasing indices of the samples of each subset; of images, where features have captions of them.
     near : int, optional
         The number of neighbours in a subset; k if left out.
 
@@ -52,6 +53,7 @@ def subsampled_maps(
     The prepared layers of both sides are held in memory at once, as by `map_null`.
     """
     near = k if near is None else near
+    x, y = image_by_image(x, y).pairs[0]
     xs, ys = read_stack(x, "x")[0], read_stack(y, "y")[0]
     check_samples(metric, k, len(xs[0]), len(ys[0]))
     for size in {len(chosen) for chosen in subsets}:

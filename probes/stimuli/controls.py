@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .stimulus_set import Stimuli
+from .stimulus_set import Stimuli, with_texts
 
 
 def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     """Give every image the text of another one: the control that every joint pass needs.
 
-    Each text moves to the next image around one random circle, so that no image keeps its own.
+    Each text moves to the next image around one random circle, so that no image keeps its own. The captions of an image
+    move together; an image that has more of them than the one before shows some twice.
 
     Parameters
     ----------
     stimuli : Stimuli
-        Two stimuli or more.
+        Of two images or more.
     seed : int
         Seed of the circle.
 
@@ -32,16 +34,19 @@ def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     Raises
     ------
     ValueError
-        There is one stimulus alone.
+        There is one image alone.
     """
-    if len(stimuli) < 2:
-        raise ValueError("one stimulus cannot be mismatched: give at least two")
-    samples = list(stimuli)
-    circle = np.random.default_rng(seed).permutation(len(samples))
-    texts = dict(zip(circle, np.roll(circle, 1), strict=True))
-    return Stimuli(
-        [s._replace(text=samples[texts[i]].text) for i, s in enumerate(samples)], f"{stimuli.name} mismatched"
-    )
+    images = list(dict.fromkeys(stimuli.groups or stimuli.ids))
+    if len(images) < 2:
+        raise ValueError("one image cannot be mismatched: give at least two")
+    circle = np.random.default_rng(seed).permutation(len(images))
+    others = dict(zip(circle, np.roll(circle, 1), strict=True))
+    texts: dict[str, list[str]] = {}
+    for image, text in zip(stimuli.groups or stimuli.ids, stimuli.texts, strict=True):
+        texts.setdefault(image, []).append(text)
+    given = {image: cycle(texts[images[others[place]]]) for place, image in enumerate(images)}
+    moved = [next(given[image]) for image in stimuli.groups or stimuli.ids]
+    return with_texts(stimuli, moved, f"{stimuli.name} mismatched")
 
 
 def noise_for(ids: Sequence[str], shape: tuple[int, ...]) -> Tensor:

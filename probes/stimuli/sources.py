@@ -23,7 +23,7 @@ from .records import (
     open_frame,
     open_list,
 )
-from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, to_rgb
+from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, dealt_by_texts, to_rgb
 
 _NOTO = Path(__file__).parent / "noto" / "noto.zip"
 _SOURCES = (
@@ -73,7 +73,7 @@ def load_stimuli(
         - A DataFrame, or a list of (image, text), (image, text, id) or mappings. An image is a path, bytes or a PIL
           image.
     limit : int, optional
-        Keep the first `limit` pairs. Only these are read.
+        Keep the first `limit` pairs of an image and a caption. Only these are read.
     image, text : str, optional
         The columns that hold images (or their paths) and texts. By default they are found by their names, such as image
         or file_name, and text or caption.
@@ -83,7 +83,9 @@ def load_stimuli(
     root : str or pathlib.Path, optional
         The folder that paths of images begin at; by default the folder of the table.
     captions : str, optional
-        What becomes of an image with several texts: "first" keeps the first one. By default it is an error.
+        What becomes of an image with several texts: "first" keeps the first one, and "all" makes a stimulus of each,
+        with the image as its group (`Stimuli.groups`). Then ids end on "#0", "#1", ..., and features are compared image
+        by image (`similarity_map`). By default it is an error.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def load_stimuli(
         A caption, an image or the source has the wrong type.
     ValueError
         The name is unknown, an image is unreadable or truncated, a row is broken, a column is missing, an image has
-        several captions, the set is empty, or the limit is below 1.
+        several captions, one id names two images, the set is empty, or the limit is below 1.
 
     Examples
     --------
@@ -109,8 +111,8 @@ def load_stimuli(
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")
-    if captions not in (None, "first"):
-        raise ValueError(f"captions is {captions!r}: expected 'first', or None where every image has one")
+    if captions not in (None, "first", "all"):
+        raise ValueError(f"captions is {captions!r}: expected 'first' or 'all', or None where every image has one")
     chosen = {"image": image, "text": text, "id": id}
     if isinstance(source, str) and (source == "noto" or source in PICTURE_SETS):
         if given := [name for name, value in (chosen | {"root": root}).items() if value is not None]:
@@ -132,9 +134,10 @@ def _known(name: str, limit: int | None) -> Stimuli:
     """Open the emoji or a picture set."""
     if name == "noto":
         records = Records(_emoji(_NOTO), name, "the emoji")
-        return Stimuli(_entries(records, limit, {"image": "image", "text": "text", "id": "id"}, None), name)
+        columns = {"image": "image", "text": "text", "id": "id"}
+        return dealt_by_texts(Stimuli(_entries(records, limit, columns, None), name))
     plain = {"image": "file_name", "text": "text"}
-    pictures = Stimuli(_entries(open_folder(fetched(name)), limit, plain, None), name)
+    pictures = dealt_by_texts(Stimuli(_entries(open_folder(fetched(name)), limit, plain, None), name))
     if limit is None and pictures.digest != PICTURE_SETS[name].digest:
         raise ValueError(f"the stimuli {name!r} are damaged or of another version: {REMEDY} again")
     return pictures
@@ -163,33 +166,43 @@ def _entries(
     records: Records, limit: int | None, chosen: Mapping[str, str | None], captions: str | None
 ) -> Iterator[CheckedStimulus]:
     """Check one image with its text after another."""
-    columns, known = None, set[str]()
+    columns, made, last = None, 0, ("", None)
+    known: dict[str, list[str]] = {}  # what the captions of each image show
     for record in records.rows:
         columns = columns or _find_columns(record.values, chosen, records.about)
         if missing := [name for name in columns if name is not None and name not in record.values]:
             expected = f"a row holds {columns.image} and {columns.text}"
             raise ValueError(f"{record.where} lacks {' and '.join(missing)}: {expected}; complete or remove it")
         found = record.values[columns.image]
-        named = isinstance(found, str | Path) and not columns.id
+        named = isinstance(found, str | Path)
         key = str(record.values[columns.id]) if columns.id else str(found) if named else record.key
         text = record.values[columns.text]
         text = text.tolist() if hasattr(text, "tolist") else text  # what pandas makes of lists
-        several = len(text) > 1 if isinstance(text, list | tuple) else False
-        if captions is None and (several or key in known):
-            remedy = "captions='first' keeps the first of each"
+        texts = list(text) if isinstance(text, list | tuple) and text else [text]
+        if captions is None and (len(texts) > 1 or key in known):
+            remedy = "captions='all' keeps them as groups, and captions='first' the first of each"
             raise ValueError(f"{record.where}: the image {key!r} has several captions: {remedy}")
-        if key in known:
-            continue
-        text = text[0] if isinstance(text, list | tuple) and text else text
-        known.add(key)
+        if captions != "all":
+            if key in known:
+                continue
+            texts = texts[:1]
         read = _reader(record, columns.image, records.root)
         # checked on what was read, kept as a function that reads it: reading a row twice doubles the time
-        checked = check_stimulus(read(), text, key, record.where)
+        shown = last[1] if named and last[0] == found else None
+        shown = shown or read()
+        last = (found, shown) if named else ("", None)
         if record.again is not None:
             read = partial(_read_again, record._replace(values={}), columns.image, records.root)
-        yield checked._replace(image=read)
-        if len(known) == limit:
-            return
+        for text in texts:
+            shows = known.setdefault(key, [])
+            id = f"{key}#{len(shows)}" if captions == "all" else key
+            checked = check_stimulus(shown, text, id, record.where)
+            shows.append(checked.shows)
+            if shows[0].split()[1] != checked.shows.split()[1]:
+                raise ValueError(f"{record.where}: the id {key!r} names another image before: give each image its own")
+            yield checked._replace(image=read, group=key if captions == "all" else "")
+            if (made := made + 1) == limit:
+                return
 
 
 def _find_columns(values: Mapping[str, Any], chosen: Mapping[str, str | None], about: str) -> _Columns:

@@ -185,5 +185,5 @@ def test_groups_are_held_out_together():
         similarity(x, y, "linear_probe", groups=named[:-1])
     with pytest.raises(ValueError, match="groups hold 2 groups, fewer than the 5 folds"):
         similarity(x, y, "linear_probe", groups=[number % 2 for number in range(180)])
-    with pytest.raises(ValueError, match="groups are for linear_probe, whose folds they decide, got cka"):
-        similarity(x, y, "cka", groups=named)
+    with pytest.raises(ValueError, match="captions='apart' is for mutual_knn and linear_probe, got cka"):
+        similarity(x, y, "cka", groups=named, captions="apart")

@@ -74,8 +74,12 @@ def test_repeated_stimuli_are_known_by_what_they_show_though_their_rows_differ()
     image, text = features(g.standard_normal((2, 40, 8))), features(g.standard_normal((2, 40, 8)), "text")
     digests = {sample: f"{sample:>016} {int(sample) // 2:>016}" for sample in image.samples}
     image, text = replace(image, digests=digests), replace(text, digests=digests)
-    with pytest.warns(UserWarning, match=r"40 of 40 rows \(20 distinct in all\) of the image features"):
+    counted = r"40 of 40 rows .* are captions of images .* \(20 images .*captions='all'"
+    with pytest.warns(UserWarning, match=counted) as said:
         similarity_map(image, text, "cka")
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="are captions of images that have several"):
+        map_null(text, text, "cka", permutations=5)  # no two rows are equal
     with pytest.raises(ValueError, match="such as rows 0 and 1: keep one row of each stimulus"):
         alignment_curve(image, text, k=5)
     one = {sample: f"{'a' * 16} {sample:>016}" for sample in image.samples}

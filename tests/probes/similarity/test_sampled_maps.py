@@ -162,7 +162,7 @@ def test_a_wrong_tolerance_is_one_error():
     with pytest.raises(ValueError, match="tolerance cannot go with block="):
         map_null(x, y, "cka", tolerance=0.1, block=4)
     with pytest.raises(ValueError, match="tolerance cannot go with groups="):
-        similarity_map(x, y, "cka", groups=list(range(40)), tolerance=0.1)
+        similarity_map(x, y, groups=[row // 2 for row in range(40)], captions="apart", tolerance=0.1)
     x[0, 7, 3] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         similarity_map(x, y, "cka", tolerance=0.1)

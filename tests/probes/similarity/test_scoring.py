@@ -277,7 +277,7 @@ def test_bad_input_is_named():
         (lambda: similarity_map([x, x[:9]], [x], "cka"), r"x must be layers \(sample, dim\) of as many samples each"),
         (lambda: similarity_map(x, x, "cka"), r"x must be \(layer, sample, dim\)"),
         (
-            lambda: similarity_map(stack_of((2, 3, 20, 4), 0), x[None], "cka"),
+            lambda: map_null(stack_of((2, 3, 20, 4), 0), x[None], "cka"),
             r"timesteps 0.2, 0.8: select one with .at",
         ),
     ]:

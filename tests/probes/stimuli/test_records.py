@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bridgework.probes.stimuli.controls import mismatched
 from bridgework.probes.stimuli.sources import load_stimuli
 from bridgework.tests.probes.stimuli.pictures import picture
 
@@ -146,9 +147,7 @@ def test_paths_begin_at_the_folder_of_the_table(frame, root):
 
 def test_several_captions_are_an_error_or_cut_to_the_first(frame, root, tmp_path):
     again = pd.concat([frame, frame.assign(caption="again")])
-    with pytest.raises(
-        ValueError, match=r"row 4 of the table: the image '0.jpg' has several captions: captions='first'"
-    ):
+    with pytest.raises(ValueError, match=r"row 4 of the table: the image '0.jpg' has several captions: captions='all'"):
         load_stimuli(again, root=root)
     (tmp_path / "a.json").write_text(json.dumps(coco(root, (*TEXTS, "again"))))
     again.groupby("path").agg({"caption": list}).reset_index().to_parquet(tmp_path / "a.parquet")
@@ -157,12 +156,33 @@ def test_several_captions_are_an_error_or_cut_to_the_first(frame, root, tmp_path
         assert (kept.texts, kept.ids) == (TEXTS[:3], NAMES[:3])
 
 
+def test_all_captions_stay_as_groups_of_their_image(frame, root, tmp_path):
+    again = pd.concat([frame, frame.assign(caption=["b", "c", "d", "e"])])
+    (tmp_path / "a.json").write_text(json.dumps(coco(root, (*TEXTS, "b", "c", "d", "e"))))
+    again.groupby("path").agg({"caption": list}).reset_index().to_parquet(tmp_path / "a.parquet")
+    known = load_stimuli(frame, root=root)
+    for source in (again, tmp_path / "a.json", tmp_path / "a.parquet"):
+        every = load_stimuli(source, root=root, captions="all")
+        assert sorted(zip(every.ids, every.groups, strict=True)) == [(f"{n}#{j}", n) for n in NAMES for j in (0, 1)]
+        for stimulus, group, shown in zip(every, every.groups, every.digests, strict=True):
+            assert stimulus.image == known[NAMES.index(group)].image
+            assert shown.split()[1] == known.digests[NAMES.index(group)].split()[1]
+        assert every[2:5].groups == every.groups[2:5]
+        wrong = mismatched(every)
+        pairs = {(name, NAMES[TEXTS.index(text)]) for _, text, name in wrong if text in TEXTS}
+        assert len(pairs) == len(TEXTS) and not [id for id, image in pairs if id.startswith(image)]
+        assert wrong.groups == every.groups and sorted(wrong.texts) == sorted(every.texts)
+    assert known.groups == ()
+    with pytest.raises(ValueError, match="row 1 of the table: the id 'a' names another image before"):
+        load_stimuli(frame.assign(name="a"), root=root, id="name", captions="all")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"text": "words"}, r"the table has columns \['path', 'caption', 'split'\] and no column 'words': name them"),
         ({"image": "split"}, r"row 0 of the table: there is no image .*train: add the file, .* begin \(root=\)"),
-        ({"captions": "all"}, "captions is 'all': expected 'first', or None"),
+        ({"captions": "some"}, "captions is 'some': expected 'first' or 'all', or None"),
     ],
 )
 def test_bad_options(options, message, frame, root):
