@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...probes.features.caption_groups import image_by_image
 from ...probes.features.features import Features
 from ...probes.features.layer_features import LayerFeatures
 from ...probes.metrics import METRICS
@@ -242,6 +243,7 @@ def read_layers(
     for name, value, least in (("draws", draws, 10), ("permutations", permutations, 20), ("largest_k", largest_k, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"explorer: {name} must be a whole number of at least {least}, got {value!r}")
+    understanding, generation = image_by_image(understanding, generation).pairs[0]
     stacks: tuple[Stack, ...] = (generation,)
     if isinstance(generation, LayerFeatures) and generation.swept:
         stacks = tuple(generation.at(t) for t in generation.timesteps)

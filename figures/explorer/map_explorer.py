@@ -24,7 +24,7 @@ from ...probes.plans.choosing import choose_bridges, score_plan
 from ...probes.plans.matching import count_blocks
 from ...probes.plans.rules import evidence_summary
 from ...probes.similarity.inputs import Stack
-from ...probes.stimuli.stimulus_set import Stimuli
+from ...probes.stimuli.stimulus_set import Stimuli, first_captions
 from ..maps import layer_map
 from .cost_lines import describe_cost
 from .data_bundle import Bundle, describe_view, make_bundle, pack
@@ -120,6 +120,8 @@ def explorer(
     >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: estimate_cost("my-vlm", "my-dit", plan))
     """
     explored = read_layers(understanding, generation, largest_k, draws, permutations, block)
+    if stimuli is not None and stimuli.groups:
+        stimuli = first_captions(stimuli)
     first = explored.check_choice((metric, *metrics), k, timestep, None if stimuli is None else stimuli.ids)
     views = [view_of_map(explored, heat) for heat in maps]
     fields["stream"] = stream

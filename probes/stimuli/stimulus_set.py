@@ -284,6 +284,23 @@ def dealt_by_texts(stimuli: Stimuli) -> Stimuli:
     return Stimuli([entry._replace(dealt_by=entry.text) for entry in stimuli._entries], stimuli.name)
 
 
+def first_captions(stimuli: Stimuli) -> Stimuli:
+    """Keep the first caption of each image, under the name of the image.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Stimuli with groups.
+
+    Returns
+    -------
+    Stimuli
+        One stimulus an image, in the order in which images first come.
+    """
+    first = {entry.group: entry for entry in reversed(stimuli._entries)}
+    return Stimuli([first[image]._replace(id=image, group="") for image in dict.fromkeys(stimuli.groups)], stimuli.name)
+
+
 def with_texts(stimuli: Stimuli, texts: Sequence[str], name: str) -> Stimuli:
     """Give every stimulus another text.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bridgework.figures.explorer.explored_layers import read_layers
 from bridgework.probes.curves.curve import alignment_curve
 from bridgework.probes.evidence.complementarity import complementarity_map
 from bridgework.probes.extraction.extracting import extract
@@ -168,13 +169,14 @@ def test_groups_are_kept_in_memory_and_in_stores(tmp_path):
 def test_plans_and_folds_take_images(many):
     image, text, *_ = towers(3, layers=3)
     heat = similarity_map(image, text)
-    plan = choose_bridges(heat, bridges=2, draws=10, features=(image, text))
+    plan = choose_bridges(heat, "alignment", 2, draws=10, features=(image, text))
     single = image_by_image(image, text).pairs[0]
-    again = choose_bridges(similarity_map(*single), bridges=2, draws=10, features=single)
+    again = choose_bridges(similarity_map(*single), "alignment", 2, draws=10, features=single)
     assert plan.pairs == again.pairs and plan.evidence["stability"] == again.evidence["stability"]
     assert plan.evidence["stability"]["samples"] == IMAGES // 2
     with pytest.raises(ValueError, match="make the map with captions='mean'"):
-        choose_bridges(similarity_map(image, text, captions="draw"), bridges=2, draws=10, features=(image, text))
+        choose_bridges(similarity_map(image, text, captions="draw"), "alignment", 2, draws=10, features=(image, text))
+    assert read_layers(image, text, 10, 10, 20, 1).samples == IMAGES  # of the explorer
     target = np.repeat(np.random.default_rng(0).standard_normal((IMAGES, 2)), EACH, 0)
     whole = complementarity_map(image, text, target)
     assert whole.equals(complementarity_map(image, text, target, groups=image.groups))

@@ -12,6 +12,7 @@ import pytest
 
 from bridgework.probes.stimuli.controls import mismatched
 from bridgework.probes.stimuli.sources import load_stimuli
+from bridgework.probes.stimuli.stimulus_set import first_captions
 from bridgework.tests.probes.stimuli.pictures import picture
 
 TEXTS = ("None", "a red circle, a blue square", 'two "things"', "piñata")  # each is lost by some careless reader
@@ -168,6 +169,8 @@ def test_all_captions_stay_as_groups_of_their_image(frame, root, tmp_path):
             assert stimulus.image == known[NAMES.index(group)].image
             assert shown.split()[1] == known.digests[NAMES.index(group)].split()[1]
         assert every[2:5].groups == every.groups[2:5]
+        first = first_captions(every)
+        assert dict(zip(first.ids, first.texts, strict=True)) == dict(zip(NAMES, TEXTS, strict=True))
         wrong = mismatched(every)
         pairs = {(name, NAMES[TEXTS.index(text)]) for _, text, name in wrong if text in TEXTS}
         assert len(pairs) == len(TEXTS) and not [id for id, image in pairs if id.startswith(image)]
