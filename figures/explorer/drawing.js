@@ -87,8 +87,9 @@ function drawMap(holder, bundle) {
       return [(column + 0.5) * side, yOf(row) + side / 2];
     });
     const points = centres.map((centre) => centre.join(",")).join(" ");
-    draw(rings, "polyline", { points, class: "bw-under" });
-    draw(rings, "polyline", { points, class: "bw-line", "stroke-dasharray": byHand ? "4 3" : "none" });
+    const dashes = { points, "stroke-dasharray": byHand ? "5 4" : "none" };
+    draw(rings, "polyline", { ...dashes, class: "bw-under" });
+    draw(rings, "polyline", { ...dashes, class: "bw-line" });
     for (const [cx, cy] of centres) {
       draw(rings, "circle", { cx, cy, r: 0.4 * side, class: "bw-under" });
       draw(rings, "circle", { cx, cy, r: 0.4 * side, class: "bw-ring" });

@@ -106,14 +106,25 @@ function buildPlanPanel(bundle, act) {
     const rows = state.pairs.map(([u, g]) => {
       const kept = found.stability ? `${Math.round(100 * found.stability.kept([u, g]))} %` : "…";
       const cells = [`${u} – ${g}`, shown(found.values[u][g]), view.noise && !view.halves ? "–" : kept];
-      return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
+      const strange = view.p && view.p[cellOf(bundle, u, g)] > 0.05;
+      const title = strange ? "within the null: strangers score as much" : null;
+      return make("tr", { class: strange ? "bw-strange" : null, title }, ...cells.map((cell) => make("td", {}, cell)));
     });
     const sum = make("tr", { class: "bw-sum" }, ...["plan", shown(found.score), ""].map((cell) => make("td", {}, cell)));
     table.replaceChildren(head, ...rows, sum);
-    said.textContent = sayStability(bundle, view, found);
+    said.textContent = sayNull(view) + sayStability(bundle, view, found);
     back.disabled = state.byRule;
   }
   return { element, update, showCost: (text) => (cost.textContent = text) };
+}
+
+/** Return the number of a cell of a pair of blocks. */
+const cellOf = (bundle, u, g) => bundle.rowBlocks.indexOf(u) * bundle.columns.length + bundle.columnBlocks.indexOf(g);
+
+/** Say whether no cell of the map is more than noise. */
+function sayNull(view) {
+  const best = view.adjusted ? Math.min(...view.adjusted.filter(Number.isFinite)) : 0;
+  return best > 0.05 && best <= 1 ? `No cell of the map is more than noise (p of the map ${shown(best)}). ` : "";
 }
 
 /** Say how the plan compares with the rule's, and whether the noise of the stimuli settles it. */

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def wait_for(log: Path, pattern: str, seconds: float = 120) -> str:
+    """Return what a program writes into its log, once it has."""
+    end = time.monotonic() + seconds
+    while not (found := re.search(pattern, log.read_text())):
+        assert time.monotonic() < end, f"no {pattern}: {log.read_text()}"
+        time.sleep(0.05)
+    return found.group()
+
+
 class Chromium:
     """One browser with one page; `errors` collects what the page threw, or logged as an error."""
 
@@ -39,11 +49,10 @@ class Chromium:
         program = find_chromium()
         assert program
         flags = [*FLAGS, f"--user-data-dir={self.profile.name}", f"--window-size={width},{height}", "about:blank"]
-        self.process = subprocess.Popen([program, *flags], stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr
-        lines = (re.search(r"ws://\S+", line) for line in self.process.stderr)
-        address = next(found.group() for found in lines if found)
-        self.socket = websocket.create_connection(address, timeout=120, suppress_origin=True)
+        log = Path(self.profile.name) / "log.txt"
+        with log.open("w") as said:
+            self.process = subprocess.Popen([program, *flags], stderr=said)
+        self.socket = websocket.create_connection(wait_for(log, r"ws://\S+"), timeout=120, suppress_origin=True)
         self.number, self.session, self.errors = 0, None, []
         (page,) = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         self.session = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
@@ -58,8 +67,6 @@ class Chromium:
         self.socket.close()
         self.process.terminate()
         self.process.wait(30)
-        assert self.process.stderr
-        self.process.stderr.close()
         self.profile.cleanup()
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
@@ -88,9 +95,10 @@ class Chromium:
 
     def until(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
-        wait = f"const done = () => ({expression}) ? kept() : performance.now() > end ? lost('never: ' + "
-        wait += f"{json.dumps(expression)}) : setTimeout(done, 20); done()"
-        self.run(f"new Promise((kept, lost) => {{ const end = performance.now() + {1000 * seconds}; {wait} }})")
+        end = time.monotonic() + seconds
+        while not self.run(f"!!({expression})"):
+            assert time.monotonic() < end, f"never: {expression}"
+            time.sleep(0.05)
 
     def mouse(self, kind: str, x: float, y: float, clicks: int = 1) -> None:
         held = {"mousePressed": 1, "mouseMoved": 0, "mouseReleased": 0}[kind]
