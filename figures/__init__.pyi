@@ -14,6 +14,12 @@ from .matrices.pair_matrix import model_matrix as model_matrix
 from .plan_drawing import architecture as architecture
 from .plan_drawing import architectures as architectures
 from .plan_results import plan_outcomes as plan_outcomes
+from .publishing.latex_text import caption as caption
+from .publishing.latex_text import latex_table as latex_table
+from .publishing.panel_letters import letter_panels as letter_panels
+from .publishing.saving import numbers_of as numbers_of
+from .publishing.saving import save as save
+from .publishing.venues import paper as paper
 from .samples import sample_grid as sample_grid
 from .worth.correlation_dots import rule_correlations as rule_correlations
 from .worth.maps_of_worth import worth_maps as worth_maps

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from itertools import cycle
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from .style import QUIET, heading, need, styled
+from .publishing.drawn import Drawn, LabelledFigure, remember
+from .publishing.line_names import legend_under
+from .publishing.page import is_narrow, page_height, page_width
+from .style import QUIET, heading, need, panels, styled
 
 COLOUR = {"image": "#029e73", "text": "#cc78bc", "other": QUIET}
 PAIRS = {("text", "image"): "image", ("image", "text"): "text"}  # a line has the colour of what is looked at
@@ -42,7 +49,8 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
     Returns
     -------
     Figure
-        The panels with one legend.
+        The panels, a legend for each kind under its last panel. On one column of paper, subjects stand beside each
+        other.
 
     Raises
     ------
@@ -58,7 +66,13 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
         if (table.groupby("subject")["timestep"].nunique() > 1).any():
             raise ValueError(f"causal_evidence: {name} has several timesteps of a subject: pass one")
     subjects = list(dict.fromkeys(attribution["subject"]))
-    figure, grid = plt.subplots(len(subjects), 3, figsize=(11.1, 3.0 * len(subjects) + 0.9), squeeze=False)
+    count, narrow, parts = len(subjects), is_narrow(), []
+    if narrow:
+        figure = plt.figure(FigureClass=LabelledFigure, figsize=(page_width(0), 5.4))
+        parts = figure.subfigures(3, 1)
+        grid = np.array([part.subplots(1, count, squeeze=False)[0] for part in parts]).T
+    else:
+        figure, grid = panels(count, 3, (page_width(11.1), page_height(3.0, 1.8) * count + page_height(0.7, 0.5)))
     colours = dict(zip(conflict["tasks"].unique(), cycle(TASKS), strict=False))
     drawers = (_lost, _looks, partial(_pulls, colours=colours))
     for row, subject in zip(grid, subjects, strict=True):
@@ -70,8 +84,35 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
             draw(ax, rows)
             ax.set_xlim(-0.02, 1.02)
             ax.set_xlabel("relative depth")
-    _legend(figure)
+            if narrow and subject != subjects[0]:
+                ax.set_ylabel("")
+    for place, axes in enumerate(grid.T):
+        there = [ax for ax in axes if ax.get_title(loc="left")]
+        if not there:
+            continue
+        labels = _labelled(there) if place else _lost_legend(there)
+        if narrow:
+            parts[place].legend(list(labels.values()), list(labels), loc="outside lower left", ncols=(3, 2, 1)[place])
+        else:
+            legend_under(there[-1], labels, (2, 1, 1)[place])
+    text = (
+        "Causal evidence against relative depth: the share of an output's gain that is lost without the tokens of a "
+        "modality, attention across modalities (dotted: uniform attention), and gradient conflict between tasks. Bands "
+        "are 95% intervals."
+    )
+    tables = {"attribution": attribution, "attention": attention, "conflict": conflict}
+    remember(figure, Drawn("causal_evidence", tables, text, _summary(attribution, conflict)))
     return figure
+
+
+def _summary(attribution: pd.DataFrame, conflict: pd.DataFrame) -> pd.DataFrame:
+    """Return the depth at which each line of attribution and of conflict is highest."""
+    shares = attribution.assign(value=attribution["attribution"] / attribution["gain"])
+    shares["line"] = shares["modality"] + ", " + shares["method"].map(_plain)
+    pulls = conflict.assign(value=conflict["conflict"], line="conflict, " + conflict["tasks"].astype(str))
+    lines = pd.concat([shares, pulls], ignore_index=True)[["subject", "line", "depth", "value"]]
+    peaks = lines.loc[lines.groupby(["subject", "line"], sort=False)["value"].idxmax()]
+    return peaks.rename(columns={"depth": "peak depth"}).reset_index(drop=True)
 
 
 def _lost(ax: Axes, table: pd.DataFrame) -> None:
@@ -117,11 +158,19 @@ def _plain(method: str) -> str:
     return method.replace("_", " ")
 
 
-def _legend(figure: Figure) -> None:
-    """Add one legend under the panels, each label once."""
-    found: dict[str, object] = {}
-    for ax in figure.axes:
+def _labelled(axes: Iterable[Axes]) -> dict[str, Artist]:
+    """Return what stands for each label of several panels, once."""
+    found: dict[str, Artist] = {}
+    for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(found) // 4))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=4)
+    return found
+
+
+def _lost_legend(axes: Iterable[Axes]) -> dict[str, Artist]:
+    """Return what stands for each modality, a colour, and for each method, a kind of line."""
+    labels = [label.split(", ", 1) for label in _labelled(axes)]
+    modalities = dict.fromkeys(modality for modality, _ in labels)
+    methods = [method for method in LINES if any(_plain(method) == name for _, name in labels)]
+    found: dict[str, Artist] = {name: Line2D([], [], color=COLOUR[name], lw=3) for name in modalities}
+    return found | {_plain(name): Line2D([], [], color=QUIET, ls=LINES[name], lw=1.2) for name in methods}

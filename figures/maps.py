@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -15,12 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from .style import NOISE, heading, measured, styled
+from .publishing.drawn import remember
+from .publishing.map_descriptions import map_drawn
+from .publishing.page import current_page, page_height, page_width, panels_across, points, wrapped
+from .style import NOISE, heading, measured, one_panel, panels, styled, width_of
 
 if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan
 
 RING = "#ffb000"
+WIDE, HIGH = 0.15, 0.11  # inches on paper: what the number of a block takes
 VALUES = {  # of maps that are no similarity
     "complementarity": "R² added (complementarity)",
     "descent": "fall of the loss (descent)",
@@ -29,13 +33,16 @@ VALUES = {  # of maps that are no similarity
 
 
 @styled
-def layer_map(heat: pd.DataFrame | Mapping[float, pd.DataFrame], plan: BridgePlan | None = None) -> Figure:
+def layer_map(
+    heat: pd.DataFrame | Mapping[float, pd.DataFrame], plan: BridgePlan | None = None, *, ax: Axes | None = None
+) -> Figure:
     """Draw a layer map: generation layers along x, understanding layers along y, **deeper is right and up**.
 
-    The bridges of a plan are ringed cells, joined by a line in depth order. Colours span the values of the blocks: the
-    embeddings, which no plan can bridge, may lie outside, and the colour bar then ends in a point. Where the plan says
-    which cells are within noise of the best block pair (`choose_bridges` with draws), these are outlined. Where the map
-    holds its null (`similarity_map` with permutations), cells within it are dotted, and p of the map's best is written.
+    The bridges of a plan are ringed cells, joined by a line in depth order. Colours span the values of the blocks. The
+    embeddings, which no plan can bridge, stand apart behind a white line; they may lie outside the colours, and the
+    colour bar then ends in a point. Where the plan says which cells are within noise of the best block pair
+    (`choose_bridges` with draws), these are outlined. Where the map holds its null (`similarity_map` with
+    permutations), cells within it are dotted, and p of the map's best is written.
 
     Parameters
     ----------
@@ -46,38 +53,56 @@ def layer_map(heat: pd.DataFrame | Mapping[float, pd.DataFrame], plan: BridgePla
     plan : BridgePlan, optional
         The plan. Its pairs count blocks from 0, without the embeddings. Of several maps it is drawn on that of its
         timestep, or on all if it does not say which.
+    ax : Axes, optional
+        Where to draw one map; the colour bar takes its room from it.
 
     Returns
     -------
     Figure
-        The map with its colour bar.
+        The map with its colour bar. With `ax`, the figure that it stands in.
 
     Raises
     ------
     TypeError
-        If `heat` is no DataFrame.
+        If `heat` is no DataFrame, or `ax` no Axes.
     ValueError
         If the map has no cells or lacks its attrs, if the plan has a layer that the map lacks, or if several maps are
-        of unlike layers, metrics or samples.
+        of unlike layers, metrics or samples, or have `ax`.
 
     See Also
     --------
     plan_outcomes : Draws the map beside what the bridges of several plans brought.
     """
     if isinstance(heat, Mapping):
+        if ax is not None:
+            raise ValueError("layer_map: ax= is one panel: draw one map of the sweep")
         return _of_sweep(heat, plan)
     check_map(heat, "layer_map")
     width, height = _size(heat.shape[1]), _size(heat.shape[0])
-    figure, ax = plt.subplots(figsize=(max(width, 3.4) + 1.6, max(height, 2.6) + 1.2))
+    size = max(width, 3.4) + 1.6, max(height, 2.6) + 1.2
+    if current_page():
+        # Cells as square as they can be: what the colour bar and the labels of the axes take is known.
+        width = page_width(0) - 1.1
+        height = min(max(width * heat.shape[0] / heat.shape[1], 1.3), 1.1 * width, 4.0)
+        size = page_width(0), height + 0.75
+    figure, given = one_panel(ax, size, "layer_map")
+    if ax is not None:
+        width, height = 0.8 * width_of(ax), ax.get_window_extent().height / figure.dpi
+    ax = given
     draw_map(ax, heat, plan, min(width / heat.shape[1], height / heat.shape[0]), "layer_map")
-    subtitle = measured(*(heat.attrs.get(key) for key in ("metric", "k", "samples", "chance")))
+    subtitle = _how(heat)
     if plan is not None and (near := _near_best(heat, plan)):
         _outline(ax, cells_of(heat, near, "layer_map"))
         subtitle += "\noutlined: within noise of the best block pair"
     if _dot(ax, heat):
         subtitle += f"\ndotted: within the null; p of the best cell {heat.attrs['peak_p']:.2g}"
     heading(ax, "layer map" if plan is None else _bridges(plan), subtitle)
+    remember(figure, map_drawn("layer_map", heat, plan, _how(heat)))
     return figure
+
+
+def _how(heat: pd.DataFrame) -> str:
+    return measured(*(heat.attrs.get(key) for key in ("metric", "k", "samples", "chance")))
 
 
 def _bridges(plan: BridgePlan) -> str:
@@ -96,11 +121,15 @@ def _of_sweep(heats: Mapping[float, pd.DataFrame], plan: BridgePlan | None) -> F
         alike = [heat.attrs.get(key) == first.attrs.get(key) for key in ("metric", "k", "samples")]
         if not all(alike) or list(heat.index) != list(first.index) or list(heat.columns) != list(first.columns):
             raise ValueError("layer_map: the maps are of unlike layers, metrics, k or N: draw them one by one")
-    columns = min(len(heats), 4)
+    columns = panels_across(len(heats), 4, 1.3)
     rows = -(-len(heats) // columns)
     width, height = 0.75 * _size(first.shape[1]), 0.75 * _size(first.shape[0])
     size = max(width, 2.2) * columns + 1.8, (max(height, 1.8) + 0.9) * rows + 0.6
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    if current_page():
+        width = (page_width(0) - 0.9) / columns - 0.2
+        height = min(max(width * first.shape[0] / first.shape[1], 1.0), 1.5 * width)
+        size = page_width(0), (height + 0.4) * rows + 0.8
+    figure, grid = panels(rows, columns, size)
     ranges = [_colour_range(heat) for heat in heats.values()]
     lows, highs = [low for low, _, _ in ranges if low is not None], [high for _, high, _ in ranges if high is not None]
     low, high = (min(lows), max(highs)) if lows else (None, None)
@@ -121,12 +150,14 @@ def _of_sweep(heats: Mapping[float, pd.DataFrame], plan: BridgePlan | None) -> F
     label = VALUES.get(metric, f"similarity ({metric})")
     figure.colorbar(drawn[0].collections[0], ax=drawn, label=label, pad=0.02, extend=extend)
     title = ["layer maps of a sweep" if plan is None else _bridges(plan)]
-    title.append(measured(*(first.attrs.get(key) for key in ("metric", "k", "samples", "chance"))))
+    title.append(_how(first))
     title += ["dotted: within the null"] if "p" in first.attrs else []
-    figure.suptitle("\n".join(title), fontsize=9)
+    figure.suptitle("\n".join(title), fontsize=points(9))
     whose = {name: {**(first.attrs.get(name) or {}), "timestep": None} for name in ("x", "y")}
-    figure.supxlabel(f"generation layer (block; deeper →){_origin(whose['y'])}", fontsize=9)
-    figure.supylabel(f"understanding layer (block; deeper →){_origin(whose['x'])}", fontsize=9)
+    across, up = (f"{name} layer (block; deeper →)" for name in ("generation", "understanding"))
+    figure.supxlabel(wrapped(across + _origin(whose["y"]), size[0] - 0.5, points(9)), fontsize=points(9))
+    figure.supylabel(wrapped(up + _origin(whose["x"]), size[1] - 0.5, points(9)), fontsize=points(9))
+    remember(figure, map_drawn("layer_map", heats, plan, _how(first)))
     return figure
 
 
@@ -207,6 +238,11 @@ def draw_map(
     sns.heatmap(values, vmin=low, vmax=high, ax=ax, cmap="mako", cbar=bars, cbar_kws=bar, linewidths=0, rasterized=True)
     ax.grid(False)
     ax.invert_yaxis()
+    apart = {"colors": "white", "linewidths": page_height(3, 2), "zorder": 2}
+    if str(heat.index[0]) == "embeddings":
+        ax.hlines(1, 0, heat.shape[1], **apart)
+    if str(heat.columns[0]) == "embeddings":
+        ax.vlines(1, 0, heat.shape[0], **apart)
     _ticks(ax, heat, inches)
     if cells:
         outline = [patheffects.withStroke(linewidth=2.4, foreground="black")]
@@ -292,18 +328,23 @@ def cells_of(heat: pd.DataFrame, pairs: Iterable[tuple[int, int]], name: str) ->
 
 
 def _ticks(ax: Axes, heat: pd.DataFrame, inches: float) -> None:
+    box = ax.get_window_extent()
     sides = (ax.xaxis, heat.columns, "generation", "y"), (ax.yaxis, heat.index, "understanding", "x")
     for axis, labels, word, stack in sides:
+        across = axis is ax.xaxis
         names = ["emb." if str(label) == "embeddings" else str(label) for label in labels]
         step = -(-len(names) // 20)
+        if current_page():
+            step = max(step, ceil((WIDE if across else HIGH) / inches))
         first = 1 if names[0] == "emb." else 0
         places = list(range(first, len(names), step))
         if first:
             # "emb." is wide: where not every block has a tick, or cells are narrow, block 0 gives way to it.
-            narrow = step > 1 or (axis is ax.xaxis and inches < 0.25)
+            narrow = step > 1 or (across and inches < page_height(0.25, 0.2))
             places = [0, *places[narrow:]]
         axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places], rotation=0)
-        axis.set_label_text(f"{labels.name or f'{word} layer'} (block; deeper →){_origin(heat.attrs.get(stack))}")
+        label = f"{labels.name or f'{word} layer'} (block; deeper →){_origin(heat.attrs.get(stack))}"
+        axis.set_label_text(wrapped(label, (box.width if across else box.height) / ax.figure.dpi, points(9)))
     ax.tick_params(length=0)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from ..probes.plans.layout_table import LAYOUTS
 from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, draw_arrow, draw_block, point_along, rounded_box
-from .style import NOISE, QUIET, TRAINED, heading, styled
+from .publishing.drawn import Drawn, remember
+from .publishing.page import current_page, page_height, page_width, panels_across, points, wrapped
+from .style import NOISE, QUIET, TRAINED, heading, one_panel, panels, styled
 
 if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan
@@ -27,7 +29,12 @@ STREAMS = {
 
 
 @styled
-def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expert", "generation expert")) -> Figure:
+def architecture(
+    plan: BridgePlan,
+    names: tuple[str, str] = ("understanding expert", "generation expert"),
+    *,
+    ax: Axes | None = None,
+) -> Figure:
     """Draw the model that a plan makes of two experts, first blocks at the bottom, numbered from 0.
 
     What the two tasks have in common is green: the bridges between two frozen towers, or the shared blocks of one
@@ -43,28 +50,45 @@ def architecture(plan: BridgePlan, names: tuple[str, str] = ("understanding expe
         The plan.
     names : (str, str)
         The names of the two experts. A trunk may have been initialised from them.
+    ax : Axes, optional
+        Where to draw.
 
     Returns
     -------
     Figure
-        The drawing.
+        The drawing. With `ax`, the figure that it stands in.
+
+    Raises
+    ------
+    TypeError
+        If `ax` is no Axes.
 
     See Also
     --------
     architectures : Draws several plans beside each other.
     """
-    figure, ax = plt.subplots(figsize=(6.2, 2.2 + _inches(plan)))
-    _draw(ax, plan, _top(plan), 9.0)
+    size = page_width(6.2), page_height(2.2 + _inches(plan), 1.5 + 0.6 * _inches(plan))
+    alone = ax is None
+    figure, ax = one_panel(ax, size, "architecture")
+    _draw(ax, plan, _top(plan), points(9.0))
     layout = LAYOUTS[plan.layout]
     entered = "" if layout.trunk else f"; {STREAMS[plan.stream]}"
     matched = ", ".join(filter(None, [_counted(plan), _matched(plan)]))
-    figure.suptitle(fill(f"{plan.layout}: {matched}{entered}", 72), fontsize=10)
-    ax.set_title(fill(layout.sentence, 80), loc="center", fontsize=9, fontweight="normal", color=QUIET)
-    below = {"y": _bottom(plan) - 0.05, "ha": "center", "va": "top", "linespacing": 1.4}
+    title, sentence = f"{plan.layout}: {matched}{entered}", fill(layout.sentence, 80)
+    if not alone:
+        heading(ax, title, sentence)
+    else:
+        if current_page():
+            title, sentence = wrapped(title, size[0], points(10)), wrapped(layout.sentence, size[0], points(9))
+        figure.suptitle(title if current_page() else fill(title, 72), fontsize=points(10))
+        ax.set_title(sentence, loc="center", fontsize=points(9), fontweight="normal", color=QUIET)
+    below = {"y": _bottom(plan) - 0.05, "ha": "center", "va": "top", "linespacing": 1.4, "fontsize": points(9)}
     for side, name in enumerate(names):
-        note = "\n".join([fill(name, 26), _blocks(plan, side)])
+        note = "\n".join([fill(name, 26 if size[0] > 4.5 else 16), wrapped(_blocks(plan, side), 1.2, points(9))])
         ax.text(PLACES[side] + WIDTH / 2, s=note, color="#333333", **below)
     ax.text(0.5, s="\n".join(_joined(plan)), color=TRAINED, **below)
+    text = f"A model of the layout {plan.layout}: {matched}{entered}. {layout.sentence}"
+    remember(figure, _drawn("architecture", [plan], text, {"names": list(names)}))
     return figure
 
 
@@ -93,21 +117,39 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
     """
     if not plans:
         raise ValueError("architectures: no plans: pass at least one")
-    columns = min(len(plans), 4)
+    columns = panels_across(len(plans), 4, 1.05)
     rows = -(-len(plans) // columns)
-    height = 1.5 + max(_inches(plan) for plan in plans) * 0.75
-    figure, grid = plt.subplots(rows, columns, figsize=(2.9 * columns, height * rows), squeeze=False)
+    tallest = max(_inches(plan) for plan in plans)
+    height = page_height(1.5 + 0.75 * tallest, 0.75 + 0.42 * tallest)
+    figure, grid = panels(rows, columns, (page_width(2.9 * columns), height * rows))
     for ax in grid.flat[len(plans) :]:
         ax.remove()
     top = max(_top(plan) for plan in plans)
     for ax, plan in zip(grid.flat, plans, strict=False):
-        _draw(ax, plan, top, 7.5)
+        _draw(ax, plan, top, points(7.5))
         heading(ax, plan.layout, "\n".join(_lines(plan)))
+    layouts = ", ".join(dict.fromkeys(plan.layout for plan in plans))
+    remember(figure, _drawn("architectures", plans, f"Bridge plans of the layouts {layouts}."))
     return figure
 
 
+def _drawn(function: str, plans: Sequence[BridgePlan], text: str, options: dict | None = None) -> Drawn:
+    """Describe plans: a row for each pair, and in the table of a paper a row for each plan."""
+    pairs, shown = [], []
+    for number, plan in enumerate(plans):
+        about = {"plan": number, "layout": plan.layout, "rule": plan.rule}
+        pairs += [about | {"understanding block": int(u), "generation block": int(g)} for u, g in plan.pairs]
+        shown.append({"layout": plan.layout, "rule": plan.rule, "pairs": ", ".join(f"{u}-{g}" for u, g in plan.pairs)})
+    return Drawn(function, {"pairs": pd.DataFrame(pairs)}, text, pd.DataFrame(shown), options or {})
+
+
 def _lines(plan: BridgePlan) -> list[str]:
-    """Return what a small drawing says, always as many lines, so that headings beside each other stand level."""
+    """Return what a small drawing says, always as many lines, so that headings beside each other stand level.
+
+    On paper there is room for two; the caption has the rest.
+    """
+    if current_page():
+        return [_counted(plan).split(", rule")[0], _matched(plan)]
     if LAYOUTS[plan.layout].trunk:
         return [_counted(plan), "", "", ""]
     trained, *rest = _joined(plan)[1:]

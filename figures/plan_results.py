@@ -13,9 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .gap import draw_gap, plan_means
+from .gap import GAP, draw_gap, gap_summary, plan_means
 from .maps import RING, cells_of, check_map, draw_map
-from .style import QUIET, heading, measured, styled
+from .publishing.drawn import Drawn, LabelledFigure, remember
+from .publishing.line_names import legend_below
+from .publishing.map_descriptions import map_drawn
+from .publishing.page import current_page, is_narrow, page_width
+from .style import QUIET, heading, measured, panels, styled
 
 if TYPE_CHECKING:
     from ..probes.plans.bridge_plan import BridgePlan
@@ -52,7 +56,7 @@ def plan_outcomes(heat: pd.DataFrame, table: pd.DataFrame, plan: BridgePlan) -> 
     Returns
     -------
     Figure
-        Two panels, 9.4 inches wide.
+        Two panels, 9.4 inches wide, and on paper as wide as the page; in one column they stand below each other.
 
     Raises
     ------
@@ -71,25 +75,44 @@ def plan_outcomes(heat: pd.DataFrame, table: pd.DataFrame, plan: BridgePlan) -> 
     means = plan_means(table, "plan_outcomes")
     others = cycle(OTHERS)
     looks = {str(name): LOOKS.get(str(name)) or next(others) for name in means.index}
-    height = max(3.2, 0.5 * len(means) + 0.6)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, height + 1.3), width_ratios=(1.3, 1))
-    draw_map(left, heat, plan, min(2.7 / heat.shape[1], height / heat.shape[0]), "plan_outcomes")
+    height, width = max(3.2, 0.5 * len(means) + 0.6), 2.7
+    if current_page():
+        # Parts of a figure have margins each of their own, which leaves more room for the panels.
+        height = max(1.6, 0.36 * len(means) + 0.2)
+        width = page_width(0) / (1 if is_narrow() else 2) - 1.1
+        inches = 2 * height + 1.6 if is_narrow() else height + 1.1
+        figure = plt.figure(FigureClass=LabelledFigure, figsize=(page_width(0), inches))
+        left, right = (part.subplots() for part in figure.subfigures(*((2, 1) if is_narrow() else (1, 2))))
+    else:
+        figure, ((left, right),) = panels(1, 2, (9.4, height + 1.3), width_ratios=(1.3, 1))
+    draw_map(left, heat, plan, min(width / heat.shape[1], height / heat.shape[0]), "plan_outcomes")
     marked = [mark for name in reversed(looks) for mark in _mark_plan(left, heat, table, plan, name, looks[name])]
     count = len(plan.pairs)
     subtitle = measured(*(heat.attrs.get(key) for key in ("metric", "k", "samples", "chance")))
     heading(left, f"Layer map, K = {count} {'bridge' if count == 1 else 'bridges'} a plan", subtitle)
 
-    draw_gap(right, table, means, looks, counted=False)
+    draw_gap(right, table, means, looks, counted=False, short=current_page() is not None)
     seeds = sorted({int(size) for size in table.groupby("plan").size()})
     several = f"dots: {' to '.join(map(str, seeds))} seeds, bar: 95 % t interval of their mean"
-    heading(right, "Share of the gap closed", several if seeds[-1] > 1 else "one seed")
+    # Names at the left and intervals at the right of the panel take the rest.
+    inches = page_width(0) / (1 if is_narrow() else 2) - 1.5 if current_page() else None
+    heading(right, "Share of the gap closed", several if seeds[-1] > 1 else "one seed", inches)
     floor, ceiling = _score(table, "floor"), _score(table, "ceiling")
     labels = [f"0\nfloor{floor}:\nshuffled\ncaptions", "0.5", f"1\nceiling{ceiling}:\nown text\nroute"]
     right.set_xticks([0, 0.5, 1], labels)
     right.set_xlabel("scene score, from floor to ceiling")
 
     ring = Line2D([], [], ls="none", marker="o", ms=8, mfc="none", mec=RING, mew=2, label=f"rings: {plan.rule}")
-    figure.legend(handles=[ring, *marked], loc="outside lower left", ncols=4, handletextpad=0.3, columnspacing=1.5)
+    if current_page():
+        legend_below(figure, {str(mark.get_label()): mark for mark in (ring, *marked)}, 4)
+    else:
+        figure.legend(handles=[ring, *marked], loc="outside lower left", ncols=4, handletextpad=0.3, columnspacing=1.5)
+    described = map_drawn("plan_outcomes", heat, plan, subtitle)
+    tables = {**described.tables, "shares": table}
+    remember(
+        figure,
+        Drawn("plan_outcomes", tables, f"{described.caption} {GAP}", gap_summary(table, means), described.options),
+    )
     return figure
 
 

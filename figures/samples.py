@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .style import NO, YES, styled
+from .publishing.drawn import Drawn, remember
+from .publishing.page import page_height, page_width, panels_across, points
+from .style import NO, YES, panels, styled
 
 
 @styled
@@ -40,12 +43,12 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
         counts = f"{len(images)} images, {len(captions)} captions, {len(verdicts)} verdicts"
         raise ValueError(f"sample_grid: {counts}: expected as many of each, at least one")
     pictures = [_picture(image, place) for place, image in enumerate(images)]
-    columns = min(len(images), 6)
+    columns = panels_across(len(images), 6, 1.0)
     rows = -(-len(images) // columns)
     lines = max(fill(caption, 20).count("\n") + 1 for caption in captions)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(max(1.55 * columns, 4.4), (1.45 + 0.16 * lines) * rows + 0.4), squeeze=False
-    )
+    width = page_width(max(1.55 * columns, 4.4))
+    height = page_height(1.45 + 0.16 * lines, width / columns + 0.14 * lines) * rows + page_height(0.4, 0.25)
+    figure, grid = panels(rows, columns, (width, height))
     for ax in grid.flat[len(images) :]:
         ax.remove()
     for ax, picture, caption, verdict in zip(grid.flat, pictures, captions, verdicts, strict=False):
@@ -53,12 +56,20 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
         ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
-        ax.spines[:].set(visible=True, color=colour, linewidth=2.5)
-        ax.set_xlabel(fill(caption, 20), fontsize=8, labelpad=4)
+        ax.spines[:].set(visible=True, color=colour, linewidth=page_height(2.5, 1.5))
+        ax.set_xlabel(fill(caption, 20), fontsize=points(8), labelpad=page_height(4, 2))
         badge = {"boxstyle": "circle,pad=0.18", "facecolor": colour, "edgecolor": "white", "linewidth": 1}
-        ax.annotate(mark, (1, 1), ha="center", va="center", xycoords="axes fraction", color="white", size=8, bbox=badge)
+        ax.annotate(
+            mark, (1, 1), ha="center", va="center", xycoords="axes fraction", color="white",
+            size=points(8), bbox=badge,
+        )  # fmt: skip
     right = sum(bool(verdict) for verdict in verdicts)
-    figure.suptitle(f"{right} of {len(images)} show what the caption says  (✓ yes, ✗ no)", fontsize=10)
+    figure.suptitle(f"{right} of {len(images)} show what the caption says  (✓ yes, ✗ no)", fontsize=points(10))
+    table = pd.DataFrame({"caption": list(captions), "correct": [bool(verdict) for verdict in verdicts]})
+    table["image_sha256"] = [sha256(np.ascontiguousarray(picture).tobytes()).hexdigest() for picture in pictures]
+    text = f"Generated images with their captions: {right} of {len(images)} show what the caption says."
+    shown = pd.DataFrame([{"images": len(images), "correct": right, "share": right / len(images)}])
+    remember(figure, Drawn("sample_grid", {"samples": table}, text, shown))
     return figure
 
 

@@ -1,16 +1,22 @@
-"""Hold what all figures share: the style sheet, the colours of the two tasks, and the check of an incoming table."""
+"""Hold what all figures share: the style sheet, grids of panels, colours, headings and the check of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .publishing.drawn import LabelledFigure, figure_of
+from .publishing.line_names import spread_names
+from .publishing.page import CLOSE, close_lines, current_page, page_height, points, wrapped
+from .publishing.panel_letters import letter_panels
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 # From seaborn's "colorblind" palette: told apart under the common colour-vision deficiencies, in grey too.
@@ -22,7 +28,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Make a drawing function run inside the style sheet, whatever the caller's settings are.
+    """Make a drawing function run inside the style sheet and the page, whatever the caller's settings are.
 
     Parameters
     ----------
@@ -37,13 +43,88 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
     @wraps(draw)
     def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with plt.style.context(["default", STYLE]):
+        page = current_page()
+        with plt.style.context(["default", STYLE, dict(page.settings) if page else {}]):
             figure = draw(*args, **kwargs)
+            if page and page.letters and kwargs.get("ax") is None:
+                letter_panels(figure, [part for part in figure.axes if part.get_title(loc="left")])
             # Ticks are made on the first drawing, with the settings of that moment: make them now.
+            close_lines(figure if kwargs.get("ax") is None else kwargs["ax"])
             figure.draw_without_rendering()
+            if spread_names(figure):
+                figure.draw_without_rendering()
         return figure
 
     return inside
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
+    """Make a figure with a grid of panels.
+
+    Parameters
+    ----------
+    rows, columns : int
+        The grid.
+    size : (float, float)
+        Width and height in inches.
+    **options
+        Options of `matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    Figure
+        The figure.
+    ndarray of Axes, (rows, columns)
+        The panels.
+    """
+    return plt.subplots(rows, columns, FigureClass=LabelledFigure, figsize=size, squeeze=False, **options)
+
+
+def one_panel(ax: Axes | None, size: tuple[float, float], name: str) -> tuple[Figure, Axes]:
+    """Return the caller's axes and their figure, or those of a new figure.
+
+    Parameters
+    ----------
+    ax : Axes or None
+        The caller's axes.
+    size : (float, float)
+        Width and height of a new figure in inches.
+    name : str
+        The name of the drawing function, which errors begin with.
+
+    Returns
+    -------
+    Figure, Axes
+        Where to draw.
+
+    Raises
+    ------
+    TypeError
+        If `ax` is something else, such as an array of axes.
+    """
+    if ax is None:
+        figure, grid = panels(1, 1, size)
+        return figure, grid[0, 0]
+    if not isinstance(ax, Axes):
+        raise TypeError(f"{name}: expected one matplotlib Axes as ax=, got {type(ax).__name__}")
+    return figure_of(ax), ax
+
+
+def width_of(ax: Axes) -> float:
+    """Return about how many inches wide axes will be; the layout is not known yet.
+
+    Parameters
+    ----------
+    ax : Axes
+        The axes.
+
+    Returns
+    -------
+    float
+        The inches.
+    """
+    room = 1.15 if current_page() else 1  # margins on paper are smaller than those that subplots start with
+    return room * float(ax.get_window_extent().width / ax.figure.dpi)
 
 
 def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.DataFrame:
@@ -82,8 +163,8 @@ def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.Dat
     return table
 
 
-def heading(ax: Axes, title: str, subtitle: str) -> None:
-    """Write a bold title, and under it a quieter line for what was measured.
+def heading(ax: Axes, title: str, subtitle: str, inches: float | None = None) -> None:
+    """Write a bold title, and under it a quieter line for what was measured, both broken to the width of a page.
 
     Parameters
     ----------
@@ -91,19 +172,27 @@ def heading(ax: Axes, title: str, subtitle: str) -> None:
         The axes that get the title.
     title, subtitle : str
         The two texts; the second may have several lines.
+    inches : float, optional
+        The width that they may take on paper; about that of the axes by default.
     """
-    ax.set_title(title, pad=7 + 11 * (1 + subtitle.count("\n")))
-    ax.annotate(
+    inches = inches or width_of(ax)
+    title, subtitle = wrapped(title, inches, points(10)), wrapped(subtitle, inches, points(8))
+    note = ax.annotate(
         subtitle,
         (0, 1),
-        (0, 5),
+        (0, page_height(5, 3)),
         xycoords="axes fraction",
         textcoords="offset points",
-        fontsize=8,
+        fontsize=points(8),
         color=QUIET,
         va="bottom",
         annotation_clip=False,
     )
+    pad = 7.0 + 11 * (1 + subtitle.count("\n"))
+    if current_page():
+        note.set_linespacing(CLOSE)
+        pad = 5 + 72 * note.get_window_extent().height / ax.figure.dpi if subtitle else 4
+    ax.set_title(title, pad=pad)
 
 
 def measured(metric: object, k: object, samples: object, chance: object) -> str:

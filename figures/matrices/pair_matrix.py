@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..style import NOISE, heading, measured, need, styled
+from ..publishing.drawn import Drawn, remember
+from ..publishing.page import current_page, page_width, points
+from ..style import NOISE, heading, measured, need, panels, styled
 
 COLUMNS = ("subject", "modality", "layer", "reference", "reference_modality", "reference_layer", "metric", "k")
 COLUMNS += ("samples", "score", "chance", "p")
@@ -63,7 +64,11 @@ def model_matrix(table: pd.DataFrame) -> Figure:
     values = np.full((len(rows), len(columns)), np.nan)
     for cell, score in zip(cells, table["score"], strict=True):
         values[cell] = score
-    figure, ax = plt.subplots(figsize=(INCHES * len(columns) + 2.6, INCHES * len(rows) + 1.6))
+    size = INCHES * len(columns) + 2.6, INCHES * len(rows) + 1.6
+    if current_page():
+        side = min((page_width(0) - 1.7) / len(columns), 0.9)
+        size = page_width(0), max(side, 0.55) * len(rows) + 1.1
+    figure, ((ax,),) = panels(1, 1, size)
     metric = table["metric"].iloc[0]
     bar = {"label": f"similarity ({metric})", "pad": 0.02}
     sns.heatmap(values, ax=ax, cmap="mako", cbar_kws=bar, linewidths=1, xticklabels=columns, yticklabels=rows)
@@ -77,16 +82,20 @@ def model_matrix(table: pd.DataFrame) -> Figure:
         text = {"ha": "center", "color": "white" if dark else "black"}
         layers = (one.layer, one.reference_layer) if not both else (one.reference_layer, one.layer)
         ax.text(column + 0.5, row + 0.47, f"{one.score:.3f}", va="bottom", fontweight="bold", **text)
-        ax.text(column + 0.5, row + 0.55, " × ".join(map(_short, layers)), va="top", fontsize=8, **text)
+        ax.text(column + 0.5, row + 0.55, " × ".join(map(_short, layers)), va="top", fontsize=points(8), **text)
         if one.p > NOISE:
             edge = {"fill": False, "hatch": "///", "edgecolor": text["color"], "lw": 0, "alpha": 0.5}
             ax.add_patch(Rectangle((column, row), 1, 1, gid="chance", **edge))
-            ax.text(column + 0.5, row + 0.92, f"p = {one.p:.2g}", va="bottom", fontsize=8, **text)
+            ax.text(column + 0.5, row + 0.92, f"p = {one.p:.2g}", va="bottom", fontsize=points(8), **text)
     first = table.iloc[0]
     most = table["compared"].max() if "compared" in table else 1
     numbers = measured(first.metric, first.k, first.samples, first.chance)
     chosen = "best pair of layers (column × row)" if most > 1 else "stated layers (column × row)"
     heading(ax, "every pair of models", f"{numbers}\n{chosen}; hatched: p above {NOISE:g}")
+    shown = table[["subject", "layer", "reference", "reference_layer", "score", "p"]]
+    how = numbers.replace(" · ", ", ")
+    text = f"Similarity of every pair of models ({how}), with the {chosen}; hatched: p above {NOISE:g}."
+    remember(figure, Drawn("model_matrix", {"pairs": table}, text, shown))
     return figure
 
 

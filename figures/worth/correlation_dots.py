@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from itertools import cycle
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..gap import interval_of
-from ..style import NO, QUIET, YES, heading, need, styled
+from ..publishing.drawn import Drawn, remember
+from ..publishing.line_names import legend_below
+from ..publishing.page import current_page, is_narrow, page_height, page_width, points
+from ..style import NO, QUIET, YES, heading, need, panels, styled
 
 DEPTH = {
     "depth": "depth alone: early in both",
@@ -37,7 +39,8 @@ def rule_correlations(ranks: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        Two panels, one row for each rule, the largest mean partial correlation on top.
+        Two panels, one row for each rule, the largest mean partial correlation on top. In one column of paper they
+        stand below each other.
 
     Raises
     ------
@@ -59,18 +62,33 @@ def rule_correlations(ranks: pd.DataFrame) -> Figure:
     rules = means.drop([name for name in DEPTH if name in means]).sort_values(na_position="first").index
     names = [name for name in DEPTH if name in means][::-1] + list(rules)
     heights = {name: height + 0.5 * (name not in DEPTH) for height, name in enumerate(names)}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 1.5 + 0.36 * len(names)), sharey=True)
+    if is_narrow():
+        figure, ((left,), (right,)) = panels(2, 1, (page_width(0), 1.2 + 0.32 * len(names)), sharex=True)
+    else:
+        height = page_height(1.5 + 0.36 * len(names), 0.8 + 0.19 * len(names))
+        figure, ((left, right),) = panels(1, 2, (page_width(9.4), height), sharey=True)
     shapes = dict(zip(ranks["pair"].unique(), cycle(MARKERS), strict=False))
     for ax, column, ceiling in ((left, "rho", "ceiling"), (right, "partial", "partial_ceiling")):
         _draw(ax, ranks, column, ranks.groupby("pair")[ceiling].first().mean(), heights, shapes)
     ready = ranks.dropna(subset="rho")["pair"].nunique()
     heading(left, "Rank correlation with worth", f"Spearman's ρ · {ready} of {len(shapes)} pairs of experts")
     heading(right, "Beside both depths", "partial rank correlation, the primary number")
-    left.set_yticks(list(heights.values()), [DEPTH.get(name, name) for name in heights])
+    for ax in (left, right) if is_narrow() else (left,):
+        ax.set_yticks(list(heights.values()), [DEPTH.get(name, name) for name in heights])
+    handles, labels = left.get_legend_handles_labels()
     if not ready:
-        left.text(0, heights[names[-1]], " no pair is complete", fontsize=8, color=QUIET, va="center")
+        left.text(0, heights[names[-1]], " no pair is complete", fontsize=points(8), color=QUIET, va="center")
+    elif current_page():
+        legend_below(figure, dict(zip(labels, handles, strict=True)), len(shapes))
     else:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=len(shapes), handletextpad=0.2)
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(shapes), handletextpad=0.2)
+    text = (
+        "Spearman's rank correlation of each rule's map with the map of what bridges are worth, and what is left of it "
+        "beside both depths. Small marks are pairs of experts, dots their means, and bars 95% t intervals; the broken "
+        "line is what a perfect map would reach."
+    )
+    shown = ranks.groupby("rule", sort=False)[["rho", "partial"]].mean().loc[names[::-1]].reset_index()
+    remember(figure, Drawn("rule_correlations", {"ranks": ranks}, text, shown))
     return figure
 
 
@@ -80,14 +98,15 @@ def _draw(
     ax.axvline(0, color="#444444", lw=0.8)
     if pd.notna(ceiling):
         ax.axvline(ceiling, color=QUIET, lw=1, ls=(0, (4, 2)))
+        top = int(current_page() is not None)  # on paper, what is left of depth needs the room at the bottom
         ax.annotate(
-            "a perfect map", (ceiling, 0), (-3, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="right", fontsize=7, color=QUIET,
+            "a perfect map", (ceiling, top), (-3, 3 - 6 * top), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="right", va=("baseline", "top")[top], fontsize=points(7), color=QUIET,
         )  # fmt: skip
     beside = column == "partial"
     if beside and heights.keys() & DEPTH.keys():
         middle = sum(height for name, height in heights.items() if name in DEPTH) / len(heights.keys() & DEPTH.keys())
-        ax.text(0, middle, " nothing is left of depth", fontsize=8, color=QUIET, va="center")
+        ax.text(0, middle, " nothing is left of depth", fontsize=points(8), color=QUIET, va="center")
         ranks = ranks[~ranks["rule"].isin(DEPTH)]
     for pair, marker in shapes.items():
         of_pair = ranks[ranks["pair"] == pair].dropna(subset=column)
@@ -104,5 +123,5 @@ def _draw(
             ax.plot([low, high], [height, height], color=colour, lw=2, solid_capstyle="butt")
         ax.plot([values.mean()], [height], "o", color=colour, ms=6)
     ax.set_xlim(-1.02, 1.02)
-    ax.set_ylim(-0.6, max(heights.values()) + 0.6)
+    ax.set_ylim(-0.6, max(heights.values()) + page_height(0.6, 1.3))
     ax.grid(visible=False, axis="y")

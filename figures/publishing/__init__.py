@@ -1,0 +1,1 @@
+"""Fit figures to a venue's page, and save them with their numbers, their provenance, a caption and a table."""
