@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC
 from ..similarity.calibration import chance, used_k
@@ -69,6 +70,7 @@ def score_by_samples(
     --------
     >>> score_by_samples(features["image"], features["text"]).pivot(index="layer", columns="samples", values="score")
     """
+    x, y = image_by_image(x, y).pairs[0]
     rng, count = np.random.default_rng(seed), len(x.samples)
     sizes = sorted({round(part * count) for part in parts if round(part * count) >= max(FEWEST, 2 * k)})
     rows = []
@@ -119,6 +121,7 @@ def effective_rank(features: LayerFeatures) -> pd.DataFrame:
     >>> effective_rank(features["image"])
     """
     _check_one_time(features)
+    features = image_by_image(features, features).pairs[0][0]
     rows = []
     for layer, depth in zip(features.layers, features.depths, strict=True):
         values = features.layer(layer).double()
@@ -176,6 +179,7 @@ def halves_ceiling(
     --------
     >>> halves_ceiling(features["image"], features["text"])
     """
+    x, y = image_by_image(x, y).pairs[0]
     rng, rows = np.random.default_rng(seed), []
     for layer, depth, one, other in _matched(x, y):
         own = [np.mean([_of_halves(side, metric, k, rng) for _ in range(draws)]) for side in (one, other)]

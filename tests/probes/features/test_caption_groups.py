@@ -11,6 +11,7 @@ import torch
 
 from bridgework.figures.explorer.explored_layers import read_layers
 from bridgework.probes.curves.curve import alignment_curve
+from bridgework.probes.curves.curve_companions import effective_rank, score_by_samples
 from bridgework.probes.evidence.complementarity import complementarity_map
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.features.caption_groups import CAPTIONS, image_by_image
@@ -177,6 +178,8 @@ def test_plans_and_folds_take_images(many):
     with pytest.raises(ValueError, match="make the map with captions='mean'"):
         choose_bridges(similarity_map(image, text, captions="draw"), "alignment", 2, draws=10, features=(image, text))
     assert read_layers(image, text, 10, 10, 20, 1).samples == IMAGES  # of the explorer
+    assert score_by_samples(image, text, k=3, draws=2)["samples"].max() == IMAGES
+    assert set(effective_rank(image)["samples"]) == {IMAGES}
     target = np.repeat(np.random.default_rng(0).standard_normal((IMAGES, 2)), EACH, 0)
     whole = complementarity_map(image, text, target)
     assert whole.equals(complementarity_map(image, text, target, groups=image.groups))
