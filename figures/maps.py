@@ -152,7 +152,7 @@ def _of_sweep(heats: Mapping[float, pd.DataFrame], plan: BridgePlan | None) -> F
     title = ["layer maps of a sweep" if plan is None else _bridges(plan)]
     title.append(_how(first))
     title += ["dotted: within the null"] if "p" in first.attrs else []
-    figure.suptitle("\n".join(title), fontsize=points(9))
+    figure.suptitle(wrapped("\n".join(title), 0.5 * size[0], points(9)), fontsize=points(9))
     whose = {name: {**(first.attrs.get(name) or {}), "timestep": None} for name in ("x", "y")}
     across, up = (f"{name} layer (block; deeper →)" for name in ("generation", "understanding"))
     figure.supxlabel(wrapped(across + _origin(whose["y"]), size[0] - 0.5, points(9)), fontsize=points(9))
