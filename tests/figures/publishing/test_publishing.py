@@ -15,7 +15,7 @@ from PIL import Image
 
 from bridgework import figures
 from bridgework.figures.publishing.line_names import apart
-from bridgework.figures.publishing.page import current_page
+from bridgework.figures.publishing.page import Page, current_page
 from bridgework.figures.publishing.venues import VENUES
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
@@ -126,13 +126,19 @@ def drawings(curve, make_heat, make_plan):
 # The page
 
 
+def page() -> Page:
+    found = current_page()
+    assert found
+    return found
+
+
 def test_widths_are_the_venues_and_only_two_differ_in_one_column():
     pages = {}
     for venue, widths in VENUES.items():
         for columns, width in enumerate(widths, 1):
             with figures.paper(venue, columns):
-                pages[venue, columns] = current_page()
-                assert current_page().width == width == plt.rcParams["figure.figsize"][0]
+                pages[venue, columns] = page()
+                assert page().width == width == plt.rcParams["figure.figsize"][0]
     assert [pages[venue, 1].width for venue in ("cvpr", "icml", "neurips", "iclr")] == [3.25, 3.25, 5.5, 5.5]
     assert [pages[venue, 2].width for venue in ("cvpr", "icml", "neurips", "iclr")] == [6.875, 6.75, 5.5, 5.5]
     for one, other in (("cvpr", "icml"), ("neurips", "iclr")):  # so one of each pair stands for both below
@@ -164,8 +170,8 @@ def test_paper_is_undone_by_with_and_by_close():
     held = figures.paper("icml")
     assert mpl.rcParams["font.family"][0] == "STIXGeneral"
     with figures.paper("neurips", width=2.7):
-        assert current_page().width == 2.7
-    assert current_page().venue == "icml"
+        assert page().width == 2.7
+    assert page().venue == "icml"
     held.close()
     assert dict(mpl.rcParams) == before
 
@@ -258,8 +264,9 @@ def test_a_saved_figure_has_its_numbers_and_provenance_and_the_same_bytes_again(
     assert record["page"]["venue"] == "cvpr" and record["page"]["inches"][0] == 3.25
     assert record["numbers"]["sha256"] == sha256((first / "map.csv").read_bytes()).hexdigest()
     with Image.open(first / "map.png") as png:
-        assert json.loads(png.text["Source"]) == record and png.width == 975
+        assert json.loads(png.info["Source"]) == record and png.width == 975
     keywords = re.search(rb"/Keywords \((.*?)(?<!\\)\)\s*>?>?", (first / "map.pdf").read_bytes(), re.DOTALL)
+    assert keywords
     assert json.loads(re.sub(rb"\\([()\\])", rb"\1", keywords[1])) == record
     cells = pd.read_csv(first / "map.csv")
     assert len(cells) == 13 * 17 and cells.value.iloc[-1] == pytest.approx(220 / 221)
