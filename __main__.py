@@ -22,6 +22,16 @@ WEIGHTS = {  # how the weights of an expert are read, as `open_expert` takes it
         "help": "How the weights are quantised, by a name of transformers such as bitsandbytes_4bit. (default: not)"
     },
 }
+COLUMNS = {  # where images and captions stand in a user's own data
+    "--image-column": {"help": "The column of images or their paths. (default: found by its name)"},
+    "--text-column": {"help": "The column of captions. (default: found by its name)"},
+    "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},
+    "--captions": {
+        "help": "What becomes of an image with several: first keeps the first; all keeps all, and images are "
+        "compared. (default: an error)",
+    },
+    "--part": {"help": "One part of the data: train, evidence, validation or test. (default: all of them)"},
+}
 
 COMMANDS = {
     "demo": Command(
@@ -38,16 +48,7 @@ COMMANDS = {
             "stimuli": {"help": f"What it is shown: {PICTURES}."},
             "out": {"help": "The folder to write. A store that was begun there is completed.", "type": Path},
             "--limit": {"help": "How many stimuli are shown at most. (default: all; of scenes, 512)", "type": int},
-            "--image-column": {"help": "The column of images or their paths. (default: found by its name)"},
-            "--text-column": {"help": "The column of captions. (default: found by its name)"},
-            "--root": {"help": "The folder that paths of images begin at. (default: that of the table)", "type": Path},
-            "--captions": {
-                "help": "What becomes of an image with several: first keeps the first; all keeps all, and images are "
-                "compared. (default: an error)",
-            },
-            "--part": {
-                "help": "One part of the data: train, evidence, validation or test. (default: all of them)",
-            },
+            **COLUMNS,
             **WEIGHTS,
             "--random-weights": {"help": "Probe the expert's twin with random weights.", "action": "store_true"},
             "--front": {
@@ -211,6 +212,56 @@ COMMANDS = {
         "bridgework fetch weights",
         commands.fetch,
         {"what": {"help": "What to download: weights, pictures.", "choices": ("weights", "pictures"), "nargs": "+"}},
+    ),
+    "report": Command(
+        "Measure two experts on one set of stimuli: features, curves, map, plans, figures, one page and its script.",
+        "bridgework report scenes-vlm scenes-dit scenes-evidence runs/report --limit 128",
+        commands.report,
+        {
+            "understanding": {"help": f"The understanding expert: {EXPERTS}."},
+            "generation": {"help": f"The generation expert: {EXPERTS}."},
+            "data": {"help": f"What both are shown: {PICTURES}."},
+            "out": {"help": "The folder to write. A report that was begun there is completed.", "type": Path},
+            "--limit": {"help": "How many stimuli are shown at most. (default: all; of scenes, 512)", "type": int},
+            **COLUMNS,
+        },
+        "pair_report:ReportOptions",
+    ),
+    "figure": Command(
+        "Draw one figure from feature stores or a plan, and save it with its numbers (CSV) and its record (JSON).",
+        "bridgework figure map runs/vlm runs/dit --timesteps .5 --out runs/map.pdf --venue cvpr",
+        commands.figure,
+        {
+            "kind": {"help": "What is drawn: curve, map or plan.", "choices": ("curve", "map", "plan")},
+            "sources": {
+                "help": "Of a curve one store, or the stores of images and of texts; of a map the stores of the "
+                "understanding and of the generation expert; of a plan its JSON file.",
+                "type": Path,
+                "nargs": "+",
+            },
+            "--out": {
+                "help": "The file to write, with the suffix .pdf, .svg or .png; all three without one.",
+                "type": Path,
+                "default": Path("figure.pdf"),
+                "metavar": "FILE",
+            },
+            "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
+            "--k": {"help": "The number of neighbours of mutual_knn and cknna.", "type": int, "default": 10},
+            "--timesteps": {
+                "help": "The timestep that is read of features that hold several. (default: all of them)",
+                "type": float,
+                "dest": "timestep",
+                "metavar": "T",
+            },
+            "--text-layer": {
+                "help": "The layer of the second store of a curve. (default: last)",
+                "type": commands.layer_of,
+                "metavar": "LAYER",
+            },
+            "--plan": {"help": "The plan that is drawn into a map. (default: none)", "type": Path, "metavar": "FILE"},
+            "--venue": {"help": "Draw for a venue's paper: cvpr, icml, neurips or iclr. (default: for the screen)"},
+            "--columns": {"help": "How many columns of the venue's page it takes.", "type": int, "default": 1},
+        },
     ),
     "doctor": Command(
         "Say what is installed: versions, devices, weights and pictures; exit status 1 where something is wrong.",

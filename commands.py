@@ -28,6 +28,26 @@ def layer_of(text: str) -> str | int | float:
     return text
 
 
+def _stimuli(data: str, limit: int | None, part: str | None, **columns: Any) -> tuple[Any, str]:
+    """Return the stimuli that a command names, and the call of the package that returns them."""
+    from .models.scenes.composing import scene_stimuli
+    from .probes.stimuli.sources import load_stimuli
+
+    scenes, given = data.removeprefix("scenes-"), {name: value for name, value in columns.items() if value is not None}
+    if data != scenes:
+        if named := [*given, *(["part"] if part is not None else [])]:
+            raise ValueError(f"{data} has images, texts and a part of its own: leave out {', '.join(named)}")
+        count = SCENES if limit is None else limit
+        return scene_stimuli(scenes, count), f'scene_stimuli("{scenes}", {count})'
+    words = ", ".join([f'"{data}"', *(f'{name}="{value}"' for name, value in given.items())])
+    if part is not None:
+        few = "" if limit is None else f"[:{limit}]"
+        shown = load_stimuli(data, **given).part(part)[: None if limit is None else max(limit, 0)]
+        return shown, f'load_stimuli({words}).part("{part}"){few}'
+    few = "" if limit is None else f", limit={limit}"
+    return load_stimuli(data, limit, **given), f"load_stimuli({words}{few})"
+
+
 def extract(
     expert: str,
     stimuli: str,
@@ -47,21 +67,10 @@ def extract(
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
     from .models.experts.opening import open_expert
-    from .models.scenes.composing import scene_stimuli
     from .probes.extraction.extracting import extract_with
     from .probes.extraction.options import ExtractionOptions
-    from .probes.stimuli.sources import load_stimuli
 
-    scenes = stimuli.removeprefix("scenes-")
-    given = {"image": image_column, "text": text_column, "root": root, "captions": captions}
-    if stimuli != scenes:
-        if named := [name for name, value in (given | {"part": part}).items() if value is not None]:
-            raise ValueError(f"{stimuli} has images, texts and a part of its own: leave out {', '.join(named)}")
-        shown = scene_stimuli(scenes, SCENES if limit is None else limit)
-    elif part is not None:
-        shown = load_stimuli(stimuli, **given).part(part)[: None if limit is None else max(limit, 0)]
-    else:
-        shown = load_stimuli(stimuli, limit, **given)
+    shown, _ = _stimuli(stimuli, limit, part, image=image_column, text=text_column, root=root, captions=captions)
     began = time.perf_counter()
     loaded = {"front": front, "dtype": expert_dtype, "device_map": device_map, "quantization": quantization}
     found = extract_with(open_expert(expert, random_weights, **loaded), shown, ExtractionOptions(store=out, **options))
@@ -149,6 +158,77 @@ def check(
     wrong = table[table["verdict"] == FAILS]["check"].unique()
     if len(wrong):
         raise SystemExit(f"bridgework: {model} fails {', '.join(wrong)}")
+
+
+def report(
+    understanding: str,
+    generation: str,
+    data: str,
+    out: Path,
+    limit: int | None,
+    image_column: str | None,
+    text_column: str | None,
+    root: Path | None,
+    captions: str | None,
+    part: str | None,
+    **options: Any,
+) -> None:
+    """Write the page of two experts on one set of stimuli; `options` are fields of `ReportOptions`."""
+    from .pair_report import ReportOptions, write_report
+
+    stimuli, call = _stimuli(data, limit, part, image=image_column, text=text_column, root=root, captions=captions)
+    page = write_report(understanding, generation, stimuli, out, ReportOptions(**options), call)
+    print(f"{page}: {len(stimuli)} stimuli of {stimuli.name!r}")
+    print(f"figures as PDF, SVG and PNG with their numbers: {out / 'figures'}; the script: {out / 'report.py'}")
+
+
+def figure(
+    kind: str,
+    sources: list[Path],
+    out: Path,
+    metric: str,
+    k: int,
+    timestep: float | None,
+    text_layer: str | int | float | None,
+    plan: Path | None,
+    venue: str | None,
+    columns: int,
+) -> None:
+    """Draw one figure from feature stores, or from a plan, and save it with its numbers and its record."""
+    from contextlib import nullcontext
+
+    from . import figures
+    from .probes.curves.curve import alignment_curve
+    from .probes.features.features import Features
+    from .probes.plans.bridge_plan import BridgePlan
+    from .probes.similarity.scoring import similarity_map
+
+    expected = {"curve": (1, 2), "map": (2,), "plan": (1,)}[kind]
+    if len(sources) not in expected:
+        wanted = {"curve": "one store, or two of different models", "map": "two stores", "plan": "one plan"}[kind]
+        raise ValueError(f"{len(sources)} sources are given: figure {kind} is drawn from {wanted}")
+    if text_layer is not None and (kind, len(sources)) != ("curve", 2):
+        raise ValueError("--text-layer is a layer of the second store of a curve: leave it out")
+    if plan is not None and kind != "map":
+        raise ValueError("--plan is drawn into a map: leave it out, or draw it by itself, as figure plan FILE")
+    drawn = BridgePlan.load(sources[0] if kind == "plan" else plan) if kind == "plan" or plan else None
+    sides = [] if kind == "plan" else [Features.load(store) for store in (sources[0], sources[-1])]
+    with figures.paper(venue, columns) if venue else nullcontext():
+        if kind == "plan":
+            assert drawn is not None
+            made = figures.architecture(drawn)
+        else:
+            wanted = ("image", "text") if kind == "curve" else ("text", "image")
+            x, y = (side[modality] for side, modality in zip(sides, wanted, strict=True))
+            if timestep is not None:
+                x, y = (side.at(timestep) if side.timesteps else side for side in (x, y))
+            if kind == "curve":
+                y = y.at_layer("last" if text_layer is None else text_layer) if len(sources) == 2 else y
+                made = figures.alignment_curves(alignment_curve(x, y, metric, k))
+            else:
+                made = figures.layer_map(similarity_map(x, y, metric, k, permutations=200), drawn)
+        for path in figures.save(made, out):
+            print(path)
 
 
 def doctor() -> None:

@@ -42,6 +42,8 @@ NAMES = (
     "evaluate",
     "estimate",
     "fetch",
+    "report",
+    "figure",
     "doctor",
 )
 

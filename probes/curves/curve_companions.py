@@ -208,6 +208,11 @@ def _matched(x: LayerFeatures, y: LayerFeatures) -> list[tuple[str, float, Tenso
     """Return the layers that a curve compares: those of one name, or each of x with the one of y."""
     for side in (x, y):
         _check_one_time(side)
+        if side.groups:
+            raise ValueError(
+                "the features hold several captions of each image, whose rows are no samples of their own: load the "
+                "stimuli with captions='first'"
+            )
     if x.samples != y.samples:
         raise ValueError("x and y are of different stimuli: extract both from the same, in the same order")
     single = len(y.layers) == 1
