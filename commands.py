@@ -211,7 +211,8 @@ def figure(
         raise ValueError("--text-layer is a layer of the second store of a curve: leave it out")
     if plan is not None and kind != "map":
         raise ValueError("--plan is drawn into a map: leave it out, or draw it by itself, as figure plan FILE")
-    drawn = BridgePlan.load(sources[0] if kind == "plan" else plan) if kind == "plan" or plan else None
+    file = sources[0] if kind == "plan" else plan
+    drawn = BridgePlan.load(file) if file is not None else None
     sides = [] if kind == "plan" else [Features.load(store) for store in (sources[0], sources[-1])]
     with figures.paper(venue, columns) if venue else nullcontext():
         if kind == "plan":

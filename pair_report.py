@@ -10,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from . import figures
 from .figures.gallery import Entry
+from .figures.publishing.drawn import drawn_into
 from .models.costs.estimate import estimate_cost
 from .models.experts.opening import open_expert
 from .probes.curves.curve import alignment_curve
@@ -103,9 +105,9 @@ def write_report(
     Returns
     -------
     Path
-        The page, `index.html`. Beside it: figures/ with each figure as PDF, SVG and PNG, its numbers as CSV and its
-        provenance as JSON; plan.json and alignment_plan.json; features/; and report.py, which makes the same again by
-        the package's public names.
+        The page, `index.html`. Beside it: figures/ with each figure as PDF, SVG and PNG, its numbers as CSV, its
+        provenance as JSON and its caption as LaTeX; plan.json and alignment_plan.json; features/; and report.py, which
+        makes the same again by the package's public names.
 
     Raises
     ------
@@ -145,9 +147,11 @@ def write_report(
         plan.save(folder / ("plan.json" if rule == DEFAULT_RULE else f"{rule}_plan.json"))
     drawing = figures.paper(options.venue, options.columns) if options.venue else None
     try:
-        entries = list(_entries(curves, heat, plans, [expert.name for expert in experts.values()]))
+        entries = list(_entries(curves, heat, plans, (experts["understanding"].name, experts["generation"].name)))
         for entry in entries:
-            figures.save(entry.figure, folder / "figures" / entry.name.replace(" ", "_"))
+            path = folder / "figures" / entry.name.replace(" ", "_")
+            figures.save(entry.figure, path)
+            _write_text(path.with_name(f"{path.name}.tex"), figures.caption(entry.figure) + "\n")
         page = figures.write_gallery(
             folder,
             entries,
@@ -161,8 +165,13 @@ def write_report(
             drawing.close()
         plt.close("all")
     script = _script(names, features, stimuli, data, options)
-    write_atomically(folder / "report.py", lambda path: path.write_text(script, encoding="utf-8"))
+    _write_text(folder / "report.py", script)
     return page
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _opened(given: Any) -> Any:
@@ -265,25 +274,29 @@ def _cost(understanding: Any, generation: Any, plan: BridgePlan) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"What fusing costs is not estimated: {reason}."
     return (
-        f"A training step of one image with the plan by depth takes {cost.peak / 2**30:.2f} GiB and "
-        f"{cost.operations / 1e12:.2f} tera-operations, for {cost.trained:,} trained parameters."
+        f"A training step of one image with the plan by depth takes {cost.peak / 2**20:,.0f} MiB and "
+        f"{cost.operations / 1e9:,.1f} billion operations, for {cost.trained:,} trained parameters."
     )
 
 
 def _entries(
-    curves: pd.DataFrame, heat: pd.DataFrame, plans: dict[str, BridgePlan], names: Sequence[str]
+    curves: pd.DataFrame, heat: pd.DataFrame, plans: dict[str, BridgePlan], names: tuple[str, str]
 ) -> Iterator[Entry]:
     for subject, rows in curves.groupby("subject", sort=False):
         for reference, part in rows.groupby(rows["reference"].fillna(""), sort=False):
             name = f"curve {subject}" + (f" and {reference}" if reference else "")
             figure = figures.alignment_curves(part)
-            yield Entry(name, figure, figures.caption(figure), part.drop(columns=["draws", "pairing"]))
+            yield Entry(name, figure, _caption(figure), part.drop(columns=["draws", "pairing"]))
     figure = figures.layer_map(heat, plans.get(RULE, plans[DEFAULT_RULE]))
-    yield Entry("layer map", figure, figures.caption(figure), heat.reset_index())
+    yield Entry("layer map", figure, _caption(figure), heat.reset_index())
     for rule, plan in plans.items():
-        figure = figures.architecture(plan, tuple(names))
+        figure = figures.architecture(plan, names)
         pairs = pd.DataFrame(plan.pairs, columns=["understanding block", "generation block"])
         yield Entry(f"plan {rule}", figure, str(plan), pairs)
+
+
+def _caption(figure: Figure) -> str:
+    return " ".join(drawn.caption for drawn in drawn_into(figure))
 
 
 def _headline(curves: pd.DataFrame, heat: pd.DataFrame, plans: dict[str, BridgePlan]) -> dict[str, object]:
