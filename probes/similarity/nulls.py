@@ -26,6 +26,7 @@ from .inputs import (
     Layers,
     Stack,
     check_dims,
+    check_metric,
     check_same_stimuli,
     check_samples,
     full_precision,
@@ -193,6 +194,7 @@ def map_null(
     if len(seen.pairs) > 1:
         return mean_null([map_null(*pair, metric, k, permutations, seed, block) for pair in seen.pairs])
     x, y = seen.pairs[0]
+    check_metric(metric)
     _check_null(metric, numbers)
     xs, ys = _open_map(x, y, metric, k, block, numbers)
     _check_permutations(permutations)
