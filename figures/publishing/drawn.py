@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ EMBEDDED = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.
 
 
 class LabelledFigure(Figure):
-    """A figure that is saved with TrueType fonts, whatever the caller's settings are."""
+    """A figure that is saved with TrueType fonts, and that a notebook draws once where a cell ends with it."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save the figure as `Figure.savefig` does, with TrueType fonts in PDF and PostScript and text in SVG.
@@ -31,6 +32,12 @@ class LabelledFigure(Figure):
         """
         with mpl.rc_context(EMBEDDED):
             super().savefig(fname, **options)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Take the figure from pyplot, whose backend for notebooks would draw it again at the cell's end."""
+        if "inline" in mpl.get_backend():
+            plt.close(self)
+        return {}  # the formats are those that the notebook is set to
 
 
 @dataclass

@@ -46,6 +46,36 @@ def text_pass(expert: Any, captions: Sequence[str]) -> tuple[Callable[[], Any], 
     return shown.run, text if special is None else text | special
 
 
+def example_pass(expert: Any) -> Callable[[], Any]:
+    """Return a pass over two captions, and check that the null caption can be shown as well.
+
+    Parameters
+    ----------
+    expert : Any
+        An expert that reads text.
+
+    Returns
+    -------
+    callable
+        It runs the pass.
+
+    Raises
+    ------
+    ValueError
+        As `text_pass`; or a model of the user's own makes no token of the null caption.
+    """
+    if hasattr(expert, "inputs"):  # our own experts put a token in front
+        try:
+            text_pass(expert, [""])
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{expert.name} cannot be shown the null caption, which guidance needs ({reason}): let its inputs put "
+                "a begin token in front of every text"
+            ) from None
+    return text_pass(expert, ["a", "a"])[0]
+
+
 def noise_pass(expert: Any) -> Callable[[], Tensor]:
     """Return a function that runs the generation expert on two blank samples at time 1, without text or gradients."""
 

@@ -24,7 +24,7 @@ from ..experts.diffusion.latent_generator import LatentGenerator
 from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
-from .expert_passes import expert_tower, noise_pass, text_pass
+from .expert_passes import example_pass, expert_tower, noise_pass, text_pass
 from .layer_mixes import layer_weights
 from .losses import caption_loss, fused_loss
 from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
@@ -42,7 +42,7 @@ class FusedModel(Fusion, Generator):
     Parameters
     ----------
     understanding : Any
-        An expert that reads text: a language model or a vision-language model.
+        An expert that reads text: a language model, a vision-language model, or an `AnyModel` around one of your own.
     generation : Any
         A `DitExpert`, a diffusers pipeline as `open_expert` opens it (a `LatentGenerator` is made of it), or another
         expert with `encode`, `predict` and `size`.
@@ -92,7 +92,7 @@ class FusedModel(Fusion, Generator):
                 "expected an expert that reads text and one that draws (a DitExpert), in this order, "
                 f"got {type(understanding).__name__} and {type(generation).__name__}"
             )
-        runs = text_pass(understanding, ["a", "a"])[0], noise_pass(generation)
+        runs = example_pass(understanding), noise_pass(generation)
         towers = (
             expert_tower(understanding, runs[0], None),
             expert_tower(generation, runs[1], plan.stream),

@@ -6,9 +6,11 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 import bridgework.figures
 from bridgework.figures import alignment_curves
+from bridgework.figures.style import panels
 
 
 def test_the_callers_style_neither_changes_nor_leaks_in(curve):
@@ -42,3 +44,12 @@ def test_figures_import_only_result_types_the_table_of_layouts_and_writing_of_fi
         "probes.plans.layout_table import LAYOUTS",
     }
     assert "import bridgework" not in sources and "from bridgework" not in sources
+
+
+@pytest.mark.parametrize(("backend", "kept"), [("module://matplotlib_inline.backend_inline", False), ("agg", True)])
+def test_a_figure_at_the_end_of_a_cell_is_drawn_once(monkeypatch, backend, kept):
+    figure, _ = panels(1, 1, (2, 2))
+    monkeypatch.setattr(mpl, "get_backend", lambda: backend)
+    DisplayFormatter().format(figure)
+    assert plt.fignum_exists(figure.number) == kept  # what pyplot still holds is drawn when the cell ends
+    plt.close(figure)

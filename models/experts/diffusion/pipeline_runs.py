@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,10 +94,27 @@ def run_pipeline(
         elif isinstance(part, nn.Module) and hasattr(part, "generate"):
             runner.__dict__[name] = _stand_in(part, "generate", _refuse_rewriting(type(pipe).__name__, name))
     try:
-        with noise:
+        with noise, quiet_about_cuts():
             runner(**{name: value for name, value in options.items() if name in offered})
     except Recorded:
         pass
+
+
+@contextmanager
+def quiet_about_cuts() -> Iterator[None]:
+    """Keep diffusers from saying in every batch which words are cut off: `extract` says it once, with the stimuli."""
+    handlers = list(logging.getLogger("diffusers").handlers)
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "input was truncated because" not in record.getMessage()
+
+    for handler in handlers:
+        handler.addFilter(is_other)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_other)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from PIL import Image
 
@@ -21,3 +23,19 @@ def test_prompts_that_are_cut(family, limit, whole, experts):
     assert (shown.cut, shown.limit) == ((2, 3), limit)
     assert expert.show(stimuli[:2], ("text",), "generation", None).cut == ()
     assert expert.show(stimuli, ("image",), "generation", 0.5).cut == ()
+
+
+def test_diffusers_says_nothing_of_cuts_in_each_batch(experts):
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    expert, logger = experts("SD 3.5"), logging.getLogger("diffusers")
+    stimuli = [Stimulus(Image.new("RGB", (32, 32)), "ab" * 60, "long")]
+    logger.addHandler(handler)
+    try:
+        assert expert.show(stimuli, ("text",), "generation", None).cut == (0,)
+        assert said == []
+        expert.pipe.encode_prompt(*[stimuli[0].text] * 3)  # what it says otherwise
+        assert any("input was truncated because" in message for message in said)
+    finally:
+        logger.removeHandler(handler)
