@@ -32,6 +32,14 @@ COLUMNS = {  # where images and captions stand in a user's own data
     },
     "--part": {"help": "One part of the data: train, evidence, validation or test. (default: all of them)"},
 }
+MEASURED_BY = {
+    "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
+    "--k": {
+        "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
+        "type": int,
+        "default": 10,
+    },
+}
 
 COMMANDS = {
     "demo": Command(
@@ -114,12 +122,7 @@ COMMANDS = {
                 "dest": "timestep",
                 "metavar": "T",
             },
-            "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
-            "--k": {
-                "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
-                "type": int,
-                "default": 10,
-            },
+            **MEASURED_BY,
             "--block": {
                 "help": "How many consecutive samples move together in the null and in the intervals, such as the "
                 "captions of a picture.",
@@ -142,12 +145,7 @@ COMMANDS = {
             "understanding": {"help": "The feature store of the understanding expert.", "type": Path},
             "generation": {"help": "The feature store of the generation expert.", "type": Path},
             "out": {"help": "The folder to write. A map that was begun there is completed.", "type": Path},
-            "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
-            "--k": {
-                "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
-                "type": int,
-                "default": 10,
-            },
+            **MEASURED_BY,
             "--modalities": {
                 "help": "The modalities that are compared, of the one expert and of the other.",
                 "nargs": 2,
@@ -245,8 +243,7 @@ COMMANDS = {
                 "default": Path("figure.pdf"),
                 "metavar": "FILE",
             },
-            "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
-            "--k": {"help": "The number of neighbours of mutual_knn and cknna.", "type": int, "default": 10},
+            **MEASURED_BY,
             "--timesteps": {
                 "help": "The timestep that is read of features that hold several. (default: all of them)",
                 "type": float,

@@ -23,7 +23,7 @@ from .probes.extraction.extracting import extract
 from .probes.features.features import Features
 from .probes.features.layer_features import LayerFeatures
 from .probes.files import write_atomically
-from .probes.metrics import DEFAULT_METRIC
+from .probes.metrics import DEFAULT_METRIC, METRICS
 from .probes.plans.bridge_plan import BridgePlan
 from .probes.plans.choosing import DEFAULT_RULE, choose_bridges, score_plan
 from .probes.similarity.nulls import map_null
@@ -158,7 +158,7 @@ def write_report(
             tables,
             title=f"{experts['understanding'].name} and {experts['generation'].name}",
             notes=[f"{len(stimuli)} stimuli of {stimuli.name}, digest {stimuli.digest[:12]}.", *notes],
-            headline=_headline(curves, heat, plans),
+            headline=_headline(heat, plans),
         )
     finally:
         if drawing is not None:
@@ -262,7 +262,8 @@ def _companions(features: dict[str, Features], options: ReportOptions) -> dict[s
     found = {"effective rank": pd.concat(ranks, ignore_index=True)}
     if not text.groups:  # rows of several captions of one image are no samples of their own
         found["scores by samples"] = score_by_samples(image, text, *measured)
-        found["ceiling of halves"] = halves_ceiling(image, text, *measured)
+        if not METRICS[options.metric].is_distance:
+            found["ceiling of halves"] = halves_ceiling(image, text, *measured)
     return found
 
 
@@ -299,11 +300,12 @@ def _caption(figure: Figure) -> str:
     return " ".join(drawn.caption for drawn in drawn_into(figure))
 
 
-def _headline(curves: pd.DataFrame, heat: pd.DataFrame, plans: dict[str, BridgePlan]) -> dict[str, object]:
-    best = heat.stack().idxmax()
+def _headline(heat: pd.DataFrame, plans: dict[str, BridgePlan]) -> dict[str, object]:
+    scores = heat.stack()
+    best = scores.idxmin() if METRICS[heat.attrs["metric"]].is_distance else scores.idxmax()
     return {
         "best pair of layers": f"{best[0]}-{best[1]}",
-        "its score": float(heat.max().max()),
+        "its score": float(scores[best]),
         "chance": heat.attrs.get("chance") if heat.attrs.get("chance") is not None else "depends on the features",
         "p of the best pair": float(heat.attrs["peak_p"]),
     } | {f"bridges, {rule}": ", ".join(f"{u}-{g}" for u, g in plan.pairs) for rule, plan in plans.items()}
@@ -313,8 +315,7 @@ def _script(
     names: dict[str, Any], features: dict[str, Features], stimuli: Stimuli, data: str, options: ReportOptions
 ) -> str:
     """Return a script that measures the same by the public names of the package."""
-    maker = "scene_stimuli" if data.startswith("scene_stimuli") else "load_stimuli"
-    scenes = ", scene_stimuli" if maker == "scene_stimuli" else ""
+    scenes = ", scene_stimuli" if data.startswith("scene_stimuli") else ""
     loaders = "" if scenes else ", load_stimuli"
     image = features["generation"]["image"]
     at = f".at({_middle(image).timesteps[0]:g})" if image.swept else ""

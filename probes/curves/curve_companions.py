@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
-from ..metrics import DEFAULT_METRIC
+from ..metrics import DEFAULT_METRIC, METRICS
 from ..similarity.calibration import chance, used_k
 from ..similarity.scoring import similarity
 
@@ -164,7 +164,7 @@ def halves_ceiling(
     Raises
     ------
     ValueError
-        No layers match, or a layer has one dim.
+        No layers match, a layer has one dim, or the metric is a distance.
 
     See Also
     --------
@@ -180,6 +180,8 @@ def halves_ceiling(
     >>> halves_ceiling(features["image"], features["text"])
     """
     x, y = image_by_image(x, y).pairs[0]
+    if metric in METRICS and METRICS[metric].is_distance:
+        raise ValueError(f"{metric} is a distance, which has no ceiling: choose a similarity")
     rng, rows = np.random.default_rng(seed), []
     for layer, depth, one, other in _matched(x, y):
         own = [np.mean([_of_halves(side, metric, k, rng) for _ in range(draws)]) for side in (one, other)]

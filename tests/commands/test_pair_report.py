@@ -129,3 +129,12 @@ def test_single_figures_are_drawn_from_what_is_on_disk(report, tmp_path, capsys)
         with pytest.raises(SystemExit, match=message):
             main(["figure", *wrong, *common, str(tmp_path / "wrong.pdf")])
     assert not (tmp_path / "wrong.pdf").exists()
+
+
+def test_by_a_distance_the_best_pair_is_the_nearest(tmp_path):
+    options = ReportOptions(metric="information_imbalance", k=2, draws=10, bridges=2)
+    page = write_report(open_toy(), Toy(open_toy().model, name="drawer"), letters(*TEXTS), tmp_path / "out", options)
+    heat = pd.read_csv(page.parent / "layer-map.csv").set_index("understanding layer")
+    text = page.read_text()
+    assert f">{np.nanmin(heat.to_numpy()):.3g}<" in text and "The layer map gives no plan" in text
+    assert not (page.parent / "ceiling-of-halves.csv").exists()

@@ -85,5 +85,7 @@ def test_what_cannot_be_measured_is_said(pair):
     other = of(np.zeros((30, 4)), np.zeros((30, 4)))
     with pytest.raises(ValueError, match="of different stimuli"):
         halves_ceiling(pair[0], other)
+    with pytest.raises(ValueError, match="information_imbalance is a distance, which has no ceiling"):
+        halves_ceiling(*pair, metric="information_imbalance")
     with pytest.raises(ValueError, match="a layer of one dim has no halves"):
         halves_ceiling(of(np.zeros((30, 1))), of(np.zeros((30, 1)), modality="text"))
