@@ -19,7 +19,8 @@ DECIDING = "smollm2-135m"  # the expert whose probes decide which kinds of capti
 OTHER_EXPERTS = ("scenes-reader", "minilm-l6")
 BAGS = ("bag of words", "word pairs")
 OF_PLANS = ("worth", "regret", "over_shallow", "over_random")
-MISSING, INCOMPLETE, LEFT_OUT, HOLDS = "-", "incomplete", "left out", "holds"
+QUOTED_PLANS = (DEFAULT_RULE, "random", "descent", "shallow", "last")
+MISSING, INCOMPLETE, LEFT_OUT, HOLDS, UNDECIDED = "-", "incomplete", "left out", "holds", "undecided"
 
 
 def numbers(results: Path) -> dict[str, str]:
@@ -42,6 +43,8 @@ def numbers(results: Path) -> dict[str, str]:
     found |= {
         f"verdict.rho.{rule}": _number(known[rule]) for rule in ("descent", "depth_generation", "depth_understanding")
     }
+    plans = _means_of_plans(results)
+    found |= {f"verdict.worth.{rule}": _number(plans["worth"].get(rule, np.nan)) for rule in QUOTED_PLANS if len(plans)}
     kinds = _kinds(results)
     found |= {"verdict.kinds.kept": whole(kinds["kept"].sum()), "verdict.kinds.all": whole(len(kinds))}
     return found | {"verdict.kinds.asked": whole(kinds["asked"].max()), "verdict.kinds.chance": rounded(0.5)}
@@ -207,14 +210,24 @@ def answer(results: Path) -> str:
         names = " or ".join(f"`{name}`" for name in held.index)
         first = f"**Use {names}**: its map knows more than depth of what bridges are worth (`{best.name}`: {said})."
     else:
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in rules["verdict"].value_counts().items())
+        counts = ", ".join(_counted(count, verdict) for verdict, count in rules["verdict"].value_counts().items())
         first = f"**Use depth**, by the default rule `{DEFAULT_RULE}`: no rule that measures is shown to know more "
         first += f"({counts}; the best, `{best.name}`: {said})."
         best = _means_of_plans(results).loc[DEFAULT_RULE]
     second = f"The plans of `{best.name}` are worth {_mean(best, 'over_shallow')} more than `shallow` and "
-    second += f"{_mean(best, 'over_random')} more than `random`, where 1 is the way from floor to ceiling."
+    second += f"{_mean(best, 'over_random')} more than `random`, where 1 is the way from floor to ceiling"
+    unsure = best["over_shallow_low"] <= 0 and best["over_random_low"] <= 0
+    second += ": both intervals include 0, so it is not shown to be better than they are." if unsure else "."
     third = "Other captions, longer training, or other experts may change it: these pairs share members."
     return " ".join((first, second, third))
+
+
+def _counted(count: int, verdict: str) -> str:
+    """Return how many rules have a verdict: 1 fails, 2 fail, 3 are undecided."""
+    one = count == 1
+    if verdict == UNDECIDED:
+        return f"{count} {'is' if one else 'are'} {verdict}"
+    return f"{count} {verdict if one else verdict.removesuffix('s')}"
 
 
 def _sentences_so_far(results: Path, rules: pd.DataFrame) -> tuple[str, str, str]:
