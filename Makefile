@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup stimuli clean
+.PHONY: help demo test browser setup stimuli clean
 
 # This target prints every target below that has a sentence behind two hashes.
 help: ## print this list
@@ -30,6 +30,13 @@ demo: $(INSTALLED) ## the main job on the bundled data, offline once installed
 test: setup $(PEERS) ## every test and notebook, with sockets blocked
 	$(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 120
+
+# Tests that drive a browser are skipped where there is none. Only this target installs one: .ci/run calls it.
+browser: ## Chromium from the system's packages, for tests of the explorer and of JupyterLab
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name && exit; done; \
+	test $$(id -u) = 0 || root="sudo -n"; export DEBIAN_FRONTEND=noninteractive; \
+	$$root apt-get -qq update > /dev/null && $$root apt-get -qq install --no-install-recommends -y chromium > /dev/null \
+	|| { echo "Chromium could not be installed: tests that drive a browser will be skipped" >&2; exit 1; }
 
 setup: $(INSTALLED) ## the environment and the weights of real experts, hashes verified
 	$(BIN)/bridgework fetch weights

@@ -140,7 +140,8 @@ function drawAxes(svg, bundle, { left, top, side, width, height }) {
   draw(svg, "text", across, "generation layer (block; deeper →)");
   draw(svg, "text", { ...across, y: top + height + 46, class: "bw-quiet" }, bundle.origin.generation);
   const up = { "text-anchor": "middle", transform: `translate(11 ${top + height / 2}) rotate(-90)` };
-  draw(svg, "text", { ...up, class: "bw-axis" }, "understanding layer (block; deeper →)");
+  const hint = height < 190 ? "" : " (block; deeper →)"; // a short map would cut it off
+  draw(svg, "text", { ...up, class: "bw-axis" }, `understanding layer${hint}`);
   const beside = { ...up, transform: `translate(25 ${top + height / 2}) rotate(-90)`, class: "bw-quiet" };
   draw(svg, "text", beside, bundle.origin.understanding);
 }

@@ -40,7 +40,9 @@ function explore(element, header, buffer, host = {}) {
   const legend = make("p", { class: "bw-legend" });
   const side = make("div", { class: "bw-side" }, readout.element, planPanel.element, status);
   const left = make("div", { class: "bw-left" }, mapHolder, legend);
-  const root = make("div", { class: "bw-explorer" }, title, controls.element, make("div", { class: "bw-main" }, left, side), stimuli.element);
+  // JupyterLab would otherwise take B and the arrow keys first, and insert a cell
+  const keys = { "data-lm-suppress-shortcuts": "true" };
+  const root = make("div", { class: "bw-explorer", ...keys }, title, controls.element, make("div", { class: "bw-main" }, left, side), stimuli.element);
   element.replaceChildren(root);
   const map = drawMap(mapHolder, bundle);
   if (!bundle.sprite && !bundle.texts) root.classList.add("bw-plain");

@@ -18,7 +18,7 @@ from bridgework.figures.explorer.cost_lines import describe_cost
 from bridgework.probes import BridgePlan, Features, choose_bridges, map_null, score_plan, similarity_map
 from bridgework.probes.similarity.intervals import curve_draws, interval
 from bridgework.probes.similarity.subsampled_maps import subsampled_maps
-from bridgework.tests.figures.explorer.chromium import Chromium, find_chromium
+from bridgework.tests.browser.chromium import Chromium, find_chromium
 from bridgework.tests.figures.explorer.explored import make_features, make_stimuli
 
 SAMPLES, TIMES = 60, (0.2, 0.7)

@@ -6,11 +6,12 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from bridgework.tests.browser import leashed_program
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = [
@@ -50,12 +51,12 @@ class Chromium:
         assert program
         flags = [*FLAGS, f"--user-data-dir={self.profile.name}", f"--window-size={width},{height}", "about:blank"]
         log = Path(self.profile.name) / "log.txt"
-        with log.open("w") as said:
-            self.process = subprocess.Popen([program, *flags], stderr=said)
-        self.socket = websocket.create_connection(wait_for(log, r"ws://\S+"), timeout=120, suppress_origin=True)
+        self.process = leashed_program.start([program, *flags], log)
+        self.socket = websocket.create_connection(wait_for(log, r"ws://\S+"), timeout=600, suppress_origin=True)
         self.number, self.session, self.errors = 0, None, []
         (page,) = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         self.session = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus where there is no screen
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
         self.ask("Performance.enable", timeDomain="threadTicks")  # other programs on the machine do not count
@@ -64,9 +65,11 @@ class Chromium:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
+        leashed_program.stop(self.process)
         self.profile.cleanup()
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
@@ -93,12 +96,25 @@ class Chromium:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> None:
-        """Wait until an expression is true."""
+    def until(self, expression: str, seconds: float = 60, every: float = 0.05) -> None:
+        """Wait until an expression is true, and look every so many seconds."""
         end = time.monotonic() + seconds
         while not self.run(f"!!({expression})"):
             assert time.monotonic() < end, f"never: {expression}"
-            time.sleep(0.05)
+            time.sleep(every)
+
+    def centre(self, element: str) -> tuple[float, float]:
+        """Return where the middle of an element is, in pixels of the window."""
+        x, y = self.run(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({element}.getBoundingClientRect())")
+        return x, y
+
+    def show(self, part: str) -> None:
+        """Scroll an element into the window, and wait until it has stood still for half a second."""
+        element = f"document.querySelector('{part}')"
+        self.run(f"{element}.scrollIntoView({{block: 'center'}})")
+        place = None
+        while place != (place := self.centre(element)):
+            time.sleep(0.5)
 
     def mouse(self, kind: str, x: float, y: float, clicks: int = 1) -> None:
         held = {"mousePressed": 1, "mouseMoved": 0, "mouseReleased": 0}[kind]
