@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -234,7 +236,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         run()
         _wait(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     results: Any = profiled.profiler.kineto_results if profiled.profiler else None
     changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
@@ -243,6 +245,23 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         now += change
         most = max(most, now)
     return most
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Keep the profiler's own lines out of the output, unless the user has set how much it says.
+
+    The profiler reads its level once in a process, when it is first used.
+    """
+    name = "KINETO_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "99"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def held_bytes(tensors: list[torch.Tensor]) -> int:

@@ -22,6 +22,7 @@ from .pixel_dit import DitExpert, is_dit, open_dit
 from .vision import is_dual, is_vision, open_dual, open_vision
 from .vision_language import LlavaExpert
 from .weight_files.loading import Checkpoint
+from .weight_files.loading_messages import quiet_loading
 from .weight_files.weight_placement import WeightPlacement
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -172,25 +173,26 @@ def open_expert(
         from transformers import set_seed  # imports peft and the trainer, which nothing else here needs
 
         set_seed(seed)
-    for family in FAMILIES:
-        if family.recognises(checkpoint):
-            if front is not None and not family.front:
-                raise ValueError(
-                    f"front is {front!r}, but expert {label!r} is {family.sentence}, with no language model to put it "
-                    "before: leave front out"
-                )
-            if chat and family.opens is not open_text:
-                raise ValueError(
-                    f"chat is asked for, but expert {label!r} is {family.sentence}: leave chat out, or show its chat "
-                    "by AnyModel(model, inputs), which leaves the template's words out"
-                )
-            expert = family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
-            return in_chat(expert) if chat else expert
-    kind, takes = checkpoint.config.model_type, checkpoint.main_input or "nothing that is known here"
-    raise ValueError(
-        f"expert {label!r} is of the family {kind!r}, which takes {takes}: expected images or texts. Wrap another "
-        "model in your own Subject (probes/subjects/subject.py)"
-    )
+    family = next((family for family in FAMILIES if family.recognises(checkpoint)), None)
+    if family is None:
+        kind, takes = checkpoint.config.model_type, checkpoint.main_input or "nothing that is known here"
+        raise ValueError(
+            f"expert {label!r} is of the family {kind!r}, which takes {takes}: expected images or texts. Wrap another "
+            "model in your own Subject (probes/subjects/subject.py)"
+        )
+    if front is not None and not family.front:
+        raise ValueError(
+            f"front is {front!r}, but expert {label!r} is {family.sentence}, with no language model to put it "
+            "before: leave front out"
+        )
+    if chat and family.opens is not open_text:
+        raise ValueError(
+            f"chat is asked for, but expert {label!r} is {family.sentence}: leave chat out, or show its chat "
+            "by AnyModel(model, inputs), which leaves the template's words out"
+        )
+    with quiet_loading():
+        expert = family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
+    return in_chat(expert) if chat else expert
 
 
 def _source(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import cached_file
 
 from ..weight_files import loading
+from ..weight_files.loading_messages import quiet_loading
 from .cosmos3 import cosmos3_expert
 from .denoisers import denoiser_expert
 from .pipeline_expert import PipelineExpert
@@ -59,7 +60,13 @@ def open_pipeline(
     """
     import diffusers  # here, because it takes longer than torch and `open_expert` imports this module for any expert
 
-    source = str(name)
+    with quiet_loading():
+        pipe = _read_pipeline(diffusers, str(name), random_weights, seed, dtype)
+    label = Path(str(name)).name + (" (random weights)" if random_weights else "")
+    return pipeline_expert(pipe, label, side)
+
+
+def _read_pipeline(diffusers: Any, source: str, random_weights: bool, seed: int, dtype: torch.dtype) -> Any:
     index = loading.load("model_index.json", diffusers.DiffusionPipeline.load_config, source)
     kind, part = getattr(diffusers, str(index.get("_class_name")), None), denoiser_name(index)
     auto = getattr(diffusers, str(index[part][1]), None)
@@ -81,9 +88,7 @@ def open_pipeline(
     offered = inspect.signature(kind.__init__).parameters
     options = {name: value for name, value in unchecked.items() if name in offered}
     options |= {part: denoiser, "torch_dtype": dtype} if dtype != torch.float32 else {part: denoiser}
-    pipe = loading.load("pipeline", kind.from_pretrained, source, use_safetensors=True, **options)
-    label = Path(source).name + (" (random weights)" if random_weights else "")
-    return pipeline_expert(pipe, label, side)
+    return loading.load("pipeline", kind.from_pretrained, source, use_safetensors=True, **options)
 
 
 def is_pipeline(source: str) -> bool:

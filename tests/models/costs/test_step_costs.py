@@ -210,3 +210,8 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(fuse, plan, batch):
     with pytest.raises(FloatingPointError, match="the loss is nan before any step"):
         costs(fused, broken)
     assert all(torch.isfinite(p).all() for p in fused.bridges.parameters())
+
+
+def test_the_profiler_writes_nothing(capfd):
+    assert peak_bytes(lambda: torch.ones(1000) + 1, CPU) >= 4000
+    assert tuple(capfd.readouterr()) == ("", "")
