@@ -11,11 +11,11 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser setup stimuli clean
+.PHONY: help demo test browser jupyterlab setup stimuli clean
 
 # This target prints every target below that has a sentence behind two hashes.
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@$(ENTER)
 
@@ -37,6 +37,9 @@ browser: ## Chromium from the system's packages, for tests of the explorer and o
 	test $$(id -u) = 0 || root="sudo -n"; export DEBIAN_FRONTEND=noninteractive; \
 	$$root apt-get -qq update > /dev/null && $$root apt-get -qq install --no-install-recommends -y chromium > /dev/null \
 	|| { echo "Chromium could not be installed: tests that drive a browser will be skipped" >&2; exit 1; }
+
+jupyterlab: setup ## run all notebooks in a real JupyterLab; make test leaves the long ones out
+	$(BIN)/python -m pytest tests/notebooks --all-notebooks
 
 setup: $(INSTALLED) ## the environment and the weights of real experts, hashes verified
 	$(BIN)/bridgework fetch weights

@@ -19,3 +19,7 @@ runpy.run_path(str(BLOCK / "sitecustomize.py"))
 import matplotlib  # noqa: E402
 
 matplotlib.use("agg")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all-notebooks", action="store_true", help="run the long notebooks in JupyterLab as well")
