@@ -83,7 +83,6 @@ def hsic(layers: Sequence[Tensor], exact: bool = False) -> Array:
     if weak.any() and not exact:
         return hsic(layers, True)
     inner[weak] = inner[:, weak] = 0  # nothing but rounding is left
-    # a product is of features over their largest value; its limit is their summed square
-    spreads = np.array([float((layer.double() - layer.double().mean(0)).square().sum()) for layer in layers])
-    scale = np.divide(spreads, limits, out=np.zeros_like(limits), where=limits > 0)
+    # a product is of features over their largest value, so a Gram lacks the square of that
+    scale = np.array([cka.divisor(product, layer) for product, layer in zip(products, layers, strict=True)]) ** 2
     return inner * np.outer(scale, scale)

@@ -121,6 +121,32 @@ def u_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
     return Product(rows, shift if exact else shift.to(x), True, float(total))
 
 
+def divisor(product: Product, x: Tensor) -> float:
+    """Return what the centred features of a product of `u_centred`, held in memory, were divided by; 0 for a constant.
+
+    It is read off the largest value of the longest row, where rounding costs least.
+
+    Parameters
+    ----------
+    product : Product
+        Of the features.
+    x : Tensor
+        Features (sample, dim).
+
+    Returns
+    -------
+    float
+        The divisor.
+    """
+    if not product.limit or product.shift is None:
+        return 0.0
+    row = int(product.shift.argmax())
+    values = product.x.rows(slice(row, row + 1))[0]
+    column = int(values.abs().argmax())
+    deviation = x[row, column].double() - x[:, column].double().mean()
+    return abs(float(deviation / values[column]))
+
+
 def double_centred(x: Tensor, exact: bool = False, held: bool = True) -> Product:
     """Return the Gram of centred x, H x x' H.
 

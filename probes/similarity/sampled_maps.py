@@ -23,6 +23,7 @@ PILOT = 512  # query rows that tell how many are needed
 BLOCKS = 32  # blocks that tell how many are needed: with fewer, 1.96 errors cover less than they say
 ALIKE = 64  # rows of equal weight that the rows used are worth at least: fewer do not show how uneven the others are
 LARGEST = 256  # samples of a block: larger ones cost more for pairs of samples that hardly matter
+AT_ONCE = 16  # blocks that are read together: memory of that size is used again and not asked of the system anew
 MARGIN = 1.05  # more rows than the variance of the first ones asks for, so that they nearly always do
 HEAD = 8192  # rows among which repeated ones are looked for: those of one stimulus follow each other
 Pairs = Sequence[tuple[int, int]]
@@ -244,6 +245,8 @@ def _by_blocks(
             return None
         needed = (whole / (room + whole * block / samples)).max()
         wanted = min(max(math.ceil(MARGIN * needed), used + 2), most)
+        if wanted > 4 * used:  # the largest of many variances of few blocks is too large: look again half-way
+            wanted //= 2
     null = None
     if permutations:
         rng, null = np.random.default_rng([seed, 0]), np.zeros((permutations, len(pairs)))
@@ -272,7 +275,7 @@ def _unevenness(layer: torch.Tensor, centre: torch.Tensor, name: str) -> float:
 def _blocks(layers: Layers, order: Array, block: int, first: int, last: int, memory: float) -> Iterator[Layers]:
     """Yield the rows of every block in turn, reading several blocks at once in the order of the file."""
     size = block * sum(layer.shape[1] * layer.element_size() for layer in layers)
-    step = max(1, int(memory / 2 / size))
+    step = min(AT_ONCE, max(1, int(memory / 2 / size)))
     for start in range(first, last, step):
         rows = order[start * block : min(start + step, last) * block]
         ranked = np.argsort(rows)
