@@ -14,7 +14,14 @@ import pandas as pd
 from packaging.requirements import Requirement
 
 FINE, ABSENT, WRONG = "fine", "absent", "wrong"  # what is absent is not needed by all; what is wrong stops something
-SETTINGS = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME", "CUDA_VISIBLE_DEVICES", "BRIDGEWORK_HOME")
+SETTINGS = (
+    "OMP_NUM_THREADS",
+    "HF_HUB_OFFLINE",
+    "HF_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "BRIDGEWORK_HOME",
+    "BRIDGEWORK_TRACEBACK",
+)
 
 
 class Finding(NamedTuple):

@@ -150,6 +150,12 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     See Also
     --------
     alignment_curves : Draws curves with their controls.
+
+    Examples
+    --------
+    >>> curves = pd.read_parquet(RESULTS / "fused.parquet")
+    >>> before, after = (curves[curves["when"] == when] for when in ("before", "after"))
+    >>> figure = figures.before_after(before, after)
     """
     pairs = _pairs(_tidy(before, "before_after, before"), _tidy(after, "before_after, after"))
     columns = panels_across(len(pairs), len(pairs), 1.5)

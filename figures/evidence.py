@@ -58,6 +58,17 @@ def causal_evidence(attribution: pd.DataFrame, attention: pd.DataFrame, conflict
         If a table is no DataFrame.
     ValueError
         If columns or rows are missing, or if a subject has several timesteps.
+
+    See Also
+    --------
+    alignment_curves : Draws what layers have in common, where this draws what they do.
+    learning_curves : Draws the run that trained a model.
+
+    Examples
+    --------
+    >>> names = ("attribution", "attention", "conflict")
+    >>> tables = [pd.read_csv(RESULTS / f"{name}.csv").query("subject == 'scenes-vlm'") for name in names]
+    >>> figure = figures.causal_evidence(*tables)
     """
     need(attribution, ("subject", "method", "modality", "depth", "attribution", "low", "high", "gain"), *NAMES[0])
     need(attention, ("subject", "timestep", "query", "key", "depth", "mass", "low", "high", "expected"), *NAMES[1])

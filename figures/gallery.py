@@ -33,6 +33,10 @@ class Entry(NamedTuple):
         The numbers behind it.
     label : str
         Whose run the numbers are from.
+
+    See Also
+    --------
+    write_gallery : Takes a list of these, or plain tuples.
     """
 
     name: str
@@ -81,6 +85,15 @@ def write_gallery(
         If there are no figures, or if two names give one file name or a name gives none.
     TypeError
         If an entry is of another kind.
+
+    See Also
+    --------
+    save : Writes one figure for a paper, with its numbers and provenance.
+
+    Examples
+    --------
+    >>> curves = figures.alignment_curves(curve)
+    >>> page = figures.write_gallery("page", [("curves", curves, "Alignment by depth.", curve)])
     """
     entries = [_entry(item) for item in figures]
     tables = dict(tables or {})

@@ -57,6 +57,10 @@ def gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     See Also
     --------
     plan_outcomes : Draws the same beside the layer map and the bridges.
+
+    Examples
+    --------
+    >>> figure = figures.gap_closed(pd.read_csv(RESULTS / "gap.csv"))
     """
     means = plan_means(table, "gap_closed")
     size = page_width(7.2), page_height(1.3 + 0.5 * len(means), 0.8 + 0.36 * len(means))

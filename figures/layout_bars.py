@@ -44,6 +44,15 @@ def layouts_compared(table: pd.DataFrame) -> Figure:
         If `table` is no DataFrame.
     ValueError
         If columns or rows are missing, or if a layout is there twice.
+
+    See Also
+    --------
+    gap_closed : Compares plans of one layout by the share of the gap that they close.
+    architectures : Draws how the layouts join the towers.
+
+    Examples
+    --------
+    >>> figure = figures.layouts_compared(pd.read_csv(RESULTS / "layouts.csv"))
     """
     columns = ("layout", "parameters", "step_seconds", "loss", "shuffled", "low", "high")
     table = need(table, columns, "layouts_compared", "bridgework reproduce layouts")

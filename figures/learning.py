@@ -43,6 +43,10 @@ def learning_curves(log: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     See Also
     --------
     live_curve : Draws a run while it trains.
+
+    Examples
+    --------
+    >>> figure = figures.learning_curves(pd.DataFrame(log).assign(name="bridges"))
     """
     log = need(log, ("step", "loss", "name"), "learning_curves", "the training log")
     figure, ax = one_panel(ax, (page_width(6.4), page_height(3.4, 0.3 + 0.5 * page_width(0))), "learning_curves")

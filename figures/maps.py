@@ -72,6 +72,10 @@ def layer_map(
     See Also
     --------
     plan_outcomes : Draws the map beside what the bridges of several plans brought.
+
+    Examples
+    --------
+    >>> figure = figures.layer_map(heat, choose_bridges(heat, "alignment", bridges=4))
     """
     if isinstance(heat, Mapping):
         if ax is not None:

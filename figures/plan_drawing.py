@@ -66,6 +66,10 @@ def architecture(
     See Also
     --------
     architectures : Draws several plans beside each other.
+
+    Examples
+    --------
+    >>> figure = figures.architecture(lay_out("H", 28, 32), names=("Qwen2.5-VL", "Wan2.2"))
     """
     size = page_width(6.2), page_height(2.2 + _inches(plan), 1.5 + 0.6 * _inches(plan))
     alone = ax is None
@@ -114,6 +118,10 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
     See Also
     --------
     architecture : Draws one plan with the names of its experts.
+
+    Examples
+    --------
+    >>> figure = figures.architectures([lay_out(layout, 12, 14) for layout in ("H", "soft", "Y")])
     """
     if not plans:
         raise ValueError("architectures: no plans: pass at least one")

@@ -70,6 +70,13 @@ def plan_outcomes(heat: pd.DataFrame, table: pd.DataFrame, plan: BridgePlan) -> 
     --------
     layer_map : Draws the map alone.
     gap_closed : Draws the shares alone.
+
+    Examples
+    --------
+    >>> heat = pd.read_csv(RESULTS / "map.csv", index_col=0, dtype={0: str})
+    >>> heat.attrs = json.loads((RESULTS / "map.json").read_text())
+    >>> gap, plan = pd.read_csv(RESULTS / "gap.csv"), BridgePlan.load(RESULTS / "plan.json")
+    >>> figure = figures.plan_outcomes(heat, gap, plan)
     """
     check_map(heat, "plan_outcomes")
     means = plan_means(table, "plan_outcomes")

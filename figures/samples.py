@@ -38,6 +38,16 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     ------
     ValueError
         If there are no images, or if lengths differ, an array has another shape, or floats lie out of 0..1.
+
+    See Also
+    --------
+    bridgework.models.generate : Draws the images that are shown here.
+    bridgework.models.evaluate : Scores many of them, where this shows a few.
+
+    Examples
+    --------
+    >>> images = generate(dit, ["a red circle"], ["first"], steps=2)
+    >>> figure = figures.sample_grid(images, ["a red circle"], [True])
     """
     if not len(images) or not len(images) == len(captions) == len(verdicts):
         counts = f"{len(images)} images, {len(captions)} captions, {len(verdicts)} verdicts"

@@ -48,6 +48,10 @@ def demo(folder: Path = RUNS / "demo", gallery: Path = Path("figures/gallery")) 
     -------
     Path
         The page, index.html.
+
+    See Also
+    --------
+    reproduce : Runs the studies in full, whose numbers are committed.
     """
     began = time.monotonic()
     measure(folder, DEMO)
@@ -83,6 +87,10 @@ def reproduce(names: Sequence[str] = (), runs: Path = RUNS, results: Path = RESU
         A study is unknown.
     FileNotFoundError
         Weights or pictures are not fetched, or a study has not written one of its files.
+
+    See Also
+    --------
+    demo : Shows the main result within minutes, by a shorter run.
     """
     if unknown := [name for name in names if name not in STUDIES]:
         raise ValueError(f"unknown study {unknown[0]!r}: expected one of {', '.join(STUDIES)}")

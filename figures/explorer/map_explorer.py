@@ -67,7 +67,7 @@ def explorer(
     understanding : LayerFeatures, Tensor, Array or sequence of layers
         The rows of the map, (layer, sample, dim), as of `similarity_map`.
     generation : LayerFeatures, Tensor, Array or sequence of layers
-        The columns, of the same samples; a sweep over timesteps gets a slider.
+        The columns, (layer, sample, dim'), of the same samples; a sweep over timesteps gets a slider.
     stimuli : Stimuli, optional
         What was shown, for thumbnails and captions. It may hold more stimuli than the features.
     metric, k, timestep : str, int, float
@@ -117,7 +117,7 @@ def explorer(
     >>> explorer  # in one cell
     >>> explorer.plan  # in the next
     >>> explorer.save("explorer.html")  # one file, without a kernel
-    >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: estimate_cost("my-vlm", "my-dit", plan))
+    >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: estimate_cost("scenes-vlm", "scenes-dit", plan))
     """
     explored = read_layers(understanding, generation, largest_k, draws, permutations, block)
     if stimuli is not None and stimuli.groups:
@@ -135,6 +135,10 @@ class Explorer:
     ----------
     state : dict
         What is shown: metric, timestep (its number), k, pairs, byRule, and cell (row, column) or None.
+
+    See Also
+    --------
+    explorer : Makes objects of this class, and checks what they show.
     """
 
     def __init__(
@@ -186,7 +190,8 @@ class Explorer:
         Returns
         -------
         DataFrame
-            id, text (where there are stimuli) and share, the share of its k nearest in common; the least first.
+            One row a stimulus, the least share first: id, text (where there are stimuli) and share, of its k nearest
+            in common.
 
         Raises
         ------

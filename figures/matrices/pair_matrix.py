@@ -48,6 +48,10 @@ def model_matrix(table: pd.DataFrame) -> Figure:
     See Also
     --------
     layer_map : Draws all layers of one pair of models.
+
+    Examples
+    --------
+    >>> figure = figures.model_matrix(alignment_matrix([seen["text"], made["image"]]))
     """
     table = need(table, COLUMNS, "model_matrix", "alignment_matrix")
     if len(table[["metric", "k", "samples"]].drop_duplicates()) > 1:

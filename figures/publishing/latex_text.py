@@ -45,7 +45,7 @@ def caption(figure: Figure, first: str = "", *, label: str | None = None) -> str
     See Also
     --------
     latex_table : Returns the numbers as a table.
-    save : Writes the figure.
+    save : Writes the figure itself, with its numbers.
 
     Examples
     --------

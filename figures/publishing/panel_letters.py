@@ -38,7 +38,7 @@ def letter_panels(figure: Figure, axes: Iterable[Axes] | None = None) -> Figure:
     Examples
     --------
     >>> figure, (left, right) = plt.subplots(1, 2)
-    >>> figures.learning_curves(log, ax=left)
+    >>> figures.live_curve(log, ax=left)
     >>> figures.layer_map(heat, ax=right)
     >>> figures.letter_panels(figure)
     """

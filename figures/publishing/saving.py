@@ -141,6 +141,11 @@ def numbers_of(figure: Figure) -> pd.DataFrame:
     See Also
     --------
     save : Writes them beside the figure.
+
+    Examples
+    --------
+    >>> figures.numbers_of(figures.layer_map(heat)).columns.tolist()
+    ['understanding', 'generation', 'value']
     """
     calls = drawn_into(figure)
     if not calls:

@@ -51,7 +51,12 @@ def rule_correlations(ranks: pd.DataFrame) -> Figure:
 
     See Also
     --------
-    worth_maps : the maps that are compared.
+    worth_maps : Draws the maps that are compared here.
+
+    Examples
+    --------
+    >>> ranks = pd.read_csv(RESULTS / "verdict" / "ranks.csv")
+    >>> figure = figures.rule_correlations(ranks[ranks["outcome"] == "loss"])
     """
     columns = ["rule", "pair", "rho", "partial", "ceiling", "partial_ceiling"]
     ranks = need(ranks, columns, "rule_correlations", "bridgework.studies.verdict.report")

@@ -59,7 +59,13 @@ def worth_maps(worths: pd.DataFrame, maps: pd.DataFrame, ranks: pd.DataFrame) ->
 
     See Also
     --------
-    rule_correlations : the same correlations over all pairs.
+    rule_correlations : Draws the same correlations over all pairs, with their intervals.
+
+    Examples
+    --------
+    >>> worths, ranks = (pd.read_csv(RESULTS / "verdict" / f"{name}.csv") for name in ("worths", "ranks"))
+    >>> maps = pd.read_parquet(RESULTS / "verdict" / "rule_maps.parquet")
+    >>> figure = figures.worth_maps(worths, maps, ranks[ranks["outcome"] == "loss"])
     """
     maker = "bridgework.studies.verdict.report"
     worths = need(worths, [*CELL, "worth"], "worth_maps, worths", maker)

@@ -174,7 +174,7 @@ def estimate_cost(
 
     See Also
     --------
-    estimate_costs : Returns a table of several layouts.
+    bridgework.models.costs.estimate.estimate_costs : Returns a table of several layouts beside each other.
 
     Examples
     --------

@@ -125,6 +125,11 @@ def ablate_links(
     ValueError
         A time lies outside 0 to 1, or the part does not exist.
 
+    See Also
+    --------
+    descent_map : Says before any training which reads would lower the loss, where this needs a trained model.
+    bridgework.probes.choose_bridges : Chooses bridges from the table by the rule "causal".
+
     Notes
     -----
     The scene checker reads images of 32 x 32 pixels. For a generator of other images, or with `each` 0, no scenes are
@@ -132,7 +137,8 @@ def ablate_links(
 
     Examples
     --------
-    >>> ablate_links(fused, scene_stimuli("validation", 64))[["link", "drift", "loss_increase", "score_lost"]]
+    >>> links = ablate_links(fused, scene_stimuli("validation", 16), each=0)  # no scenes are drawn
+    >>> links[["link", "drift", "loss_increase"]]
     """
     began = time.monotonic()
     effects = _effects(fused, stimuli, times, batch_size)

@@ -46,6 +46,15 @@ def open_model(name: str | Path) -> Any:
     ------
     FileNotFoundError, ValueError
         Something is missing or wrong; the message names it.
+
+    See Also
+    --------
+    open_expert : Opens an expert alone, with options such as its dtype.
+    FusedModel.load : Opens a fused model on two experts that are open already.
+
+    Examples
+    --------
+    >>> model = open_model("runs/h")
     """
     folder = Path(name)
     if not (folder / "plan.json").is_file():
@@ -108,7 +117,13 @@ def report(
 
     See Also
     --------
-    tables_as_text : Writes the tables as lines of text.
+    evaluate : Returns the table of scores alone.
+    bridgework.models.evaluation.reporting.tables_as_text : Writes the tables as lines of text.
+
+    Examples
+    --------
+    >>> tables = report(vlm, each=2)
+    >>> tables["question accuracy"][["skill", "score", "low", "high"]]
     """
     skills = skills_of(part, each)
     if not draws(model) and not answers(model):

@@ -68,10 +68,10 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
     Returns
     -------
     pandas.DataFrame
-        One row per skill and a last one, "all", their mean, with the columns skill, score, low, high (95 %, Wilson),
-        samples. Questions also have `majority` and `question_only`, the accuracy of the most common answer to the
-        skill and to the question, as counted in training. For a model that does both, the column `task` comes first,
-        and the rows of generation before those of understanding.
+        One row per skill and a last one, "all", their mean, with the columns skill, score, low, high (95 %,
+        Wilson 1927), samples. Questions also have `majority` and `question_only`, the accuracy of the most common
+        answer to the skill and to the question, as counted in training. For a model that does both, the column `task`
+        comes first, and the rows of generation before those of understanding.
 
     Raises
     ------
@@ -79,6 +79,16 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
         For an unknown part, or if there is nothing to score.
     TypeError
         For a model that neither draws nor answers.
+
+    See Also
+    --------
+    report : Adds dense captions, the distance of images and costs, and names each table.
+    generate : Draws images of captions of your own, without a score.
+
+    Examples
+    --------
+    >>> evaluate(dit, each=1, steps=2)["skill"].iloc[-1]
+    'all'
     """
     skills_of(part, each)
     tables = {}

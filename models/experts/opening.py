@@ -147,6 +147,11 @@ def open_expert(
     FileNotFoundError
         If files are missing.
 
+    See Also
+    --------
+    bridgework.probes.AnyModel : Takes a model that is open already, or of a family that is not listed here.
+    open_model : Opens the folder of a trained model.
+
     Notes
     -----
     The families (`FAMILIES`), in the order in which they are tried:
@@ -164,7 +169,7 @@ def open_expert(
     Examples
     --------
     >>> vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
-    >>> clip = open_expert("openai/clip-vit-large-patch14").vision
+    >>> twin = open_expert("scenes-dit", random_weights=True)
     """
     label = Path(str(name)).name + (" (random weights)" if random_weights else "")
     placement = WeightPlacement.of(label, dtype, device_map, quantization, random_weights)

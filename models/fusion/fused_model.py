@@ -28,7 +28,7 @@ from .expert_passes import example_pass, expert_tower, noise_pass, text_pass
 from .layer_mixes import layer_weights
 from .losses import caption_loss, fused_loss
 from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
-from .semantic_tokens import SemanticTokens, vision_features
+from .semantic_tokens import SemanticTokens, fitting_tokens
 from .text_states import TextStates
 from .trained_parts import adapt_towers
 from .two_towers import Fusion, UnderstandingStates
@@ -71,6 +71,12 @@ class FusedModel(Fusion, Generator):
     TypeError
         The experts cannot be these towers.
 
+    See Also
+    --------
+    Fusion : Joins any two models by their towers; passes, training and saving are yours then.
+    UnifiedModel : Has one trunk for both tasks, where this keeps two experts.
+    train : Trains the bridges on scenes or on your own data.
+
     Examples
     --------
     >>> fused = FusedModel(open_expert("scenes-vlm"), open_expert("scenes-dit"), plan)
@@ -109,24 +115,13 @@ class FusedModel(Fusion, Generator):
         self.semantic = self._semantic_tokens(runs[1]) if plan.semantic_tokens else None
 
     def _semantic_tokens(self, run_image: Callable[[], Tensor]) -> SemanticTokens:
-        understanding, generation = self.experts
-        images = torch.zeros(1, *self.pixels)
-        states: list[Tensor] = []
+        generation = self.experts[1]
         tower = expert_tower(generation, run_image, "text")
         ends = [number for number, places in enumerate(tower.places) if "text" in places]
         if not ends:
             raise ValueError(f"{generation.name} has no text stream for semantic tokens: plan without semantic_tokens")
         self.text_end = tower, ends[-1]
-        with torch.no_grad(), self.at_text_end(states.append):
-            run_image()
-        target = vision_features(understanding, images)
-        tokens = SemanticTokens(
-            self.plan.semantic_tokens, self.null_text.shape[-1], states[0].shape[-1], target.shape[-1]
-        )
-        with torch.no_grad():  # a generator that takes no further text tokens says so here, before any training
-            noisy = self.null_text.new_zeros(1, *self.size)
-            generation.predict(noisy, tokens.after(self.null_text), noisy.new_ones(1))
-        return tokens
+        return fitting_tokens(self, run_image)
 
     def at_text_end(self, keep: Callable[[Tensor], None]) -> AbstractContextManager[None]:
         """Pass the generator's text states (batch, token, dim) where its text stream ends to `keep`, within a context.
@@ -161,7 +156,7 @@ class FusedModel(Fusion, Generator):
         return as_generator(self.experts[1]).latents(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images (batch, channel, row, column) of what was drawn."""
+        """Return the images of what was drawn, images or latents: (batch, channel, row, column) both."""
         return as_generator(self.experts[1]).decode(latents)
 
     def targets(self, stimuli: Sequence[Stimulus]) -> Tensor:
@@ -286,7 +281,7 @@ class FusedModel(Fusion, Generator):
             return self.experts[1].predict(noisy, self.own_text(len(noisy)), time)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the training loss of a batch; see `models/fusion/losses.py` for its terms."""
+        """Return the training loss of a batch, a scalar; `models/fusion/losses.py` has its terms."""
         return fused_loss(self, batch)
 
     def caption_loss(self, captions: Sequence[str], image: Tensor) -> Tensor:
@@ -298,6 +293,11 @@ class FusedModel(Fusion, Generator):
             One caption for each image.
         image : Tensor
             Clean images or latents, (batch, channel, row, column).
+
+        Returns
+        -------
+        Tensor
+            The loss, a scalar.
 
         Raises
         ------
@@ -328,7 +328,7 @@ class FusedModel(Fusion, Generator):
         Examples
         --------
         >>> fused = FusedModel(vlm, dit, lay_out("soft", 16, 13))
-        >>> train(fused, "runs/soft")
+        >>> train(fused, "runs/soft", steps=1, batch_size=2)
         >>> choose_bridges(fused.layer_weights(), rule="soft", bridges=4)
         """
         return layer_weights(self)
@@ -340,7 +340,7 @@ class FusedModel(Fusion, Generator):
         return self._described
 
     def save(self, folder: str | Path) -> None:
-        """Write what was trained and the plan, not the experts, whose fingerprints go with it."""
+        """Write what was trained and the plan into a folder, not the experts, whose fingerprints go with it."""
         trained = [self.trained_experts, self.rank, self.steps]
         save_model(folder, self._learnt(), self.plan, self.described_experts(), trained)
 
@@ -383,6 +383,6 @@ class FusedModel(Fusion, Generator):
         return {name: p for name, p in self.trained().named_parameters() if p.requires_grad}
 
     def own_text(self, count: int) -> Tensor:
-        """Return the generator's own text input (batch, token, dim): the null caption, and semantic tokens if any."""
+        """Return the generator's own text input, the null caption and any semantic tokens: (count, token, dim)."""
         null = self.null_text.expand(count, -1, -1)
         return null if self.semantic is None else self.semantic.after(null)

@@ -108,6 +108,15 @@ def fused_subject(fused: FusedModel, task: str) -> Subject:
     ------
     ValueError
         Another task.
+
+    See Also
+    --------
+    FusedModel : Draws and is trained; this is for probing it.
+    bridgework.probes.extract : Takes what this returns.
+
+    Examples
+    --------
+    >>> features = extract(fused_subject(fused, "generation"), stimuli[:4], timesteps=(0.5,))
     """
     understanding, generation = fused.experts
     if task == "understanding":

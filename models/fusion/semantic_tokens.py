@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,3 +103,30 @@ def vision_features(expert: Any, images: Tensor) -> Tensor:
             "expected (batch, patch, dim). Plan without semantic_tokens"
         )
     return taps[last]
+
+
+@torch.no_grad()
+def fitting_tokens(fused: Any, run_image: Callable[[], Any]) -> SemanticTokens:
+    """Return new tokens that fit the text of a fused model's generator and the features of its understanding expert.
+
+    Parameters
+    ----------
+    fused : FusedModel
+        The model, whose `at_text_end` knows where the text stream ends.
+    run_image : callable
+        One forward pass of the generator.
+
+    Returns
+    -------
+    SemanticTokens
+        As many as the plan has. A generator that takes no further text tokens raises here, before any training.
+    """
+    states: list[Tensor] = []
+    with fused.at_text_end(states.append):
+        run_image()
+    target = vision_features(fused.experts[0], torch.zeros(1, *fused.pixels))
+    null = fused.null_text
+    tokens = SemanticTokens(fused.plan.semantic_tokens, null.shape[-1], states[0].shape[-1], target.shape[-1])
+    noisy = null.new_zeros(1, *fused.size)
+    fused.experts[1].predict(noisy, tokens.after(null), noisy.new_ones(1))
+    return tokens

@@ -59,6 +59,10 @@ class TextStates:
     ------
     FileNotFoundError
         The folder holds no states.
+
+    See Also
+    --------
+    keep_text_states : Makes the folder, and returns an object of this class.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -95,6 +99,11 @@ class TextStates:
         fused : FusedModel
             The model. The states must be of its understanding expert as it is now, and of the kind that its bridges
             read; nothing may change them while it is trained.
+
+        Raises
+        ------
+        ValueError
+            The model cannot read them, or its understanding states change in training.
         """
         expert = fused.experts[0]
         if fused.trained_experts != "bridges" or fused.plan.both_ways:
@@ -239,6 +248,7 @@ def keep_text_states(
     Returns
     -------
     TextStates
+        The states, of the captions that the folder holds now.
 
     Raises
     ------
@@ -256,8 +266,9 @@ def keep_text_states(
 
     Examples
     --------
-    >>> fused.read_text_from(keep_text_states(expert, stimuli.texts, "runs/states"))
-    >>> fused.read_text_from(keep_text_states(expert, (), "runs/states"))  # captions are read when they are met
+    >>> states = keep_text_states(vlm, stimuli.texts, "runs/states", inside=True)  # of the layout "H"
+    >>> fused = FusedModel(vlm, dit, lay_out("H", 16, 13)).read_text_from(states)
+    >>> states = keep_text_states(vlm, (), "runs/states", inside=True)  # captions are read when they are met
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: states are kept in {' or '.join(DTYPES)}")

@@ -67,6 +67,11 @@ class Fusion(nn.Module):
     ValueError
         The plan is of one trunk or of other depths, or the towers cannot be bridged in this way.
 
+    See Also
+    --------
+    FusedModel : Joins two experts, and brings their passes, training and saving.
+    find_tower : Finds the towers of two models.
+
     Examples
     --------
     >>> fusion = Fusion(find_tower(llava, inputs), find_tower(dit, noisy), plan, (run_llava, run_dit))

@@ -225,6 +225,11 @@ def generate(
     TypeError
         If the model is no generator.
 
+    See Also
+    --------
+    evaluate : Draws captions of scenes and checks the images.
+    train : Trains the model that draws.
+
     Notes
     -----
     The model predicts the clean image `x`; the velocity at time `t` is `(z - x) / t`, and
@@ -233,6 +238,12 @@ def generate(
     References
     ----------
     .. [1] Ho and Salimans 2022, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
+
+    Examples
+    --------
+    >>> images = generate(dit, ["a red circle"], ["first"], steps=2)
+    >>> images[0].size
+    (32, 32)
     """
     if len(captions) != len(ids) or not captions:
         raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")

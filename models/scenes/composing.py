@@ -154,7 +154,7 @@ def compose(rng: np.random.Generator, skill: str, part: str) -> Example:
     Examples
     --------
     >>> compose(np.random.default_rng(0), "position", "train").caption
-    'a square below a ring'
+    'a circle right of a triangle'
     """
     check_skill(skill, part, ("full",))
     if part == "new" and skill == "one object":
@@ -225,6 +225,15 @@ def scene_stimuli(part: str, count: int, seed: int = 0) -> Stimuli:
     ------
     ValueError
         If the part is unknown, or has not that many scenes.
+
+    See Also
+    --------
+    bridgework.probes.load_stimuli : Opens pictures of other kinds, and your own.
+
+    Examples
+    --------
+    >>> scene_stimuli("evidence", 2).texts
+    ('...', '...')
     """
     check_part(part)
     rng = np.random.default_rng((seed, PARTS.index(part), 3))

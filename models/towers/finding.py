@@ -65,6 +65,11 @@ def find_tower(
     ValueError
         The model has no stack or token stream, does not run this stack, or has no such stream.
 
+    See Also
+    --------
+    bridgework.probes.find_stacks : Lists the stacks without running the model.
+    FusedModel : Finds the towers of experts by itself.
+
     Examples
     --------
     >>> find_tower(llava, inputs).blocks[0]

@@ -60,6 +60,16 @@ class Recipe:
     shuffled, steps, seed, batch_size, learning_rate, average, validate, tensorboard
         As of `train`.
 
+    Raises
+    ------
+    ValueError, TypeError
+        A field has an unknown value or another type, or two contradict each other.
+
+    See Also
+    --------
+    run_recipe : Builds and trains what a recipe says.
+    train : Trains a model that you have built yourself.
+
     Notes
     -----
     The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
@@ -346,6 +356,16 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     ------
     ValueError, TypeError
         As `build` and `train` do.
+
+    See Also
+    --------
+    train : Trains a model that you have built yourself, such as on data that no recipe opens.
+    Recipe.load : Reads a recipe from its file.
+
+    Examples
+    --------
+    >>> short = replace(Recipe.load("scenes"), steps=1, batch_size=2, validate=0)
+    >>> fused = run_recipe(short, "runs/short")
     """
     from accelerate import PartialState
 

@@ -90,9 +90,20 @@ def train(
     UserWarning
         If a finished run is made longer: its learning rate rises again.
 
+    See Also
+    --------
+    run_recipe : Builds the model as well, from a file that says how.
+    evaluate : Scores what was trained.
+
     Notes
     -----
     One trunk, and a trained understanding expert of ours, learns to answer questions about scenes as well.
+
+    Examples
+    --------
+    >>> log = train(fused, "runs/mine", steps=1, data=load_stimuli("noto", 64), batch_size=2)
+    >>> sorted(log[-1])
+    ['loss', 'step'...]
     """
     if not callable(getattr(model, "loss", None)):
         raise TypeError(

@@ -22,7 +22,31 @@ class UnifiedModel(OneTrunk, Generator):
 
     It is a generator with the methods that sampling, evaluation and training call: `condition`, `predict`, `loss`.
     Patches enter with fixed two-dimensional positions and the time added (diffusers' `PatchEmbed`, `Timesteps`), beside
-    their rotary positions. Parameters are those of `OneTrunk`.
+    their rotary positions.
+
+    Parameters
+    ----------
+    plan, config, tokenizer, causal_images
+        As for `models.unified.one_trunk.OneTrunk`; `from_experts` takes them from an understanding expert.
+
+    Raises
+    ------
+    ValueError
+        The layout or depth is another one, the text model is no Llama, or the tokenizer lacks a token.
+
+    See Also
+    --------
+    UnifiedTokens : Draws discrete tokens one by one, where this denoises all patches together.
+    FusedModel : Keeps two experts as they are, and trains what joins them.
+
+    References
+    ----------
+    Transfusion, arXiv 2408.11039.
+
+    Examples
+    --------
+    >>> unified = UnifiedModel.from_experts(lay_out("Y", 16, 13), vlm, dit)
+    >>> unified.answer([stimuli[0].image], ["how many things ?"])
     """
 
     objective = "flow"
@@ -72,5 +96,5 @@ class UnifiedModel(OneTrunk, Generator):
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(noisy), *self.size)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the velocity loss of the batch's images at its times (`flow_loss`), times `FLOW_WEIGHT`."""
+        """Return `FLOW_WEIGHT` times the velocity loss of the batch's images (`flow_loss`), a scalar."""
         return self.FLOW_WEIGHT * flow_loss(self, batch)

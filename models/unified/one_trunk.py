@@ -125,6 +125,11 @@ class OneTrunk(nn.Module):
         **options : Any
             Other arguments of the constructor.
 
+        Returns
+        -------
+        Self
+            The model, in evaluation mode.
+
         Raises
         ------
         TypeError
@@ -184,6 +189,11 @@ class OneTrunk(nn.Module):
             The image tokens, (batch, token, dim).
         noise : bool
             Whether they are noisy: then they see each other, else they are causal.
+
+        Returns
+        -------
+        TrunkTokens
+            What the trunk takes: states (batch, token, dim), which of them are the image's, and who sees whom.
         """
         image = torch.cat([torch.zeros_like(text.real), text.real.new_ones(states.shape[:2])], 1)
         real = torch.cat([text.real, text.real.new_ones(states.shape[:2])], 1)
@@ -192,7 +202,7 @@ class OneTrunk(nn.Module):
         return TrunkTokens(torch.cat([words, states.to(words.dtype)], 1), image, places)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """Return the logits (batch, token, vocabulary) of understanding, as a LLaVA does.
+        """Return the logits of understanding, as a LLaVA does.
 
         Parameters
         ----------
@@ -200,6 +210,11 @@ class OneTrunk(nn.Module):
             (batch, token), with `<image>` tokens wherever an image stands.
         pixel_values : Tensor, optional
             (image, channel, row, column) in -1..1, in the order of the rows that have one.
+
+        Returns
+        -------
+        Tensor
+            (batch, token, vocabulary).
         """
         image = input_ids == self.reader.config.image_token_id
         states = self.reader.get_input_embeddings()(input_ids)
@@ -212,7 +227,7 @@ class OneTrunk(nn.Module):
         return self.logits(self.trunk(TrunkTokens(states, image, places), generation=False))
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the scores (batch, token, vocabulary) of the next token."""
+        """Return the scores of the next token, (batch, token, vocabulary), from states (batch, token, dim)."""
         return self.reader.lm_head(states)
 
     @torch.inference_mode()
@@ -226,7 +241,7 @@ class OneTrunk(nn.Module):
         return likeliest_answers(self.tokenizer, questions, read)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the sum of `losses`: one objective for both tasks."""
+        """Return the sum of `losses` of a batch, a scalar: one objective for both tasks."""
         return torch.stack(list(self.losses(batch).values())).sum()
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -241,9 +256,9 @@ class OneTrunk(nn.Module):
         Returns
         -------
         dict of str to Tensor
-            "words" is the cross-entropy (nats a token) of captions given their clean images, where a caption is not
-            left out. "answers" is that of the dialogues' answers, where there are some. "drawing" is the loss of the
-            images given their captions.
+            Scalars. "words" is the cross-entropy (nats a token) of captions given their clean images, where a caption
+            is not left out. "answers" is that of the dialogues' answers, where there are some. "drawing" is the loss
+            of the images given their captions.
         """
         image = batch["image"].to(self.device)
         shown = [number for number, caption in enumerate(batch["caption"]) if caption]
@@ -263,7 +278,7 @@ class OneTrunk(nn.Module):
         return answer_loss(self.read(**inputs), labels)
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the weighted loss of drawing the batch's images from their captions."""
+        """Return the weighted loss of drawing the batch's images from their captions, a scalar."""
         raise NotImplementedError
 
     def trained(self) -> nn.Module:
@@ -275,7 +290,7 @@ class OneTrunk(nn.Module):
         return {"causal_images": self.causal_images}
 
     def save(self, folder: str | Path) -> None:
-        """Write plan, config, tokenizer and weights: all that `load` needs."""
+        """Write plan, config, tokenizer and weights into a folder: all that `load` needs."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.plan.save(folder / "plan.json")

@@ -39,6 +39,15 @@ class UnifiedTokens(OneTrunk):
         As for `OneTrunk`.
     codes : int
         How many image codes there are.
+
+    See Also
+    --------
+    UnifiedModel : Draws by denoising patches, where this draws discrete tokens one by one.
+    FusedModel : Keeps two experts as they are, and trains what joins them.
+
+    References
+    ----------
+    Emu3, arXiv 2409.18869; Chameleon, arXiv 2405.09818.
     """
 
     objective = "tokens"
@@ -61,6 +70,16 @@ class UnifiedTokens(OneTrunk):
         """Build a model as `OneTrunk.from_experts` does, with codes fitted to training scenes.
 
         Nothing is taken from the generation expert.
+
+        Parameters
+        ----------
+        plan, understanding, generation, **options
+            As of `OneTrunk.from_experts`; codes is one more option.
+
+        Returns
+        -------
+        UnifiedTokens
+            The model, in evaluation mode.
         """
         model = super().from_experts(plan, understanding, generation, **options)
         model.book = fit_codebook(len(model.book.centres)).to(model.device)
@@ -71,7 +90,7 @@ class UnifiedTokens(OneTrunk):
         return {**super().settings(), "codes": len(self.book.centres)}
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return scores (batch, token, vocabulary) of words, then of image codes, which their embeddings score."""
+        """Return the scores of words, then of codes, (batch, token, vocabulary), from states (batch, token, dim)."""
         return torch.cat([super().logits(states), states @ self.codes.weight.T], dim=-1)
 
     def following(self, text: CaptionTokens, codes: Tensor, cache: Cache | None = None) -> Tensor:
@@ -101,7 +120,7 @@ class UnifiedTokens(OneTrunk):
         return self.logits(self.trunk.step(states[:, -1:], before, cache))
 
     def drawing_loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the cross-entropy (nats a code) of images given their captions; times and noise are not used."""
+        """Return the cross-entropy of a batch's images given captions, a scalar in nats a code."""
         codes = self.book.encode(batch["image"].to(self.device))
         scores = self.following(self.condition(batch["caption"]), codes[:, :-1])
         return nn.functional.cross_entropy(scores.flatten(0, 1), codes.flatten() + self._words)
@@ -119,6 +138,11 @@ class UnifiedTokens(OneTrunk):
             One id for each caption.
         guidance : float
             The weight of the caption.
+
+        Returns
+        -------
+        list of PIL.Image.Image
+            In the order of the captions.
 
         Raises
         ------

@@ -95,7 +95,7 @@ def check_model(
 
     Examples
     --------
-    >>> table = check_model(AnyModel(model, inputs), load_stimuli("noto", 16))
+    >>> table = check_model(open_expert("scenes-vlm"), load_stimuli("noto", 4))
     >>> table[table["verdict"] == "fails"]
     """
     batch = _unlike_lengths(stimuli)

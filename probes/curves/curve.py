@@ -116,6 +116,7 @@ def alignment_curve(
 
     Notes
     -----
+    UniFork (arXiv 2506.17202) draws such curves of one model's image and text, and Huh et al. 2024 compare two models.
     The intervals come from `similarity.intervals.curve_draws`. `divergence` and the shape tests take theirs from the
     column draws. Its lists survive slicing, concat and Parquet; CSV and HTML leave them out, unless ``columns=`` asks
     for them.

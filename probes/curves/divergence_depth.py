@@ -35,6 +35,10 @@ class Divergence:
         The number of samples.
     timestep : float or None
         The timestep of the generation curve; None for a subject without timesteps.
+
+    See Also
+    --------
+    divergence : Finds the depth from two curves; it makes all objects of this class.
     """
 
     kind: str
@@ -70,6 +74,12 @@ def divergence(
     ------
     ValueError
         As `rises`; also an unknown kind, and curves of a split without paired draws or a common layer.
+
+    See Also
+    --------
+    alignment_curve : Makes the curves that are compared.
+    rises_then_falls : Tests the shape of one curve, where there is no second one.
+    choose_bridges : Bridges all blocks up to the depth, by the rule "divergence".
 
     Notes
     -----

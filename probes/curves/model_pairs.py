@@ -76,10 +76,10 @@ def alignment_matrix(
 
     Notes
     -----
-    The best of many pairs of layers scores high by chance. So it is compared with the best of as many pairs in every
-    permutation of the samples, as `Null.peak_p` of `map_null`, and p is as valid as that of a pair that was named
-    beforehand. It is the p of one pair of models. Of ten pairs, one has a p below .1 by chance alone: multiply by the
-    number of rows where only the best row is reported.
+    The best pair of layers stands for a pair of models, as with Huh et al. 2024. It scores high by chance, so it is
+    compared with the best of as many pairs in every permutation of the samples, as `Null.peak_p` of `map_null`, and p
+    is as valid as that of a pair that was named beforehand. It is the p of one pair of models. Of ten pairs, one has a
+    p below .1 by chance alone: multiply by the number of rows where only the best row is reported.
 
     Examples
     --------

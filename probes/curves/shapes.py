@@ -61,6 +61,11 @@ def rises(curve: pd.DataFrame) -> ShapeTest:
     ValueError
         Several curves in one frame, a score that is NaN, or no draws.
 
+    See Also
+    --------
+    rises_then_falls : Tests whether the peak lies inside; a curve that rises on the whole may also fall in the end.
+    divergence : Compares two curves, where this tests one.
+
     Examples
     --------
     >>> rises(curve[curve["timestep"] == 0.5]).holds
@@ -90,6 +95,20 @@ def rises_then_falls(curve: pd.DataFrame) -> ShapeTest:
     ------
     ValueError
         As `rises`.
+
+    See Also
+    --------
+    rises : Tests the trend over all layers, whatever the ends do.
+    divergence : Compares two curves, where this tests one.
+
+    Notes
+    -----
+    UniFork (arXiv 2506.17202) finds this shape in generation, and a rising one in understanding. This is a test of it.
+
+    Examples
+    --------
+    >>> rises_then_falls(curve[curve["timestep"] == 0.5]).holds
+    False
     """
     _, scores, draws = read_curve(curve)
     peak = int(np.argmax(scores))

@@ -63,6 +63,11 @@ def attention_mass(
     RuntimeError
         If a block attends twice to all tokens.
 
+    See Also
+    --------
+    attribute : Measures what tokens do to an output; attention says no more than where a model looks.
+    bridgework.models.ablate_links : Breaks bridges of a trained model, where the question is what they carry.
+
     Notes
     -----
     Probabilities are computed from the queries and keys that reach `scaled_dot_product_attention`, in float32, one

@@ -92,6 +92,12 @@ def attribute(
     RuntimeError
         If a layer runs twice in a pass.
 
+    See Also
+    --------
+    attention_mass : Needs no output to judge by, and one pass in place of many.
+    complementarity_map : Compares two models by what their features predict; this looks into one model.
+    bridgework.models.ablate_links : Breaks bridges of a trained model, where this replaces states of any layer.
+
     Notes
     -----
     The model runs about 2 x steps times for each layer and stimulus.
@@ -103,7 +109,8 @@ def attribute(
 
     Examples
     --------
-    >>> attribute(vlm, stimuli, answer_log_probability(vlm.tokenizer, answers))
+    >>> from bridgework.models.evaluation.objectives import answer_log_probability
+    >>> attribute(vlm, stimuli[:2], answer_log_probability(vlm.tokenizer), method="ablation")
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")

@@ -74,7 +74,11 @@ def gradient_conflict(
 
     Examples
     --------
-    >>> gradient_conflict(vlm.model, vlm.blocks, {"image": [...8 losses], "text": [...8 losses]})
+    >>> def loss(text):
+    ...     ids = vlm.tokenizer(text, return_tensors="pt").input_ids
+    ...     return vlm.model(input_ids=ids, labels=ids).loss
+    >>> short, long = ([partial(loss, text) for text in texts] for texts in (["a red circle"] * 8, stimuli.texts[:8]))
+    >>> gradient_conflict(vlm.model, vlm.blocks[-2:], {"short": short, "long": long})
     """
     names, count = tuple(tasks), len(next(iter(tasks.values()), ()))
     if len(names) != 2 or {len(losses) for losses in tasks.values()} != {count} or count < 4 or count % 4:

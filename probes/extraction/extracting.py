@@ -139,9 +139,10 @@ def extract(
 
     Examples
     --------
+    >>> stimuli = scene_stimuli("evidence", 16)
     >>> features = extract(open_expert("scenes-dit"), stimuli, timesteps=(0.2, 0.5, 0.8), store="runs/dit")
     >>> features["image"].values.shape                  # (timestep, layer, sample, dim)
-    torch.Size([3, 14, 512, 96])
+    torch.Size([3, 14, 16, 96])
     """
     options = ExtractionOptions(
         task=task,
@@ -229,6 +230,16 @@ def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: 
     ------
     ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
         As `extract` does.
+
+    See Also
+    --------
+    extract : Takes the name of the store from you, or keeps features in memory alone.
+    Features.load : Opens a store whose folder is known, without the model.
+
+    Examples
+    --------
+    >>> extract_cached(Path("runs"), dit, stimuli, timesteps=(0.5,))["image"].timesteps
+    (0.5,)
     """
     asked = ExtractionOptions(**options)
     provenance = json.dumps(prepare_job(subject, stimuli, asked).provenance, sort_keys=True)

@@ -63,6 +63,11 @@ def extract_on_ray(
     ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
         As `extract` does.
 
+    See Also
+    --------
+    extract : Shares the shards among torchrun's processes, where there is no Ray cluster.
+    similarity_map_on_ray : Compares what was extracted with the same kind of workers.
+
     Examples
     --------
     >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, num_cpus=4, batch_size=64)

@@ -29,6 +29,12 @@ class Features(Mapping[str, LayerFeatures]):
         Features stand under the name of another modality.
     KeyError
         A modality is asked for that is not there.
+
+    See Also
+    --------
+    LayerFeatures : Holds one modality, which is what comparisons take.
+    extract : Makes features from a model.
+    read_hidden_states : Makes them from files that a server of language models wrote.
     """
 
     modalities: dict[str, LayerFeatures]

@@ -99,6 +99,11 @@ class LayerFeatures:
     ------
     ValueError
         A shape, a count or a word does not fit, at construction.
+
+    See Also
+    --------
+    Features : Holds all modalities of an extraction, and saves and loads them.
+    similarity_map : Checks that two of these are of the same stimuli, which it cannot do with bare tensors.
     """
 
     values: Tensor = field(repr=False)

@@ -36,12 +36,17 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     ValueError
         The model has no stack, or this rank has only some of its blocks.
 
+    See Also
+    --------
+    capture : Reads the hidden states of the blocks that are found.
+    find_streams : Says where the tokens of each modality stand in a stack.
+    bridgework.models.find_tower : Finds all that bridges must know of one stack.
+
     Examples
     --------
-    >>> find_stacks(llava)
-    {'model.vision_tower.encoder.layers': [...4 paths], 'model.language_model.layers': [...16 paths]}
-    >>> {path: len(blocks) for path, blocks in find_stacks(unet).items()}
-    {'down_blocks': 4, 'mid_block': 1, 'up_blocks': 4}
+    >>> vlm = open_expert("scenes-vlm").model
+    >>> {path: len(blocks) for path, blocks in find_stacks(vlm).items()}
+    {'model.vision_tower.encoder.layers': 4, 'model.language_model.layers': 16}
     """
     check_parallel(model)
     found: dict[str, list[str]] = {}

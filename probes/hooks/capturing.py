@@ -93,12 +93,18 @@ def capture(
         A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
         steps.
 
+    See Also
+    --------
+    extract : Pools the states of many stimuli and keeps them, where this gives those of one pass as they are.
+    find_stacks : Lists the paths that can be read.
+
     Examples
     --------
-    >>> with capture(model, ["embeddings", *find_stacks(model)["model.layers"]]) as taps:
-    ...     model(input_ids)
-    >>> taps["model.layers.3"].shape
-    torch.Size([2, 9, 576])
+    >>> ids = vlm.tokenizer(["a red circle"], return_tensors="pt").input_ids
+    >>> with capture(vlm.model, ["embeddings", *vlm.blocks]) as taps:
+    ...     vlm.model(input_ids=ids)
+    >>> taps[vlm.blocks[3]].shape  # (batch, token, dim)
+    torch.Size([1, 4, 128])
     """
     if not sites and all(path == EMBEDDINGS for path in layers):
         raise ValueError("no block to capture: name at least one besides 'embeddings'")

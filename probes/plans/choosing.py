@@ -82,8 +82,8 @@ def choose_bridges(
         map was shown to be better (docs/verdict.md).
     bridges : int, optional
         The number of bridges, at most the number of blocks of the shallower tower. By default 4; for `middle`,
-        `shallow` and `deep` as many as HBridge has, 16 of 28 scaled (`layout_table.unbridged`); for `divergence` all up
-        to its depth.
+        `shallow` and `deep` as many as HBridge (arXiv 2511.20520) has, 16 of 28 scaled; for `divergence` all up to its
+        depth.
     seed : int
         The seed of `random`, and of `draws`.
     stream : str
@@ -226,6 +226,12 @@ def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") ->
     See Also
     --------
     choose_bridges : Finds the plan with the largest score.
+
+    Examples
+    --------
+    >>> middle, best = choose_bridges(heat, "middle", bridges=2), choose_bridges(heat, "alignment", bridges=2)
+    >>> score_plan(middle, heat) <= score_plan(best, heat) == best.score
+    True
     """
     if rule not in RULES:
         raise ValueError(f"no score for rule {rule!r}: expected one of {', '.join(RULES)}")

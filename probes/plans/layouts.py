@@ -67,8 +67,15 @@ def lay_out(
 
     See Also
     --------
-    match : Pairs the blocks of towers of unequal depth.
+    bridgework.probes.plans.matching.match : Pairs the blocks of towers of unequal depth, without a plan.
     choose_bridges : Chooses the pairs by a rule instead.
+
+    References
+    ----------
+    BAGEL, arXiv 2505.14683; LMFusion, arXiv 2412.15188 (dense). HBridge, arXiv 2511.20520 (H). LightFusion, arXiv
+    2510.22946 (double fusion). MetaQuery, arXiv 2504.06256; BLIP3-o, arXiv 2505.09568 (last). Semantic Routing, arXiv
+    2602.03510 (soft). Transfusion, arXiv 2408.11039 (shared). UniFork, arXiv 2506.17202 (Y). Uni-X, arXiv 2509.24365
+    (X).
 
     Examples
     --------

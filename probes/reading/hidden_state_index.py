@@ -52,8 +52,9 @@ def hidden_states_index(
 
     Examples
     --------
-    >>> hidden_states_index(llama, 20)
-    21
+    >>> llama = open_expert("scenes-vlm").model.model.language_model
+    >>> hidden_states_index(llama, 3)
+    4
     """
     names = hidden_state_layers(model, inputs, stack)
     if str(layer) not in names:
@@ -94,6 +95,12 @@ def layer_of_hidden_states(
     See Also
     --------
     hidden_states_index : Goes from a layer to its index.
+
+    Examples
+    --------
+    >>> llama = open_expert("scenes-vlm").model.model.language_model
+    >>> layer_of_hidden_states(llama, 2)
+    '1'
     """
     names = hidden_state_layers(model, inputs, stack)
     if not -len(names) <= index < len(names):

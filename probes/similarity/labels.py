@@ -68,10 +68,19 @@ def label_probe(
     TypeError
         x is not an array of real numbers, or labels are not strings, integers or booleans.
 
+    See Also
+    --------
+    similarity : Predicts another model's features in place of labels, by the metric linear_probe.
+    complementarity_map : Says what a layer adds to another one, where this takes each alone.
+
+    References
+    ----------
+    Alain and Bengio 2016, Understanding intermediate layers using linear classifier probes, arXiv 1610.01644.
+
     Examples
     --------
-    >>> label_probe(features.values[-1], [stimulus.label for stimulus in stimuli])  # doctest: +SKIP
-    LabelProbe(score=0.93, chance=0.25, folds=5, samples=200)
+    >>> label_probe(features["image"].layer("5"), ["circle" in text for text in stimuli.texts])
+    LabelProbe(score=..., chance=..., folds=5, samples=20)
     """
     values, classes = as_tensor(x, "x"), _classes(labels)
     if values.ndim != 2:

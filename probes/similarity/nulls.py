@@ -69,6 +69,11 @@ def map_moments(x: Stack, y: Stack) -> Moments:
     -----
     All permutations of single rows are meant. Rows that depend on each other, such as frames of a video, need blocks,
     which have no closed form: `map_null` with ``block``.
+    Moments of sums over pairs are counted as by Mantel 1967, up to the third power (probes/metrics/moments.py).
+
+    Examples
+    --------
+    >>> moments = map_moments(understanding["text"], generation["image"].at(0.5))
     """
     x, y = image_by_image(x, y).pairs[0]
     xs, ys = _open_map(x, y, "cka", 1)
@@ -178,6 +183,12 @@ def map_null(
         As `similarity_map`; also no permutations, samples that are not whole blocks, or a metric that does not depend
         on which samples belong together.
 
+    See Also
+    --------
+    map_moments : Gives the null of debiased CKA exactly, without permutations.
+    scaled_map : Returns the scores above the null as one map, for plans.
+    similarity_map : Keeps a summary of the null beside the scores, by ``permutations=``.
+
     Notes
     -----
     The prepared layers of both sides are held in memory at once. For the metrics of tables (cka, its variants and rsa)
@@ -186,7 +197,13 @@ def map_null(
 
     The metrics of tables turn the samples around one random circle, by as many different places as there are
     permutations. All turns are computed together, so that more permutations, up to one less than samples, cost nothing.
-    p is as exact as with permutations drawn one by one, which all other metrics take.
+    p is as exact as with permutations drawn one by one (Hemerik and Goeman 2018), which all other metrics take.
+
+    Examples
+    --------
+    >>> null = map_null(understanding["text"], generation["image"].at(0.5), "cka", permutations=99)
+    >>> null.scores.shape  # (permutation, x layer, y layer)
+    (99, 17, 14)
     """
     seen = image_by_image(x, y, groups, captions)
     numbers = seen.numbers

@@ -46,6 +46,12 @@ def match_patches(x: Patches, y: Patches) -> tuple[torch.Tensor, torch.Tensor]:
     TypeError
         Something that is not an array of real numbers.
 
+    See Also
+    --------
+    extract : Pools patches onto grids, by ``pooling="grid:N"``.
+    similarity_map : Compares what this returns; without it, it refuses two grids.
+    map_null : Permutes whole images, by ``block=``, where patches are samples.
+
     Notes
     -----
     Patches of one image are not independent samples. A null that permutes them would call any two towers aligned that

@@ -45,8 +45,8 @@ def scaled_map(
     -------
     DataFrame
         A layer map as of `similarity_map`, of `Null.scaled`: (score - t) / (1 - t) with t the 95 % threshold of the
-        null, 0 below it. `attrs` are those of `similarity_map`; also scaled (True), permutations and block. Its chance
-        is 0.
+        null, 0 below it (Algorithm 1 of arXiv 2602.14486). `attrs` are those of `similarity_map`; also scaled (True),
+        permutations and block. Its chance is 0.
 
     Raises
     ------
@@ -60,7 +60,8 @@ def scaled_map(
 
     Examples
     --------
-    >>> choose_bridges(scaled_map(understanding["text"], generation["image"], "svcca"), "alignment")
+    >>> heat = scaled_map(understanding["text"], generation["image"].at(0.5), "svcca", permutations=50)
+    >>> choose_bridges(heat, "alignment")
     """
     null = map_null(x, y, metric, k, permutations, seed, block, groups=groups, captions=captions)
     seen = image_by_image(x, y, groups, captions)

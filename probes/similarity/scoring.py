@@ -179,7 +179,7 @@ def similarity_map(
         blocks. Without y, an iterable of batches of samples, pairs (x, y) of stacks, which is read once. Batches are
         for `cka` and `cka_biased` only, and the result is exact, from accumulated products of dims.
     y : LayerFeatures, Tensor, Array or sequence of layers, optional
-        Layers of the generation model.
+        Layers of the generation model, (layer, sample, dim').
     metric : str
         A name that `similarity` explains.
     k : int

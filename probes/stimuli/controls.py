@@ -35,6 +35,16 @@ def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     ------
     ValueError
         There is one image alone.
+
+    See Also
+    --------
+    extract : Shows both modalities in one pass by ``joint=True``, which needs this control.
+    map_null : Permutes features of separate passes, without running the model again.
+
+    Examples
+    --------
+    >>> joint = extract(vlm, stimuli, joint=True)
+    >>> control = extract(vlm, mismatched(stimuli), joint=True)
     """
     images = list(dict.fromkeys(stimuli.groups or stimuli.ids))
     if len(images) < 2:

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 from filelock import FileLock
 from PIL import Image
 from torch.hub import download_url_to_file
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..files import home
 from .picture_sets import PICTURE_SETS

@@ -102,12 +102,17 @@ def load_stimuli(
         The name is unknown, an image is unreadable or truncated, a row is broken, a column is missing, an image has
         several captions, one id names two images, the set is empty, or the limit is below 1.
 
+    See Also
+    --------
+    Stimuli : Holds the set, and deals it into parts.
+    bridgework.models.scene_stimuli : Composes scenes of shapes, whose captions are exact.
+
     Examples
     --------
     >>> load_stimuli("noto", limit=512)
     Stimuli('noto', 512 samples, digest ...)
     >>> load_stimuli("flickr8k/captions.csv", image="image", text="caption", root="flickr8k/Images", captions="first")
-    Stimuli('captions', 8091 samples, digest ...)
+    Stimuli('captions', ... samples, digest ...)
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..notebook_views import table_view, thumbnails
 from .parts import PARTS, part_of
@@ -31,6 +31,10 @@ class Stimulus(NamedTuple):
         The text that belongs to the image.
     id : str
         A name that no other stimulus of the set has.
+
+    See Also
+    --------
+    Stimuli : Holds many of these in order, checked.
     """
 
     image: Image.Image
@@ -96,6 +100,11 @@ class Stimuli(Sequence[Stimulus]):
         The set is empty, two ids are equal, a caption is blank, or an image has no 8-bit colours.
     TypeError
         An image, caption or id has the wrong type.
+
+    See Also
+    --------
+    load_stimuli : Opens files, tables and data sets, and makes this of them.
+    mismatched : Gives each image the text of another one, as a control.
     """
 
     def __init__(self, samples: Iterable[Stimulus | CheckedStimulus], name: str = "stimuli"):

@@ -19,7 +19,7 @@ from ..stimuli.stimulus_set import Stimulus
 from .caption_tokens import CannotAsk, CaptionTokens, search_captions
 from .input_changes import check_answers, check_kind_of_inputs, data_inputs, own_data_differ, unchanged
 from .picture_grids import Place, find_grids
-from .sample_rows import divide_inputs
+from .sample_rows import are_read_alike, divide_inputs, fills_rows
 from .subject import ForwardPass, call_inputs, denoised_modalities, named_modalities
 from .token_movement import Stream
 from .token_streams import StreamMemory
@@ -81,6 +81,12 @@ class AnyModel(SubjectView):
     ------
     ValueError
         The model has no stack of that name, or several and none is named.
+
+    See Also
+    --------
+    bridgework.models.open_expert : Opens families that are known, without a function for their inputs.
+    find_stacks : Lists the stacks that can be named here.
+    check_model : Checks that the model is read rightly.
 
     Examples
     --------
@@ -156,7 +162,7 @@ class AnyModel(SubjectView):
         if missing := [path for path in self.stacks if path not in found]:
             raise RuntimeError(f"the stack {missing[0]!r} of {self.name} never runs with these inputs: probe another")
         first, *others = found.values()
-        if any(not _alike(first, other) for other in others):
+        if any(not are_read_alike(first, other) for other in others):
             raise ValueError(
                 f"the stacks {', '.join(found)} of {self.name} hold their tokens differently: probe one at a time"
             )
@@ -174,7 +180,7 @@ class AnyModel(SubjectView):
                         f"{name!r}, as a residual or a memory beside the state: read parts of the blocks, as "
                         f"layers=['{self.blocks[0]}.norm']"
                     )
-                all_tokens = _all_of_a_row(stream) and residual is None and self._resizes(inputs, modality)
+                all_tokens = fills_rows(stream) and residual is None and self._resizes(inputs, modality)
                 tokens[modality] = None if all_tokens else _as_mask(stream, stream.positions[modality])
                 streams[modality] = name
                 if len(modalities) == 1 and "special" in stream.positions:
@@ -365,24 +371,3 @@ def _as_mask(stream: Stream, positions: Tensor) -> Tensor:
             return positions
         mask[sample, own] = True
     return mask
-
-
-def _alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:
-    """Return whether blocks of both stacks can be read in the same way."""
-    if set(one) != set(other):
-        return False
-    return all(
-        (_all_of_a_row(s) and _all_of_a_row(other[name]) and list(s.positions) == list(other[name].positions))
-        or (s.shape == other[name].shape and _same(s.positions, other[name].positions))
-        for name, s in one.items()
-    )
-
-
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return set(one) == set(other) and all(torch.equal(one[kind], other[kind]) for kind in one)
-
-
-def _all_of_a_row(stream: Stream) -> bool:
-    """Return whether all tokens of a (batch, ...) state are of one kind, in order."""
-    (positions, *others) = stream.positions.values()
-    return not others and torch.equal(positions, torch.arange(positions.numel()).view(positions.shape))

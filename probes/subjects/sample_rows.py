@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..hooks.block_stacks import find_stacks
 from .entering_states import MOVED, entering_streams, flatten_tokens
 from .input_changes import Inputs, Rows, noise_like, packed_grids, special_ids
-from .token_movement import identify_by_bits
+from .token_movement import Stream, identify_by_bits
 
 SAYS_LENGTHS = re.compile(r"num|count|length|split")  # inputs of one number for each sample
 
@@ -206,3 +206,46 @@ def _entering(model: nn.Module, block: str, inputs: Inputs, shape: Sequence[int]
         states = entering_streams(model, block, inputs) or {}
     fitting = [state for state in states.values() if state.ndim == 3 and tuple(state.shape[:2]) == tuple(shape)]
     return flatten_tokens(fitting[0], -1) if fitting else None
+
+
+def are_read_alike(one: Mapping[str | None, Stream], other: Mapping[str | None, Stream]) -> bool:
+    """Return whether blocks of both stacks can be read in the same way.
+
+    Parameters
+    ----------
+    one, other : mapping of Stream
+        The streams of each stack, by name.
+
+    Returns
+    -------
+    bool
+        True where their tokens have the same places, or fill the rows of both.
+    """
+    if set(one) != set(other):
+        return False
+    return all(
+        (fills_rows(s) and fills_rows(other[name]) and list(s.positions) == list(other[name].positions))
+        or (s.shape == other[name].shape and _same(s.positions, other[name].positions))
+        for name, s in one.items()
+    )
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[kind], other[kind]) for kind in one)
+
+
+def fills_rows(stream: Stream) -> bool:
+    """Return whether all tokens of a (batch, ...) state are of one kind, in order.
+
+    Parameters
+    ----------
+    stream : Stream
+        The places of the tokens of each kind.
+
+    Returns
+    -------
+    bool
+        True where a row is the tokens of a sample, and no others.
+    """
+    (positions, *others) = stream.positions.values()
+    return not others and torch.equal(positions, torch.arange(positions.numel()).view(positions.shape))

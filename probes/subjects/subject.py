@@ -50,6 +50,11 @@ class ForwardPass(NamedTuple):
         The number of tokens that captions are cut at, where it is known.
     missing : mapping of str to str
         Why a modality that is shown is not among `tokens`, for the error that says so.
+
+    See Also
+    --------
+    Subject : Describes the models whose `show` returns this.
+    AnyModel : Makes such passes from a function that returns inputs, and finds the tokens.
     """
 
     run: Callable[[], Any]
@@ -85,6 +90,11 @@ class Subject(Protocol):
         come from the subject, such as by the stimulus's id.
     timed_tasks : tuple of str
         The tasks that are probed at timesteps.
+
+    See Also
+    --------
+    AnyModel : Makes a subject of a model and a function that returns its inputs; try it before a class of your own.
+    bridgework.models.open_expert : Opens families that are known as subjects.
 
     Notes
     -----

@@ -85,6 +85,11 @@ def find_streams(
         An input is neither image nor text by its name or by `kinds`; or the model keeps several states of each token,
         and nothing says what becomes of them.
 
+    See Also
+    --------
+    find_stacks : Lists the stacks without running the model.
+    AnyModel : Finds the streams of every batch by itself.
+
     Examples
     --------
     >>> find_streams(llava, inputs)["model.language_model.layers"][None].positions["image"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from xml.etree import ElementTree
 
 import pytest
+import tqdm.notebook
 from PIL import Image
 
 from bridgework.probes.extraction.extracting import extract
@@ -13,6 +15,7 @@ from bridgework.probes.features.features import Features
 from bridgework.probes.notebook_views import SHOWN, Html, SubjectView, plan_drawing, table_view, thumbnails
 from bridgework.probes.plans.choosing import choose_bridges
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
+from bridgework.tests.test_architecture import SOURCES
 
 from .toys import TEXTS, Toy, letters, open_toy
 
@@ -71,3 +74,16 @@ def test_a_plan_is_drawn_with_a_line_for_each_bridge(understanding, generation):
     height = float(drawn.attrib["height"])
     assert all(0 < float(part.attrib["cy"]) < height for part in drawn if part.tag.endswith("circle"))
     assert "<svg" in plan._repr_html_()
+
+
+@pytest.mark.parametrize("module", [module for module, file in SOURCES.items() if "tqdm" in file.read_text("utf-8")])
+def test_progress_bars_are_of_the_kind_that_a_notebook_shows(module):
+    """tqdm's own class with `disable=None` is silent in a kernel, whose stderr is no terminal; tqdm.auto asks first."""
+    tree = ast.parse(SOURCES[module].read_text("utf-8"))
+    imports = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert "tqdm" not in imports and "tqdm.auto" in imports
+
+
+def test_a_bar_that_asks_for_a_terminal_is_on_in_a_notebook(monkeypatch):
+    monkeypatch.setattr(tqdm.notebook, "IProgress", object)
+    assert not tqdm.notebook.tqdm(range(2), disable=None, display=False).disable

@@ -40,6 +40,11 @@ class LatentGenerator(Generator):
     TypeError
         If this is no such pipeline, or its text cannot be left out.
 
+    See Also
+    --------
+    open_expert : Opens the pipeline, which can be probed as it is.
+    FusedModel : Makes a generator of a pipeline by itself.
+
     Examples
     --------
     >>> generation = LatentGenerator(open_expert("stabilityai/stable-diffusion-3.5-medium"))
