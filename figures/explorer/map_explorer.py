@@ -117,7 +117,7 @@ def explorer(
     >>> explorer  # in one cell
     >>> explorer.plan  # in the next
     >>> explorer.save("explorer.html")  # one file, without a kernel
-    >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: estimate_cost("scenes-vlm", "scenes-dit", plan))
+    >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: f"{len(plan.pairs)} bridges")
     """
     explored = read_layers(understanding, generation, largest_k, draws, permutations, block)
     if stimuli is not None and stimuli.groups:

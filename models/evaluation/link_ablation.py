@@ -137,7 +137,7 @@ def ablate_links(
 
     Examples
     --------
-    >>> links = ablate_links(fused, scene_stimuli("validation", 16), each=0)  # no scenes are drawn
+    >>> links = ablate_links(fused, scene_stimuli("validation", 8), each=0)  # no scenes are drawn
     >>> links[["link", "drift", "loss_increase"]]
     """
     began = time.monotonic()

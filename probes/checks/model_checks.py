@@ -23,6 +23,7 @@ from ..hooks.model_state import walk
 from ..reading.hidden_state_index import hidden_state_layers
 from ..stimuli.stimulus_set import Stimuli, Stimulus
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
+from ..workers.devices import chosen_device
 
 PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"
 FEW, AMONG = 4, 64  # stimuli that are shown, and those that they are chosen from
@@ -109,7 +110,7 @@ def check_model(
         rows = [_blocks(subject)]
         modules = modules_of(subject).values()
         before = [module.training for part in modules for module in walk(part)]
-        with prepared(subject, _device(device)):
+        with prepared(subject, chosen_device(device)):
             made = {name: fingerprint(part) for name, part in modules_of(subject).items()}
             hooks = _hooks(subject)
             output = _output(modes[0][0], batch)
@@ -148,10 +149,6 @@ def _mode(
 
 def _shown(subject: Subject, joint: bool) -> str:
     return " with ".join(subject.modalities) if joint else " and ".join(subject.modalities)
-
-
-def _device(device: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 # ---------------------------------------------------------------------------------------------------- single checks

@@ -16,6 +16,7 @@ from ..hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import ForwardPass, Subject, prepared
+from ..workers.devices import chosen_device
 from .attribution import OTHER
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states"}  # as diffusers' dual-stream blocks take them
@@ -84,7 +85,7 @@ def attention_mass(
     >>> mass[(mass["query"] == "text") & (mass["key"] == "image")].set_index("depth")[["mass", "expected"]].plot()
     """
     task = check_task(subject, task, () if timestep is None else (timestep,))
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = chosen_device(device)
     keys = (*subject.modalities, OTHER)
     found: list[tuple[int, str, str, float, float]] = []
     first: dict[str, str] = {}  # of each dual-stream block, the stream whose tokens come first

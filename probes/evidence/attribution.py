@@ -17,6 +17,7 @@ from ..hooks.capturing import EMBEDDINGS, capture
 from ..similarity.intervals import mean_interval
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import ForwardPass, Subject, prepared
+from ..workers.devices import chosen_device
 from .replay import Output, Replay
 
 METHODS = ("conductance", "integrated_gradients", "ablation")
@@ -117,7 +118,7 @@ def attribute(
     if steps < 2 or batch_size < 2:
         raise ValueError(f"{steps} steps, {batch_size} at once: a path needs at least two of both")
     task = check_task(subject, task, () if timestep is None else (timestep,))
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = chosen_device(device)
     rows = []
     with prepared(subject, device):
         means = _means(subject, stimuli, task, timestep)

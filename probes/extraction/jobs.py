@@ -24,7 +24,8 @@ from ..reading.generated_tokens import generation_settings
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import join_norms, warn_of_sinks
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
-from ..workers.processes import Processes, local_device
+from ..workers.devices import chosen_device
+from ..workers.processes import Processes
 from .checking import KeptStimulus, batch_to_check, check_stimulus
 from .memory_shortage import BatchSize
 from .options import ExtractionOptions
@@ -349,7 +350,7 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     denoised = denoised_modalities(subject, longest, str(options.task), options.timesteps)
     if options.timesteps and denoised != ("image",):
         settings["denoised"] = list(denoised)
-    device = local_device() if options.device == "auto" else options.device
+    device = chosen_device(options.device)
     kind = device.split(":")[0]
     if torch.is_autocast_enabled(kind) and options.precision is None:
         settings["autocast"] = str(torch.get_autocast_dtype(kind))  # the caller's own, around extract

@@ -16,6 +16,7 @@ from ..hooks.model_state import dispatched
 from ..reading.generated_tokens import generation_settings
 from ..reading.layer_names import layer_paths
 from ..subjects.subject import Subject
+from ..workers.devices import chosen_device
 from .token_selection import Chosen
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -217,7 +218,7 @@ class ExtractionOptions:
         times = _times(self.timesteps)
         task = check_task(subject, self.task, times, self.joint)
         check_pooling(self.pooling)
-        _check_device(self.device)
+        chosen_device(self.device)
         if unknown := [modality for modality in subject.modalities if modality not in ALLOWED["modality"]]:
             raise ValueError(
                 f"{subject.name} has the modality {unknown[0]!r}: expected {', '.join(ALLOWED['modality'])}; name it "
@@ -280,15 +281,6 @@ def _times(timesteps: Any) -> tuple[float, ...]:
         return tuple(float(time) for time in timesteps)
     except (TypeError, ValueError):
         raise ValueError(f"timesteps is {timesteps!r}: expected a sequence of numbers, such as (0.5,)") from None
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = "cpu" if device == "auto" else torch.device(device).type
-    except RuntimeError:
-        raise ValueError(f"device is {device!r}: expected 'auto', or one such as 'cpu' or 'cuda:1'") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no GPU: leave device at 'auto'")
 
 
 def _plain_settings(generate: int | Mapping[str, Any]) -> Any:

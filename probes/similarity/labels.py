@@ -80,7 +80,7 @@ def label_probe(
     Examples
     --------
     >>> label_probe(features["image"].layer("5"), ["circle" in text for text in stimuli.texts])
-    LabelProbe(score=..., chance=..., folds=5, samples=20)
+    LabelProbe(score=..., chance=..., folds=5, samples=24)
     """
     values, classes = as_tensor(x, "x"), _classes(labels)
     if values.ndim != 2:

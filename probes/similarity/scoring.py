@@ -17,6 +17,7 @@ from ..metrics import DEFAULT_METRIC
 from ..metrics.batched_cka import batch_map
 from ..metrics.metric import MEMORY, Array
 from ..metrics.named_metrics import count_samples, formula_of
+from ..workers.devices import chosen_device
 from ..workers.shared_parts import kept_in
 from .calibration import labelled, used_k, warn_of_k
 from .inputs import (
@@ -246,6 +247,7 @@ def similarity_map(
         raise ValueError("groups are of the rows of two stacks: with batches, average the rows of each group before")
     if permutations and (y is None or minibatch):
         raise ValueError("a null permutes all samples in one process: leave batches, or permutations, out")
+    device = None if device is None else chosen_device(device)
     options: dict[str, Any] = {"device": device, "memory": memory, "tolerance": tolerance, "minibatch": minibatch}
     if times := swept_times(x, y):
         options |= {"groups": groups, "captions": captions, "permutations": permutations}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 PATIENCE = timedelta(days=30)  # how long the first to finish wait for the others
@@ -172,16 +171,3 @@ def check_alike(made: Sequence[dict[str, Any] | None]) -> None:
             "model, whole or sharded by tensor parallelism or fully_shard (stages of a pipeline are not probed), the "
             "same stimuli and the same options"
         )
-
-
-def local_device() -> str:
-    """Return the device of this process.
-
-    Returns
-    -------
-    str
-        A GPU, chosen by the process's local rank, or "cpu" where there is none.
-    """
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

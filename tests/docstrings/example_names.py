@@ -49,7 +49,7 @@ def find(name: str) -> Any:
 
 @name
 def stimuli() -> Any:
-    return public("scene_stimuli")("evidence", 20)
+    return public("scene_stimuli")("evidence", 24)
 
 
 @name
@@ -256,5 +256,5 @@ FILES: dict[str, Callable[[Path], None]] = {
     "open_model": lambda folder: fused().save(folder / "runs" / "h"),
 }
 OTHER: dict[str, dict[str, Any]] = {
-    "match": {"text": torch.randn(2, 20, 8), "image": torch.randn(4, 20, 8)},
+    "match": {"text": torch.randn(2, 24, 8), "image": torch.randn(4, 24, 8)},
 }

@@ -45,8 +45,8 @@ def origin_of(module: str, name: str) -> tuple[str, ast.stmt] | None:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     there = ".".join([*base, *filter(None, [node.module])])
-                    if source_of(there).exists() and defined_in(there, alias.name):
-                        return there, defined_in(there, alias.name)
+                    if source_of(there).exists() and (found := defined_in(there, alias.name)):
+                        return there, found
     return None
 
 

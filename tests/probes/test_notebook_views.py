@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -84,6 +85,8 @@ def test_progress_bars_are_of_the_kind_that_a_notebook_shows(module):
     assert "tqdm" not in imports and "tqdm.auto" in imports
 
 
-def test_a_bar_that_asks_for_a_terminal_is_on_in_a_notebook(monkeypatch):
-    monkeypatch.setattr(tqdm.notebook, "IProgress", object)
-    assert not tqdm.notebook.tqdm(range(2), disable=None, display=False).disable
+def test_a_bar_that_asks_for_a_terminal_is_on_in_a_notebook():
+    options: dict[str, Any] = {"disable": None, "display": False}
+    bar = tqdm.notebook.tqdm(range(2), **options)
+    assert not bar.disable
+    bar.close()

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from bridgework.__main__ import main
-from bridgework.probes.workers.processes import Processes, local_device
+from bridgework.probes.workers.processes import Processes
 
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bridgework"]
 WHAT = ["extract", "scenes-vlm", "scenes-evidence"]
@@ -31,11 +31,3 @@ def test_alone_nobody_waits(monkeypatch):
         alone.wait()
     assert (alone.rank, alone.world) == (0, 1)
     assert not torch.distributed.is_initialized()
-
-
-def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
-    assert local_device() in ("cpu", "cuda:0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("LOCAL_RANK", "6")
-    assert local_device() == "cuda:2"
