@@ -25,7 +25,7 @@ explorer
 """
 HANDLE = "document.querySelector('.bw-explorer').explorer"
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-LONG = ("02_curves", "04_fuse", "06_real_curves")  # they extract, train and sample for most of the time of all
+LONG = ("02_curves", "05_trust", "06_real_curves")  # half of the time of all
 MINUTES = 15  # of a notebook, on a machine that does much else
 
 
