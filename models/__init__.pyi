@@ -3,6 +3,7 @@ from .evaluation.generator_gradients import descent_map as descent_map
 from .evaluation.link_ablation import ablate_links as ablate_links
 from .evaluation.reporting import open_model as open_model
 from .evaluation.reporting import report as report
+from .evaluation.scores import draw_scenes as draw_scenes
 from .evaluation.scores import evaluate as evaluate
 from .experts.diffusion.latent_generator import LatentGenerator as LatentGenerator
 from .experts.opening import open_expert as open_expert

@@ -1,5 +1,8 @@
 from .checks.model_checks import check_model as check_model
 from .curves.curve import alignment_curve as alignment_curve
+from .curves.curve_companions import effective_rank as effective_rank
+from .curves.curve_companions import halves_ceiling as halves_ceiling
+from .curves.curve_companions import score_by_samples as score_by_samples
 from .curves.divergence_depth import Divergence as Divergence
 from .curves.divergence_depth import divergence as divergence
 from .curves.model_pairs import alignment_matrix as alignment_matrix

@@ -36,8 +36,9 @@ def tables() -> dict[str, Callable[[], str]]:
 
 
 def texts() -> list[Path]:
-    """Return the files that quote results: the README, the pages of docs, the notebooks, the benchmarks' README."""
-    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """Return the files that quote results: the READMEs, the pages of docs, the notebooks."""
+    readmes = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "notebooks" / "README.md"]
+    pages = [*readmes, *sorted((ROOT / "docs").glob("*.md"))]
     return [*pages, *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 

@@ -13,6 +13,7 @@ FACES = {
     "bridgework.probes": {
         "checks.model_checks": "check_model",
         "curves.curve": "alignment_curve",
+        "curves.curve_companions": "effective_rank halves_ceiling score_by_samples",
         "curves.divergence_depth": "Divergence divergence",
         "curves.model_pairs": "alignment_matrix",
         "curves.shapes": "rises rises_then_falls",
@@ -53,7 +54,7 @@ FACES = {
         "evaluation.generator_gradients": "descent_map",
         "evaluation.link_ablation": "ablate_links",
         "evaluation.reporting": "open_model report",
-        "evaluation.scores": "evaluate",
+        "evaluation.scores": "draw_scenes evaluate",
         "experts.diffusion.latent_generator": "LatentGenerator",
         "experts.opening": "open_expert",
         "fusion.fused_model": "FusedModel",
@@ -88,7 +89,12 @@ FACES = {
         "worth.correlation_dots": "rule_correlations",
         "worth.maps_of_worth": "worth_maps",
     },
-    "bridgework.studies": {"runs": "demo reproduce", "settings": "EXPERTS RESULTS"},
+    "bridgework.studies": {
+        "alignment_curves": "read_map",
+        "runs": "demo reproduce",
+        "settings": "EXPERTS RESULTS",
+        "verdict.caption_knowledge": "kept_kinds",
+    },
 }
 
 # Of folders that bear the name of a module of version 0.1, so that imports written for it go on working.

@@ -17,7 +17,7 @@ from bridgework.studies.quotes.rounding import between, percent, rounded, whole
 from bridgework.tests.test_style import ROOT, name
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "notebooks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = result_tables.texts()
 LINES = 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_no_machine_paths(file):
 
 
 def test_there_are_notebooks():
-    assert {file.name[:2] for file in NOTEBOOKS} >= {"01", "02", "03", "04", "05", "06", "07"}
+    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02}" for number in range(1, 11)]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=name)
@@ -243,3 +244,44 @@ def test_notebook_was_executed_top_to_bottom(file):
 def test_notebook_leaves_logic_to_the_packages(file):
     defined = [node for node in ast.walk(parse(file)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert not [node.name for node in defined]
+
+
+DOORS = {"bridgework", *(f"bridgework.{face}" for face in PACKAGES)}
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=name)
+def test_notebook_imports_what_users_may(file):
+    """A user copies cells, so they hold public names; all but the standard library and dependencies is at the faces."""
+    modules = [node.module for node in ast.walk(parse(file)) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(parse(file)) if isinstance(node, ast.Import) for alias in node.names]
+    inner = [module for module in modules if (module or "").split(".")[0] == "bridgework" and module not in DOORS]
+    assert not inner
+
+
+def first_code(notebook: Path) -> str:
+    return next(cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code")
+
+
+def test_notebooks_begin_alike_and_install_what_is_missing():
+    starts = {first_code(notebook) for notebook in NOTEBOOKS}
+    assert len(starts) == 1
+    assert 'find_spec("bridgework") is None' in starts.pop()
+
+
+def test_the_first_cell_says_what_a_bare_machine_needs(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="repository's address"):
+        exec(compile(first_code(NOTEBOOKS[0]), "first cell", "exec"), {})
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=name)
+def test_the_front_page_asks_what_the_notebook_asks(file):
+    """A notebook's title is "# 01 Extract: what does each layer of an expert hold?"; a row has question and figure."""
+    front = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    title = nbformat.read(file, as_version=4).cells[0].source.splitlines()[0]
+    question = title.partition(": ")[2]
+    (row,) = (line for line in front.splitlines() if f"({file.name})" in line)
+    assert question and question[1:] in row
+    (figure,) = re.findall(r'<img src="([^"]+)"', row)
+    assert (ROOT / "notebooks" / figure).stat().st_size <= 30_000
+    assert "minute" in row

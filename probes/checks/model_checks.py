@@ -112,8 +112,8 @@ def check_model(
         before = [module.training for part in modules for module in walk(part)]
         with prepared(subject, chosen_device(device)):
             made = {name: fingerprint(part) for name, part in modules_of(subject).items()}
-            hooks = _hooks(subject)
             output = _output(modes[0][0], batch)
+            hooks = _hooks(subject)  # after a pass: transformers hooks a vision tower by itself when it first runs
             for passes, shown in modes:
                 rows += _passes(passes, shown, batch)
             rows.append(_padding(modes[0][0], modes[0][1], batch))

@@ -7,10 +7,11 @@ import torch
 import transformers as t
 from torch import Tensor, nn
 
+from bridgework.models import open_expert
 from bridgework.probes.checks.model_checks import FAILS, PASSES, UNKNOWN, check_model
 from bridgework.probes.stimuli.stimulus_set import Stimuli
 from bridgework.probes.subjects.any_model import AnyModel
-from bridgework.tests.models.tiny_folders import tokenizer
+from bridgework.tests.models.tiny_folders import tokenizer, write
 
 from ..toys import TEXTS, Toy, letters, open_toy
 
@@ -76,6 +77,13 @@ def test_each_fault_fails_its_check(kind, fails, unknown):
     found = verdicts(toy)
     assert {name for name, seen in found.items() if FAILS in seen} == fails
     assert {name for name, seen in found.items() if UNKNOWN in seen} - {"blocks"} == unknown | UNSEEN
+
+
+def test_hooks_that_transformers_sets_in_a_first_pass_are_no_trace(tmp_path):
+    """LLaVA asks its vision tower for hidden states, which is then hooked by transformers for good."""
+    write("LlavaForConditionalGeneration", tmp_path)
+    table = check_model(open_expert(tmp_path), letters("a red circle", "a ring")).set_index("check")
+    assert table.loc["no trace", "verdict"] == PASSES
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
