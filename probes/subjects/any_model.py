@@ -24,7 +24,7 @@ from .subject import ForwardPass, call_inputs, denoised_modalities, named_modali
 from .token_movement import Stream
 from .token_streams import StreamMemory
 
-ToInputs = Callable[[Sequence[Stimulus], tuple[str, ...], str, float | None], Mapping[str, Any]]
+ToInputs = Callable[..., Mapping[str, Any]]  # of (stimuli, modalities, task, timestep), or the first of them
 
 
 @dataclass
