@@ -86,7 +86,15 @@ def read_map(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The map (understanding layer, generation layer) with its attrs.
+        The layer map (understanding layer, generation layer) with its attrs.
+
+    See Also
+    --------
+    similarity_map : Measures such a map from features of your own.
+
+    Examples
+    --------
+    >>> heat = read_map(RESULTS)
     """
     heat = pd.read_csv(folder / "map.csv", index_col=0, dtype={0: str})
     heat.columns.name = "generation layer"

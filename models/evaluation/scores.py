@@ -170,6 +170,15 @@ def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, *
     ------
     ValueError
         For an unknown part, or if there is nothing to draw.
+
+    See Also
+    --------
+    evaluate : Scores many such images, without keeping them.
+    generate : Draws captions of your own, which the scene checker cannot read.
+
+    Examples
+    --------
+    >>> drawn = draw_scenes(open_expert("scenes-dit"), each=1, steps=2)
     """
     wanted = list(examples(part, skills_of(part, each), each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]

@@ -84,6 +84,14 @@ def kept_kinds(table: pd.DataFrame, expert: str = EXPERTS[0]) -> dict[str, float
     -------
     dict of str to float
         The gain in accuracy of the kinds that gain at least `ENOUGH`.
+
+    See Also
+    --------
+    label_probe : Probes features of your own for labels of your own.
+
+    Examples
+    --------
+    >>> gains = kept_kinds(pd.read_csv(RESULTS / "verdict" / "kinds.csv", dtype={"layer": str}))
     """
     own = table[(table["source"] == expert) & (table["asked"] >= FEWEST)]
     first = own["layer"] == "embeddings"
