@@ -41,7 +41,7 @@ def score_by_samples(
     parts : sequence of float
         Shares of the samples. Parts of fewer than 8 samples, or of fewer than two times k, are left out.
     draws : int
-        Random parts of each size, without replacement.
+        How many random parts of each size, without replacement.
     seed : int
         Seed of the parts.
 
