@@ -58,7 +58,7 @@ def plan_both(results: Path, runs: Path) -> None:
     if all((results / f"{name}.json").exists() for name in PLANS):
         return
     emoji, recipe = emoji_part("train"), Recipe.load(RECIPE)
-    reader, drawer = (open_expert(name) for name in (recipe.understanding, recipe.generation))
+    reader, drawer = (open_expert(str(name)) for name in (recipe.understanding, recipe.generation))
     understanding = extract_cached(runs, reader, emoji)["text"]
     generation = extract_cached(runs, drawer, emoji, timesteps=(0.5,))["image"].at(0.5)
     heat = similarity_map(understanding, generation, metric="mutual_knn")
@@ -173,7 +173,7 @@ def fuse_emoji(results: Path, runs: Path) -> None:
     """
     plan_both(results, runs)
     recipe = Recipe.load(RECIPE)
-    models = {"emoji-dit, its own text": open_expert(recipe.generation)}
+    models = {"emoji-dit, its own text": open_expert(str(recipe.generation))}
     logs = []
     for name in PLANS:
         model = models[name] = run_recipe(replace(recipe, plan=str(results / f"{name}.json")), runs / name)

@@ -197,6 +197,8 @@ def open_expert(
         )
     with quiet_loading():
         expert = family.opens(checkpoint, front) if family.front else family.opens(checkpoint)
+    if not random_weights and hasattr(expert, "show") and str(name) not in (*OWN, *weights.WEIGHTS):
+        expert._opened_from = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
     return in_chat(expert) if chat else expert
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ...probes.files import write_atomically
-from ...probes.plans.bridge_plan import STREAMS, BridgePlan
+from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "studies" / "recipes"
 
-_OF_PLAN = ("layout", "stream", "both_ways", "gated", "rank", "semantic_tokens")
+_OF_PLAN = ("layout", "stream", "both_ways", "gated", "rank", "semantic_tokens")  # what a plan settles
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,14 @@ class Recipe:
     layout : str or None
         One of shared, Y, X (one trunk), dense, H, double fusion, last, soft. Its published plan is laid out for the
         experts' depths (probes/plans/layouts.py).
-    understanding, generation : str
-        The experts, as `open_expert` takes them. One trunk is as deep and wide as the first.
+    understanding, generation : str or None
+        The experts, as `open_expert` takes them. None is the one that the plan was chosen on, and where the plan names
+        none, or there is no plan, scenes-vlm and scenes-dit. One trunk is as deep and wide as the first.
     data : str
-        "scenes", or images with captions as `load_stimuli` takes them, such as "noto" or a folder.
+        "scenes", or images with captions as `load_stimuli` takes them, such as "noto", a folder or a table.
+    image_column, text_column, root : str or None
+        Where images and captions stand in a table, and the folder that paths of images begin at: `image`, `text` and
+        `root` of `load_stimuli`.
     plan : str or None
         The file of a plan (JSON), in place of a layout's published plan. It then settles the next five fields. A path
         is relative to the working folder, and if nothing lies there, to the folder of the package.
@@ -88,14 +92,30 @@ class Recipe:
             "(default: none; a recipe names a layout or a plan)",
         },
     )
-    understanding: str = field(
-        default="scenes-vlm", metadata={"help": "The understanding expert: a name, a folder or a Hub id."}
+    understanding: str | None = field(
+        default=None,
+        metadata={
+            "help": "The understanding expert: a name, a folder or a Hub id. (default: the plan's, else scenes-vlm)"
+        },
     )
-    generation: str = field(
-        default="scenes-dit", metadata={"help": "The generation expert: a name, a folder or a Hub id."}
+    generation: str | None = field(
+        default=None,
+        metadata={
+            "help": "The generation expert: a name, a folder or a Hub id. (default: the plan's, else scenes-dit)"
+        },
     )
     data: str = field(
-        default="scenes", metadata={"help": "What is trained on: scenes, noto, or a folder of images with captions."}
+        default="scenes",
+        metadata={"help": "What is trained on: scenes, noto, or a folder, table or archive of images with captions."},
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "The column of images or their paths. (default: found by its name)"}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "The column of captions. (default: found by its name)"}
+    )
+    root: str | None = field(
+        default=None, metadata={"help": "The folder that paths of images begin at. (default: that of the table)"}
     )
     plan: str | None = field(
         default=None,
@@ -265,18 +285,19 @@ def build(recipe: Recipe) -> Any:
     Raises
     ------
     ValueError, TypeError
-        The experts, the plan and the budget of parameters do not fit each other.
+        The experts, the plan and the budget of parameters do not fit each other, or the plan was chosen on an expert
+        that it does not say how to open.
     """
     import torch
 
     from ...probes.plans.choosing import rank_for
-    from ..experts.opening import open_expert
     from ..fusion.fused_model import FusedModel
     from ..unified.flow_model import UnifiedModel
     from ..unified.token_model import UnifiedTokens
+    from .plan_experts import open_experts, plan_of
 
-    experts = [open_expert(name) for name in (recipe.understanding, recipe.generation)]
-    plan = _plan(recipe, *(len(expert.blocks) for expert in experts))
+    experts = open_experts(recipe)
+    plan = plan_of(recipe, *(len(expert.blocks) for expert in experts))
     torch.manual_seed(recipe.seed)
     if plan.layout in TRUNKS:
         return (UnifiedModel if recipe.objective == "flow" else UnifiedTokens).from_experts(plan, *experts)
@@ -299,19 +320,6 @@ def build(recipe: Recipe) -> Any:
     return model
 
 
-def _plan(recipe: Recipe, understanding: int, generation: int) -> BridgePlan:
-    from ...probes.plans.layouts import lay_out
-
-    if recipe.plan is not None:
-        shipped = ROOT / recipe.plan
-        return BridgePlan.load(shipped if shipped.is_file() and not Path(recipe.plan).is_file() else recipe.plan)
-    if recipe.layout in TRUNKS:
-        return lay_out(str(recipe.layout), understanding, understanding)
-    return lay_out(
-        str(recipe.layout), understanding, generation, **{name: getattr(recipe, name) for name in _OF_PLAN[1:]}
-    )
-
-
 def data(recipe: Recipe) -> Stimuli | None:
     """Return the recipe's images and captions, or None, which stands for scenes.
 
@@ -332,7 +340,13 @@ def data(recipe: Recipe) -> Stimuli | None:
     """
     from ...probes.stimuli.sources import load_stimuli
 
-    return None if recipe.data == "scenes" else load_stimuli(recipe.data)
+    columns = {"image": recipe.image_column, "text": recipe.text_column, "root": recipe.root}
+    given: dict[str, Any] = {name: value for name, value in columns.items() if value is not None}
+    if recipe.data == "scenes":
+        if given:
+            raise ValueError(f"scenes have images and captions of their own: leave {min(given)} out, or name data")
+        return None
+    return load_stimuli(recipe.data, **given)
 
 
 def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
@@ -370,8 +384,11 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     from accelerate import PartialState
 
     from ..fusion.text_states import keep_text_states
+    from .plan_experts import with_experts
     from .train_model import train
 
+    recipe = with_experts(recipe)
+    stimuli = data(recipe)  # what is wrong with it is said before experts are opened
     model = build(recipe)
     if recipe.text_states is not None:
         if model.plan.layout in TRUNKS or model.plan.both_ways:
@@ -382,7 +399,7 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
         model.read_text_from(keep_text_states(model.experts[0], (), recipe.text_states, model.inside))
     names = ("steps", "seed", "shuffled", "batch_size", "learning_rate", "average", "validate", "tensorboard")
     options = {name: getattr(recipe, name) for name in names}
-    train(model, folder, data=data(recipe), on_log=on_log, **options)
+    train(model, folder, data=stimuli, on_log=on_log, **options)
     if PartialState().is_main_process:
         text = json.dumps(asdict(recipe), indent=2) + "\n"
         write_atomically(Path(folder) / "recipe.json", lambda path: path.write_text(text, encoding="utf-8"))

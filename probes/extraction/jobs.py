@@ -31,7 +31,7 @@ from .memory_shortage import BatchSize
 from .options import ExtractionOptions
 from .passes import PassRunner, concatenate_batches
 from .pooling import pooling_of
-from .provenance import made_of
+from .provenance import made_of, opened_from
 
 BATCHES = 8  # in a shard; 1 where all tokens are kept
 LOOKED_AT = 4  # stimuli by which a subject finds what is denoised: the longest, for a short text may have no noise
@@ -276,7 +276,9 @@ class ExtractionJob:
             }
         ids, digests, groups = self.stimuli.ids, self.stimuli.digests, self.stimuli.groups
         cut = {name: passes.cut[name] for place in places if (name := ids[place]) in passes.cut}
-        notes: dict[str, Any] = {name: note for name, note in (("halved", halved), ("truncated", cut)) if note}
+        expert = opened_from(passes.subject, self.provenance["subject"]["models"])
+        found = (("halved", halved), ("truncated", cut), ("expert", expert))
+        notes: dict[str, Any] = {name: note for name, note in found if note}
         metadata = {
             "format": FORMAT,
             "made": self.provenance,

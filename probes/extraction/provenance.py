@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..fingerprints.described_values import digest
 from ..fingerprints.running_state import describe_model, describe_preprocessing
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject, modules_of
@@ -51,6 +53,29 @@ def made_of(subject: Subject, stimuli: Stimuli, options: dict[str, Any]) -> dict
         **options,
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def opened_from(subject: Subject, models: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return where a subject was opened from, and a digest of its weights, so that a plan can name its experts.
+
+    Parameters
+    ----------
+    subject : Subject
+        What `open_expert` returned, or a subject of your own.
+    models : mapping, optional
+        The description of each of its modules, as `made_of` has it, where it is there already.
+
+    Returns
+    -------
+    dict of str
+        {"opened": a folder or Hub id, "weights": 16 hex digits}; {} where the name says it, as of a shipped expert, or
+        where nobody knows.
+    """
+    source = getattr(subject, "_opened_from", None)
+    if source is None:
+        return {}
+    models = models or {name: describe_model(module) for name, module in modules_of(subject).items()}
+    return {"opened": source, "weights": digest({name: model["weights"] for name, model in models.items()})}
 
 
 def _plain_tuple(value: Any) -> bool:

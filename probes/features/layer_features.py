@@ -87,6 +87,9 @@ class LayerFeatures:
     groups : tuple of str
         The image that each stimulus is a caption of, as `Stimuli.groups` has it; () where every image has one caption.
         Comparisons take one row an image (`similarity_map`).
+    expert : mapping of str to str
+        Where the subject was opened from ("opened", a folder or Hub id) and a digest of its weights ("weights"), which
+        plans keep; {} where the subject's name says it, or nobody knows.
     widths : tuple of int
         The dims of each layer where they differ. The values of narrower layers are filled up with zeros.
     counts : torch.Tensor or None
@@ -121,6 +124,7 @@ class LayerFeatures:
     cleaned: Any = field(default=None, repr=False)
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     groups: tuple[str, ...] = field(default=(), repr=False)
+    expert: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("layers", "depths", "timesteps", "samples", "widths", "groups"):
@@ -202,10 +206,13 @@ class LayerFeatures:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What these are features of, plain JSON: subject, modality, task, pass and timestep (None of a sweep)."""
+        """What these are features of, plain JSON: subject, modality, task, pass and timestep (None of a sweep).
+
+        Of an expert that was opened from a folder or the Hub, also where that is and a digest of its weights.
+        """
         timestep = self.timesteps[0] if len(self.timesteps) == 1 else None
         described = {"subject": self.subject, "modality": self.modality, "task": self.task, "pass": self.pass_}
-        return described | {"timestep": timestep}
+        return described | {"timestep": timestep, **self.expert}
 
     def layer(self, name: str) -> Tensor:
         """Return the values of one layer, and read no other.

@@ -40,19 +40,21 @@ def features_of(
     places = tuple(torch.tensor(entry["places"]) for entry in index["shards"])
     digests = dict(zip(index["samples"], index.get("digests", ()), strict=False))
     seals = tuple(entry.get("seal") for entry in index["shards"])
+    expert = next((entry["notes"]["expert"] for entry in index["shards"] if "expert" in entry["notes"]), {})
     for modality, part in index["parts"].items():
         names, shape = tuple(part["layers"]), tuple(part["shape"])
         sweep = shape[0] if len(part["timesteps"]) > 1 else 0
         stored: Any = LazyValues(tuple(shards), seals, places, modality, names, shape, DTYPES[part["dtype"]], sweep)
         labels = {name: part[name] for name in ("layers", "depths", "subject", "task", "pass_", "timesteps", "widths")}
         labels |= {"modality": modality, "samples": index["samples"], "digests": digests}
-        labels |= {"groups": index.get("groups", ())}
+        labels |= {"groups": index.get("groups", ()), "expert": expert}
         cleaned = None
         if part["cleaned"]:
             reader: Any = replace(stored, suffix="/clamped", standardise=part["cleaned"] == "clamped")
             cleaned = LayerFeatures(values=reader, pooling=f"{part['pooling']} + cleaned", **labels)
         modalities[modality] = LayerFeatures(values=stored, pooling=part["pooling"], cleaned=cleaned, **labels)
-    notes = {str(number): entry["notes"] for number, entry in enumerate(index["shards"]) if entry["notes"]}
+    said = [{name: note for name, note in entry["notes"].items() if name != "expert"} for entry in index["shards"]]
+    notes = {str(number): note for number, note in enumerate(said) if note}
     truncated = {name: limit for note in notes.values() for name, limit in note.get("truncated", {}).items()}
     found = {name: value for name, value in (("notes", notes), ("truncated", truncated)) if value}
     return modalities, index["made"] | found

@@ -273,7 +273,7 @@ def save(features: Mapping[str, LayerFeatures], provenance: dict[str, Any], fold
         "ids": list(ids),
         "digests": [digests[id] for id in ids] if digests.keys() >= set(ids) else [],
         **({"groups": list(groups)} if groups else {}),
-        "notes": {},
+        "notes": {"expert": dict(first.expert)} if first.expert else {},
     }
     if existing_shards(folder, json.loads(json.dumps(metadata["made"])), [0], len(ids)):
         there = read_metadata(shard_path(folder, 0))

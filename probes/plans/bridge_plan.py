@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..notebook_views import plan_drawing, table_view
 from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
+OF_EXPERT = ("subject", "opened", "weights")  # what a plan keeps of an expert
 NOISE = 0.05  # p above which a score is no more than unrelated features give
 
 
@@ -35,7 +36,8 @@ class BridgePlan:
     rule : str
         The rule that chose the pairs.
     evidence : dict
-        What the plan was chosen from, plain JSON: metric, k, samples, and under "y" the timestep, as far as the rule
+        What the plan was chosen from, plain JSON: metric, k, samples, and under "x" and "y" the understanding and the
+        generation expert (subject, where it was opened, a digest of its weights) and the timestep, as far as the rule
         has them. Where the map held a null: "peak_p", the p of its best block pair, and "within_null", the bridges
         whose score is within their own null. Under "stability" how far the plan depends on the samples, where
         `choose_bridges` was given draws.
@@ -136,6 +138,37 @@ class BridgePlan:
         if self.taps is None:
             return tuple(range(self.understanding_layers))
         return self.taps[0 if len(self.taps) == 1 else number]
+
+    @property
+    def experts(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The understanding and the generation expert that the plan was chosen on, as far as that is known.
+
+        Each has "subject", its name; where it was opened from a folder or the Hub "opened", and "weights", a digest.
+        """
+        known = (self.evidence.get("x") or {}, self.evidence.get("y") or {})
+        found = [{name: str(side[name]) for name in OF_EXPERT if side.get(name)} for side in known]
+        return found[0], found[1]
+
+    def of_experts(self, understanding: Mapping[str, Any], generation: Mapping[str, Any]) -> BridgePlan:
+        """Return the plan with the experts that it is for, where its evidence does not name them.
+
+        Parameters
+        ----------
+        understanding, generation : mapping
+            As `LayerFeatures.origin` has it: subject, and opened and weights where they are known.
+
+        Returns
+        -------
+        BridgePlan
+            The plan, whose evidence names them.
+
+        See Also
+        --------
+        Recipe : Trains the plan on these experts.
+        """
+        sides = {"x": understanding, "y": generation}
+        given = {side: {n: about[n] for n in OF_EXPERT if n in about} for side, about in sides.items()}
+        return replace(self, evidence={side: about for side, about in given.items() if about} | self.evidence)
 
     @property
     def null_sentence(self) -> str:

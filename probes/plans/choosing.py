@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import pandas as pd
+
 from ..metrics import DEFAULT_METRIC
 from .bridge_plan import NOISE, STREAMS, BridgePlan
 from .fixed_rules import FIXED
@@ -188,6 +190,8 @@ def choose_bridges(
         pairs = FIXED[rule].pairs(*depths, wanted, seed)
         summary |= {"seed": seed} if FIXED[rule].seeded else {}
     plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields)
+    if isinstance(evidence, pd.DataFrame):
+        plan = plan.of_experts(evidence.attrs.get("x", {}), evidence.attrs.get("y", {}))
     if summary.get("peak_p", 0) > NOISE:
         warnings.warn(f"{plan.null_sentence} Use more stimuli, or another metric.", stacklevel=2)
     if draws is not None and features is not None and evidence is not None:

@@ -89,13 +89,15 @@ def choose_from_features(
             evidence.attrs["cost"] = cost
             if options.permutations and not evidence.attrs.get("scaled"):
                 _add_null(evidence, understanding["text"], generation["image"], options)
+    named = understanding["text"].origin, generation["image"].origin
     joined: dict[str, Any] = {"stream": options.stream, "rank": options.rank}
     if published:
         heat = evidence if isinstance(evidence, pd.DataFrame) else None
-        return lay_out(options.layout, *layers, matching=options.matching, heat=heat, **joined), cost
+        plan = lay_out(options.layout, *layers, matching=options.matching, heat=heat, **joined)
+        return plan.of_experts(*named), cost
     joined |= {"layers": layers, "layout": options.layout, "draws": options.draws, "features": features}
     plan = choose_bridges(evidence, rule, options.bridges, options.seed, block=options.block, **joined)
-    return plan, plan.evidence.get("cost") or cost
+    return plan.of_experts(*named), plan.evidence.get("cost") or cost
 
 
 def _add_null(heat: Any, x: LayerFeatures, y: LayerFeatures, options: ChoiceOptions) -> None:

@@ -103,7 +103,8 @@ def test_what_must_be_trained_comes_from_a_file(choose, tmp_path):
     assert printed.rstrip().endswith("cost: not recorded")
     (tmp_path / "links.json").write_text(json.dumps({"cost": {"steps": 600, "seconds": 1200}}))
     plan, printed = choose("--rule", "causal", "--bridges", 1, "--evidence", tmp_path / "links.csv")
-    assert plan.evidence == {"cost": {"steps": 600, "seconds": 1200}}
+    named = {"x": {"subject": "understanding"}, "y": {"subject": "generation"}}
+    assert plan.evidence == {"cost": {"steps": 600, "seconds": 1200}} | named
     assert printed.rstrip().endswith("cost: 600 steps, 1200 seconds")
 
 

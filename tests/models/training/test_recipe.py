@@ -10,8 +10,8 @@ import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.fusion.text_states import TextStates
+from bridgework.models.training.plan_experts import plan_of, with_experts
 from bridgework.models.training.recipe import Recipe, build, data, run_recipe
-from bridgework.models.training.recipe import _plan as recipe_plan
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
@@ -82,7 +82,7 @@ def test_shipped_recipes_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     for path in RECIPES.glob("*.yaml"):
         assert Recipe.load(path.stem) == Recipe.load(path)
     emoji = Recipe.load("smollm2-emoji")
-    assert recipe_plan(emoji, 30, 13) == BridgePlan.load(RECIPES.parents[1] / str(emoji.plan))
+    assert plan_of(emoji, 30, 13) == BridgePlan.load(RECIPES.parents[1] / str(emoji.plan))
     written(tmp_path, "layout: dense").rename("scenes")
     assert Recipe.load("scenes") == Recipe(layout="dense")  # a file comes first
 
@@ -132,3 +132,36 @@ def test_data_without_captions_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.jsonl has columns \['file_name'\] and no images and texts"):
         data(Recipe(layout="H", data=str(tmp_path)))
     assert data(Recipe(layout="H")) is None
+
+
+def chosen_on(understanding: dict[str, str], path: Path) -> str:
+    """Write a plan for towers of 16 and 13 blocks that was chosen on an understanding expert, and on scenes-dit."""
+    BridgePlan(((0, 0),), "image", "early", {}, 16, 13).of_experts(understanding, {"subject": "scenes-dit"}).save(path)
+    return str(path)
+
+
+def test_a_plan_is_trained_on_the_experts_that_it_was_chosen_on(tmp_path):
+    reader = chosen_on({"subject": "scenes-reader"}, tmp_path / "reader.json")
+    named = with_experts(Recipe(plan=reader))
+    assert (named.understanding, named.generation) == ("scenes-reader", "scenes-dit")
+    assert build(Recipe(plan=reader)).experts[0].name == "scenes-reader"
+    with pytest.warns(UserWarning, match="understanding expert 'scenes-reader' and is trained on 'scenes-vlm'"):
+        assert build(Recipe(plan=reader, understanding="scenes-vlm")).experts[0].name == "scenes-vlm"
+    nobody = tmp_path / "nobody.json"
+    BridgePlan(((0, 0),), "image", "early", {}, 16, 13).save(nobody)
+    assert with_experts(Recipe(plan=str(nobody))).understanding == "scenes-vlm"
+
+
+def test_an_expert_that_a_plan_cannot_open_is_asked_for(tmp_path):
+    mine = chosen_on({"subject": "mine"}, tmp_path / "mine.json")
+    with pytest.raises(ValueError, match="chosen on the understanding expert 'mine', and does not say where that is"):
+        build(Recipe(plan=mine))
+    gone = chosen_on({"subject": "vlm", "opened": str(tmp_path / "vlm")}, tmp_path / "gone.json")
+    with pytest.raises(FileNotFoundError, match="gone: say where it is now, by understanding in the recipe or --"):
+        build(Recipe(plan=gone))
+    assert with_experts(Recipe(plan=gone, understanding="scenes-vlm")).understanding == "scenes-vlm"
+
+
+def test_columns_are_of_tables(tmp_path):
+    with pytest.raises(ValueError, match="scenes have images and captions of their own: leave image out, or name data"):
+        data(Recipe(layout="H", image_column="file"))
