@@ -14,7 +14,7 @@ EXPERTS = (
     "a folder or a Hub id"
 )
 PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder, table or archive"
-PLANNED = "a published expert, one of ours, or a folder with a config.json"
+PLANNED = "a published expert, one of ours, or a folder, of which a step is computed if its family is not known"
 WEIGHTS = {  # how the weights of an expert are read, as `open_expert` takes it
     "--expert-dtype": {"help": "The format of the weights: fp32, bf16, fp16 or auto. (default: fp32)"},
     "--device-map": {"help": "Where the weights lie, such as auto over all GPUs. (default: one device)"},
@@ -194,7 +194,7 @@ COMMANDS = {
         "models.evaluation.evaluation_options:EvaluationOptions",
     ),
     "estimate": Command(
-        "Estimate memory and GPU hours of fusing two experts from their configs; no weights are needed.",
+        "Estimate memory and GPU hours of fusing two experts, from their configs where these are enough.",
         'bridgework estimate scenes-vlm scenes-dit --layout H dense "double fusion" --batch 8',
         commands.estimate,
         {

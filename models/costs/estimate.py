@@ -1,31 +1,40 @@
 """Estimate what fusing two experts takes before anything is downloaded: memory by kind, operations and GPU hours.
 
 The fused model is built from the experts' configs, and one training step runs as it would later, on tensors without
-data (models/costs/simulation.py). Only one thing is assumed, because such a step cannot show it: how fast a GPU is.
+data (models/costs/simulation.py). Of experts whose family is not known by its config, but which are there and open, the
+step is computed. Only one thing is assumed, because such a step cannot show it: how fast a GPU is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
 from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
-from ..fusion.two_towers import Fusion
 from ..training.optimizers import build_optimizers
 from .cost_options import UTILISATION, CostOptions
-from .published import PlannedGenerator, PlannedReader, build_planned_generator, build_planned_reader
+from .published import Unplanned, build_planned_generator, build_planned_reader
 from .simulation import KINDS, Step, simulate
+from .step_models import PlannedModel, are_open, checkpoint, gathered, learn_in, opened_experts
 
 PRECISIONS = ("float32", "mixed", "bf16")
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
 
 class Gpu(NamedTuple):
@@ -118,8 +127,8 @@ class CostEstimate(NamedTuple):
 
 
 def estimate_cost(
-    understanding: str | Path,
-    generation: str | Path,
+    understanding: Any,
+    generation: Any,
     layout: str | BridgePlan,
     *,
     trained: str = "bridges",
@@ -131,15 +140,17 @@ def estimate_cost(
     gpus: int = 1,
     replicated: bool = False,
 ) -> CostEstimate:
-    """Return what a training step of two fused experts takes, computed from their configs.
+    """Return what a training step of two fused experts takes, computed from their configs where they are known.
 
     Gradients and optimizers are those of `train`. Captions come tokenized, images as latents, and the generation
     expert's own (null) text as states: no autoencoder and no text encoder is in memory.
 
     Parameters
     ----------
-    understanding, generation : path
-        Names or folders of the experts, as `published.config_of` takes them.
+    understanding, generation : str, path or Subject
+        Names or folders of the experts, as `published.config_of` takes them; no weights are needed. Or folders of any
+        family that `open_expert` opens, or experts that are open: where their family is not known by its config, one
+        step is computed on them, as they are, with captions of `tokens` words.
     layout : str or BridgePlan
         A layout, whose published plan is laid out for the experts' depths; or a plan.
     trained : str, optional
@@ -149,7 +160,8 @@ def estimate_cost(
     tokens : int, optional
         Tokens of each caption.
     resolution : int, optional
-        The side of the stills that are drawn, in pixels; None is the generation expert's own.
+        The side of the stills that are drawn, in pixels; None is the generation expert's own, the only one where a step
+        is computed.
     precision : str, optional
         "float32"; "mixed", weights in float32 and passes in bfloat16 as `train` does it under
         `ACCELERATE_MIXED_PRECISION=bf16`; "bf16", likewise, with frozen weights kept in bfloat16.
@@ -170,7 +182,8 @@ def estimate_cost(
     Raises
     ------
     ValueError
-        The experts, the layout or the precision cannot be planned, or a number is below 1.
+        The experts, the layout or the precision cannot be planned and the experts do not open, a number is below 1, or
+        experts that are open would be trained.
 
     See Also
     --------
@@ -188,93 +201,83 @@ def estimate_cost(
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if layout in TRUNKS or (isinstance(layout, BridgePlan) and layout.layout in TRUNKS):
         raise ValueError("one trunk fuses no two experts: plan dense, H, double fusion, last or soft")
+    if isinstance(layout, BridgePlan) and layout.semantic_tokens:
+        raise ValueError("semantic tokens cannot be planned: their target is measured. Plan without them")
     sharded, half = gpus > 1 and not replicated, precision != "float32"
     dtype = torch.bfloat16 if precision == "bf16" or (half and sharded) else torch.float32
-    with FakeTensorMode():
-        experts = (
-            build_planned_reader(understanding, tokens, dtype),
-            build_planned_generator(generation, resolution, dtype),
-        )
-        depths = len(experts[0].blocks), len(experts[1].blocks)
-        plan = layout if isinstance(layout, BridgePlan) else lay_out(layout, *depths)
-        model = _Planned(*experts, plan)
-        with torch.device("meta"):  # peft moves adapters to their layer, which tensors without data refuse
-            model.adapt(trained)
-        _learn_in(model, torch.bfloat16 if half and sharded else torch.float32)
-        if checkpointing:
-            experts[0].model.gradient_checkpointing_enable()
-            experts[1].model.enable_gradient_checkpointing()
-        model.train()
-
-        def loss() -> Tensor:
-            image = torch.zeros(batch, *model.size)
-            given = {"image": image, "noise": image.clone(), "time": torch.ones(batch), "caption": [""] * batch}
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                return model.loss(given)
-
-        named = [(name, p) for name, p in model.trained().named_parameters() if p.requires_grad]
-        optimizers = build_optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
-        shares = {}
-        if sharded:  # of float32 where the pass sees bfloat16
-            share = 2 / gpus if half else 1 / gpus
-            shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), share)
-            shares["weights"] = 1 / gpus if precision == "bf16" else share
-        return CostEstimate(
-            plan,
-            simulate(model, loss, optimizers, shares),
-            _gathered(model) if sharded else 0,
-            sum(p.numel() for p in model.parameters()),
-            sum(p.numel() for _, p in named),
-            gpus,
-            precision,
-        )
+    given = understanding, generation
+    settings = _Settings(trained, batch, precision, checkpointing, gpus, sharded)
+    try:
+        with FakeTensorMode():
+            experts: list[Any] = [_planned(understanding, build_planned_reader, tokens, dtype)]
+            experts.append(_planned(generation, build_planned_generator, resolution, dtype))
+            return _counted(experts, PlannedModel, layout, settings, "")
+    except (Unplanned, FileNotFoundError, *NEEDS_DATA):
+        if not are_open(given):
+            raise
+    if resolution is not None:
+        raise ValueError(f"resolution is {resolution}, but a step is computed, at the expert's own: leave it out")
+    with opened_experts(given, dtype, trained) as experts:
+        return _counted(experts, FusedModel, layout, settings, " ".join(["a"] * tokens))
 
 
-class _Planned(FusedModel):
-    """Fuse experts that hold no data: where their tokens stand is known, because it cannot be measured."""
-
-    def __init__(self, understanding: PlannedReader, generation: PlannedGenerator, plan: BridgePlan) -> None:
-        if plan.semantic_tokens:
-            raise ValueError("semantic tokens cannot be planned: their target is measured. Plan without them")
-        self.experts, self.trained_experts = (understanding, generation), "bridges"
-
-        def read() -> Any:
-            return understanding.show([None], ("text",), "understanding", None).run()  # type: ignore[list-item]
-
-        def draw() -> Tensor:
-            noisy = torch.zeros(1, *generation.size, dtype=generation.model.dtype)
-            return generation.predict(noisy, generation.encode([""]).to(noisy), noisy.new_ones(1))
-
-        Fusion.__init__(self, understanding.tower(), generation.tower(plan.stream), plan, (read, draw))
-        self.register_buffer("null_text", generation.encode([""]), persistent=False)
-        self.semantic = None
-
-    def described_experts(self) -> list[dict[str, Any]]:
-        """Return nothing: there are no weights to describe."""
-        return []
+class _Settings(NamedTuple):
+    trained: str
+    batch: int
+    precision: str
+    checkpointing: bool
+    gpus: int
+    sharded: bool
 
 
-def _learn_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Put trained parameters into this precision."""
-    for module in model.modules():
-        for name, p in list(module._parameters.items()):
-            if p is not None and p.requires_grad and (p.dtype != dtype or p.device.type == "meta"):
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=dtype))
+def _planned(given: Any, build: Callable[..., Any], *options: Any) -> Any:
+    """Build an expert from its config; of one that is open, from that of the folder that it was opened from."""
+    name = getattr(given, "_opened_from", given.name) if hasattr(given, "show") else given
+    if hasattr(given, "show") and not are_open((name, name)):
+        raise Unplanned(f"no config of {name!r} is known")
+    return build(name, *options)
 
 
-def _gathered(model: FusedModel) -> int:
-    """Return the bytes that FSDP2 holds whole at the worst moment, where each block is a shard group of its own.
+def _counted(
+    experts: list[Any], fused: Any, layout: str | BridgePlan, settings: _Settings, caption: str
+) -> CostEstimate:
+    """Fuse two experts, run one training step and return what it takes."""
+    trained, batch, precision, checkpointing, gpus, sharded = settings
+    half, fake = precision != "float32", fused is PlannedModel
+    depths = len(experts[0].blocks), len(experts[1].blocks)
+    plan = layout if isinstance(layout, BridgePlan) else lay_out(layout, *depths)
+    model = fused(*experts, plan)
+    with torch.device("meta") if fake else nullcontext():  # peft moves adapters to their layer, which fakes refuse
+        model.adapt(trained)
+    learn_in(model, torch.bfloat16 if half and sharded else torch.float32)
+    for expert in experts if checkpointing else ():
+        checkpoint(expert)
+    model.train()
+    device = torch.device("cpu") if fake else model.device
 
-    All that is in no block is whole throughout. Of the blocks two are whole: the one that runs and the next, which is
-    being gathered. Where they are trained, their gradients are whole as well until they are scattered.
-    """
-    size = {p: p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in model.parameters()}
-    blocks = [
-        sum(size.pop(p) for p in tower.model.get_submodule(path).parameters())
-        for tower in model.towers
-        for path in tower.blocks
-    ]
-    return sum(size.values()) + sum(sorted(blocks)[-2:])
+    def loss() -> Tensor:
+        image = torch.zeros(batch, *model.size, device=device)
+        time = torch.ones(batch, device=device)
+        given = {"image": image, "noise": image.clone(), "time": time, "caption": [caption] * batch}
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return model.loss(given)
+
+    named = [(name, p) for name, p in model.trained().named_parameters() if p.requires_grad]
+    optimizers = build_optimizers(named, 1e-2, 1e-2, lambda name: 1.0, together=sharded)
+    shares = {}
+    if sharded:  # of float32 where the pass sees bfloat16
+        share = 2 / gpus if half else 1 / gpus
+        shares = dict.fromkeys(("trained", "gradients", "optimizer", "update"), share)
+        shares["weights"] = 1 / gpus if precision == "bf16" else share
+    return CostEstimate(
+        plan,
+        simulate(model, loss, optimizers, shares, computed=not fake),
+        gathered(model) if sharded else 0,
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for _, p in named),
+        gpus,
+        precision,
+    )
 
 
 def estimate_costs(

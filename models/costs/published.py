@@ -41,6 +41,10 @@ _GENERATORS = {
 }
 
 
+class Unplanned(ValueError):
+    """An expert is of a family that is not built from its config."""
+
+
 @dataclass
 class PlannedReader:
     """An understanding expert without weights.
@@ -198,7 +202,7 @@ def config_of(name: str | Path) -> dict[str, Any]:
         folder = Path(name)
     if not folder.is_dir():
         names = ", ".join((*known, *OWN, *weights.WEIGHTS))
-        raise ValueError(f"no expert {str(name)!r} to plan with: expected one of {names}, or a folder with its config")
+        raise Unplanned(f"no expert {str(name)!r} to plan with: expected one of {names}, or a folder with its config")
     for path in (folder / "config.json", folder / "transformer" / "config.json"):
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
@@ -236,7 +240,7 @@ def build_planned_reader(name: str | Path, tokens: int, dtype: torch.dtype) -> P
     elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         auto = AutoModelForCausalLM
     else:
-        raise ValueError(
+        raise Unplanned(
             f"{str(name)!r} ({kind or config.get('_class_name')}) is no language or vision-language model: "
             "the first expert is the understanding expert"
         )
@@ -275,7 +279,7 @@ def build_planned_generator(name: str | Path, resolution: int | None, dtype: tor
     family = str(config.get("_class_name")), int(config.get("in_channels", 0))
     if family not in _GENERATORS:
         known = ", ".join(f"{kind} of {channels} channels" for kind, channels in _GENERATORS)
-        raise ValueError(
+        raise Unplanned(
             f"{str(name)!r} ({family[0]} of {family[1]} channels) cannot be planned as the generation expert: "
             f"expected one of {known}"
         )

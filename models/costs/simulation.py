@@ -133,6 +133,7 @@ def simulate(
     loss: Callable[[], Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
     shares: Mapping[str, float] | None = None,
+    computed: bool = False,
 ) -> Step:
     """Run one training step on fake tensors and return what it holds and computes.
 
@@ -149,6 +150,8 @@ def simulate(
         The optimizers of the trained parameters.
     shares : mapping of str to float, optional
         The part of each kind that one of several devices holds; all of it by default.
+    computed : bool
+        Whether the model holds data, and the step is computed. It changes what is trained.
 
     Returns
     -------
@@ -163,7 +166,7 @@ def simulate(
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("nothing of the model is trained: a training step needs parameters that require gradients")
-    if real := [name for name, p in model.named_parameters() if not hasattr(p, "fake_mode")]:
+    if not computed and (real := [name for name, p in model.named_parameters() if not hasattr(p, "fake_mode")]):
         raise ValueError(f"{real[0]!r} holds data: build the model under FakeTensorMode")
     for p in trained:  # a first update creates the optimizers' states
         p.grad = torch.zeros_like(p)

@@ -11,7 +11,10 @@ import pytest
 
 from bridgework.__main__ import main
 from bridgework.benchmarks import memory
+from bridgework.models.costs import estimate
 from bridgework.models.costs.estimate import cost_table, estimate_cost
+from bridgework.models.costs.published import Unplanned
+from bridgework.models.experts.opening import open_expert
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layouts import lay_out
 
@@ -152,6 +155,30 @@ def test_command(small, tmp_path, capsys):
     assert list(rows.layout) == ["H", "last"]
     printed = capsys.readouterr().out
     assert f"{rows['peak GB'][0]:.4g}" in printed and "GPU hours" in printed
+
+
+def test_a_step_is_computed_of_experts_whose_config_is_not_known(monkeypatch):
+    """It takes what is planned from configs, but for what the tokenizer and the measured passes leave in memory."""
+    experts = open_expert("scenes-vlm"), open_expert("scenes-dit")
+    options = {"batch": 4, "precision": "float32"}
+    planned = estimate_cost(*experts, "H", tokens=8, **options)  # open, and planned by their names
+
+    def unknown(*_):
+        raise Unplanned("no config is known")
+
+    monkeypatch.setattr(estimate, "_planned", unknown)
+    before = [p.requires_grad for expert in experts for p in expert.model.parameters()]
+    computed = estimate_cost(*experts, "H", tokens=8, **options)
+    assert (computed.trained, computed.step.held["trained"]) == (planned.trained, planned.step.held["trained"])
+    assert computed.peak == pytest.approx(planned.peak, rel=0.15)
+    assert computed.operations == pytest.approx(planned.operations, rel=0.15)
+    assert [p.requires_grad for expert in experts for p in expert.model.parameters()] == before
+    with pytest.raises(ValueError, match="trained is 'lora', which changes experts that are open: give their names"):
+        estimate_cost(*experts, "H", trained="lora", **options)
+    with pytest.raises(ValueError, match="resolution is 64, but a step is computed, at the expert's own"):
+        estimate_cost(*experts, "H", resolution=64, **options)
+    with pytest.raises(Unplanned, match="no config is known"):
+        estimate_cost("qwen2.5-vl-7b", experts[1], "H", **options)
 
 
 def test_the_documented_table_is_what_the_planner_says():
