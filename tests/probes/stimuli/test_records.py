@@ -15,8 +15,11 @@ from bridgework.probes.stimuli.sources import load_stimuli
 from bridgework.probes.stimuli.stimulus_set import first_captions
 from bridgework.tests.probes.stimuli.pictures import picture
 
-TEXTS = ("None", "a red circle, a blue square", 'two "things"', "piñata")  # each is lost by some careless reader
-NAMES = tuple(f"{number}.jpg" for number in range(len(TEXTS)))
+PAIRS = 96
+ODD = ("None", "a red circle, a blue square", 'two "things"', "piñata")  # each is lost by some careless reader
+TEXTS = (*ODD, *(f"picture {number}" for number in range(len(ODD), PAIRS)))
+NAMES = tuple(f"{number:02}.jpg" for number in range(PAIRS))
+AGAIN = tuple(f"again {number}" for number in range(PAIRS))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,7 @@ def test_every_form_shows_the_same(form, frame, root, tmp_path):
 
 def test_ids_are_paths_as_they_are_written_or_a_column(frame, root):
     assert load_stimuli(frame, root=root).ids == NAMES
-    assert load_stimuli(frame.assign(name=["a", "b", "c", "d"]), root=root, id="name").ids == ("a", "b", "c", "d")
+    assert load_stimuli(frame.assign(name=AGAIN), root=root, id="name").ids == AGAIN
 
 
 def test_paths_begin_at_the_folder_of_the_table(frame, root):
@@ -148,7 +151,7 @@ def test_paths_begin_at_the_folder_of_the_table(frame, root):
 
 def test_several_captions_are_an_error_or_cut_to_the_first(frame, root, tmp_path):
     again = pd.concat([frame, frame.assign(caption="again")])
-    with pytest.raises(ValueError, match=r"row 4 of the table: the image '0.jpg' has several captions: captions='all'"):
+    with pytest.raises(ValueError, match=r"row 96 of the table: the image '00.jpg' has several captions: capt"):
         load_stimuli(again, root=root)
     (tmp_path / "a.json").write_text(json.dumps(coco(root, (*TEXTS, "again"))))
     again.groupby("path").agg({"caption": list}).reset_index().to_parquet(tmp_path / "a.parquet")
@@ -158,8 +161,8 @@ def test_several_captions_are_an_error_or_cut_to_the_first(frame, root, tmp_path
 
 
 def test_all_captions_stay_as_groups_of_their_image(frame, root, tmp_path):
-    again = pd.concat([frame, frame.assign(caption=["b", "c", "d", "e"])])
-    (tmp_path / "a.json").write_text(json.dumps(coco(root, (*TEXTS, "b", "c", "d", "e"))))
+    again = pd.concat([frame, frame.assign(caption=AGAIN)])
+    (tmp_path / "a.json").write_text(json.dumps(coco(root, (*TEXTS, *AGAIN))))
     again.groupby("path").agg({"caption": list}).reset_index().to_parquet(tmp_path / "a.parquet")
     known = load_stimuli(frame, root=root)
     for source in (again, tmp_path / "a.json", tmp_path / "a.parquet"):
@@ -200,7 +203,7 @@ def test_a_compressed_archive_may_have_any_name(root, tmp_path):
 
 def test_bad_rows(frame, root, tmp_path):
     with pytest.raises(TypeError, match="the caption of row 1 of the table is a float: expected one string"):
-        load_stimuli(frame.assign(caption=["a", float("nan"), "c", "d"]), root=root)
+        load_stimuli(frame.assign(caption=["a", float("nan"), *AGAIN[2:]]), root=root)
     with pytest.raises(ValueError, match="'noto' has images and texts of its own: leave out text, root"):
         load_stimuli("noto", text="caption", root=root)
     with pytest.raises(TypeError, match=r"item 1 of the list is a str: expected \(image, text\)"):
