@@ -18,7 +18,6 @@ from .figures.publishing.drawn import drawn_into
 from .models.costs.estimate import estimate_cost
 from .models.experts.opening import open_expert
 from .probes.curves.curve import alignment_curve
-from .probes.curves.curve_companions import effective_rank, halves_ceiling, score_by_samples
 from .probes.extraction.extracting import extract
 from .probes.features.features import Features
 from .probes.features.layer_features import LayerFeatures
@@ -29,6 +28,7 @@ from .probes.plans.choosing import DEFAULT_RULE, choose_bridges, score_plan
 from .probes.similarity.nulls import map_null
 from .probes.similarity.scoring import similarity_map
 from .probes.stimuli.stimulus_set import Stimuli
+from .report_companions import Extract, companion_tables, patch_table, scene_controls
 
 RULE = "alignment"  # the rule that reads the layer map, beside depth
 TWIN = "random weights"  # the name of that control in curves
@@ -46,6 +46,8 @@ class ReportOptions:
         As of `alignment_curve` and `choose_bridges`.
     twin
         Whether the experts' twins with random weights are probed as well, as a control.
+    controls
+        Whether bundled scenes are shown again with words scrambled and with an object removed, as controls.
     venue, columns
         As of `figures.paper`.
     device, batch_size
@@ -68,6 +70,10 @@ class ReportOptions:
         default=200, metadata={"help": "Random halves of the samples that say how stable the plan of the map is."}
     )
     twin: bool = field(default=True, metadata={"help": "Probe the experts' twins with random weights as a control."})
+    controls: bool = field(
+        default=True,
+        metadata={"help": "Show bundled scenes again with words scrambled and with an object removed, as controls."},
+    )
     venue: str | None = field(
         default=None,
         metadata={"help": "Draw for a venue's paper: cvpr, icml, neurips or iclr. (default: for the screen)"},
@@ -135,19 +141,32 @@ def write_report(
     if options.venue is not None:
         figures.paper(options.venue, options.columns).close()  # an unknown venue is said now
     names = {"understanding": understanding, "generation": generation}
-    features = {side: _features(expert, side, stimuli, folder, options) for side, expert in experts.items()}
-    curves = _curves(features, names, stimuli, folder, options)
+
+    def extracted(expert: Any, side: str, shown: Stimuli, store: str, **more: Any) -> Features:
+        return _features(expert, side, shown, folder / "features" / store, options, **more)
+
+    features = {side: extracted(expert, side, stimuli, side) for side, expert in experts.items()}
+    curves = _curves(features, names, stimuli, extracted, options)
+    controls, said = [], "The controls with words scrambled and with an object removed are left out."
+    if options.controls:
+        controls, said = scene_controls(experts, features, stimuli, extracted, options.metric, options.k)
     seen, made = features["understanding"]["text"], _middle(features["generation"]["image"])
     heat = similarity_map(seen, made, options.metric, options.k)
     heat.attrs |= map_null(seen, made, options.metric, options.k).summary
     plans, notes = _plans(heat, seen, made, options)
-    tables = _companions(features, options) | {"plans": _compared(plans, heat)}
-    notes += [_cost(understanding, generation, plans[DEFAULT_RULE])]
+    parts = {(side, name): _middle(part) for side, found in features.items() for name, part in found.items()}
+    tables = companion_tables(made, seen.at_layer("last"), parts, options.metric, options.k)
+    patches, missing = patch_table(experts, stimuli, extracted)
+    tables |= {} if patches is None else {"spatial similarity": patches}
+    companions = dict(tables)
+    tables["plans"] = _compared(plans, heat)
+    notes += [said, *missing, _cost(experts, plans[DEFAULT_RULE])]
     for rule, plan in plans.items():
         plan.save(folder / ("plan.json" if rule == DEFAULT_RULE else f"{rule}_plan.json"))
     drawing = figures.paper(options.venue, options.columns) if options.venue else None
     try:
-        entries = list(_entries(curves, heat, plans, (experts["understanding"].name, experts["generation"].name)))
+        named = experts["understanding"].name, experts["generation"].name
+        entries = [*_entries(curves, heat, plans, named), *_control_entries(controls), _companion_entry(companions)]
         for entry in entries:
             path = folder / "figures" / entry.name.replace(" ", "_")
             figures.save(entry.figure, path)
@@ -178,16 +197,22 @@ def _opened(given: Any) -> Any:
     return given if hasattr(given, "show") else open_expert(given)
 
 
-def _features(expert: Any, side: str, stimuli: Stimuli, folder: Path, options: ReportOptions) -> Features:
+def _features(
+    expert: Any, side: str, stimuli: Stimuli, store: Path, options: ReportOptions, pooling: str = "mean"
+) -> Features:
     task = side if side in expert.tasks else expert.tasks[0]
+    times = tuple(options.timesteps)
+    if pooling != "mean":  # patches are compared at one noise level
+        times = (sorted(times)[len(times) // 2],)
     return extract(
         expert,
         stimuli,
         task=task,
-        timesteps=tuple(options.timesteps) if task in expert.timed_tasks else (),
+        timesteps=times if task in expert.timed_tasks else (),
+        pooling=pooling,
         device=options.device,
         batch_size=options.batch_size,
-        store=folder / "features" / side,
+        store=store,
     )
 
 
@@ -197,7 +222,7 @@ def _middle(part: LayerFeatures) -> LayerFeatures:
 
 
 def _curves(
-    features: dict[str, Features], names: dict[str, Any], stimuli: Stimuli, folder: Path, options: ReportOptions
+    features: dict[str, Features], names: dict[str, Any], stimuli: Stimuli, extracted: Extract, options: ReportOptions
 ) -> pd.DataFrame:
     """Return the curve of image and text of each expert that has both, with its twin, and that of the two experts."""
     measured = options.metric, options.k
@@ -208,7 +233,7 @@ def _curves(
         own = alignment_curve(found["image"], found["text"], *measured).assign(control="none")
         tables.append(own)
         if options.twin and not hasattr(names[side], "show"):
-            twin = _features(open_expert(names[side], random_weights=True), f"{side} twin", stimuli, folder, options)
+            twin = extracted(open_expert(names[side], random_weights=True), side, stimuli, f"{side} twin")
             control = alignment_curve(twin["image"], twin["text"], *measured)
             tables.append(control.assign(control=TWIN, subject=own["subject"].iloc[0]))
     across = alignment_curve(
@@ -250,28 +275,11 @@ def _compared(plans: dict[str, BridgePlan], heat: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _companions(features: dict[str, Features], options: ReportOptions) -> dict[str, pd.DataFrame]:
-    """Return the tables that help to read the curves, of the curve of the two experts."""
-    image, text = _middle(features["generation"]["image"]), features["understanding"]["text"].at_layer("last")
-    measured = options.metric, options.k
-    ranks = [
-        effective_rank(_middle(part)).assign(side=side, modality=name)
-        for side, found in features.items()
-        for name, part in found.items()
-    ]
-    found = {"effective rank": pd.concat(ranks, ignore_index=True)}
-    if not text.groups:  # rows of several captions of one image are no samples of their own
-        found["scores by samples"] = score_by_samples(image, text, *measured)
-        if not METRICS[options.metric].is_distance:
-            found["ceiling of halves"] = halves_ceiling(image, text, *measured)
-    return found
-
-
-def _cost(understanding: Any, generation: Any, plan: BridgePlan) -> str:
+def _cost(experts: dict[str, Any], plan: BridgePlan) -> str:
     """Return a sentence on what a training step of the plan takes, or why that is not known."""
     try:
-        cost = estimate_cost(understanding, generation, plan)
-    except Exception as error:  # the estimate knows fewer families than can be opened
+        cost = estimate_cost(experts["understanding"], experts["generation"], plan)
+    except Exception as error:  # fusing refuses more than probing does
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"What fusing costs is not estimated: {reason}."
     return (
@@ -294,6 +302,20 @@ def _entries(
         figure = figures.architecture(plan, names)
         pairs = pd.DataFrame(plan.pairs, columns=["understanding block", "generation block"])
         yield Entry(f"plan {rule}", figure, str(plan), pairs)
+
+
+def _control_entries(controls: list[pd.DataFrame]) -> Iterator[Entry]:
+    for part in controls:
+        subject, reference = part[["subject", "reference"]].iloc[0]
+        name = f"controls {subject}" + ("" if pd.isna(reference) else f" and {reference}")
+        figure = figures.alignment_curves(part)
+        yield Entry(name, figure, _caption(figure), part.drop(columns=["draws", "pairing"]))
+
+
+def _companion_entry(tables: dict[str, pd.DataFrame]) -> Entry:
+    figure = figures.companions(tables)
+    numbers = pd.concat([table.assign(table=name) for name, table in tables.items()], ignore_index=True)
+    return Entry("companions", figure, _caption(figure), numbers)
 
 
 def _caption(figure: Figure) -> str:

@@ -10,6 +10,7 @@ from .layout_bars import layouts_compared as layouts_compared
 from .learning import learning_curves as learning_curves
 from .learning import live_curve as live_curve
 from .maps import layer_map as layer_map
+from .matrices.companion_panels import companions as companions
 from .matrices.pair_matrix import model_matrix as model_matrix
 from .plan_drawing import architecture as architecture
 from .plan_drawing import architectures as architectures

@@ -32,6 +32,8 @@ CONTROLS = {
     "random weights": (0, (5, 2)),
     "mismatched captions": (0, (1, 1.5)),
     "pixel mean x bag of words": (0, (6, 2, 1, 2)),
+    "words scrambled": (0, (3, 1)),
+    "an object removed": (0, (1, 1)),
 }
 NULL = "#d9d9d9"
 DEPTH = "relative depth (0 = embeddings, 1 = last block)"
@@ -53,9 +55,9 @@ def alignment_curves(
     ----------
     curves : DataFrame
         One or several tables of `alignment_curve` under each other. The optional column control ("none", "random
-        weights", "mismatched captions", "pixel mean x bag of words") marks rows that are drawn as thin broken lines. A
-        control has the subject, task, pass, reference, metric, k and samples of the curve that it controls for. A
-        control of a single row has no depth and is drawn across.
+        weights", "mismatched captions", "pixel mean x bag of words", "words scrambled", "an object removed") marks rows
+        that are drawn as thin broken lines. A control has the subject, task, pass, reference, metric, k and samples of
+        the curve that it controls for. A control of a single row has no depth and is drawn across.
     title : str, optional
         A title above the panels.
     overlay : bool

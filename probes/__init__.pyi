@@ -40,6 +40,7 @@ from .similarity.scaled_maps import scaled_map as scaled_map
 from .similarity.scoring import similarity as similarity
 from .similarity.scoring import similarity_map as similarity_map
 from .stimuli.controls import mismatched as mismatched
+from .stimuli.controls import scrambled as scrambled
 from .stimuli.sources import load_stimuli as load_stimuli
 from .stimuli.stimulus_set import Stimuli as Stimuli
 from .stimuli.stimulus_set import Stimulus as Stimulus

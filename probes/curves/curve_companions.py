@@ -1,4 +1,4 @@
-"""What helps to read an alignment curve: its score against the number of samples, rank of a layer, its own ceiling."""
+"""What helps to read a curve: its score against samples, rank and patches of a layer, and its own ceiling."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..similarity.calibration import chance, used_k
 from ..similarity.scoring import similarity
 
 FEWEST = 8  # samples of a part
+DISTANT = 6 / 16  # the published distance of distant patches, 6 of 16 rows
 
 
 def score_by_samples(
@@ -188,6 +189,69 @@ def halves_ceiling(
         ceiling = float(np.sqrt(max(own[0], 0) * max(own[1], 0)))
         rows.append((layer, depth, metric, float(similarity(one, other, metric, k=k)), *own, ceiling))
     return pd.DataFrame(rows, columns=["layer", "depth", "metric", "score", "own_x", "own_y", "ceiling"])
+
+
+def spatial_similarity(features: LayerFeatures, distance: int | None = None) -> pd.DataFrame:
+    """Measure how much more alike neighbouring patches of an image are than distant ones, in each layer.
+
+    Parameters
+    ----------
+    features : LayerFeatures
+        Of one timestep, extracted with a patch grid: (layer, sample, row, column, dim). Cells that are single patches
+        are what was published; cells that are means over several smooth it.
+    distance : int, optional
+        From how many steps on, rows and columns together, patches are distant. By default 6 of 16 rows, scaled to the
+        grid, and at least 2.
+
+    Returns
+    -------
+    DataFrame
+        One row a layer, with the columns layer, depth, near (the mean cosine of patches that share a side), far (that
+        of distant ones), score (near minus far, the mean over images), deviation (its standard deviation over images),
+        rows, columns, distance and samples. Cosines lie in -1 to 1, so scores in -2 to 2.
+
+    Raises
+    ------
+    ValueError
+        There is a sweep over timesteps, there is no grid of at least 2 x 2 cells, or no patches are so distant.
+
+    See Also
+    --------
+    match_patches : Compares the patches of two models with each other.
+
+    Notes
+    -----
+    The local against distant similarity of iREPA (arXiv 2512.10794): over 27 encoders it says better than accuracy on
+    ImageNet which representations help a generator.
+
+    Examples
+    --------
+    >>> grid = extract(expert, stimuli[:64], pooling="grid:8")
+    >>> spatial_similarity(grid["image"])
+    """
+    _check_one_time(features)
+    if not features.pooling.startswith("grid:"):
+        raise ValueError(
+            f"the features are pooled by {features.pooling}: extract them with a patch grid, as pooling='grid:8'"
+        )
+    rows, columns = features.layer(features.layers[0]).shape[1:3]
+    if min(rows, columns) < 2:
+        raise ValueError(f"a grid of {rows} x {columns} cells has no rows and columns: extract with pooling='grid:8'")
+    steps = max(2, round(DISTANT * min(rows, columns))) if distance is None else distance
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    apart = (places[:, None] - places).abs().sum(-1)
+    if steps < 1 or not (apart >= steps).any():
+        most = rows + columns - 2
+        raise ValueError(f"distance {steps} is not between 1 and {most}, the most steps on {rows} x {columns} cells")
+    table = []
+    for layer, depth in zip(features.layers, features.depths, strict=True):
+        unit = torch.nn.functional.normalize(features.layer(layer).double().flatten(1, 2), dim=-1)
+        cosines = unit @ unit.mT  # (sample, patch, patch)
+        near, far = (cosines[:, chosen].mean(1) for chosen in (apart == 1, apart >= steps))
+        spread = float((near - far).std()) if len(near) > 1 else np.nan
+        table.append((layer, depth, float(near.mean()), float(far.mean()), float((near - far).mean()), spread))
+    found = pd.DataFrame(table, columns=["layer", "depth", "near", "far", "score", "deviation"])
+    return found.assign(rows=rows, columns=columns, distance=steps, samples=len(features.samples))
 
 
 def _of_halves(values: Tensor, metric: str, k: int, rng: np.random.Generator) -> float:

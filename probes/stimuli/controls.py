@@ -1,4 +1,4 @@
-"""Make control stimuli: captions of other images, and noise seeded by the stimulus."""
+"""Make control stimuli: captions of other images or with scrambled words, and noise seeded by the stimulus."""
 
 from __future__ import annotations
 
@@ -57,6 +57,57 @@ def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     given = {image: cycle(texts[images[others[place]]]) for place, image in enumerate(images)}
     moved = [next(given[image]) for image in stimuli.groups or stimuli.ids]
     return with_texts(stimuli, moved, f"{stimuli.name} mismatched")
+
+
+def scrambled(stimuli: Stimuli, seed: int = 0) -> Stimuli:
+    """Give every caption its own words in another order: what a model of bags of words would not notice.
+
+    Words are what blanks separate. Marks without a letter or digit, such as a comma that stands alone, keep their
+    places. A caption whose words have one order only stays as it is.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Of captions of several words.
+    seed : int
+        Seed of the orders, which also depend on the id of each stimulus and on nothing else of the set.
+
+    Returns
+    -------
+    Stimuli
+        The same images and ids, in the same order.
+
+    Raises
+    ------
+    ValueError
+        No caption has words that could stand otherwise.
+
+    See Also
+    --------
+    mismatched : Gives every image a whole caption of another one.
+
+    Examples
+    --------
+    >>> scrambled(scene_stimuli("evidence", 2)).texts
+    """
+    texts = [_scrambled(text, id, seed) for text, id in zip(stimuli.texts, stimuli.ids, strict=True)]
+    if texts == list(stimuli.texts):
+        raise ValueError(f"no caption of {stimuli.name!r} has words to scramble: give captions of several words")
+    return with_texts(stimuli, texts, f"{stimuli.name} scrambled")
+
+
+def _scrambled(text: str, id: str, seed: int) -> str:
+    words = text.split()
+    places = [place for place, word in enumerate(words) if any(letter.isalnum() for letter in word)]
+    moved = [words[place] for place in places]
+    if len(set(moved)) < 2:
+        return text
+    rng = np.random.default_rng([seed, *hashlib.sha256(id.encode()).digest()[:8]])
+    while moved == [words[place] for place in places]:
+        moved = [moved[place] for place in rng.permutation(len(moved))]
+    for place, word in zip(places, moved, strict=True):
+        words[place] = word
+    return " ".join(words)
 
 
 def noise_for(ids: Sequence[str], shape: tuple[int, ...]) -> Tensor:

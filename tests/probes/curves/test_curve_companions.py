@@ -1,4 +1,4 @@
-"""The companions of a curve: scores against N, effective rank, the ceiling of a layer's own halves."""
+"""The companions of a curve: scores against N, effective rank, patches near and far, the ceiling of own halves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bridgework.probes.curves.curve_companions import effective_rank, halves_ceiling, score_by_samples
+from bridgework.probes.curves.curve_companions import (
+    effective_rank,
+    halves_ceiling,
+    score_by_samples,
+    spatial_similarity,
+)
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.similarity.scoring import similarity
 
@@ -89,3 +94,47 @@ def test_what_cannot_be_measured_is_said(pair):
         halves_ceiling(*pair, metric="information_imbalance")
     with pytest.raises(ValueError, match="a layer of one dim has no halves"):
         halves_ceiling(of(np.zeros((30, 1))), of(np.zeros((30, 1)), modality="text"))
+
+
+def grid_of(values: np.ndarray) -> LayerFeatures:
+    """Features of one layer: (sample, row, column, dim)."""
+    samples = tuple(f"s{number}" for number in range(len(values)))
+    tensor = torch.from_numpy(values)[None].float()
+    return LayerFeatures(
+        tensor, ("0",), (1.0,), "image", "toy", "understanding", "separate", "grid:4", (), samples
+    )  # fmt: skip
+
+
+def test_patches_near_and_far_are_counted_pair_by_pair():
+    values = np.random.default_rng(0).standard_normal((3, 4, 5, 6))
+    row = spatial_similarity(grid_of(values), distance=3).iloc[0]
+    unit = values / np.linalg.norm(values, axis=-1, keepdims=True)
+    places = [(r, c) for r in range(4) for c in range(5)]
+    sides: dict[str, list[float]] = {"near": [], "far": []}
+    for n, (r, c) in enumerate(places):
+        for other, (s, d) in enumerate(places):
+            steps = abs(r - s) + abs(c - d)
+            name = "near" if steps == 1 else "far" if steps >= 3 else ""
+            if name and n != other:
+                sides[name].append(float(np.mean([image[r, c] @ image[s, d] for image in unit])))
+    assert row["near"] == pytest.approx(np.mean(sides["near"])) and row["far"] == pytest.approx(np.mean(sides["far"]))
+    assert row["score"] == pytest.approx(row["near"] - row["far"])
+    assert (row["rows"], row["columns"], row["distance"], row["samples"]) == (4, 5, 3, 3)
+
+
+def test_smooth_patches_are_more_alike_nearby_and_shuffled_ones_are_not():
+    angle = np.arange(16) / 16 * np.pi
+    smooth = np.stack([np.cos(angle), np.sin(angle)], -1)[None, :, None].repeat(16, 2)  # turns from row to row
+    mixed = np.random.default_rng(0).permutation(smooth.reshape(256, 2)).reshape(1, 16, 16, 2)
+    found, none = (spatial_similarity(grid_of(values)).iloc[0] for values in (smooth, mixed))
+    assert found["distance"] == 6  # as published for 16 rows
+    assert found["score"] > 0.5 and abs(none["score"]) < 0.1
+
+
+def test_what_has_no_patches_is_refused(pair):
+    with pytest.raises(ValueError, match="pooled by mean: extract them with a patch grid, as pooling='grid:8'"):
+        spatial_similarity(pair[0])
+    with pytest.raises(ValueError, match="distance 7 is not between 1 and 6, the most steps on 4 x 4 cells"):
+        spatial_similarity(grid_of(np.ones((1, 4, 4, 2))), distance=7)
+    with pytest.raises(ValueError, match="a grid of 1 x 9 cells has no rows and columns"):
+        spatial_similarity(grid_of(np.ones((1, 1, 9, 2))))
