@@ -27,7 +27,7 @@ ZOO = (
 def numbers(results: Path) -> dict[str, str]:
     """Return every quotable number of the benchmarks by name."""
     found: dict[str, str] = {}
-    for part in (_similarity, _extraction, _fingerprints, _fusion, _memory, _models):
+    for part in (_similarity, _extraction, _fingerprints, _fusion, _memory, _models, _report):
         found |= part(results)
     return found
 
@@ -219,3 +219,12 @@ def _memory(results: Path) -> dict[str, str]:
     quotients = pd.read_csv(results / "memory.csv")["quotient"]
     found = {"memory.least": rounded(quotients.min()), "memory.most": rounded(quotients.max())}
     return found | {"memory.plans": whole(len(quotients))}
+
+
+# -------------------------------------------------------------------------------------------------------- report
+
+
+def _report(results: Path) -> dict[str, str]:
+    (row,) = pd.read_csv(results / "first_report.csv").to_dict("records")
+    found = {name: whole(row[name]) for name in ("images", "figures")} | {"seconds": whole(row["cpu_seconds"])}
+    return {f"report.{name}": value for name, value in found.items()}
