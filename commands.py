@@ -39,7 +39,10 @@ def _stimuli(data: str, limit: int | None, part: str | None, **columns: Any) -> 
             raise ValueError(f"{data} has images, texts and a part of its own: leave out {', '.join(named)}")
         count = SCENES if limit is None else limit
         return scene_stimuli(scenes, count), f'scene_stimuli("{scenes}", {count})'
-    words = ", ".join([f'"{data}"', *(f'{name}="{value}"' for name, value in given.items())])
+    # Whole paths, so that a script with the call runs in any folder.
+    whole = {name: value.resolve() if isinstance(value, Path) else value for name, value in given.items()}
+    source = Path(data).resolve() if Path(data).exists() and (Path(data).suffix or "/" in data) else data
+    words = ", ".join([f'"{source}"', *(f'{name}="{value}"' for name, value in whole.items())])
     if part is not None:
         few = "" if limit is None else f"[:{limit}]"
         shown = load_stimuli(data, **given).part(part)[: None if limit is None else max(limit, 0)]

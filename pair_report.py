@@ -371,4 +371,5 @@ def _extraction(side: str, given: Any, found: Features) -> str:
     rest = f'stimuli, task="{part.task}"{times}, store="features/{side}")'
     if hasattr(given, "show"):
         return f"expert = ...  # your {given.name}\n{side} = extract(expert, {rest}"
-    return f'{side} = extract(open_expert("{given}"), {rest}'
+    source = Path(given).resolve() if Path(given).is_dir() else given
+    return f'{side} = extract(open_expert("{source}"), {rest}'

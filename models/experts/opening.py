@@ -131,8 +131,9 @@ def open_expert(
         Where the weights lie, as transformers takes it, such as "auto" over all GPUs. By default they are on the CPU,
         and `extract` moves them.
     quantization : str or quantisation config, optional
-        A name that transformers has, such as "bitsandbytes_4bit", "bitsandbytes_8bit", "quanto" or "torchao", for which
-        its package must be installed; or a config of it. A checkpoint that was saved quantised needs none.
+        A name that transformers has, such as "bitsandbytes_4bit", "bitsandbytes_8bit", "quanto" or "torchao" (both 8
+        bits, weights alone), for which its package must be installed; or a config of it. A checkpoint that was saved
+        quantised needs none.
 
     Returns
     -------

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ....probes.hooks.block_stacks import find_stacks
 from .weight_placement import WeightPlacement
 
+REPACKS = "support_avx512bf16_for_cpu"  # the attribute by which bitsandbytes does so
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 # What transformers loads lazily is imported where it is used: its image processors and tokenizers take longer to import
@@ -136,7 +137,13 @@ def model(auto: Any, checkpoint: Checkpoint) -> Any:
         drawn = auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)
         return drawn.to(placement.dtype).eval()
     options = placement.options(config)
-    return weights(auto, checkpoint.source, config=config, trust_remote_code=False, **options).eval()
+    opened = weights(auto, checkpoint.source, config=config, trust_remote_code=False, **options).eval()
+    # On some CPUs bitsandbytes repacks 4-bit weights in the first pass, beside a note of it that is no part of the
+    # weights: a model that forgets its passes would have the new weights and the old note.
+    for module in opened.modules():
+        if hasattr(module, REPACKS):
+            setattr(module, REPACKS, False)
+    return opened
 
 
 def weights(auto: Any, source: str, **options: Any) -> Any:

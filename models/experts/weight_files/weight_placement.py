@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -126,6 +127,8 @@ def _quantization(label: str, quantization: Any) -> Any:
             f"{', '.join(sorted(KNOWN))}"
         )
     try:
+        if quantization == "torchao":  # whose config has no default
+            return KNOWN[quantization](import_module("torchao.quantization").Int8WeightOnlyConfig())
         return KNOWN[quantization](**FLAGS.get(quantization, {}))
     except (TypeError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bridgework.models.experts.opening import open_expert
+from bridgework.models.experts.weight_files import loading
 from bridgework.models.experts.weight_files.weight_placement import WeightPlacement
 from bridgework.probes.extraction.extracting import extract
 from bridgework.tests.models.tiny_folders import write
@@ -61,6 +62,10 @@ def test_a_checkpoint_that_was_saved_quantised_keeps_its_format():
         ({"dtype": torch.int8}, "expected fp32, bf16, fp16 or auto"),
         ({"quantization": "5bit"}, "quantization of expert 'llama' is '5bit': expected a config .* bitsandbytes_4bit"),
         ({"quantization": "gptq"}, "'gptq' of expert 'llama' needs settings or a package"),
+        (
+            {"quantization": "torchao"},
+            r"needs settings or a package \(No module named 'torchao'\): install",
+        ),
         ({"random_weights": True, "device_map": "auto"}, "drawn at random: leave device_map"),
         ({"random_weights": True, "dtype": "auto"}, "drawn at random: leave device_map"),
     ],
@@ -70,6 +75,20 @@ def test_what_cannot_be_is_refused_before_anything_is_read(tmp_path, options, me
     (tmp_path / "llama" / "config.json").write_text(json.dumps({}))  # it would fail as soon as it is read
     with pytest.raises(ValueError, match=message):
         open_expert(tmp_path / "llama", **options)
+
+
+def test_weights_are_not_repacked_in_the_first_pass(tmp_path, monkeypatch):
+    """As bitsandbytes does on some CPUs; it is not installed, so a layer is marked as its 4-bit layers are."""
+    write("LlamaForCausalLM", tmp_path)
+    read = loading.weights
+
+    def packing(*given, **options):
+        model = read(*given, **options)
+        model.model.layers[0].mlp.up_proj.support_avx512bf16_for_cpu = True
+        return model
+
+    monkeypatch.setattr(loading, "weights", packing)
+    assert open_expert(tmp_path).model.model.layers[0].mlp.up_proj.support_avx512bf16_for_cpu is False
 
 
 def test_families_that_are_read_one_way_say_so():
