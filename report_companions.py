@@ -10,14 +10,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from .models.scenes.scene_controls import are_scenes, scenes_of_several, without_an_object
+from .models.scenes.scene_controls import are_scenes, with_both_controls
 from .probes.curves.curve import alignment_curve
 from .probes.curves.curve_companions import effective_rank, halves_ceiling, score_by_samples, spatial_similarity
 from .probes.extraction.token_selection import read_grids
 from .probes.features.features import Features
 from .probes.features.layer_features import LayerFeatures
 from .probes.metrics import METRICS
-from .probes.stimuli.controls import scrambled
 from .probes.stimuli.stimulus_set import Stimuli
 
 IMAGES = 64  # whose patches are compared: their similarity is a mean over images
@@ -164,10 +163,10 @@ def scene_controls(
     if not are_scenes(stimuli):
         return [], f"{unavailable}, and are not measured on {stimuli.name}."
     needed = max(FEWEST, 2 * k + 1)
-    if sum(" , " in text for text in stimuli.texts) < needed:
+    several = sum(" , " in text for text in stimuli.texts)
+    some, both = with_both_controls(stimuli) if several else (stimuli[:1], stimuli[:1])
+    if min(several, len(some)) < needed:
         return [], f"{unavailable}, and need {needed} scenes of at least two objects: show more scenes."
-    some = scenes_of_several(stimuli)
-    both = scrambled(without_an_object(some))  # each is shown without the other, so that one extraction serves both
     changed = {side: extract(expert, side, both, f"{side} controls") for side, expert in experts.items()}
     rows = [stimuli.ids.index(id) for id in some.ids]
     true = {side: {name: _rows(part, rows) for name, part in found.items()} for side, found in features.items()}

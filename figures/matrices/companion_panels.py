@@ -119,7 +119,6 @@ def _rank(ax: Axes, table: pd.DataFrame, inches: float) -> None:
         style = "--" if modality == "text" else "-"
         colour = TASK_COLOUR.get(str(side), QUIET)
         ax.plot(rows.depth, rows.effective_rank, style, color=colour, label=f"{side}, {modality}")
-    ax.set_yscale("log")
     ax.set_ylabel("effective rank")
     heading(ax, "directions in use", f"N = {table.samples.max()}")
 
@@ -131,4 +130,4 @@ def _patches(ax: Axes, table: pd.DataFrame, inches: float) -> None:
     ax.set_ylabel("near − far cosine")
     grids = table[["rows", "columns", "distance"]].drop_duplicates().itertuples(index=False)
     said = ", ".join(f"{rows} x {columns}, far from {steps} on" for rows, columns, steps in grids)
-    heading(ax, "patches near and far", f"N = {table.samples.max()}; {said}")
+    heading(ax, "patch contrast", f"N = {table.samples.max()}; {said}")

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from ...probes.stimuli.controls import scrambled
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus, dealt_by_texts
 from .scene import COLOURS, QUARTERS, SHAPES, SIZE, Scene, Thing
 
@@ -119,6 +120,41 @@ def without_an_object(stimuli: Stimuli, seed: int = 0) -> Stimuli:
         pixels[top : top + half, left : left + half] = 255
         changed.append(Stimulus(Image.fromarray(pixels), stimulus.text, stimulus.id))
     return dealt_by_texts(Stimuli(changed, f"{stimuli.name} without an object"))
+
+
+def with_both_controls(stimuli: Stimuli, seed: int = 0) -> tuple[Stimuli, Stimuli]:
+    """Return scenes, and the same ones with an object removed from the image and the words of the caption scrambled.
+
+    Image and caption are shown without each other, so that one extraction serves both controls.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Scenes.
+    seed : int
+        As of `without_an_object` and `scrambled`.
+
+    Returns
+    -------
+    scenes, changed : Stimuli
+        Those of at least two things, without those that would look or read like an earlier one once they are changed:
+        rows that repeat could not be exchanged in a null.
+
+    Raises
+    ------
+    ValueError
+        There is no scene of two things, or stimuli are no scenes.
+    """
+    scenes = scenes_of_several(stimuli)
+    changed = scrambled(without_an_object(scenes, seed), seed)
+    kept, known = [], set()
+    for number, shows in enumerate(changed.digests):
+        parts = {("text", shows.split()[0]), ("image", shows.split()[1])}
+        if not parts & known:
+            kept.append(number)
+        known |= parts
+    found = [Stimuli([those[number] for number in kept], those.name) for those in (scenes, changed)]
+    return dealt_by_texts(found[0]), found[1]
 
 
 def _scene(stimulus: Stimulus) -> Scene:

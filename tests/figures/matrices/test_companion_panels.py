@@ -41,7 +41,7 @@ def test_every_table_has_a_panel(tables, venue, assert_readable):
     assert len(figure.axes) == 4
     assert_readable(figure)
     titles = " ".join(ax.get_title(loc="left") for ax in figure.axes)
-    assert "score against samples" in titles.replace("\n", " ") and "patches near and far" in titles.replace("\n", " ")
+    assert "score against samples" in titles.replace("\n", " ") and "patch contrast" in titles.replace("\n", " ")
     patches = figure.axes[3].lines[0]
     assert np.allclose(patches.get_xydata(), np.column_stack([DEPTHS, [0.1, 0.2, 0.3]]))
     (drawn,) = drawn_into(figure)

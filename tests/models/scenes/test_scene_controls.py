@@ -7,8 +7,15 @@ import pytest
 from PIL import Image
 
 from bridgework.models.scenes.composing import scene_stimuli
+from bridgework.models.scenes.rendering import render_scene
 from bridgework.models.scenes.scene import QUARTERS, SIZE
-from bridgework.models.scenes.scene_controls import are_scenes, scene_of, scenes_of_several, without_an_object
+from bridgework.models.scenes.scene_controls import (
+    are_scenes,
+    scene_of,
+    scenes_of_several,
+    with_both_controls,
+    without_an_object,
+)
 from bridgework.probes.stimuli.controls import scrambled
 from bridgework.probes.stimuli.stimulus_set import Stimuli, Stimulus
 
@@ -52,6 +59,21 @@ def test_scenes_are_known_by_their_captions():
         without_an_object(Stimuli([stimulus for stimulus in SCENES if " , " not in stimulus.text]))
     with pytest.raises(ValueError, match="the caption 'a red circle' names no scene"):
         scenes_of_several(Stimuli([Stimulus(Image.new("RGB", (32, 32)), "a red circle", "a")]))
+
+
+def test_scenes_that_are_the_same_once_they_are_changed_are_left_out():
+    captions = "red circle top left , blue square bottom right", "red circle top left , green square bottom right"
+    scenes = [scene_of(caption) for caption in captions]
+    images = [render_scene(scene, np.random.default_rng(0)) for scene in scenes if scene is not None]
+    pair = Stimuli([Stimulus(image, text, text) for image, text in zip(images, captions, strict=True)])
+    counts = set()
+    for seed in range(12):
+        bare = without_an_object(pair, seed)
+        some, both = with_both_controls(pair, seed)
+        assert some.ids == both.ids and some.texts == captions[: len(some)]
+        assert len(some) == (1 if np.array_equal(bare[0].image, bare[1].image) else 2)
+        counts.add(len(some))
+    assert counts == {1, 2}
 
 
 def test_words_are_scrambled_and_images_stay():
