@@ -54,6 +54,7 @@ def companions(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
     Examples
     --------
+    >>> from bridgework.probes.curves.curve_companions import halves_ceiling
     >>> figures.companions({"ceiling of halves": halves_ceiling(features["image"], features["text"])})
     """
     if unknown := [name for name in tables if name not in NEEDED]:
