@@ -18,7 +18,6 @@ from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
 
 if TYPE_CHECKING:
-    from ...probes.stimuli.stimulus_set import Stimuli
     from .loop import Log
 
 ROOT = Path(__file__).parents[2]
@@ -320,35 +319,6 @@ def build(recipe: Recipe) -> Any:
     return model
 
 
-def data(recipe: Recipe) -> Stimuli | None:
-    """Return the recipe's images and captions, or None, which stands for scenes.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        The recipe.
-
-    Returns
-    -------
-    Stimuli or None
-        The images with their captions.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        Something has no caption or is missing; the message names it and the remedy.
-    """
-    from ...probes.stimuli.sources import load_stimuli
-
-    columns = {"image": recipe.image_column, "text": recipe.text_column, "root": recipe.root}
-    given: dict[str, Any] = {name: value for name, value in columns.items() if value is not None}
-    if recipe.data == "scenes":
-        if given:
-            raise ValueError(f"scenes have images and captions of their own: leave {min(given)} out, or name data")
-        return None
-    return load_stimuli(recipe.data, **given)
-
-
 def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], object] | None = None) -> Any:
     """Build and train a recipe's model, or resume a run that was stopped.
 
@@ -385,10 +355,11 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
 
     from ..fusion.text_states import keep_text_states
     from .plan_experts import with_experts
+    from .recipe_data import data_of
     from .train_model import train
 
     recipe = with_experts(recipe)
-    stimuli = data(recipe)  # what is wrong with it is said before experts are opened
+    stimuli = data_of(recipe)  # what is wrong with it is said before experts are opened
     model = build(recipe)
     if recipe.text_states is not None:
         if model.plan.layout in TRUNKS or model.plan.both_ways:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-import pandas as pd
-
 from ..metrics import DEFAULT_METRIC
 from .bridge_plan import NOISE, STREAMS, BridgePlan
 from .fixed_rules import FIXED
@@ -189,9 +187,8 @@ def choose_bridges(
         wanted = _check(FIXED[rule].default_bridges(*depths) if bridges is None else bridges, depths)
         pairs = FIXED[rule].pairs(*depths, wanted, seed)
         summary |= {"seed": seed} if FIXED[rule].seeded else {}
-    plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields)
-    if isinstance(evidence, pd.DataFrame):
-        plan = plan.of_experts(evidence.attrs.get("x", {}), evidence.attrs.get("y", {}))
+    x, y = (getattr(evidence, "attrs", {}).get(side, {}) for side in "xy")
+    plan = BridgePlan(pairs, stream, rule, summary, *depths, value, **fields).of_experts(x, y)
     if summary.get("peak_p", 0) > NOISE:
         warnings.warn(f"{plan.null_sentence} Use more stimuli, or another metric.", stacklevel=2)
     if draws is not None and features is not None and evidence is not None:

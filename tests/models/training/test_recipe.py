@@ -11,7 +11,8 @@ import torch
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.fusion.text_states import TextStates
 from bridgework.models.training.plan_experts import plan_of, with_experts
-from bridgework.models.training.recipe import Recipe, build, data, run_recipe
+from bridgework.models.training.recipe import Recipe, build, run_recipe
+from bridgework.models.training.recipe_data import data_of
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
@@ -130,8 +131,8 @@ def test_a_plan_says_what_a_layout_would(tmp_path):
 def test_data_without_captions_are_refused(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')
     with pytest.raises(ValueError, match=r"metadata.jsonl has columns \['file_name'\] and no images and texts"):
-        data(Recipe(layout="H", data=str(tmp_path)))
-    assert data(Recipe(layout="H")) is None
+        data_of(Recipe(layout="H", data=str(tmp_path)))
+    assert data_of(Recipe(layout="H")) is None
 
 
 def chosen_on(understanding: dict[str, str], path: Path) -> str:
@@ -164,4 +165,4 @@ def test_an_expert_that_a_plan_cannot_open_is_asked_for(tmp_path):
 
 def test_columns_are_of_tables(tmp_path):
     with pytest.raises(ValueError, match="scenes have images and captions of their own: leave image out, or name data"):
-        data(Recipe(layout="H", image_column="file"))
+        data_of(Recipe(layout="H", image_column="file"))
