@@ -275,6 +275,8 @@ def _is_map(table: pd.DataFrame) -> bool:
 
 
 def _check_map(rule: str, heat: object, layers: Depths | None) -> None:
+    if isinstance(heat, dict) and heat:
+        raise _wrong(rule, f"the maps of timesteps {', '.join(map(str, heat))}: pass one, as heat[{next(iter(heat))}]")
     if not (isinstance(heat, pd.DataFrame) and _is_map(heat)):
         raise _wrong(rule, "another table" if isinstance(heat, pd.DataFrame) else f"a {type(heat).__name__}")
     if layers is not None:

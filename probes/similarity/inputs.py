@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -167,6 +167,8 @@ def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, li
     TypeError
         Something that is not an array of real numbers.
     """
+    if isinstance(stack, Mapping):
+        raise TypeError(f"{name} holds {' and '.join(map(str, stack))}: pass one, as features[{next(iter(stack))!r}]")
     if isinstance(stack, LayerFeatures):
         what = f"{stack.modality} features of {stack.subject!r}"
         if stack.swept:

@@ -47,6 +47,11 @@ def test_a_map_of_another_rule_is_no_alignment(rule):
         choose_bridges(HEAT, rule, 1)
 
 
+def test_maps_of_a_sweep_are_no_evidence():
+    with pytest.raises(ValueError, match=r"got the maps of timesteps 0.2, 0.5: pass one, as heat\[0.2\]"):
+        choose_bridges({0.2: HEAT, 0.5: HEAT}, "alignment", 1)  # type: ignore[arg-type]
+
+
 def test_layer_weights_are_no_alignment():
     heat = HEAT.copy()
     heat.attrs = {"metric": "soft"}

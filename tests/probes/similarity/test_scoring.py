@@ -283,6 +283,8 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(ValueError, match=message):
             bad()
+    with pytest.raises(TypeError, match="x holds image and text: pass one, as features"):
+        similarity_map({"image": [x], "text": [x]}, [x])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="array or tensor of real numbers"):
         similarity(np.array([["a", "b"]]), x, "cka")
 
