@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 FOLDER = "figures/gallery"
 TEMPLATE = Path(__file__).with_name("gallery.html")
 ROWS = 40
+OWN = "this run"  # how labels of the run that the page is about begin
 
 
 class Entry(NamedTuple):
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
     numbers : DataFrame
         The numbers behind it.
     label : str
-        Whose run the numbers are from.
+        Whose run the numbers are from. Figures of one name and several labels stand beside each other.
 
     See Also
     --------
@@ -43,7 +44,7 @@ class Entry(NamedTuple):
     figure: Figure
     caption: str
     numbers: pd.DataFrame
-    label: str = "this run"
+    label: str = OWN
 
 
 def write_gallery(
@@ -82,7 +83,7 @@ def write_gallery(
     Raises
     ------
     ValueError
-        If there are no figures, or if two names give one file name or a name gives none.
+        If there are no figures, or if two names with one label give one file name, or a name gives none.
     TypeError
         If an entry is of another kind.
 
@@ -99,7 +100,7 @@ def write_gallery(
     tables = dict(tables or {})
     if not entries:
         raise ValueError("write_gallery: no figures: pass at least one (name, figure, caption, numbers, label)")
-    names = [*(entry.name for entry in entries), *tables]
+    names = [*map(_name, entries), *tables]
     files = [_file(name) for name in names]
     if len(set(files)) < len(files):
         twice = next(name for name, file in zip(names, files, strict=True) if files.count(file) > 1)
@@ -110,15 +111,16 @@ def write_gallery(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
         part = Path(temporary)
         for entry in entries:
-            entry.figure.savefig(part / f"{_file(entry.name)}.png", dpi=150, facecolor="white", bbox_inches=None)
-            _csv(entry.numbers, part / f"{_file(entry.name)}.csv")
+            file = _file(_name(entry))
+            entry.figure.savefig(part / f"{file}.png", dpi=150, facecolor="white", bbox_inches=None)
+            _csv(entry.numbers, part / f"{file}.csv")
         for name, table in tables.items():
             _csv(table, part / f"{_file(name)}.csv")
         page = _page(
             title=title,
             notes=[notes] if isinstance(notes, str) else list(notes),
             headline={str(name): _number(value) for name, value in (headline or {}).items()},
-            figures=[_figure(entry) for entry in entries],
+            sections=_sections(entries),
             tables=[_numbers(name, table) for name, table in tables.items()],
         )
         (part / "index.html").write_text(page, encoding="utf-8")
@@ -143,6 +145,20 @@ def _file(name: str) -> str:
     if not slug:
         raise ValueError(f"write_gallery: the name {name!r} gives no file name: use letters or digits")
     return slug
+
+
+def _name(entry: Entry) -> str:
+    """Return the name that an entry's files are called by."""
+    return entry.name if entry.label == OWN else f"{entry.name} {entry.label}"
+
+
+def _sections(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return what the template shows of figures, those of one name in one section."""
+    sections: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        empty: dict[str, Any] = {"name": entry.name, "file": f"of-{_file(entry.name)}", "figures": []}
+        sections.setdefault(_file(entry.name), empty)["figures"].append(_figure(entry))
+    return list(sections.values())
 
 
 def _plain(table: pd.DataFrame) -> bool:
@@ -179,5 +195,5 @@ def _figure(entry: Entry) -> dict[str, Any]:
     """Return what the template shows of a figure and its numbers."""
     # Widths at 100 pixels an inch: sharp on dense screens, text no larger than the page's.
     width, height = (round(100 * inches) for inches in entry.figure.get_size_inches())
-    about = {"caption": entry.caption, "label": entry.label, "own": entry.label == "this run"}
-    return _numbers(entry.name, entry.numbers) | about | {"width": width, "height": height}
+    about = {"caption": entry.caption, "label": entry.label, "own": entry.label.startswith(OWN)}
+    return _numbers(_name(entry), entry.numbers) | about | {"width": width, "height": height}

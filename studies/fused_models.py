@@ -1,13 +1,13 @@
 """Fuse two experts with the bridges of every plan, score the models against controls, and probe one again.
 
 Each step takes a folder and leaves its result there. When it is run again, it continues with what is there.
-`bridgework demo` and `bridgework reproduce scenes` run the same steps with different budgets.
+`bridgework reproduce scenes` runs them, and the demo the last of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,6 @@ def probe_again(folder: Path, budget: Budget) -> None:
     """
     if (folder / "fused.parquet").exists():
         return
-    stimuli = scene_stimuli("test", budget.samples)
     experts = [open_expert(e) for e in EXPERTS]
     run = fused_folder(folder, "alignment", 0)
     torch.manual_seed(0)
@@ -207,12 +206,25 @@ def probe_again(folder: Path, budget: Budget) -> None:
         "before": FusedModel(*experts, BridgePlan.load(run / "plan.json")),  # type: ignore[arg-type]
         "after": FusedModel.load(run, *experts),  # type: ignore[arg-type]
     }
+    probe_models(folder, budget, models)
+
+
+def probe_models(folder: Path, budget: Budget, models: Mapping[str, FusedModel]) -> None:
+    """Measure the curves of fused models on both tasks, on the test split: fused.parquet.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of the run.
+    budget : Budget
+        The number of scenes.
+    models : mapping of str to FusedModel
+        The models. Their names become the column `when`.
+    """
+    stimuli = scene_stimuli("test", budget.samples)
     curves = []
     for when, fused in models.items():
         for task, times in (("understanding", ()), ("generation", (PLAN_TIMESTEP,))):
             features = extract(fused_subject(fused, task), stimuli, task=task, timesteps=times)
             curves.append(alignment_curve(features["image"], features["text"]).assign(when=when))
     write_parquet(folder / "fused.parquet", pd.concat(curves, ignore_index=True))
-
-
-# ---------------------------------------------------------------------------------------------------- layouts

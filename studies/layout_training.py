@@ -20,15 +20,13 @@ from ..figures.plan_drawing import architectures
 from ..models.costs.step_costs import costs
 from ..models.experts.opening import open_expert
 from ..models.training.batches import batch_source
-from ..models.training.recipe import Recipe, build, run_recipe
-from ..models.training.scene_batches import dit_batch
+from ..models.training.recipe import Recipe, run_recipe
 from ..models.training.train_model import question_tokenizer
 from ..models.training.validation import validation_loss
 from ..probes.files import write_atomically, write_csv, write_json
 from ..probes.plans.layout_table import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
 from ..probes.similarity.intervals import mean_interval
-from .settings import DEMO_LAYOUTS, Budget
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
@@ -142,48 +140,3 @@ def draw(results: Path) -> None:
     understanding, generation = (len(open_expert(name).blocks) for name in ("scenes-vlm", "scenes-dit"))
     plans = [lay_out(name, understanding, generation) for name in ORDER]
     write_atomically(results / "layouts.png", lambda path: architectures(plans).savefig(path, format="png", dpi=90))
-
-
-def compare_layouts(folder: Path, budget: Budget) -> None:
-    """Train H, dense and double fusion as published, from one recipe and with as many trained parameters each.
-
-    It writes layouts.csv (see `compare`), layout_costs.csv (see `models.costs.step_costs.costs`), layout_learning.csv
-    (step, loss, name) and the plans, layouts/LAYOUT/plan.json.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    budget : Budget
-        Its `layouts` is the recipe.
-    """
-    recipe = budget.layouts
-    compare(recipe, folder / "layouts", folder / "layouts.csv", DEMO_LAYOUTS, batches=4)
-    if (folder / "layout_costs.csv").exists():
-        return
-    batch = dit_batch(0, 0, size=recipe.batch_size)
-    rows = [costs(build(replace(recipe, layout=layout)), batch, rounds=1) for layout in DEMO_LAYOUTS]
-    logs = []
-    for layout in DEMO_LAYOUTS:
-        lines = (layout_folder(folder, layout) / "state" / "log.jsonl").read_text().splitlines()
-        logs.append(pd.DataFrame([json.loads(line) for line in lines]).assign(name=layout))
-    write_csv(folder / "layout_learning.csv", pd.concat(logs))
-    write_csv(folder / "layout_costs.csv", pd.DataFrame(rows))
-
-
-def layout_folder(folder: Path, layout: str) -> Path:
-    """Return the folder of a layout's run.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run of `compare_layouts`.
-    layout : str
-        Name of the layout.
-
-    Returns
-    -------
-    Path
-        The folder.
-    """
-    return folder / "layouts" / layout.replace(" ", "-")

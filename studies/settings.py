@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.training.recipe import Recipe
-
 RUNS = Path("runs")
 RESULTS = Path(__file__).parent / "results"
 
@@ -17,8 +15,7 @@ PLAN_METRIC = "mutual_knn"  # pixel means and bags of words share much of any la
 METRICS = ("mutual_knn", "cka")
 FLOOR = "shuffled captions"  # models with the alignment plan, trained with the captions of other scenes
 PLANS = ("alignment", "shallow", "middle", "deep", "random", FLOOR)
-DEMO_LAYOUTS = ("H", "dense", "double fusion")
-SHORT = Recipe(layout=DEMO_LAYOUTS[0], parameters=160_000, steps=40, batch_size=16, validate=0)
+HALF_TRAINED = RESULTS / "half_trained"  # bridges of the committed alignment plan, which the demo trains on
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Budget:
         The fused models of each plan.
     each : int
         The images of every skill that a fused model is scored on.
-    layouts : Recipe
-        The recipe of the layouts that are compared.
     batch_size : int
         The scenes of a training step of each fused model.
     sampling_steps : int
         The steps from noise to an image.
+    batches : int
+        The batches of held-out scenes, of 32 each, that losses are measured on.
     """
 
     samples: int
@@ -50,10 +47,10 @@ class Budget:
     steps: int
     seeds: int
     each: int
-    layouts: Recipe = SHORT
     batch_size: int = 32
     sampling_steps: int = 16
+    batches: int = 8
 
 
-DEMO = Budget(samples=256, bridges=4, steps=80, seeds=1, each=6)
+DEMO = Budget(samples=256, bridges=4, steps=100, seeds=1, each=20)
 COMMITTED = Budget(samples=512, bridges=4, steps=600, seeds=4, each=20)

@@ -66,7 +66,9 @@ def test_wheel_holds_every_module_and_nothing_beside_them(names):
     assert {name for name in names if name.endswith(".py")} == expected
 
 
-@pytest.mark.parametrize("folder", ["probes/stimuli/noto", "models/experts/checkpoints"])
+@pytest.mark.parametrize(
+    "folder", ["probes/stimuli/noto", "models/experts/checkpoints", "studies/results/half_trained"]
+)
 def test_wheel_holds_all_data(names, folder):
     files = [file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     expected = {f"bridgework/{file.relative_to(ROOT).as_posix()}" for file in files}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...probes.hooks.model_state import evaluating
 from ...probes.stimuli.stimulus_set import Stimuli
+from ...probes.subjects.subject import modules_of
 from ..generation.flow import flow_loss
 from ..generation.sampling import as_generator, draws_tokens
 from .batches import batch_source
@@ -24,7 +25,7 @@ def validation_loss(
 
     Parameters
     ----------
-    model : FusedModel, UnifiedModel or UnifiedTokens
+    model : FusedModel, UnifiedModel, UnifiedTokens or DitExpert
         The model. It is scored in evaluation mode and comes back in the mode that it was in.
     batches : int
         Number of batches.
@@ -52,7 +53,8 @@ def validation_loss(
     ways to caption, are paired by batch.
     """
     draw = batch_source(as_generator(model).pixels, data, SEED, batch_size, shuffled, part="validation")
-    with evaluating(model):
+    parts = (model,) if isinstance(model, nn.Module) else modules_of(model).values()
+    with evaluating(*parts):
         return [float(_drawing_loss(model, draw(number)).double()) for number in range(batches)]
 
 

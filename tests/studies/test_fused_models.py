@@ -1,74 +1,33 @@
-"""The main job end to end on a tiny budget: every file is there, a second run repeats nothing, the page is whole."""
+"""The study of scenes end to end on a tiny budget: every file is there, and a second run repeats nothing."""
 
 from __future__ import annotations
 
 import json
-import re
-import sys
-from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from bridgework.models import open_expert, scene_stimuli
-from bridgework.models.experts import opening
-from bridgework.models.towers import finding
-from bridgework.models.towers.tower import Tower
-from bridgework.models.training.recipe import Recipe
 from bridgework.probes import BridgePlan
-from bridgework.probes.curves import curve
 from bridgework.probes.extraction.extracting import extract_cached
-from bridgework.studies import alignment_curves, demo_page, fused_models, layout_training
 from bridgework.studies.alignment_curves import measure, read_map
-from bridgework.studies.demo_page import write_page
+from bridgework.studies.effect import demo_page
 from bridgework.studies.fused_models import fuse, gap, probe_again, summarise
-from bridgework.studies.layout_training import compare_layouts
 from bridgework.studies.runs import collect
-from bridgework.studies.settings import DEMO_LAYOUTS, EXPERTS, FLOOR, METRICS, PLANS, Budget
-
-TINY = Budget(
-    samples=32, bridges=2, steps=2, seeds=1, each=1, batch_size=4, sampling_steps=2,
-    layouts=Recipe(layout="H", parameters=60_000, steps=2, batch_size=2, validate=0),
-)  # fmt: skip
+from bridgework.studies.settings import EXPERTS, FLOOR, METRICS, PLANS
+from bridgework.tests.studies.tiny_runs import TINY, make_cheap
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Path:
-    """A whole run, made cheap where the tests below do not look.
-
-    Experts are opened and their towers found once, nulls and intervals rest on few draws, and training steps are timed
-    for layout_costs.csv alone.
-    """
+    """A whole run, made cheap where the tests below do not look."""
     folder = tmp_path_factory.mktemp("study")
-    find, towers = finding.find_tower, {}
-
-    def find_once(model: nn.Module, run: Callable[[], Any], **where: Any) -> Tower:
-        key = (id(model), *sorted(where.items()))
-        if key not in towers:
-            towers[key] = find(model, run, **where)
-        return towers[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        replace_everywhere(patch, opening.open_expert, cache(opening.open_expert))
-        replace_everywhere(patch, find, find_once)
-        patch.setattr(curve, "curve_draws", partial(curve.curve_draws, splits=4))
-        for module in (alignment_curves, fused_models):
-            patch.setattr(module, "alignment_curve", partial(curve.alignment_curve, permutations=20))
-        patch.setattr(layout_training, "step_seconds", lambda model, recipe: 0.1)
+        make_cheap(patch)
         run(folder)
     return folder
-
-
-def replace_everywhere(patch: pytest.MonkeyPatch, function: Callable, other: Callable) -> None:
-    """Put another function in place of one in every module that has imported it."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("bridgework.") and vars(module).get(function.__name__) is function:
-            patch.setattr(module, function.__name__, other)
 
 
 def run(folder: Path) -> None:
@@ -76,7 +35,6 @@ def run(folder: Path) -> None:
     fuse(folder, TINY)
     gap(folder, TINY)
     probe_again(folder, TINY)
-    compare_layouts(folder, TINY)
     collect(folder)
 
 
@@ -125,8 +83,10 @@ def test_summary_keeps_the_order_of_the_plans():
 
 
 def test_the_headline_leaves_out_the_floor(ran):
-    numbers = demo_page.headline(ran)
-    assert [name for name in numbers if name.startswith("gap closed")] == [f"gap closed, {p}" for p in PLANS[:-1]]
+    numbers = demo_page.committed_headline(ran)
+    assert [name for name in numbers if "gap closed" in name] == [
+        f"committed run: share of the gap closed, {p}" for p in PLANS[:-1]
+    ]
     assert PLANS[-1] == FLOOR
 
 
@@ -144,33 +104,10 @@ def test_second_run_repeats_nothing(ran):
         "fused.parquet",
         "fused/middle-0/scores.csv",
         "fused/middle-0/bridges.safetensors",
-        "layouts/dense/bridges.safetensors",
-        "layout_costs.csv",
     )
     before = [(ran / name).stat().st_mtime_ns for name in kept]
     run(ran)
     assert [(ran / name).stat().st_mtime_ns for name in kept] == before
-
-
-def test_layouts_stand_beside_each_other_with_as_many_parameters(ran):
-    table, costs = pd.read_csv(ran / "layouts.csv"), pd.read_csv(ran / "layout_costs.csv")
-    assert list(table["layout"]) == list(costs["layout"]) == list(DEMO_LAYOUTS)
-    assert list(table["parameters"]) == list(costs["trainable_parameters"])
-    assert table["parameters"].between(40_000, 60_000).all()
-    assert (costs["step_flops"] > costs["forward_flops"]).all()
-    learning = pd.read_csv(ran / "layout_learning.csv")
-    assert [list(rows["step"]) for _, rows in learning.groupby("name")] == [[0, 1]] * 3
-
-
-def test_page_shows_every_figure(ran, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_page, "RESULTS", tmp_path / "none")
-    page = write_page(ran, tmp_path / "gallery")
-    html = page.read_text()
-    images = re.findall(r'<img[^>]*src="([^"]+)"', html)
-    assert len(images) >= 11
-    assert {"layouts.png", "layouts-compared.png", "layouts-learning.png"} <= set(images)
-    assert images[0] == "plans-and-outcomes.png"
-    assert all((page.parent / image).is_file() for image in images)
 
 
 def test_features_are_kept_apart_by_what_they_were_made_of(tmp_path):

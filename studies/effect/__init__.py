@@ -1,0 +1,1 @@
+"""What training bridges brings, shown within minutes: the demo's half-trained bridges, steps and page."""
