@@ -66,12 +66,12 @@ def demo_steps(folder: Path) -> list[Step]:
         Step("alignment curves and the layer map of both experts", 100, lambda: measure(folder, DEMO)),
         Step(
             "the floor (bridges closed) and the ceiling (own text route)",
-            60,
+            70,
             lambda: measure_ends(folder, DEMO),
         ),
-        Step("drawing with the half-trained bridges, as they are shipped", 30, lambda: measure_before(folder, DEMO)),
+        Step("drawing with the half-trained bridges, as they are shipped", 40, lambda: measure_before(folder, DEMO)),
         Step("training the bridges", 80, lambda: train_on(folder, DEMO)),
-        Step("drawing the same captions again", 30, lambda: measure_after(folder, DEMO)),
+        Step("drawing the same captions again", 40, lambda: measure_after(folder, DEMO)),
         Step("alignment curves of the fused model", 30, lambda: probe_trained(folder, DEMO)),
     ]
     if all(_fetched(name) for name in weights.WEIGHTS):
