@@ -40,9 +40,10 @@ function explore(element, header, buffer, host = {}) {
   const legend = make("p", { class: "bw-legend" });
   const side = make("div", { class: "bw-side" }, readout.element, planPanel.element, status);
   const left = make("div", { class: "bw-left" }, mapHolder, legend);
-  // JupyterLab would otherwise take B and the arrow keys first, and insert a cell
-  const keys = { "data-lm-suppress-shortcuts": "true" };
-  const root = make("div", { class: "bw-explorer", ...keys }, title, controls.element, make("div", { class: "bw-main" }, left, side), stimuli.element);
+  const root = make("div", { class: "bw-explorer" }, title, controls.element, make("div", { class: "bw-main" }, left, side), stimuli.element);
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // arrow keys and B are commands of a notebook too
+  });
   element.replaceChildren(root);
   const map = drawMap(mapHolder, bundle);
   if (!bundle.sprite && !bundle.texts) root.classList.add("bw-plain");
@@ -333,7 +334,6 @@ function explore(element, header, buffer, host = {}) {
     const known = step || ["Enter", " ", "b", "B"].includes(event.key);
     if (!known || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    event.stopPropagation(); // arrow keys and B are commands of a notebook too
     focus ??= state.cell ?? [0, 0];
     pointed = null;
     if (step) {

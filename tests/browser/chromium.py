@@ -26,6 +26,9 @@ FLAGS = [
     "--remote-debugging-port=0",
 ]
 
+# JupyterLab knows keys by these numbers alone.
+KEY_CODES = {"Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+
 
 def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
@@ -134,8 +137,10 @@ class Chromium:
         self.mouse("mouseReleased", *end)
 
     def press(self, key: str, shift: bool = False) -> None:
+        code = KEY_CODES.get(key) or ord(key.upper())
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8 if shift else 0)
+            modifiers = 8 if shift else 0
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers)
 
     def busy(self) -> float:
         """Return the seconds of a processor that the page has taken, since it was opened."""

@@ -79,8 +79,12 @@ def test_a_plan_that_is_dragged_arrives_in_the_next_cell(lab):
     page.click(*cell_at(1, 1))
     assert "square" in page.run("document.querySelector('.bw-stimuli article').innerText")
     page.press("ArrowUp")
-    page.press("b")  # a command of JupyterLab's too: insert a cell
+    page.press("b")
     assert page.run(f"{HANDLE}.state().pairs") == [[1, 0], [3, 2]]
+    page.run("document.querySelector('input[aria-label=k]').focus()")
+    page.press("ArrowUp")  # a command of JupyterLab's too: go to another cell, where B inserts one
+    page.press("b")
+    assert page.run(f"{HANDLE}.state().k") == 6
     assert page.run("panel.content.widgets.length") == 2
     assert not page.errors
     lab.shut()
