@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 UNFINISHED := $(VENV)/unfinished
 PEERS := $(VENV)/peers
+SPHINX := $(VENV)/sphinx
 
 # More OpenMP threads than idle cores cost many times what they bring.
 export OMP_NUM_THREADS ?= 1
@@ -11,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser jupyterlab setup stimuli clean
+.PHONY: help demo test browser jupyterlab setup stimuli docs clean
 
 # This target prints every target below that has a sentence behind two hashes.
 help: ## print this list
@@ -27,7 +28,7 @@ demo: $(INSTALLED) ## the main job on the bundled data, offline once installed
 
 # tests/conftest.py blocks the sockets, in notebook kernels and subprocesses as well. A file runs on one worker, so that
 # its fixtures are made once and the cells of a notebook share a kernel.
-test: setup $(PEERS) ## every test and notebook, with sockets blocked
+test: setup $(PEERS) $(SPHINX) ## every test and notebook, with sockets blocked
 	$(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 120
 
@@ -40,6 +41,10 @@ browser: ## Chromium from the system's packages, for tests of the explorer and o
 
 jupyterlab: setup ## run all notebooks in a real JupyterLab; make test leaves the long ones out
 	$(BIN)/python -m pytest tests/notebooks --all-notebooks
+
+docs: $(SPHINX) ## the documentation as a site: build/site/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "The site is build/site/index.html, and reads without a network."
 
 setup: $(INSTALLED) ## the environment and the weights of real experts, hashes verified
 	$(BIN)/bridgework fetch weights
@@ -66,6 +71,12 @@ $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip check
 	touch $@
 
-clean: ## remove the environment, fetched weights, runs and the gallery
+# Sphinx with what the site needs.
+$(SPHINX): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/python -m pip check
+	touch $@
+
+clean: ## remove the environment, fetched weights, runs, the gallery and the site
 	rm -rf $(VENV) weights runs figures/gallery build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from ..probes.files import write_atomically
-from .quotes import benchmark_quotes, real_quotes, scene_quotes, verdict_quotes
+from .quotes import benchmark_quotes, claim_quotes, real_quotes, scene_quotes, verdict_quotes
 from .quotes.markers import filled, filled_notebook, read
 from .settings import RESULTS
 
@@ -32,7 +32,7 @@ def numbers() -> dict[str, str]:
 def tables() -> dict[str, Callable[[], str]]:
     """Return what writes each table that a text may hold, by name."""
     studies = scene_quotes.tables(RESULTS) | real_quotes.tables(RESULTS) | verdict_quotes.tables(RESULTS)
-    return studies | benchmark_quotes.tables(BENCHMARKS)
+    return studies | benchmark_quotes.tables(BENCHMARKS) | claim_quotes.tables(RESULTS)
 
 
 def texts() -> list[Path]:

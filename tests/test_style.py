@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("probes", "models", "figures", "studies")
-CODE = (*PACKAGES, "notebooks", "tests", "benchmarks")
-FOLDERS = (*CODE, "docs", "findings", ".ci")
+CODE = (*PACKAGES, "notebooks", "tests", "benchmarks", "docs")
+FOLDERS = (*CODE, "findings", ".ci")
 MADE = {"__pycache__", ".ipynb_checkpoints", "gallery"}
 TEXT = {
     ".py",

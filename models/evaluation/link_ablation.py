@@ -111,10 +111,10 @@ def ablate_links(
         One row for each bridge and a last one, "all". Each of the three effects has its 95 % interval over stimuli or
         images, paired (Student's t, in `*_low` and `*_high`):
 
-        drift : the relative distance, norm of h' - h over norm of h, between the image states (token, dim) behind the
-            generation tower's last block with the link broken (h') and whole (h).
-        loss_increase : of the velocity loss that bridges are trained with.
-        score_lost : the share of images that the checker finds correct, whole minus broken.
+        - drift: the relative distance, norm of h' - h over norm of h, between the image states (token, dim) behind the
+          generation tower's last block with the link broken (h') and whole (h).
+        - loss_increase: of the velocity loss that bridges are trained with.
+        - score_lost: the share of images that the checker finds correct, whole minus broken.
 
         The other columns are link, understanding, generation (blocks), samples, images, score (of the whole model).
         `attrs` hold metric, samples, images, timesteps, the towers' depths and what the evidence cost: seconds, and

@@ -93,46 +93,49 @@ def similarity(
 
     Notes
     -----
-    =============  =====================================================================================================
-    cka            Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5; Nguyen
-                   et al. 2021, eq. 3). At most 1; 0 on average for unrelated features of any size, and sometimes
-                   slightly below 0. NaN also where all samples are equally far apart. 4 samples at least.
-    cka_biased     Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated features as
-                   dims outnumber samples: do not show it without a null.
-    cka_rbf        The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros of the
-                   diagonal included, as in the code published with the paper (of more than 4,096 samples: of 4,096
-                   evenly spaced ones). Biased too. NaN also where the median is 0.
-    cka_units      cka over the units that were left out too (Chun et al., arXiv 2502.15104): what cka would be of all
-                   units, where those given are a random draw of them. In a side's own HSIC_1 no unit meets itself. Few
-                   units out of many lower cka. Can exceed 1; 0 on average for unrelated features; noisy, and NaN at
-                   times, where units have hardly anything in common.
-    mutual_knn     Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by cosine,
-                   uncentred, without the sample itself, ties to the lower index; a row of zeros has cosine 0 with all.
-                   k / (samples - 1) by chance. NaN where all samples point the same way.
-    cknna          CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula differs),
-                   on unit rows, without its epsilon: HSIC_1 of the cosines between samples and their common neighbours,
-                   over the norms that each side has with itself. NaN where a norm is not positive. Nearly symmetric;
-                   can exceed 1.
-    information_imbalance
-                   2 / samples times the mean rank in y of a sample's k nearest neighbours in x (Glielmo et al. 2022),
-                   by cosine. A distance, and not symmetric: near 0 where x knows y's neighbours, 1 for unrelated
-                   features, (k + 1) / samples at least. x holds what y knows, and more, where the score of (x, y) is
-                   well below that of (y, x). Ties rank by their mean. NaN where all samples point the same way.
-    svcca          Mean canonical correlation of the leading directions that hold 99 % of each side's variance (Raghu et
-                   al. 2017), decided in float64; rho, not its square. High for unrelated features unless samples are
-                   many.
-    pwcca          The same correlations, weighted by how much of x's columns lies along x's canonical variates (Morcos
-                   et al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated features too.
-    procrustes     Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal Procrustes
-                   distance d (Williams et al. 2021). High for unrelated features too.
-    rsa            Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al. 2008),
-                   average ranks for ties. NaN also where a sample is constant over its dims.
-    linear_probe   R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds (`metrics.probe`).
-                   Not symmetric; negative where the mean predicts better. 10 samples at least.
-    cosine         Mean cosine between x and y of one sample; the dims must be the same ones.
-    modality_gap   Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The same
-                   dims.
-    =============  =====================================================================================================
+    =====================  =============================================================================================
+    cka                    Debiased linear CKA: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)) (Song et al. 2012, eq. 5;
+                           Nguyen et al. 2021, eq. 3). At most 1; 0 on average for unrelated features of any size, and
+                           sometimes slightly below 0. NaN also where all samples are equally far apart. 4 samples at
+                           least.
+    cka_biased             Linear CKA, tr(KHLH) over its norms (Kornblith et al. 2019). Tends to 1 for unrelated
+                           features as dims outnumber samples: do not show it without a null.
+    cka_rbf                The same with K_ij = exp(-|x_i - x_j|^2 / 2 s), s the median of all squared distances, zeros
+                           of the diagonal included, as in the code published with the paper (of more than 4,096
+                           samples: of 4,096 evenly spaced ones). Biased too. NaN also where the median is 0.
+    cka_units              cka over the units that were left out too (Chun et al., arXiv 2502.15104): what cka would be
+                           of all units, where those given are a random draw of them. In a side's own HSIC_1 no unit
+                           meets itself. Few units out of many lower cka. Can exceed 1; 0 on average for unrelated
+                           features; noisy, and NaN at times, where units have hardly anything in common.
+    mutual_knn             Mean share of common members among each sample's k nearest neighbours (Huh et al. 2024): by
+                           cosine, uncentred, without the sample itself, ties to the lower index; a row of zeros has
+                           cosine 0 with all. k / (samples - 1) by chance. NaN where all samples point the same way.
+    cknna                  CKA over common neighbours only, by the code published with Huh et al. 2024 (their formula
+                           differs), on unit rows, without its epsilon: HSIC_1 of the cosines between samples and their
+                           common neighbours, over the norms that each side has with itself. NaN where a norm is not
+                           positive. Nearly symmetric; can exceed 1.
+    information_imbalance  2 / samples times the mean rank in y of a sample's k nearest neighbours in x (Glielmo et al.
+                           2022), by cosine. A distance, and not symmetric: near 0 where x knows y's neighbours, 1 for
+                           unrelated features, (k + 1) / samples at least. x holds what y knows, and more, where the
+                           score of (x, y) is well below that of (y, x). Ties rank by their mean. NaN where all samples
+                           point the same way.
+    svcca                  Mean canonical correlation of the leading directions that hold 99 % of each side's variance
+                           (Raghu et al. 2017), decided in float64; rho, not its square. High for unrelated features
+                           unless samples are many.
+    pwcca                  The same correlations, weighted by how much of x's columns lies along x's canonical variates
+                           (Morcos et al. 2018). Not symmetric, and not blind to rotations of x. High for unrelated
+                           features too.
+    procrustes             Nuclear norm of x'y, both centred and of Frobenius norm 1: 1 - d^2 / 2 with the orthogonal
+                           Procrustes distance d (Williams et al. 2021). High for unrelated features too.
+    rsa                    Spearman correlation of the distances 1 - Pearson's r between samples (Kriegeskorte et al.
+                           2008), average ranks for ties. NaN also where a sample is constant over its dims.
+    linear_probe           R^2 of predicting y from x on held-out samples, by ridge regression in 5 folds
+                           (`metrics.probe`). Not symmetric; negative where the mean predicts better. 10 samples at
+                           least.
+    cosine                 Mean cosine between x and y of one sample; the dims must be the same ones.
+    modality_gap           Distance between the means of unit x and unit y (Liang et al. 2022); 0 to 2, a distance. The
+                           same dims.
+    =====================  =============================================================================================
 
     Scores are computed on the device of the tensors. Float32 features are multiplied in float32 and summed in float64.
     Half precision is converted to float32 first, and layers whose result would lose its digits are computed again in

@@ -1,0 +1,89 @@
+// Find the messages that a pasted one may be. A message is known by its fixed words; names and numbers in it are the user's.
+
+(() => {
+  const SHOWN = 5;
+  const LEAST = 0.6; // share of a message's fixed words, weighted by how rare they are, that must be in what was pasted
+
+  const script = document.currentScript;
+  const root = document.documentElement.dataset.content_root || "./";
+
+  const wordsOf = (text) => new Set(text.toLowerCase().match(/[\p{L}]{2,}/gu) || []);
+
+  function weights(messages) {
+    const counts = new Map();
+    for (const { words } of messages) for (const word of words) counts.set(word, (counts.get(word) || 0) + 1);
+    return (word) => Math.log(1 + messages.length / (counts.get(word) || messages.length));
+  }
+
+  function find(messages, pasted) {
+    const words = wordsOf(pasted);
+    const weight = weights(messages);
+    const sum = (list) => list.reduce((total, word) => total + weight(word), 0);
+    return messages
+      .map((message) => {
+        const found = sum(message.words.filter((word) => words.has(word)));
+        return { message, share: found / sum(message.words), found };
+      })
+      .filter(({ share }) => share >= LEAST)
+      .sort((one, other) => other.found * other.share - one.found * one.share)
+      .slice(0, SHOWN);
+  }
+
+  function show(list, pasted) {
+    list.replaceChildren();
+    const found = find(window.bridgeworkErrors, pasted);
+    for (const { message } of found) {
+      const item = document.createElement("li");
+      const link = Object.assign(document.createElement("a"), { href: root + message.at, textContent: message.text });
+      const kind = Object.assign(document.createElement("small"), { textContent: ` ${message.kind}` });
+      item.append(link, kind);
+      list.append(item);
+    }
+    return found.length;
+  }
+
+  function load(then) {
+    if (window.bridgeworkErrors) return then();
+    const data = document.createElement("script");
+    data.src = new URL("error_messages.js", script.src).href;
+    data.onload = then;
+    document.head.append(data);
+  }
+
+  function box(place, query, heading, input) {
+    const panel = Object.assign(document.createElement("div"), { className: "error-search" });
+    const title = Object.assign(document.createElement("strong"), { textContent: heading });
+    const list = document.createElement("ol");
+    panel.append(title);
+    if (input) {
+      const field = Object.assign(document.createElement("textarea"), { rows: 2, value: query });
+      field.setAttribute("aria-label", heading);
+      const none = document.createElement("small");
+      const look = () =>
+        load(() => {
+          const count = show(list, field.value);
+          none.textContent = count || !field.value.trim() ? "" : "No message of Bridgework says this.";
+        });
+      field.addEventListener("input", look);
+      panel.append(field, none, list);
+      place.after(panel);
+      if (query) look();
+    } else {
+      load(() => {
+        if (show(list, query)) {
+          panel.append(list);
+          place.after(panel);
+        }
+      });
+    }
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const query = new URLSearchParams(location.search).get("q") || "";
+    const title = document.querySelector("article h1, #search-documentation, h1");
+    if (!title) return;
+    const page = location.pathname.split("/").pop();
+    if (page === "errors.html") box(title, query, "Paste an error message", true);
+    else if (page === "search.html" && query) box(title, query, "Error messages like this", false);
+  });
+})();

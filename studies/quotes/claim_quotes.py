@@ -1,0 +1,159 @@
+"""Quote what was measured of the claims of four papers: each with its numbers, the verdict they give, the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ...probes.similarity.intervals import mean_interval
+from .markers import table
+from .rounding import rounded, with_interval
+from .verdict_quotes import HOLDS, INCOMPLETE
+
+UNIFORK = "[UniFork](https://arxiv.org/abs/2506.17202)"
+HBRIDGE = "[HBridge](https://arxiv.org/abs/2511.20520)"
+LIGHTFUSION = "[LightFusion](https://arxiv.org/abs/2510.22946)"
+UNI_X = "[Uni-X](https://arxiv.org/abs/2509.24365)"
+FAILS, UNDECIDED, UNMEASURED = "fails", "undecided", "not yet measured"
+SCENES, CAUSAL, VERDICT = (f"`bridgework reproduce {name}`" for name in ("scenes", "causal", "verdict"))
+LAYOUTS = "`bridgework reproduce layouts`"
+METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
+
+Interval = tuple[float, float, float]  # a number with the ends of its 95 % interval
+
+
+class Claim(NamedTuple):
+    """Hold one claim of a paper: what it says, what was measured here, the verdict, and what measures it again."""
+
+    paper: str
+    claim: str
+    measured: str
+    verdict: str
+    command: str
+
+
+def judged(*numbers: Interval) -> str:
+    """Return what intervals say of a claim that each of these numbers is above 0.
+
+    Returns
+    -------
+    str
+        "holds" if every interval lies above 0, "fails" if one lies below 0, otherwise "undecided".
+    """
+    if all(low > 0 for _, low, _ in numbers):
+        return HOLDS
+    return FAILS if any(high < 0 for _, _, high in numbers) else UNDECIDED
+
+
+def tables(results: Path) -> dict[str, Callable[[], str]]:
+    """Return what writes the table of claims, by name."""
+    return {"claims": lambda: claims_table(results)}
+
+
+def claims_table(results: Path) -> str:
+    """Return every claim with what was measured of it."""
+    parts = (_curves, _blocks, _layouts, _conflicts, _not_measured)
+    rows = [list(claim) for part in parts for claim in part(results)]
+    return table(["paper", "claim", "measured here", "verdict", "again"], rows)
+
+
+def _curves(results: Path) -> Iterator[Claim]:
+    shapes = json.loads((results / "shapes.json").read_text())
+    for metric, title in METRICS.items():
+        rise = tuple(shapes[f"scenes-vlm | separate | {metric} | none"]["spearman"])
+        claim = f"The alignment of image and text rises with depth in an understanding expert ({title})"
+        yield Claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", judged(rise), SCENES)
+    for metric, title in METRICS.items():
+        shape = shapes[f"scenes-dit | separate | {metric} | none | 0.5"]
+        rise, fall = tuple(shape["peak minus first"]), tuple(shape["peak minus last"])
+        claim = f"It rises, then falls in a generation expert ({title}, t = .5)"
+        measured = f"peak minus first {with_interval(*rise)}, peak minus last {with_interval(*fall)}"
+        yield Claim(UNIFORK, claim, measured, judged(rise, fall), SCENES)
+    for metric, title in METRICS.items():
+        apart = shapes[f"divergence | {metric} | 0.5"]
+        value, low, high = map(float, re.findall(r"-?\d*\.\d+", apart["reason"])[1:4])
+        depth = "no depth" if apart["depth"] is None else f"depth {rounded(apart['depth'])}"
+        measured = f"{depth}: Spearman of understanding behind generation's peak {with_interval(value, low, high)}"
+        claim = f"Both curves part at a depth: understanding goes on rising where generation falls ({title}, t = .5)"
+        yield Claim(UNIFORK, claim, measured, judged((value, low, high)), SCENES)
+
+
+def _blocks(results: Path) -> Iterator[Claim]:
+    shares = pd.read_csv(results / "gap.csv").pivot(index="seed", columns="plan", values="share")
+    claim = "Bridges from the middle carry more than those from the first blocks: "
+    plain = _mean(shares["middle"] - shares["shallow"])
+    measured = f"share of the gap of `middle` less that of `shallow` {with_interval(*plain)}, over training seeds"
+    yield Claim(HBRIDGE, f"{claim}plain captions", measured, judged(plain), SCENES)
+    plans = _plans(results)
+    read = _mean(plans["middle"] - plans["shallow"])
+    measured = f"worth of `middle` less that of `shallow` {with_interval(*read)}, over pairs of experts"
+    yield Claim(HBRIDGE, f"{claim}captions that must be read", measured, judged(read), VERDICT)
+    same = _mean(plans["uniform"] - plans["last"])
+    measured = f"worth of `uniform` less that of `last` {with_interval(*same)}, over pairs of experts"
+    claim = "States of the same depth are worth more than those of the last block"
+    yield Claim(LIGHTFUSION, claim, measured, judged(same), VERDICT)
+
+
+def _plans(results: Path) -> pd.DataFrame:
+    """Return the worth of each rule's plan, one row for each pair of experts."""
+    losses = pd.read_csv(results / "verdict" / "regrets.csv").query("outcome == 'loss'")
+    return losses.pivot_table(index="pair", columns="rule", values="worth", aggfunc="mean")
+
+
+def _mean(values: pd.Series) -> Interval:
+    mean, low, high = map(float, mean_interval(values.dropna().to_numpy()))
+    return mean, low, high
+
+
+def _layouts(results: Path) -> Iterator[Claim]:
+    steps = pd.read_csv(results.parents[1] / "benchmarks" / "results" / "fusion_layouts.csv")
+    cost = steps[steps["pairs"] == "published"].set_index("layout")["over_bare_attention"]
+    measured = f"attention FLOPs over those of the bare experts: H {rounded(cost['H'])}, dense {rounded(cost['dense'])}"
+    claim = "Joint attention in the middle alone costs less than in every block"
+    again = "`python -m bridgework.benchmarks.fusion --only layouts`"
+    yield Claim(HBRIDGE, claim, measured, HOLDS if cost["H"] < cost["dense"] else FAILS, again)
+    claim = "Double fusion starts from the untouched experts"
+    measured = "at gate 0 each tower is the untouched expert, bit for bit"
+    again = "`python -m pytest tests/models/fusion/test_layouts.py`"
+    yield Claim(LIGHTFUSION, claim, measured, HOLDS, again)
+
+
+def _conflicts(results: Path) -> Iterator[Claim]:
+    conflict = pd.read_csv(results / "conflict.csv")
+    asked = conflict[conflict["tasks"].str.startswith("asked")]
+    inner = asked["conflict"].iloc[1:-1].mean()
+    for title, row in (("first", asked.iloc[0]), ("last", asked.iloc[-1])):
+        measured = (
+            f"{title} block {with_interval(row.conflict, row.low, row.high)}, mean of inner blocks {rounded(inner)}"
+        )
+        verdict = judged((row.conflict - inner, row.low - inner, row.high - inner))
+        yield Claim(UNI_X, f"Gradients conflict more in the {title} block than inside", measured, verdict, CAUSAL)
+    rules = pd.read_csv(results / "verdict" / "verdicts.csv").query("outcome == 'loss'").set_index("rule")
+    for paper, rule, claim in (
+        (UNIFORK, "alignment, mutual_knn", "The alignment of two layers says whether to join them"),
+        (HBRIDGE, "causal", "What breaking a link of a trained dense model costs says whether to keep it"),
+        (UNI_X, "gradient_conflict", "The conflict of gradients says which blocks to join"),
+    ):
+        row = rules.loc[rule]
+        partial = with_interval(row["partial"], row["partial_low"], row["partial_high"])
+        random = with_interval(row["over_random"], row["over_random_low"], row["over_random_high"])
+        measured = f"correlation with worth beside depth {partial}, plans over `random` {random}"
+        verdict = f"{UNDECIDED}: runs are missing" if row["verdict"] == INCOMPLETE else str(row["verdict"])
+        yield Claim(paper, claim, measured, verdict, VERDICT)
+
+
+def _not_measured(_: Path) -> Iterator[Claim]:
+    one = "each layout was trained here with one seed and its own number of parameters, which ranks nothing"
+    for paper, claim, why in (
+        (UNIFORK, "Forking the deep half (Y) is better than sharing all blocks", one),
+        (HBRIDGE, "The middle alone draws as well as bridges in every block", one),
+        (UNI_X, "Separate ends (X) are better than sharing all blocks", one),
+        (UNIFORK, "One trunk that is trained further for each task splits at a depth", "no such training was run"),
+        (HBRIDGE, "Semantic reconstruction tokens help", "they can be trained (`lay_out`), and were not compared"),
+    ):
+        yield Claim(paper, claim, why, UNMEASURED, LAYOUTS if why == one else "-")
