@@ -48,15 +48,16 @@ def contents() -> dict[str, list[Entry]]:
     named = {entry.path for entries in sections.values() for entry in entries}
     for entries in sections.values():
         if any(entry.path.startswith("notebooks/") for entry in entries):
-            files = sorted((ROOT / "notebooks").glob("*.ipynb"))
+            files = [*(ROOT / "notebooks").glob("README.md"), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
             entries += [_notebook(file) for file in files if f"notebooks/{file.name}" not in named]
     return {title: entries for title, entries in sections.items() if entries}
 
 
 def _notebook(file: Path) -> Entry:
-    heading = nbformat.read(file, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-    title, _, question = heading.partition(": ")
-    return Entry(title, f"notebooks/{file.name}", question)
+    text = file.read_text(encoding="utf-8")
+    first = nbformat.reads(text, as_version=4).cells[0].source if file.suffix == ".ipynb" else text
+    title, _, question = first.splitlines()[0].lstrip("# ").partition(": ")
+    return Entry(title, f"notebooks/{file.name}", question or "the notebooks as a course.")
 
 
 def add_toctrees(_app: Sphinx, name: str, content: list[str]) -> None:

@@ -135,9 +135,13 @@ def _conflicts(results: Path) -> Iterator[Claim]:
         yield Claim(UNI_X, f"Gradients conflict more in the {title} block than inside", measured, verdict, CAUSAL)
     rules = pd.read_csv(results / "verdict" / "verdicts.csv").query("outcome == 'loss'").set_index("rule")
     for paper, rule, claim in (
-        (UNIFORK, "alignment, mutual_knn", "The alignment of two layers says whether to join them"),
-        (HBRIDGE, "causal", "What breaking a link of a trained dense model costs says whether to keep it"),
-        (UNI_X, "gradient_conflict", "The conflict of gradients says which blocks to join"),
+        (UNIFORK, "alignment, mutual_knn", "Read as a rule, the alignment of two layers says whether to join them"),
+        (
+            HBRIDGE,
+            "causal",
+            "Read as a rule, what breaking a link of a trained dense model costs says whether to keep it",
+        ),
+        (UNI_X, "gradient_conflict", "Read as a rule, the conflict of gradients says which blocks to join"),
     ):
         row = rules.loc[rule]
         partial = with_interval(row["partial"], row["partial_low"], row["partial_high"])

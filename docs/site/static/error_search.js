@@ -82,8 +82,8 @@
     const query = new URLSearchParams(location.search).get("q") || "";
     const title = document.querySelector("article h1, #search-documentation, h1");
     if (!title) return;
-    const page = location.pathname.split("/").pop();
-    if (page === "errors.html") box(title, query, "Paste an error message", true);
-    else if (page === "search.html" && query) box(title, query, "Error messages like this", false);
+    const page = location.pathname.split("/").pop().replace(/\.html$/, "");
+    if (page === "errors") box(title, query, "Paste an error message", true);
+    else if (page === "search" && query) box(title, query, "Error messages like this", false);
   });
 })();
