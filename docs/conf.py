@@ -20,7 +20,7 @@ include_patterns = [
     "docs/*.md",
     "docs/api/*.md",
     "notebooks/*.ipynb",
-    "notebooks/README.md",
+    "notebooks/*.md",
     "CHANGELOG.md",
     "benchmarks/README.md",
     "findings/README.md",

@@ -180,7 +180,12 @@ FILE = re.compile(
     r"(?<![\w/.-])((?:probes|models|figures|studies|benchmarks|tests|notebooks|docs)/[\w./-]*\w\.(?:py|md|ipynb|yaml|csv|png|json|parquet|html))\b"
 )
 MODULE = re.compile(r"\bbridgework(?:\.\w+)+")
-OUTPUTS = {"figures/gallery/index.html"}  # what commands write, and no checkout holds
+OUTPUTS = {  # what commands write, and no checkout holds
+    "figures/gallery/index.html",
+    "docs/index.html",
+    "docs/errors.html",
+    "docs/api/command_line.html",
+}
 NO_MODULES = {"bridgework.json", "bridgework.egg"}  # files: the manifest of fetched weights, bridgework.egg-info
 WRITTEN = [file for file in FILES if file.suffix in (".py", ".md", ".ipynb", ".toml") or file.name == "Makefile"]
 

@@ -108,8 +108,9 @@ def messages_of(file: Path) -> Iterator[Message]:
         if kind is None or not call.args:
             continue
         chain: list[ast.FunctionDef | ast.ClassDef] = []
-        node: ast.AST | None = call
-        while (node := above.get(node)) is not None:
+        node: ast.AST = call
+        while node in above:
+            node = above[node]
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 chain.insert(0, node)
         values = dict(constants)

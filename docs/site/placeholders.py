@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 SAME = {"sorted", "list", "tuple", "set", "str", "repr", "map", "dict", "reversed", "int", "float", "enumerate"}
-OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "x", ast.Div: "/", ast.FloorDiv: "/", ast.BitAnd: "&"}
+OPERATORS: dict[type[ast.operator], str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "x",
+    ast.Div: "/",
+    ast.FloorDiv: "/",
+    ast.BitAnd: "&",
+}
 DEEPEST = 4  # names that stand for names that stand for text
 
 

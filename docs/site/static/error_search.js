@@ -50,40 +50,28 @@
     document.head.append(data);
   }
 
-  function box(place, query, heading, input) {
+  function addBox(place, query) {
     const panel = Object.assign(document.createElement("div"), { className: "error-search" });
-    const title = Object.assign(document.createElement("strong"), { textContent: heading });
+    const title = Object.assign(document.createElement("strong"), { textContent: "Paste an error message" });
+    const field = Object.assign(document.createElement("textarea"), { rows: 2, value: query });
+    const none = document.createElement("small");
     const list = document.createElement("ol");
-    panel.append(title);
-    if (input) {
-      const field = Object.assign(document.createElement("textarea"), { rows: 2, value: query });
-      field.setAttribute("aria-label", heading);
-      const none = document.createElement("small");
-      const look = () =>
-        load(() => {
-          const count = show(list, field.value);
-          none.textContent = count || !field.value.trim() ? "" : "No message of Bridgework says this.";
-        });
-      field.addEventListener("input", look);
-      panel.append(field, none, list);
-      place.after(panel);
-      if (query) look();
-    } else {
+    field.setAttribute("aria-label", title.textContent);
+    const look = () =>
       load(() => {
-        if (show(list, query)) {
-          panel.append(list);
-          place.after(panel);
-        }
+        const count = show(list, field.value);
+        none.textContent = count || !field.value.trim() ? "" : "No message of Bridgework says this.";
       });
-    }
+    field.addEventListener("input", look);
+    panel.append(title, field, none, list);
+    place.after(panel);
+    if (query) look();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
-    const query = new URLSearchParams(location.search).get("q") || "";
-    const title = document.querySelector("article h1, #search-documentation, h1");
-    if (!title) return;
     const page = location.pathname.split("/").pop().replace(/\.html$/, "");
-    if (page === "errors") box(title, query, "Paste an error message", true);
-    else if (page === "search" && query) box(title, query, "Error messages like this", false);
+    const title = document.querySelector("article h1, h1");
+    const query = new URLSearchParams(location.search).get("q") || "";
+    if (title && ["errors", "search"].includes(page)) addBox(title, query);
   });
 })();
