@@ -50,7 +50,7 @@
     document.head.append(data);
   }
 
-  function addBox(place, query) {
+  function addBox(add, query) {
     const panel = Object.assign(document.createElement("div"), { className: "error-search" });
     const title = Object.assign(document.createElement("strong"), { textContent: "Paste an error message" });
     const field = Object.assign(document.createElement("textarea"), { rows: 2, value: query });
@@ -64,14 +64,15 @@
       });
     field.addEventListener("input", look);
     panel.append(title, field, none, list);
-    place.after(panel);
+    add(panel);
     if (query) look();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
-    const page = location.pathname.split("/").pop().replace(/\.html$/, "");
-    const title = document.querySelector("article h1, h1");
     const query = new URLSearchParams(location.search).get("q") || "";
-    if (title && ["errors", "search"].includes(page)) addBox(title, query);
+    const page = location.pathname.split("/").pop().replace(/\.html$/, "");
+    const place = document.querySelector(page === "search" ? "#search-results" : "h1");
+    if (place && page === "search") addBox((panel) => place.before(panel), query);
+    else if (place && page === "errors") addBox((panel) => place.after(panel), query);
   });
 })();
