@@ -271,7 +271,7 @@ COMMANDS = {
         commands.reproduce,
         {
             "names": {
-                "help": "The studies: scenes, stability, costs, real, causal, layouts, emoji, verdict. "
+                "help": "The studies: scenes, half-trained, stability, costs, real, causal, layouts, emoji, verdict. "
                 "(default: all of them)",
                 "nargs": "*",
                 "metavar": "STUDY",

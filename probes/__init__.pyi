@@ -3,6 +3,7 @@ from .curves.curve import alignment_curve as alignment_curve
 from .curves.curve_companions import effective_rank as effective_rank
 from .curves.curve_companions import halves_ceiling as halves_ceiling
 from .curves.curve_companions import score_by_samples as score_by_samples
+from .curves.curve_companions import spatial_similarity as spatial_similarity
 from .curves.divergence_depth import Divergence as Divergence
 from .curves.divergence_depth import divergence as divergence
 from .curves.model_pairs import alignment_matrix as alignment_matrix

@@ -360,8 +360,8 @@ def test_reproduce(monkeypatch, tmp_path, capsys):
     main(["reproduce"])
     main(["reproduce", "real", "layouts", "--results", str(tmp_path)])
     assert asked == [(([],), {}), ((["real", "layouts"],), {"results": tmp_path})]
-    words = " ".join(run_to_exit(capsys, "reproduce", "--help")[1].split())
-    assert f"The studies: {', '.join(runs.STUDIES)}. (default: all of them)" in words
+    words = "".join(run_to_exit(capsys, "reproduce", "--help")[1].split())  # lines also break at hyphens
+    assert f"The studies: {', '.join(runs.STUDIES)}. (default: all of them)".replace(" ", "") in words
 
 
 def test_an_unknown_study_is_one_line(capsys):

@@ -30,7 +30,7 @@ def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy of the checkout in which every folder beside the packages holds a module."""
     folder = tmp_path_factory.mktemp("package")
     checkout = folder / "checkout"
-    skip = shutil.ignore_patterns("__pycache__", "gallery", "results")
+    skip = shutil.ignore_patterns("__pycache__", "gallery")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, checkout / name, ignore=skip)
     for file in ROOT.glob("*"):

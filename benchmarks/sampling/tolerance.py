@@ -2,7 +2,8 @@
 
     python -m bridgework.benchmarks.sampling.tolerance                           # a try, in a minute or two
     python -m bridgework.benchmarks.sampling.tolerance --metric mutual_knn --samples 65536 --layers 6 6 --dims 768 1024
-    python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 100000 --layers 24 24 --dims 1024 1024
+    python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 100000 --layers 24 24 --dims 768 1024 \
+        --windows                                                                # in 2 GB instead of 18
     python -m bridgework.benchmarks.sampling.tolerance --samples 1000000 --layers 6 6 --dims 768 768 --tolerance .005 \
         --folder DISK --without-exact
     python -m bridgework.benchmarks.sampling.tolerance --coverage 2000           # the long simulation, by hand
@@ -33,10 +34,12 @@ from ..support.inputs import common_signal, layer_features, machine, strength, u
 
 RESULTS = Path(__file__).parents[1] / "results"
 PART = 65536  # samples that are drawn at once
+WINDOW = 32  # columns between the beginnings of two windows
+SHARE = 0.6  # the common share of the variance of windows, the largest of separate layers
 SIGNALS = (0.0, 0.5, 0.9)
 
 
-def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None) -> list[Any]:
+def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None, share: float | None = None) -> list[Any]:
     """Draw the layers of one side, in memory or as mapped files.
 
     Parameters
@@ -47,6 +50,8 @@ def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None) -
         Seed of the side; the common signal is the same for all.
     folder : Path, optional
         Where the files are written.
+    share : float, optional
+        The common share of the variance of every layer; left out, it rises and falls with depth.
 
     Returns
     -------
@@ -62,11 +67,31 @@ def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None) -
             values = open_memmap(folder / f"{seed}-{layer}.npy", mode="w+", dtype=np.float32, shape=shape)
         for part, start in enumerate(range(0, samples, PART)):
             signal = common_signal(min(PART, samples - start), part)
-            values[start : start + PART] = layer_features(
-                signal, dims, strength(layer, layers), 1000 * seed + layer, part
-            ).numpy()
+            common = strength(layer, layers) if share is None else share
+            values[start : start + PART] = layer_features(signal, dims, common, 1000 * seed + layer, part).numpy()
         made.append(values if folder is None else np.load(folder / f"{seed}-{layer}.npy", mmap_mode="r"))
     return made
+
+
+def draw_windows(samples: int, layers: int, dims: int, seed: int) -> list[np.ndarray]:
+    """Draw one wide layer, and return the layers of one side as windows of its columns, which take no memory.
+
+    Neighbouring layers share most of their columns, as neighbouring blocks of a model share most of their states.
+
+    Parameters
+    ----------
+    samples, layers, dims : int
+        Their sizes.
+    seed : int
+        Seed of the side; the common signal is the same for all.
+
+    Returns
+    -------
+    list
+        (sample, dim) arrays, float32.
+    """
+    (wide,) = draw(samples, 1, dims + WINDOW * (layers - 1), seed, None, SHARE)
+    return [wide[:, start : start + dims] for start in range(0, WINDOW * layers, WINDOW)]
 
 
 def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, exact: bool) -> dict[str, Any]:
@@ -158,6 +183,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs=2, default=(96, 128))
     parser.add_argument("--tolerance", type=float, default=0.002)
     parser.add_argument("--folder", type=Path, help="where features are written, to be mapped")
+    parser.add_argument("--windows", action="store_true", help="layers are windows of one wide layer, to save memory")
     parser.add_argument("--without-exact", action="store_true")
     parser.add_argument("--coverage", type=int, default=0, metavar="DRAWS", help="simulate coverage instead")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where tolerance.csv is written")
@@ -171,14 +197,17 @@ def main() -> None:
                 rows.append({"case": "coverage", "metric": metric, "signal": signal} | found)
     else:
         xs, ys = [
-            draw(options.samples, count, dims, side + 1, options.folder)
+            draw_windows(options.samples, count, dims, side + 1)
+            if options.windows
+            else draw(options.samples, count, dims, side + 1, options.folder)
             for side, (count, dims) in enumerate(zip(options.layers, options.dims, strict=True))
         ]
         sizes = {"samples": options.samples, "layers": "x".join(map(str, options.layers))}
         for metric in options.metric:
             found = timed(xs, ys, metric, options.tolerance, not options.without_exact)
             about = {"metric": metric, "tolerance": options.tolerance, "machine": machine()}
-            rows.append({"case": "disk" if options.folder else "memory"} | sizes | about | found)
+            case = "disk" if options.folder else "windows" if options.windows else "memory"
+            rows.append({"case": case} | sizes | about | found)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     options.results.mkdir(parents=True, exist_ok=True)

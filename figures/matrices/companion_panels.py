@@ -34,7 +34,7 @@ def companions(tables: Mapping[str, pd.DataFrame]) -> Figure:
         By name: "scores by samples", of `score_by_samples`, of which the shallowest, the best and the deepest layer are
         drawn; "ceiling of halves", of `halves_ceiling`; "effective rank", of `effective_rank`, and "spatial
         similarity", of `spatial_similarity`, both with the column side ("understanding", "generation"), the former also
-        with modality. They are made by functions of probes/curves/curve_companions.py.
+        with modality. They are made by functions of `bridgework.probes`.
 
     Returns
     -------
@@ -54,8 +54,8 @@ def companions(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
     Examples
     --------
-    >>> from bridgework.probes.curves.curve_companions import halves_ceiling
-    >>> figures.companions({"ceiling of halves": halves_ceiling(features["image"], features["text"])})
+    >>> ranks = effective_rank(features["image"]).assign(side="understanding", modality="image")
+    >>> figures.companions({"effective rank": ranks})
     """
     if unknown := [name for name in tables if name not in NEEDED]:
         raise ValueError(f"companions: unknown table {unknown[0]!r}: expected {', '.join(NEEDED)}")

@@ -217,7 +217,8 @@ def spatial_similarity(features: LayerFeatures, distance: int | None = None) -> 
 
     See Also
     --------
-    match_patches : Compares the patches of two models with each other.
+    match_patches : For the patches of two models, compared with each other.
+    effective_rank : For what a layer's states of whole images show, without a grid.
 
     Notes
     -----

@@ -12,6 +12,8 @@ from ..metrics.metric import Array
 from ..similarity.intervals import interval
 from .shapes import read_curve, rises
 
+TOO_FEW = "behind which understanding has fewer than three layers: too few to say whether it rises"
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -160,6 +162,8 @@ def _peak(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> 
     read_curve(understanding_curve)  # a fault of the whole curve is named before one of its upper part
     after = rises(understanding_curve[understanding_curve["depth"] >= depth - 1e-9])
     rank = after.intervals["spearman"]
+    if np.isnan(rank.value):
+        return Divergence("peak", None, None, None, f"generation peaks at depth {depth:.2f}, {TOO_FEW}")
     reason = f"generation peaks at depth {depth:.2f}, from where on understanding's Spearman is {rank.value:.2f}"
     reason += f" [{rank.low:.2f}, {rank.high:.2f}]"
     if not after.holds:

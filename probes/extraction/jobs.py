@@ -276,7 +276,7 @@ class ExtractionJob:
             }
         ids, digests, groups = self.stimuli.ids, self.stimuli.digests, self.stimuli.groups
         cut = {name: passes.cut[name] for place in places if (name := ids[place]) in passes.cut}
-        expert = opened_from(passes.subject, self.provenance["subject"]["models"])
+        expert = opened_from(passes.subject, self.provenance.get("subject", {}).get("models"))
         found = (("halved", halved), ("truncated", cut), ("expert", expert))
         notes: dict[str, Any] = {name: note for name, note in found if note}
         metadata = {

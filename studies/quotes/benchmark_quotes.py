@@ -27,7 +27,7 @@ ZOO = (
 def numbers(results: Path) -> dict[str, str]:
     """Return every quotable number of the benchmarks by name."""
     found: dict[str, str] = {}
-    for part in (_similarity, _extraction, _fingerprints, _fusion, _memory, _models, _report):
+    for part in (_similarity, _sampled, _workers, _extraction, _fingerprints, _fusion, _memory, _models, _report):
         found |= part(results)
     return found
 
@@ -90,6 +90,29 @@ def _right(scores: pd.DataFrame, count: int) -> str:
     worst = ran["difference"].max()
     nothing = ran["value"].isna().any() and not np.isinf(worst)
     return f"{right} of {count}, {'NaN' if nothing else rounded(worst)}"
+
+
+def _sampled(results: Path) -> dict[str, str]:
+    """Return what a tolerance saves, in processor time, and how often 1.96 errors cover the exact score."""
+    rows = pd.read_csv(results / "tolerance.csv")
+    timed = rows[rows["case"] != "coverage"].set_index("metric")
+    found = {}
+    for metric in ("mutual_knn", "cka"):
+        row = timed.loc[metric]
+        found |= {
+            f"tolerance.{metric}.times": rounded(row["times less processor time"]),
+            f"tolerance.{metric}.clock": rounded(row["times as fast"]),
+            f"tolerance.{metric}.rows": whole(row["rows"]),
+            f"tolerance.{metric}.samples": whole(row["samples"]),
+        }
+    covered = rows["covered"].dropna()
+    found |= {"tolerance.covered.least": rounded(covered.min()), "tolerance.covered.most": rounded(covered.max())}
+    return found | {"tolerance.draws": whole(rows["draws"].max())}
+
+
+def _workers(results: Path) -> dict[str, str]:
+    rows = pd.read_csv(results / "map_workers.csv").set_index("metric")
+    return {f"workers.{metric}": rounded(rows.loc[metric, "ratio without start"]) for metric in ("mutual_knn", "cka")}
 
 
 def speed_table(results: Path) -> str:
@@ -201,6 +224,8 @@ def overhead_table(results: Path) -> str:
         for ways in ("one way", "both ways"):
             kinds = ("no-op bridges", "gated bridges")
             rows.append([f"{at}, {ways}", *(rounded(timed[t, at, ways, kind]) for t in TOWERS for kind in kinds)])
+    published = [rounded(timed[t, "attention, H as published", "one way", "gated bridges"]) for t in TOWERS]
+    rows.append(["attention, layout H as published", *(cell for gated in published for cell in ("-", gated))])
     names = [name.replace("smollm2-135m", "SmolLM2-135M") for name in TOWERS]
     return table(["bridges", *(f"{name}, {kind}" for name in names for kind in ("no-op", "gated"))], rows)
 

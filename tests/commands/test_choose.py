@@ -131,7 +131,8 @@ def test_layouts(choose):
 
 def test_without_a_rule_depth_chooses_and_nothing_is_measured(choose):
     plan, printed = choose("--bridges", 2)
-    assert (plan.rule, plan.pairs, plan.evidence) == ("early", ((1, 0), (3, 1)), {})
+    assert (plan.rule, plan.pairs) == ("early", ((1, 0), (3, 1)))
+    assert plan.evidence == {"x": {"subject": "understanding"}, "y": {"subject": "generation"}}  # names alone
     assert "the rule early measures nothing: the first generation blocks" in printed
     for option, value in (("--metric", "cka"), ("--k", 5), ("--evidence", "links.csv")):
         for rule in ((), ("--rule", "middle")):

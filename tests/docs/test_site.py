@@ -7,6 +7,11 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from posixpath import join, normpath
 from urllib.parse import quote, unquote
@@ -145,13 +150,28 @@ def test_every_message_has_an_anchor_of_its_own():
     assert len(set(anchors().values())) == len(messages())
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each file."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder, since the search page reads other pages, which browsers refuse to files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 def test_a_pasted_message_is_found_in_the_browser(site):
     pytest.importorskip("websocket")
     found = "[...document.querySelectorAll('.error-search li a')].map(link => link.href.split('#')[1])"
     field = "document.querySelector('.error-search textarea')"
-    with Chromium() as page:
-        page.open(f"{(site / 'search.html').as_uri()}?q={quote(str(raised('metric')))}")
+    with served(site) as address, Chromium() as page:
+        page.open(f"{address}/search.html?q={quote(str(raised('metric')))}")
         page.until(f"{found}.length")
         for name in RAISED:
             text = json.dumps(str(raised(name).args[0]))

@@ -101,11 +101,14 @@ def drawings(curve, make_heat, make_plan):
         }
         for place, (one, other) in enumerate(pairs)
     ]).assign(reference_modality=["text", "text", "text"], modality=["image", "image", "text"])  # fmt: skip
+    ranks_of = pd.DataFrame({"layer": range(12), "depth": np.linspace(0, 1, 12), "effective_rank": 4.0})
+    companions = {"effective rank": ranks_of.assign(side="understanding", modality="image", samples=128)}
     pictures = [np.full((8, 8, 3), 30 * place, dtype=np.uint8) for place in range(5)]
     return {
         "alignment_curves": lambda: figures.alignment_curves(curves),
         "before_after": lambda: figures.before_after(curves, after),
         "causal_evidence": lambda: figures.causal_evidence(attribution, attention, conflict),
+        "companions": lambda: figures.companions(companions),
         "gap_closed": lambda: figures.gap_closed(shares),
         "layouts_compared": lambda: figures.layouts_compared(layouts),
         "learning_curves": lambda: figures.learning_curves(log),

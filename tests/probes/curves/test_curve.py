@@ -313,6 +313,8 @@ def test_shapes_of_measured_curves():
     assert rises_then_falls(hill).holds
     assert not rises(hill).holds
     assert divergence(up, hill, kind="peak").depth == pytest.approx(4 / 7)
+    late = divergence(hill, up, kind="peak")
+    assert late.depth is None and late.reason.endswith("fewer than three layers: too few to say whether it rises")
     split = divergence(up, hill)
     assert split.kind == "split"
     assert split.depth is not None
