@@ -151,7 +151,7 @@ def test_every_message_has_an_anchor_of_its_own():
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing of each file."""
 
 
@@ -177,4 +177,4 @@ def test_a_pasted_message_is_found_in_the_browser(site):
             text = json.dumps(str(raised(name).args[0]))
             page.run(f"{field}.value = {text}; {field}.dispatchEvent(new Event('input'))")
             assert page.run(found)[0] in {anchors()[message] for message in listed(raised(name))}, name
-        assert not page.errors
+        assert not [error for error in page.errors if not error.get("url", "").endswith("favicon.ico")]
