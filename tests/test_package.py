@@ -37,7 +37,7 @@ def wheel(tmp_path_factory) -> Path:
         if file.is_file():
             shutil.copy2(file, checkout)
     for name in BESIDE:
-        (checkout / name).mkdir(parents=True)
+        (checkout / name).mkdir(parents=True, exist_ok=True)
         (checkout / name / "stray.py").write_text("")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     run([*pip, "--wheel-dir", folder, checkout], cwd=folder)
