@@ -257,3 +257,13 @@ def test_subsets_are_scored_by_themselves(metric):
     else:
         assert found == pytest.approx(score(metric, x[chosen], y[chosen]), abs=1e-12)
     assert formula.subset(None, chosen, 0) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_centred_features_were_divided_by_is_their_largest_deviation(dtype):
+    x = (torch.randn(64, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 7 + 1e3).to(dtype)
+    exact = x.double()
+    largest = float((exact - exact.mean(0)).abs().max())
+    assert cka.divisor(cka.u_centred(x, dtype == torch.float64), x) == pytest.approx(largest, rel=1e-6)
+    constant = torch.full((64, 9), 0.1, dtype=dtype)
+    assert cka.divisor(cka.u_centred(constant), constant) == 0
