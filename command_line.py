@@ -118,6 +118,7 @@ def add_options(parser: argparse.ArgumentParser, options: type, without: Sequenc
             settings["type"] = _scalar(types[field.name])
         settings |= field.metadata
         settings |= {"help": _help(settings), "default": argparse.SUPPRESS}
+        settings.pop("allowed", None)  # which `check_options` reads
         aliases = settings.pop("aliases", ())
         flag = settings.pop("flag", f"--{field.name.replace('_', '-')}")
         parser.add_argument(flag, *aliases, dest=field.name, **settings)
