@@ -29,7 +29,7 @@ ORDER = {
     "studies": [
         "settings", "quotes",
         "alignment_curves layout_training real_experts real_costs smollm2_emoji plan_stability result_tables verdict",
-        "fused_models", "causal", "effect", "runs",
+        "fused_models", "causal", "claims", "effect", "runs",
     ],
 }  # fmt: skip
 BARRED = {

@@ -131,11 +131,11 @@ def run_cell(cell: Cell, folder: Path, part: str = "test", again: bool = False) 
         return row | {"labels": json.dumps(sorted({*json.loads(row["labels"]), *cell.labels}))}
     began = time.process_time()
     if CEILING in cell.labels:
-        scores = _score(open_expert(cell.pair.generation), part, [read.canonical for read in pool(part)])
+        scores = score_part(open_expert(cell.pair.generation), part, [read.canonical for read in pool(part)])
     else:
         plan, shuffled = plan_of(cell.pairs, depths(cell.pair)), FLOOR in cell.labels
         fused = train_bridges(cell.pair, plan, cell.seed, folder, cell.key, shuffled)
-        scores = _score(fused, part, [read.caption for read in pool(part)])
+        scores = score_part(fused, part, [read.caption for read in pool(part)])
     row = {
         "pair": cell.pair.name, "pairs": json.dumps(cell.pairs), "bridges": len(cell.pairs), "seed": cell.seed,
         "labels": json.dumps(sorted(cell.labels)), "part": part, **scores, "steps": STEPS if cell.pairs else 0,
@@ -190,8 +190,23 @@ def train_bridges(
 
 
 @torch.no_grad()
-def _score(model: Any, part: str, captions: Sequence[str]) -> dict[str, float]:
-    """Return the loss on a part, by kind too, and the shares of facts and of whole scenes in drawn images."""
+def score_part(model: Any, part: str, captions: Sequence[str]) -> dict[str, float]:
+    """Return the loss on a part, by kind too, and the shares of facts and of whole scenes in drawn images.
+
+    Parameters
+    ----------
+    model : Any
+        A generator.
+    part : str
+        "test" or "validation".
+    captions : sequence of str
+        What it is shown: one for each caption of `pool(part)`.
+
+    Returns
+    -------
+    dict
+        loss, the mean over kinds; "loss of KIND" for each; score and exact, shares from 0 to 1.
+    """
     reads = pool(part)
     losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for kind in KINDS:

@@ -1,0 +1,151 @@
+"""Run what is missing of the studies of claims, and gather their rows.
+
+    python -m bridgework.studies.claims.claim_runs runs/claims            # resumes; stop it at any time
+    python -m bridgework.studies.claims.claim_runs runs/claims --only towers
+
+Several processes may be started at once: each takes runs that no other has begun. `bridgework reproduce claims` runs
+everything with one process, and copies the rows to studies/results/claims. A GPU is used where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from ...models.experts.opening import open_expert
+from ...probes.files import write_parquet
+from ..settings import RESULTS
+from . import cell_lists as lists
+from . import claim_settings as settings
+from .claim_cells import Cell, Row, read_cell, run_cell
+from .tower_runs import depths, fitting_rank, plan_of, run_tower, tower_config
+from .trunk_runs import run_trunk, trunk_config
+
+COMMITTED = RESULTS / "claims"
+FAMILIES = ("towers", "trunks")
+
+
+def config_of(cell: Cell) -> str:
+    """Return the hash of all that a run depends on but what it trains."""
+    return tower_config(cell.about["pair"]) if "pair" in cell.about else trunk_config()
+
+
+def row_of(cell: Cell, folder: Path) -> Row:
+    """Return the row of a run, and run it if no earlier call has; another process that runs it is waited for."""
+    run = run_tower if "pair" in cell.about else run_trunk
+    with FileLock(folder / "locks" / cell.key):
+        return run_cell(cell, folder, config_of(cell), lambda each: run(each, folder))
+
+
+def stages(family: str, folder: Path) -> Iterator[list[Cell]]:
+    """Yield the runs of a family, those that need no other first.
+
+    Parameters
+    ----------
+    family : {"towers", "trunks"}
+        The family.
+    folder : Path
+        The folder of the study; runs that choose learning rates are run there when a later list needs them.
+
+    Yields
+    ------
+    list of Cell
+    """
+
+    def run(cell: Cell) -> Row:
+        return row_of(cell, folder)
+
+    if family == "trunks":
+        chosen = lists.tune_trunks(run)
+        yield lists.trunk_cells(chosen)[: 3 * len(lists.TRUNKS)]
+        yield lists.task_cells(chosen)
+        yield lists.fork_cells(chosen)
+        yield lists.trunk_cells(chosen)
+        yield lists.end_cells(chosen)
+        return
+    for pair in settings.PAIRS:
+        chosen = lists.tune_towers(pair, run)
+        yield lists.layout_cells(pair, chosen)
+        if pair == settings.PAIRS[0]:
+            yield lists.semantic_cells(pair, chosen)
+            yield lists.bridge_cells(pair, chosen, widest_rank(pair))
+        yield lists.injection_cells(pair, chosen)
+        if pair == settings.PAIRS[0]:
+            yield lists.shift_cells(pair, chosen)
+
+
+def widest_rank(pair: str) -> int | None:
+    """Return the largest rank at which H with a bridge at every pair fits the budget of parameters."""
+    plan = plan_of({"pair": pair, "layout": "H", "gated": False, "middle": min(depths(pair))})
+    return fitting_rank(plan, [open_expert(name) for name in pair.split(" x ")])
+
+
+def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
+    """Run what no process has run or begun.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+    families : sequence of str
+        "towers", "trunks".
+    """
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    for family in families:
+        for cells in stages(family, folder):
+            for cell in cells:
+                if read_cell(cell, folder, config_of(cell)) is not None:
+                    continue
+                try:
+                    with FileLock(folder / "locks" / cell.key, timeout=0):
+                        row = row_of(cell, folder)
+                except Timeout:  # another process has begun it
+                    continue
+                print(f"{cell.study} {dict(cell.about)} seed {cell.seed}: loss {row['loss']:.4f}", flush=True)
+
+
+def gather(folder: Path) -> pd.DataFrame:
+    """Write the rows of all runs that are done to claims.parquet of the folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+
+    Returns
+    -------
+    DataFrame
+        One row a run and study: study, seed, what was trained, what was measured.
+    """
+    rows: list[dict[str, Any]] = []
+    for family in FAMILIES:
+        for cells in stages(family, folder):
+            for cell in cells:
+                row = read_cell(cell, folder, config_of(cell))
+                if row is not None:
+                    rows.append({"family": family, "study": cell.study, **row})
+    table = pd.DataFrame(rows)
+    for name in ("ends", "links", "link_pairs"):
+        if name in table:
+            table[name] = table[name].map(lambda value: value if isinstance(value, list) else None)
+    table = table.loc[table.astype(str).drop_duplicates().index].reset_index(drop=True)
+    write_parquet(folder / "claims.parquet", table)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line that the head of this module shows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="The folder of the study.")
+    parser.add_argument("--only", choices=FAMILIES, help="One family alone.")
+    options = parser.parse_args(arguments)
+    run_missing(options.folder, [options.only] if options.only else FAMILIES)
+
+
+if __name__ == "__main__":
+    main()
