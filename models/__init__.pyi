@@ -20,3 +20,4 @@ from .training.recipe import run_recipe as run_recipe
 from .training.train_model import train as train
 from .unified.flow_model import UnifiedModel as UnifiedModel
 from .unified.token_model import UnifiedTokens as UnifiedTokens
+from .unified.trunk_subject import unified_subject as unified_subject

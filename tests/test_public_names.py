@@ -68,6 +68,7 @@ FACES = {
         "training.train_model": "train",
         "unified.flow_model": "UnifiedModel",
         "unified.token_model": "UnifiedTokens",
+        "unified.trunk_subject": "unified_subject",
     },
     "bridgework.figures": {
         "alignment": "alignment_curves before_after",

@@ -19,13 +19,11 @@ TRUNKS: dict[str, dict[str, Any]] = {
 }
 
 
-def tune_towers(pair: str, run: Run) -> Chosen:
-    """Choose the learning rate of each layout, and on the first pair whether it has gates, which others take over.
+def tune_towers(run: Run) -> Chosen:
+    """Choose the learning rate of each layout of two towers, on the first pair of experts.
 
     Parameters
     ----------
-    pair : str
-        The pair of experts.
     run : callable
         Returns the row of a run.
 
@@ -34,18 +32,12 @@ def tune_towers(pair: str, run: Run) -> Chosen:
     mapping of str to dict
         Of each layout, rate and gated.
     """
-    first = pair == settings.PAIRS[0]
-    gates = {} if first else tune_towers(settings.PAIRS[0], run)
-    fixed = {"pair": pair, "steps": settings.TUNING_STEPS, "validation": True}
-    found = {}
-    for layout in settings.LAYOUTS:
-        tried = [
-            {"gated": gated, "rate": rate}
-            for gated in ((True, False) if first else (gates[layout]["gated"],))
-            for rate in settings.TOWER_RATES
-        ]
-        found[layout] = _best([{**fixed, "layout": layout, **options} for options in tried], tried, run)
-    return found
+    fixed = {"pair": settings.PAIRS[0], "steps": settings.TUNING_STEPS, "validation": True}
+    tried = [{"gated": False, "rate": rate} for rate in settings.TOWER_RATES]
+    return {
+        layout: _best([{**fixed, "layout": layout, **options} for options in tried], tried, run)
+        for layout in settings.LAYOUTS
+    }
 
 
 def tune_trunks(run: Run) -> Chosen:

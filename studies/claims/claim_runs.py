@@ -68,8 +68,8 @@ def stages(family: str, folder: Path) -> Iterator[list[Cell]]:
         yield lists.trunk_cells(chosen)
         yield lists.end_cells(chosen)
         return
+    chosen = lists.tune_towers(run)
     for pair in settings.PAIRS:
-        chosen = lists.tune_towers(pair, run)
         yield lists.layout_cells(pair, chosen)
         if pair == settings.PAIRS[0]:
             yield lists.semantic_cells(pair, chosen)

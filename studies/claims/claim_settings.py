@@ -17,7 +17,7 @@ PAIRS = ("scenes-reader x scenes-dit", "smollm2-135m x scenes-dit")
 LAYOUTS = ("dense", "H", "double fusion", "last", "soft")
 PARAMETERS = 300_000  # of the bridges of every layout, at most
 TOWER_STEPS = 250
-TOWER_RATES = (3e-3, 1e-2, 3e-2)
+TOWER_RATES = (1e-2, 3e-2, 1e-1)  # tuned on the first pair, for all
 TUNING_STEPS = 100
 TIME_SHIFT = 2.0  # as in the study of worth: noisier than elsewhere, where the caption decides most
 TIME_SHIFTS = (1, 2, 4)  # LightFusion's
@@ -26,7 +26,7 @@ SEMANTIC_TOKENS = 16  # HBridge's
 # One trunk
 READER = "scenes-reader"  # whose blocks the trunk starts from
 DEPTH = 12
-BASE_STEPS, BASE_RATE = 2500, 2e-3
+BASE_STEPS, BASE_RATE = 1500, 2e-3
 TRUNK_STEPS = 150
 TRUNK_RATES = (1e-3, 2e-3, 4e-3)
 QUESTIONS = 8  # dialogues of a batch, beside 16 images

@@ -194,6 +194,11 @@ def fused() -> Any:
     return public("FusedModel")(vlm(), dit(), plan())
 
 
+@name
+def unified() -> Any:
+    return public("UnifiedModel").from_experts(public("lay_out")("Y", 16, 13), vlm(), dit())
+
+
 MADE["fused"] = fused  # a new one each time, for examples train it
 
 
