@@ -23,4 +23,7 @@ from .publishing.saving import save as save
 from .publishing.venues import paper as paper
 from .samples import sample_grid as sample_grid
 from .worth.correlation_dots import rule_correlations as rule_correlations
+from .worth.layout_dots import layout_outcomes as layout_outcomes
+from .worth.layout_dots import quality_against_compute as quality_against_compute
 from .worth.maps_of_worth import worth_maps as worth_maps
+from .worth.sweep_lines import outcome_sweep as outcome_sweep

@@ -89,7 +89,9 @@ FACES = {
         "publishing.venues": "paper",
         "samples": "sample_grid",
         "worth.correlation_dots": "rule_correlations",
+        "worth.layout_dots": "layout_outcomes quality_against_compute",
         "worth.maps_of_worth": "worth_maps",
+        "worth.sweep_lines": "outcome_sweep",
     },
     "bridgework.studies": {
         "alignment_curves": "read_map",

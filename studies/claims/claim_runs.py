@@ -10,6 +10,7 @@ everything with one process, and copies the rows to studies/results/claims. A GP
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from ...models.experts.opening import open_expert
-from ...probes.files import write_parquet
+from ...probes.files import write_json, write_parquet
 from ..settings import RESULTS
 from . import cell_lists as lists
 from . import claim_settings as settings
@@ -26,7 +27,7 @@ from .claim_cells import Cell, Row, read_cell, run_cell
 from .tower_runs import depths, fitting_rank, plan_of, run_tower, tower_config
 from .trunk_runs import run_trunk, trunk_config
 
-COMMITTED = RESULTS / "claims"
+COMMITTED = RESULTS / "claims" / "runs.parquet"
 FAMILIES = ("towers", "trunks")
 
 
@@ -96,6 +97,7 @@ def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
         "towers", "trunks".
     """
     (folder / "locks").mkdir(parents=True, exist_ok=True)
+    restore(folder)
     for family in families:
         for cells in stages(family, folder):
             for cell in cells:
@@ -110,7 +112,7 @@ def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
 
 
 def gather(folder: Path) -> pd.DataFrame:
-    """Write the rows of all runs that are done to claims.parquet of the folder.
+    """Write the rows of all runs that are done to runs.parquet of the folder.
 
     Parameters
     ----------
@@ -120,22 +122,38 @@ def gather(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a run and study: study, seed, what was trained, what was measured.
+        One row a study and run: study, key, config, seed; about and measured, both JSON. A run that two studies ask for
+        stands in both.
     """
     rows: list[dict[str, Any]] = []
     for family in FAMILIES:
-        for cells in stages(family, folder):
-            for cell in cells:
-                row = read_cell(cell, folder, config_of(cell))
-                if row is not None:
-                    rows.append({"family": family, "study": cell.study, **row})
-    table = pd.DataFrame(rows)
-    for name in ("ends", "links", "link_pairs"):
-        if name in table:
-            table[name] = table[name].map(lambda value: value if isinstance(value, list) else None)
-    table = table.loc[table.astype(str).drop_duplicates().index].reset_index(drop=True)
-    write_parquet(folder / "claims.parquet", table)
+        for cell in (cell for cells in stages(family, folder) for cell in cells):
+            row = read_cell(cell, folder, config_of(cell))
+            if row is not None:
+                measured = {name: value for name, value in row.items() if name not in {*cell.about, "seed", "config"}}
+                about = {"study": cell.study, "key": cell.key, "config": row["config"], "seed": cell.seed}
+                rows.append(about | {"about": json.dumps(dict(cell.about)), "measured": json.dumps(measured)})
+    table = pd.DataFrame(rows).drop_duplicates(["study", "key"]).reset_index(drop=True)
+    write_parquet(folder / COMMITTED.name, table)
     return table
+
+
+def restore(folder: Path) -> None:
+    """Put the committed rows into a folder, so that they are not run again.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+    """
+    if not COMMITTED.is_file():
+        return
+    for row in pd.read_parquet(COMMITTED).itertuples():
+        path = folder / "cells" / f"{row.key}.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            about = {**json.loads(row.about), "seed": row.seed}
+            write_json(path, about | json.loads(row.measured) | {"config": row.config})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

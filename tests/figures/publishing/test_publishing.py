@@ -103,6 +103,17 @@ def drawings(curve, make_heat, make_plan):
     ]).assign(reference_modality=["text", "text", "text"], modality=["image", "image", "text"])  # fmt: skip
     ranks_of = pd.DataFrame({"layer": range(12), "depth": np.linspace(0, 1, 12), "effective_rank": 4.0})
     companions = {"effective rank": ranks_of.assign(side="understanding", modality="image", samples=128)}
+    reached = pd.DataFrame([
+        {"layout": layout, "pair": pair, "seeds": 5, "score": 0.3 + place / 20, "loss": 0.07 - place / 500}
+        for place, layout in enumerate(LAYOUTS) for pair in ("a x b", "c x d")
+    ])  # fmt: skip
+    for outcome in ("score", "loss"):
+        spans = {f"{outcome}_low": reached[outcome] - 0.02, f"{outcome}_high": reached[outcome] + 0.02}
+        reached = reached.assign(**spans)
+    computed = reached.drop_duplicates("layout").rename(columns={"layout": "name"})
+    families = np.where(computed["name"].isin(["shared", "Y", "X"]), "one trunk", "two towers")
+    computed = computed.assign(family=families, flops=np.geomspace(1e15, 1e17, len(computed)))
+    swept = computed.assign(fork=range(len(computed)))
     pictures = [np.full((8, 8, 3), 30 * place, dtype=np.uint8) for place in range(5)]
     return {
         "alignment_curves": lambda: figures.alignment_curves(curves),
@@ -121,6 +132,13 @@ def drawings(curve, make_heat, make_plan):
         "architectures": lambda: figures.architectures(plans),
         "plan_outcomes": lambda: figures.plan_outcomes(heat, ends, plan),
         "sample_grid": lambda: figures.sample_grid(pictures, ["two green squares left of a triangle"] * 5, [True] * 5),
+        "layout_outcomes": lambda: figures.layout_outcomes(
+            reached, {"score": "facts that hold", "loss": "velocity loss"}, {"score": {"floor": 0.2, "ceiling": 0.9}}
+        ),
+        "quality_against_compute": lambda: figures.quality_against_compute(computed),
+        "outcome_sweep": lambda: figures.outcome_sweep(
+            swept, "fork", {"score": "facts that hold", "loss": "loss"}, "shared blocks", {"divergence": (3, 2, 5)}
+        ),
         "rule_correlations": lambda: figures.rule_correlations(ranks),
         "worth_maps": lambda: figures.worth_maps(worths, maps, ranks),
     }

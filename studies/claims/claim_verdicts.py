@@ -1,0 +1,141 @@
+"""Judge each claim of the papers by the differences that protocol.md names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ...probes.similarity.intervals import mean_interval
+from . import claim_settings as settings
+from .claim_tables import WORTH, paired
+
+HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
+MARGIN = 0.05  # worth that may be lost where a claim says "as good as"
+LEAST_SEEDS = 3
+
+
+class Difference(NamedTuple):
+    """A claim that is a difference of two kinds of runs.
+
+    Attributes
+    ----------
+    name : str
+        A short name, which quotes use.
+    paper, claim : str
+        Whose it is, and what it says.
+    one, other : mapping
+        The runs that should be better, and those that they are compared with: columns with their values.
+    outcome : str
+        What is compared.
+    sign : int
+        1 where more is better, -1 where less is.
+    margin : float
+        What may be lost: above 0 for "as good as".
+    pairs : int
+        How many pairs of experts decide.
+    """
+
+    name: str
+    paper: str
+    claim: str
+    one: Mapping[str, Any]
+    other: Mapping[str, Any]
+    outcome: str
+    sign: int = 1
+    margin: float = 0.0
+    pairs: int = 1
+
+
+def _trunk(layout: str) -> dict[str, Any]:
+    return {"study": "trunks", "layout": layout}
+
+
+def _tower(layout: str, **more: Any) -> dict[str, Any]:
+    return {"study": "layouts", "layout": layout, "shuffled": False} | more
+
+
+def _claims() -> list[Difference]:
+    both, found = len(settings.PAIRS), []
+    for paper, layout, says in (
+        ("UniFork", "Y", "Forking the deep half (Y) is better than sharing all blocks"),
+        ("Uni-X", "X", "Separate ends (X) are better than sharing all blocks"),
+    ):
+        for rival, terms in (("shared", "active"), ("shared wide", "total")):
+            for outcome, task in (("loss", "drawing"), ("answer_loss", "answering")):
+                claim = f"{says}: {task}, equal {terms} parameters"
+                name = f"{layout}-{terms}-{task}"
+                found.append(Difference(name, paper, claim, _trunk(layout), _trunk(rival), outcome, -1))
+    h, dense, double, last = (_tower(layout) for layout in ("H", "dense", "double fusion", "last"))
+    found += [
+        Difference(
+            "H-as-dense", "HBridge", "The middle alone (H) is worth no less than bridges in every block (dense)",
+            h, dense, WORTH, margin=MARGIN, pairs=both,
+        ),
+        Difference(
+            "semantic", "HBridge", "Semantic reconstruction tokens help",
+            {"study": "semantic"}, h | {"pair": settings.PAIRS[0]}, WORTH,
+        ),
+        Difference(
+            "double-last", "LightFusion", "Fusing every block is worth more than reading the last state",
+            double, last, WORTH, pairs=both,
+        ),
+    ]  # fmt: skip
+    for rival, what in (("shifted", "half the depth deeper"), ("last", "the last")):
+        claim = f"Reading the block of the same depth is worth more than reading {what}"
+        one, other = ({"study": "injection", "inject": how} for how in ("same", rival))
+        found.append(Difference(f"inject-{rival}", "LightFusion", claim, one, other, WORTH, pairs=both))
+    for shift in settings.TIME_SHIFTS[1:]:
+        claim = f"Training times shifted by {shift} draw better than unshifted ones"
+        one, other = ({"study": "shifts", "shift": value} for value in (shift, 1))
+        found.append(Difference(f"shift-{shift}", "LightFusion", claim, one, other, "score"))
+    return found
+
+
+CLAIMS = tuple(_claims())
+
+
+def judge(claim: Difference, runs: pd.DataFrame) -> pd.DataFrame:
+    """Judge one claim.
+
+    Parameters
+    ----------
+    claim : Difference
+        The claim.
+    runs : DataFrame
+        Of `claim_tables.read_runs`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each pair of experts that was run, one in all for a claim without runs: name, paper, claim, pair,
+        outcome, seeds, difference with low and high (positive where the claim is met), margin, verdict of the claim.
+    """
+    differences = {
+        pair: claim.sign * values
+        for pair, values in (paired(runs, claim.one, claim.other, claim.outcome) if _have(claim, runs) else {}).items()
+        if len(values) >= LEAST_SEEDS
+    }
+    about = {"name": claim.name, "paper": claim.paper, "claim": claim.claim, "outcome": claim.outcome}
+    rows, sides = [], []
+    for pair, values in differences.items():
+        mean, low, high = map(float, mean_interval(values))
+        sides.append(1 if low > -claim.margin else -1 if high < -claim.margin else 0)
+        rows.append({"pair": pair, "seeds": len(values), "difference": mean, "low": low, "high": high})
+    if len(sides) < claim.pairs:
+        verdict = UNMEASURED
+    else:
+        verdict = HOLDS if all(s > 0 for s in sides) else FAILS if all(s < 0 for s in sides) else UNDECIDED
+    rows = rows or [{"pair": "", "seeds": 0, "difference": np.nan, "low": np.nan, "high": np.nan}]
+    return pd.DataFrame([about | row | {"margin": claim.margin, "verdict": verdict} for row in rows])
+
+
+def _have(claim: Difference, runs: pd.DataFrame) -> bool:
+    return claim.outcome in runs and all(column in runs for column in (*claim.one, *claim.other))
+
+
+def verdict_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Judge all claims of `CLAIMS`, one below the other, as `judge` does."""
+    return pd.concat([judge(claim, runs) for claim in CLAIMS], ignore_index=True)

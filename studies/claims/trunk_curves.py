@@ -1,0 +1,104 @@
+"""Measure UniFork's six curves: two experts, one trunk on both tasks, and that trunk after more of one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...models.experts.opening import open_expert
+from ...models.scenes.composing import scene_stimuli
+from ...models.unified.flow_model import UnifiedModel
+from ...models.unified.trunk_subject import unified_subject
+from ...probes.curves.curve import alignment_curve
+from ...probes.curves.divergence_depth import Divergence, divergence
+from ...probes.curves.shapes import rises, rises_then_falls
+from ...probes.extraction.extracting import extract
+from ...probes.files import write_csv, write_parquet
+from ...probes.subjects.subject import Subject
+from . import claim_settings as settings
+from .trunk_runs import base_trunk
+
+METRICS = ("mutual_knn", "cka")
+SAMPLES, TIMESTEP = 512, 0.5
+EXPERTS = {"understanding": settings.READER, "generation": "scenes-dit"}
+TRAINED_ON = {"understanding": "answering", "generation": "drawing"}
+BEFORE, AFTER = "one trunk, both tasks", "one trunk, then one task"
+CURVES, SHAPES = "curves.parquet", "shapes.csv"
+
+
+def measure_curves(folder: Path) -> pd.DataFrame:
+    """Measure the curves of the experts and of the common trunk, before and after more training on one task.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study, where the trunks of one task are kept.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `alignment_curve`, with the columns model and run; written to curves.parquet. The tests of the shapes
+        are written to shapes.csv.
+    """
+    stimuli = scene_stimuli("evidence", SAMPLES)
+    base, tables = base_trunk(folder), []
+    for task, name in EXPERTS.items():
+        tables += _curves(open_expert(name), task, stimuli, "two experts", 0)
+        tables += _curves(unified_subject(base, task), task, stimuli, BEFORE, 0)
+        for seed in settings.SWEEP_SEEDS:
+            trained = UnifiedModel.load(folder / "kept" / f"{TRAINED_ON[task]} {seed}")
+            tables += _curves(unified_subject(trained, task), task, stimuli, AFTER, seed)
+    curves = pd.concat(tables, ignore_index=True)
+    write_parquet(folder / CURVES, curves)
+    write_csv(folder / SHAPES, shape_table(curves))
+    return curves
+
+
+def _curves(subject: Subject, task: str, stimuli: Any, model: str, run: int) -> list[pd.DataFrame]:
+    seen = extract(subject, stimuli, task=task, timesteps=(TIMESTEP,) if subject.timed_tasks else ())
+    return [
+        alignment_curve(seen["image"], seen["text"], metric=metric).assign(subject=model, model=model, run=run)
+        for metric in METRICS
+    ]
+
+
+def shape_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Test the published shapes.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Of `measure_curves`.
+
+    Returns
+    -------
+    DataFrame
+        metric, shape, model, run, met; value, low and high of what decides (of several intervals the one nearest to
+        failing), or the divergence depth with its interval.
+    """
+    rows = []
+    for metric, scored in curves.groupby("metric", sort=False):
+        of: dict[Any, pd.DataFrame] = dict(list(scored.groupby(["model", "task", "run"], sort=False)))
+        for (model, task, run), curve in of.items():
+            test = rises if task == "understanding" and model == "two experts" else rises_then_falls
+            found = test(curve)
+            worst = min(found.intervals.values(), key=lambda interval: interval.low)
+            shape = f"{task} {test.__name__.replace('_', ' ')}"
+            rows.append(
+                {"metric": metric, "shape": shape, "model": model, "run": run, "met": bool(found.holds)}
+                | worst._asdict()
+            )
+        apart = divergence(of[BEFORE, "understanding", 0], of[BEFORE, "generation", 0], kind="split")
+        row = {"metric": metric, "shape": "both tasks coincide", "model": BEFORE, "run": 0, "met": apart.depth is None}
+        rows.append(row | _depth(apart))
+        for seed in settings.SWEEP_SEEDS:
+            apart = divergence(of[AFTER, "understanding", seed], of[AFTER, "generation", seed], kind="split")
+            row = {"metric": metric, "shape": "tasks split at a depth", "model": AFTER, "run": seed}
+            rows.append(row | {"met": apart.depth is not None} | _depth(apart))
+    return pd.DataFrame(rows)
+
+
+def _depth(apart: Divergence) -> dict[str, float | None]:
+    return {"value": apart.depth, "low": apart.low, "high": apart.high}
