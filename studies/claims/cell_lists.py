@@ -65,13 +65,18 @@ def _best(abouts: list[dict[str, Any]], options: list[dict[str, Any]], run: Run)
     return options[losses.index(min(losses))]
 
 
+def seeds_of(pair: str) -> tuple[int, ...]:
+    """Return the seeds of the runs of a pair of experts: all for the first pair, fewer for the other."""
+    return settings.SEEDS if pair == settings.PAIRS[0] else settings.SWEEP_SEEDS
+
+
 def layout_cells(pair: str, chosen: Chosen) -> list[Cell]:
     """List the runs of the table of layouts: the bounds of a pair, then seed by seed every layout, then its floors."""
     cells = [Cell("layouts", {"pair": pair, "layout": layout}, 0) for layout in (CEILING, UNBRIDGED)]
-    for seed in settings.SEEDS:
+    for seed in seeds_of(pair):
         for layout in settings.LAYOUTS:
             cells.append(Cell("layouts", _tower(pair, layout, chosen), seed))
-            if seed < len(settings.PAIRS):
+            if seed < (2 if pair == settings.PAIRS[0] else 1):
                 cells.append(Cell("layouts", {**_tower(pair, layout, chosen), "shuffled": True}, seed))
     return cells
 
@@ -99,7 +104,7 @@ def injection_cells(pair: str, chosen: Chosen) -> list[Cell]:
     fixed = _tower(pair, "double fusion", chosen)
     return [
         Cell("injection", {**fixed, "inject": how}, seed)
-        for seed in settings.SEEDS
+        for seed in seeds_of(pair)
         for how in ("same", "shifted", "last")
     ]
 
@@ -108,7 +113,9 @@ def shift_cells(pair: str, chosen: Chosen) -> list[Cell]:
     """List the runs of double fusion at LightFusion's timestep shifts."""
     fixed = _tower(pair, "double fusion", chosen)
     return [
-        Cell("shifts", {**fixed, "shift": shift}, seed) for seed in settings.SEEDS for shift in settings.TIME_SHIFTS
+        Cell("shifts", {**fixed, "shift": shift}, seed)
+        for seed in settings.SWEEP_SEEDS
+        for shift in settings.TIME_SHIFTS
     ]
 
 
