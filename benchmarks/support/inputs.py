@@ -16,7 +16,13 @@ SIGNAL = 64  # dims of what all layers have in common
 
 def use_all_cores() -> int:
     """Let torch and NumPy's BLAS use every core that this process may run on, whatever the environment says."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return use_cores(None)
+
+
+def use_cores(cores: int | None) -> int:
+    """Let torch and NumPy's BLAS use as many cores as are given, all that this process may run on if None."""
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threadpool_limits(cores)
     torch.set_num_threads(cores)
     return cores
@@ -27,7 +33,8 @@ def machine(device: str = "cpu") -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     gpu = "" if torch.cuda.is_available() else ", no GPU"
-    return f"{torch.get_num_threads()} cores {platform.machine().replace('_', '-')}{gpu}"
+    cores = torch.get_num_threads()
+    return f"{cores} core{'s' if cores > 1 else ''} {platform.machine().replace('_', '-')}{gpu}"
 
 
 def spectrum(dims: int, device: str = "cpu") -> Tensor:

@@ -11,7 +11,14 @@ import torch
 
 from ..metrics import METRICS
 from ..metrics.estimators.query_rows import nearest_of, permuted_shares, shares
-from ..metrics.estimators.sample_blocks import block_terms, permuted_terms, scores_and_errors, unevenness
+from ..metrics.estimators.sample_blocks import (
+    block_terms,
+    distances,
+    middle,
+    permuted_terms,
+    scores_and_errors,
+    unevenness,
+)
 from ..metrics.metric import MEMORY, Array, unit_rows
 from ..metrics.neighbours import one_way
 from .inputs import Layers, check_finite
@@ -222,14 +229,22 @@ def _by_blocks(
     most, used, wanted = samples // block, 0, BLOCKS
     layers, both = [*xs, *ys], [(i, len(xs) + j) for i, j in pairs]
     first = torch.from_numpy(np.sort(order[: wanted * block]))
-    named = zip(layers, _names(xs, ys), strict=True)
-    uneven = max(_unevenness(layer, layer[first.to(layer.device)].mean(0), name) for layer, name in named)
-    if not ALIKE * uneven <= most * block:  # also where squares overflow
+    centrings, uneven = [], 1.0
+    for layer, name in zip(layers, _names(xs, ys), strict=True):
+        centre = middle(layer[first.to(layer.device)])
+        far = distances(layer, centre)
+        longest = float(far.max())
+        if not math.isfinite(longest):
+            check_finite([layer], [name])
+            return None  # squares overflow
+        centrings.append((centre, longest or 1.0))
+        uneven = max(uneven, unevenness(far))
+    if ALIKE * uneven > most * block:
         return None
     wanted = max(wanted, math.ceil(ALIKE * uneven / block))
     terms: list[Array] = []
     while True:
-        for rows in _blocks(layers, order, block, used, wanted, memory):
+        for rows in _blocks(layers, centrings, order, block, used, wanted, memory):
             terms.append(block_terms(rows, units))
         used = wanted
         scores, deviations, paired = scores_and_errors(np.stack(terms), both, samples, block)
@@ -251,7 +266,7 @@ def _by_blocks(
     if permutations:
         rng, null = np.random.default_rng([seed, 0]), np.zeros((permutations, len(pairs)))
         own = np.diag(np.mean(terms, 0)[0])
-        for rows in _blocks(layers, order, block, 0, used, memory):
+        for rows in _blocks(layers, centrings, order, block, 0, used, memory):
             orders = np.stack([rng.permutation(block) for _ in range(permutations)])
             null += permuted_terms(rows[: len(xs)], rows[len(xs) :], pairs, orders) / used
         null /= [np.sqrt(own[i] * own[j]) for i, j in both]
@@ -263,17 +278,19 @@ def _names(xs: Layers, ys: Layers) -> list[str]:
     return [f"layer {index} of {side}" for side, layers in (("x", xs), ("y", ys)) for index in range(len(layers))]
 
 
-def _unevenness(layer: torch.Tensor, centre: torch.Tensor, name: str) -> float:
-    """Return how uneven rows are, or raise ValueError for a row that is not finite."""
-    uneven = unevenness(layer, centre)
-    if not math.isfinite(uneven):
-        check_finite([layer], [name])
-        return math.inf
-    return uneven
+def _blocks(
+    layers: Layers,
+    centrings: Sequence[tuple[torch.Tensor, float]],
+    order: Array,
+    block: int,
+    first: int,
+    last: int,
+    memory: float,
+) -> Iterator[Layers]:
+    """Yield the rows of every block in turn, less a centre and in units of a length.
 
-
-def _blocks(layers: Layers, order: Array, block: int, first: int, last: int, memory: float) -> Iterator[Layers]:
-    """Yield the rows of every block in turn, reading several blocks at once in the order of the file."""
+    Several blocks are read at once, in the order of the file.
+    """
     size = block * sum(layer.shape[1] * layer.element_size() for layer in layers)
     step = min(AT_ONCE, max(1, int(memory / 2 / size)))
     for start in range(first, last, step):
@@ -283,4 +300,7 @@ def _blocks(layers: Layers, order: Array, block: int, first: int, last: int, mem
         chosen = torch.from_numpy(rows[ranked])
         read = [layer[chosen.to(layer.device)] for layer in layers]
         for one in place.split(block):
-            yield [layer[one.to(layer.device)] for layer in read]
+            yield [
+                layer[one.to(layer.device)].sub_(centre).div_(length)
+                for layer, (centre, length) in zip(read, centrings, strict=True)
+            ]

@@ -15,17 +15,22 @@ import torch
 from torch import Tensor
 
 from .. import tables
-from ..batched_cka import hsic
-from ..cka import u_centred
-from ..metric import Array
-from .query_rows import CHUNK
+from ..cka import NOTHING, WEAK, u_centred
+from ..metric import FEW, Array
 from .unit_sampling import alone
 
+READ = 2**18  # values of a layer that are read at once: they stay in a cache
+LOST = 0.01  # share of a sum below which what cancels hides what is left, in float32
 
-def unevenness(layer: Tensor, centre: Tensor) -> float:
-    """Return how many rows weigh as much as one would if all weighed the same: 1, or more where few rows outweigh many.
 
-    A row weighs its squared distance from the centre, which is how its Gram grows with it.
+def middle(rows: Tensor) -> Tensor:
+    """Return the mean of some rows (sample, dim), in their dtype: (dim,)."""
+    sums = [part.sum(0).double() for part in rows.split(256)]
+    return (torch.stack(sums).sum(0) / len(rows)).to(rows)
+
+
+def distances(layer: Tensor, centre: Tensor) -> Tensor:
+    """Return how far every row is from the centre.
 
     Parameters
     ----------
@@ -36,11 +41,32 @@ def unevenness(layer: Tensor, centre: Tensor) -> float:
 
     Returns
     -------
-    float
-        The mean square of the weights over their squared mean; NaN where a row is not finite, or too large to square.
+    Tensor
+        (sample,), float64; not finite where a row is not, or too large to square.
     """
-    parts = [torch.linalg.vector_norm(part - centre, dim=1).double() for part in layer.split(CHUNK)]
-    far = torch.cat(parts)
+    step = max(1, READ // layer.shape[1])
+    space, far = layer.new_empty(min(step, len(layer)), layer.shape[1]), []
+    for part in layer.split(step):
+        deviations = torch.sub(part, centre, out=space[: len(part)])
+        far.append(torch.linalg.vector_norm(deviations, dim=1))
+    return torch.cat(far).double()
+
+
+def unevenness(far: Tensor) -> float:
+    """Return how many rows weigh as much as one would if all weighed the same: 1, or more where few rows outweigh many.
+
+    A row weighs its squared distance from the centre, which is how its Gram grows with it.
+
+    Parameters
+    ----------
+    far : Tensor
+        `distances` of all rows (sample,).
+
+    Returns
+    -------
+    float
+        The mean square of the weights over their squared mean; NaN where a distance is not finite.
+    """
     longest = far.max()
     if longest == 0:
         return 1.0
@@ -51,10 +77,12 @@ def unevenness(layer: Tensor, centre: Tensor) -> float:
 def block_terms(layers: Sequence[Tensor], units: bool) -> Array:
     """Return HSIC_1 of all pairs of layers of one block, as it is and as the mean of both halves.
 
+    Grams are computed once, in three parts: in the first half, in the second, and between them.
+
     Parameters
     ----------
     layers : sequence of Tensor
-        (sample, dim) each, an even number of samples in random order.
+        (sample, dim) each, an even number of samples in random order. Means near 0 and lengths near 1 save digits.
     units : bool
         Whether no unit meets itself in a layer's own HSIC_1, as in `cka_units`.
 
@@ -64,20 +92,48 @@ def block_terms(layers: Sequence[Tensor], units: bool) -> Array:
         (2, layer, layer).
     """
     half = len(layers[0]) // 2
-    whole, *halves = (
-        _terms([layer[part] for layer in layers], units) for part in (slice(None), slice(None, half), slice(half, None))
-    )
-    return np.stack([whole, (halves[0] + halves[1]) / 2])
+    exact = layers[0].dtype == torch.float64
+    if exact:
+        layers = [layer - layer.mean(0) for layer in layers]
+    elif half < FEW:
+        return block_terms([layer.double() for layer in layers], units)
+    grams = layers[0].new_empty(3, len(layers), half, half)
+    for index, layer in enumerate(layers):
+        for gram, (rows, columns) in zip(grams, ((0, 0), (half, half), (0, half)), strict=True):
+            torch.mm(layer[rows : rows + half], layer[columns : columns + half].T, out=gram[index])
+    diagonals = grams[:2].diagonal(dim1=2, dim2=3)
+    traces = diagonals.sum((0, 2), dtype=torch.float64)
+    diagonals.zero_()
+    flat = grams.flatten(2)
+    inner, sums = (flat @ flat.mT).double(), grams.sum(3, dtype=torch.float64)
+    across = grams[2].sum(1, dtype=torch.float64)
+    parts = [
+        (slice(None), inner[0] + inner[1] + 2 * inner[2], torch.cat([sums[0] + sums[2], sums[1] + across], 1)),
+        (slice(None, half), inner[0], sums[0]),
+        (slice(half, None), inner[1], sums[1]),
+    ]
+    found = []
+    for rows, product, own_sums in parts:
+        terms, n = _debiased(product, own_sums), own_sums.shape[1]
+        own = terms.diagonal()
+        lost = (own <= (WEAK * traces) ** 2) | (own <= LOST * product.diagonal())
+        nothing = own <= (NOTHING * traces) ** 2  # but rounding
+        terms[nothing] = terms[:, nothing] = 0
+        if units:
+            dims = own.new_tensor([layer.shape[1] for layer in layers])
+            rest = own - own.new_tensor([alone(layer[rows]) for layer in layers])
+            lost |= rest <= LOST * own
+            own.copy_(rest * dims / (dims - 1).clamp(min=1))
+        if lost.any() and not exact:
+            return block_terms([layer.double() for layer in layers], units)
+        found.append(terms.cpu().numpy() / (n * (n - 3)))
+    return np.stack([found[0], (found[1] + found[2]) / 2])
 
 
-def _terms(layers: Sequence[Tensor], units: bool) -> Array:
-    n = len(layers[0])
-    terms = hsic(layers)
-    if units:
-        dims = np.array([layer.shape[1] for layer in layers])
-        own = (np.diag(terms) - [alone(layer) for layer in layers]) * dims / np.maximum(dims - 1, 1)
-        np.fill_diagonal(terms, own)
-    return terms / (n * (n - 3))
+def _debiased(product: Tensor, sums: Tensor) -> Tensor:
+    """Return n (n - 3) HSIC_1 from inner products of Grams without diagonals, and the sums of their rows (layer, n)."""
+    n, totals = sums.shape[1], sums.sum(1)
+    return product - 2 / (n - 2) * sums @ sums.T + torch.outer(totals, totals) / ((n - 1) * (n - 2))
 
 
 def scores_and_errors(terms: Array, pairs: Sequence[tuple[int, int]], samples: int, block: int) -> tuple[Array, ...]:

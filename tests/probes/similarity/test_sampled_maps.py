@@ -11,7 +11,7 @@ import torch
 from bridgework.probes.curves.curve import alignment_curve
 from bridgework.probes.metrics import METRICS
 from bridgework.probes.metrics.batched_cka import hsic
-from bridgework.probes.metrics.estimators import query_rows
+from bridgework.probes.metrics.estimators import query_rows, sample_blocks
 from bridgework.probes.metrics.estimators.query_rows import nearest_of
 from bridgework.probes.metrics.estimators.sample_blocks import block_terms
 from bridgework.probes.metrics.estimators.unit_sampling import alone
@@ -78,13 +78,42 @@ def test_all_rows_give_the_exact_score_bit_for_bit(metric):
     assert (null.rows, np.array(null.errors).tolist()) == (1200, [[0.0]])
 
 
-def test_terms_are_those_of_the_blocks():
-    x, y = (torch.from_numpy(side[0]) for side in sides(1, 32))
-    whole, halved = block_terms([x, y], units=False)
-    np.testing.assert_allclose(whole, hsic([x, y]) / (32 * 29), rtol=1e-6)
-    np.testing.assert_allclose(halved, (hsic([x[:16], y[:16]]) + hsic([x[16:], y[16:]])) / (2 * 16 * 13), rtol=1e-6)
-    own = (hsic([x])[0, 0] - alone(x)) * 12 / 11 / (32 * 29)
-    assert block_terms([x, y], units=True)[0, 0, 0] == pytest.approx(own, rel=1e-6)
+@pytest.mark.parametrize("kind", ["centred", "an offset", "one huge dim", "few samples", "float64"])
+def test_terms_are_those_of_the_blocks(kind):
+    samples = 16 if kind == "few samples" else 64
+    x, y = (torch.from_numpy(side[0]) for side in sides(1, samples))
+    if kind == "an offset":  # the Gram's square is all but what its rows have in common
+        x += 300
+    if kind == "one huge dim":
+        x[:, 3] += 1e5 * y[:, 0]
+    if kind == "float64":
+        x, y = x.double(), y.double() + 1e6
+    layers, half = [x, y, torch.ones_like(x)], samples // 2
+
+    def wanted(part: slice) -> np.ndarray:
+        cut = [layer[part] for layer in layers]
+        return hsic(cut, exact=True) / (len(cut[0]) * (len(cut[0]) - 3))
+
+    whole, halved = block_terms(layers, units=False)
+    scale = np.sqrt(np.diag(wanted(slice(None)))[:2])
+    for found, right in (
+        (whole, wanted(slice(None))),
+        (halved, (wanted(slice(None, half)) + wanted(slice(half, None))) / 2),
+    ):
+        np.testing.assert_allclose((found - right)[:2, :2] / np.outer(scale, scale), 0, atol=3e-6)
+        assert (found[2] == 0).all() and (found[:, 2] == 0).all()
+    own = (hsic([x], exact=True)[0, 0] - alone(x)) * 12 / 11 / (samples * (samples - 3))
+    assert block_terms([x, y], units=True)[0, 0, 0] == pytest.approx(own, rel=1e-5)
+
+
+def test_a_map_to_a_tolerance_knows_neither_offset_nor_unit(monkeypatch):
+    monkeypatch.setattr(sample_blocks, "READ", 500)
+    x, y = sides(0, 2048, 2)
+    heat = similarity_map(x, y, "cka", tolerance=0.5)
+    moved = similarity_map(1e-15 * x, 1e12 * (y.astype(float) + 1e4), "cka", tolerance=0.5)
+    assert moved.attrs["rows"] == heat.attrs["rows"] < 2048
+    np.testing.assert_allclose(moved, heat, atol=1e-6)
+    np.testing.assert_allclose(moved.attrs["errors"], heat.attrs["errors"], rtol=1e-4)
 
 
 def test_queries_find_the_neighbours_of_the_exact_map(monkeypatch):
