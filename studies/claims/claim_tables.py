@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.similarity.intervals import mean_interval
+from . import claim_settings as settings
 from .tower_runs import CEILING, UNBRIDGED
 
 WORTH = "worth"
@@ -101,7 +102,7 @@ def layout_table(runs: pd.DataFrame) -> pd.DataFrame:
         used_rank; time, the seconds of a step over those of the layout "last".
     """
     found = []
-    rows = runs[(runs["study"] == "layouts") & runs["pair"].notna()]
+    rows = runs[(runs["study"] == "layouts") & ~runs["layout"].isin([UNBRIDGED, CEILING])]
     for (pair, layout), group in rows.groupby(["pair", "layout"], sort=False):
         own, others = group[~group["shuffled"]], group[group["shuffled"]]
         row = {"pair": pair, "layout": layout, "seeds": len(own), "floor": others["loss"].mean()}
@@ -111,6 +112,8 @@ def layout_table(runs: pd.DataFrame) -> pd.DataFrame:
             row[cost] = own[cost].mean() if cost in own else np.nan
         found.append(row)
     table = pd.DataFrame(found)
+    if table.empty:
+        return table
     base = table[table["layout"] == "last"].set_index("pair")["step_seconds"]
     return table.assign(time=table["step_seconds"] / table["pair"].map(base))
 
@@ -141,6 +144,34 @@ def trunk_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(time=table["step_seconds"] / table.set_index("layout").loc["shared", "step_seconds"])
 
 
+def compute_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what each layout of both families reaches, and the operations that its training took.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `read_runs`.
+
+    Returns
+    -------
+    DataFrame
+        name, family, flops (of all training steps here; of a trunk those of the common trunk too; of two towers without
+        the frozen understanding expert, which reads each caption once), and score with low and high. Pretrained experts
+        count nothing in either family.
+    """
+    found = []
+    trunks = runs[runs["study"] == "trunks"]
+    for layout, group in trunks.groupby("layout", sort=False):
+        base = trunks.loc[trunks["layout"] == "shared", "step_flops"].mean() * settings.BASE_STEPS
+        flops = base + group["step_flops"].mean() * settings.TRUNK_STEPS
+        found.append({"name": layout, "family": "one trunk", "flops": flops} | spread(group["score"], "score"))
+    towers = runs[(runs["study"] == "layouts") & (runs["pair"] == settings.PAIRS[0]) & ~runs["shuffled"]]
+    for layout, group in towers.dropna(subset="step_flops").groupby("layout", sort=False):
+        flops = group["step_flops"].mean() * settings.TOWER_STEPS
+        found.append({"name": layout, "family": "two towers", "flops": flops} | spread(group["score"], "score"))
+    return pd.DataFrame(found)
+
+
 def sweep_table(runs: pd.DataFrame, study: str, by: str, outcomes: Sequence[str]) -> pd.DataFrame:
     """Return a sweep: the mean of each outcome at every value, with its interval over seeds.
 
@@ -161,6 +192,8 @@ def sweep_table(runs: pd.DataFrame, study: str, by: str, outcomes: Sequence[str]
         pair, where there is one, the value, seeds, and each outcome with low and high.
     """
     rows, found = runs[runs["study"] == study], []
+    if rows.empty:
+        return pd.DataFrame(found)
     rows = rows.assign(pair=rows["pair"].fillna(""), **{by: rows[by].map(_plain)})
     for (pair, value), group in rows.groupby(["pair", by], sort=True):
         row: dict[str, Any] = {"pair": pair, by: value, "seeds": len(group), "sharing": group["sharing"].mean()}

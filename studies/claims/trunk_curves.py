@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from ...figures.alignment import alignment_curves
+from ...figures.publishing.line_names import name_ends
+from ...figures.style import TASK_COLOUR, heading, panels, styled
 from ...models.experts.opening import open_expert
 from ...models.scenes.composing import scene_stimuli
 from ...models.unified.flow_model import UnifiedModel
@@ -15,7 +19,7 @@ from ...probes.curves.curve import alignment_curve
 from ...probes.curves.divergence_depth import Divergence, divergence
 from ...probes.curves.shapes import rises, rises_then_falls
 from ...probes.extraction.extracting import extract
-from ...probes.files import write_csv, write_parquet
+from ...probes.files import write_atomically, write_csv, write_parquet
 from ...probes.subjects.subject import Subject
 from . import claim_settings as settings
 from .trunk_runs import base_trunk
@@ -25,7 +29,9 @@ SAMPLES, TIMESTEP = 512, 0.5
 EXPERTS = {"understanding": settings.READER, "generation": "scenes-dit"}
 TRAINED_ON = {"understanding": "answering", "generation": "drawing"}
 BEFORE, AFTER = "one trunk, both tasks", "one trunk, then one task"
+PUBLISHED = Path(__file__).with_name("unifork_curves.csv")
 CURVES, SHAPES = "curves.parquet", "shapes.csv"
+FILES = (CURVES, SHAPES, "curves.png")
 
 
 def measure_curves(folder: Path) -> pd.DataFrame:
@@ -53,6 +59,8 @@ def measure_curves(folder: Path) -> pd.DataFrame:
     curves = pd.concat(tables, ignore_index=True)
     write_parquet(folder / CURVES, curves)
     write_csv(folder / SHAPES, shape_table(curves))
+    figure = draw_curves(curves)
+    write_atomically(folder / FILES[-1], lambda path: figure.savefig(path, format="png", dpi=100))
     return curves
 
 
@@ -62,6 +70,38 @@ def _curves(subject: Subject, task: str, stimuli: Any, model: str, run: int) -> 
         alignment_curve(seen["image"], seen["text"], metric=metric).assign(subject=model, model=model, run=run)
         for metric in METRICS
     ]
+
+
+@styled
+def draw_curves(curves: pd.DataFrame, metric: str = "mutual_knn") -> Figure:
+    """Draw the six curves, two to a panel, beside those that were published.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Of `measure_curves`.
+    metric : str
+        One of `METRICS`.
+
+    Returns
+    -------
+    Figure
+        Four panels. Published scores may be compared by shape alone: their k, N and data are not known.
+    """
+    figure, grid = panels(2, 2, (9.4, 7.2))
+    shown = curves[(curves["metric"] == metric) & (curves["run"] == 0)]
+    for ax, model in zip(grid.flat, ("two experts", BEFORE, AFTER), strict=False):
+        alignment_curves(shown[shown["model"] == model], model, overlay=True, ax=ax)
+    published, ends = pd.read_csv(PUBLISHED), {}
+    for (model, task), line in published.groupby(["model", "task"], sort=False):
+        depth = (line["layer"] - 1) / (line["layer"].max() - 1)
+        style = "--" if model == "Emu3-base" else "-"
+        grid[1, 1].plot(depth, line["score"], style, color=TASK_COLOUR[str(task)], lw=1.2)
+        ends[str(model)] = (str(model), float(line["score"].iloc[-1]), TASK_COLOUR[str(task)])
+    name_ends(grid[1, 1], list(ends.values()), 0.8)
+    heading(grid[1, 1], "published by UniFork", "read off the figure; only shapes may be compared")
+    grid[1, 1].set(xlabel="relative depth", ylabel="alignment score")
+    return figure
 
 
 def shape_table(curves: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,9 @@ from bridgework.probes.features.features import Features
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.similarity.intervals import curve_draws
 from bridgework.probes.similarity.scoring import similarity
+from bridgework.studies.claims.trunk_curves import PUBLISHED
 
-UNIFORK = pd.read_csv(Path(__file__).parents[2] / "data" / "unifork_curves.csv")
+UNIFORK = pd.read_csv(PUBLISHED)
 COLUMNS = (
     "subject modality task pass timestep pooling layer depth reference reference_modality reference_layer metric k "
     "samples score low high chance null_mean null95 p"

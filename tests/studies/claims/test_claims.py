@@ -1,0 +1,177 @@
+"""The claims: what is compared starts equal, pairs by seed, and is judged as the protocol says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bridgework.models.experts.opening import open_expert
+from bridgework.models.unified.flow_model import UnifiedModel
+from bridgework.studies.claims import cell_lists, claim_runs, claim_settings, trunk_models, trunk_runs
+from bridgework.studies.claims.claim_cells import Cell
+from bridgework.studies.claims.claim_report import report_tables
+from bridgework.studies.claims.claim_tables import read_runs
+from bridgework.studies.claims.claim_verdicts import CLAIMS, FAILS, HOLDS, UNDECIDED, UNMEASURED, Difference, judge
+from bridgework.studies.claims.tower_runs import fitting_rank, injected, plan_of, run_tower
+from bridgework.studies.verdict import bridge_runs, caption_pool
+
+PAIR = claim_settings.PAIRS[0]
+CHOSEN = {layout: {"rate": 3e-2, "gated": False} for layout in claim_settings.LAYOUTS}
+TRUNKS = {name: {"rate": 2e-3} for name in cell_lists.TRUNKS}
+EFFECTS = {"dense": 0.0, "H": -0.002, "last": 0.004}  # of the loss
+
+
+def all_cells() -> list[Cell]:
+    lists = [cell_lists.trunk_cells(TRUNKS), cell_lists.fork_cells(TRUNKS), cell_lists.end_cells(TRUNKS)]
+    for pair in claim_settings.PAIRS:
+        lists += [cell_lists.layout_cells(pair, CHOSEN), cell_lists.injection_cells(pair, CHOSEN)]
+    lists += [cell_lists.semantic_cells(PAIR, CHOSEN), cell_lists.bridge_cells(PAIR, CHOSEN, 12)]
+    return [cell for cells in [*lists, cell_lists.shift_cells(PAIR, CHOSEN)] for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every run with known effects: H is better than dense, last is worse; all else is noise."""
+    rng, rows = np.random.default_rng(0), []
+    for cell in all_cells():
+        about = dict(cell.about)
+        loss = 0.07 + EFFECTS.get(about["layout"], 0) + 0.0002 * rng.normal()
+        loss = {"own text": 0.05}.get(about["layout"], 0.09 if about.get("shuffled") else loss)
+        measured = {"loss": loss, "score": 0.4, "exact": 0.1, "sharing": 0.5, "step_flops": 1e10, "step_seconds": 0.3}
+        measured |= {"parameters": 3e5, "bridges": 7, "used_rank": 9, "answer_loss": rng.normal(), "accuracy": 0.9}
+        measured |= {"links": [0.1] * 13, "link_pairs": [[i, i] for i in range(13)]} if about.get("links") else {}
+        row = {"study": cell.study, "key": cell.key, "config": "x", "seed": cell.seed}
+        rows.append(row | {"about": json.dumps(about), "measured": json.dumps(measured)})
+    path = tmp_path_factory.mktemp("claims") / "runs.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return read_runs(path)
+
+
+def test_every_layout_has_at_least_five_seeds_and_both_bounds():
+    cells = cell_lists.layout_cells(PAIR, CHOSEN)
+    for layout in claim_settings.LAYOUTS:
+        of = [cell for cell in cells if cell.about["layout"] == layout]
+        assert len({cell.seed for cell in of if not cell.about.get("shuffled")}) >= 5
+        assert any(cell.about.get("shuffled") for cell in of)
+    assert {"own text", "unbridged"} < {cell.about["layout"] for cell in cells}
+    forks = {cell.about["fork"] for cell in cell_lists.fork_cells(TRUNKS)}
+    assert forks == set(range(1, claim_settings.DEPTH))
+    counts = {cell.about["middle"] for cell in cell_lists.bridge_cells(PAIR, CHOSEN, None)}
+    assert counts == {1, 3, 5, 7, 9, 11, 13}
+
+
+def test_worth_is_0_at_the_floor_and_1_at_the_ceiling(runs):
+    rows = runs[(runs["study"] == "layouts") & (runs["pair"] == PAIR)]
+    assert rows.loc[rows["layout"] == "dense", "worth"].max() == pytest.approx(0.5, abs=0.02)
+    tables = report_tables(runs)
+    worth = tables["layouts"].query("pair == @PAIR").set_index("layout")["worth"]
+    assert worth["H"] == pytest.approx((0.09 - 0.068) / 0.04, abs=0.01)
+    assert tables["forks"]["fork"].tolist() == list(range(1, claim_settings.DEPTH + 1))
+    assert len(tables["links"]) == 13
+
+
+def test_verdicts_are_those_of_the_protocol(runs):
+    verdicts = {claim.name: judge(claim, runs)["verdict"].iloc[0] for claim in CLAIMS}
+    assert verdicts["H-as-dense"] == HOLDS  # better, so no worse
+    assert verdicts["double-last"] == HOLDS
+    assert verdicts["inject-last"] == UNDECIDED
+    h, last = ({"study": "layouts", "layout": name, "shuffled": False} for name in ("H", "last"))
+    worse = Difference("worse", "", "", last, h, "worth", margin=0.05, pairs=2)
+    assert judge(worse, runs)["verdict"].iloc[0] == FAILS
+    one = runs[runs["pair"] != claim_settings.PAIRS[1]]
+    assert judge(worse, one)["verdict"].iloc[0] == UNMEASURED
+    assert judge(worse._replace(pairs=1), one)["verdict"].iloc[0] == FAILS
+    assert judge(worse, runs[runs["study"] == "trunks"])["verdict"].iloc[0] == UNMEASURED
+
+
+def test_runs_of_two_configurations_are_not_mixed(runs, tmp_path):
+    rows = pd.DataFrame([
+        {"study": "trunks", "key": str(n), "config": config, "seed": 0, "about": '{"layout": "Y"}', "measured": "{}"}
+        for n, config in enumerate("ab")
+    ])  # fmt: skip
+    rows.to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(ValueError, match="one trunk by two protocols"):
+        read_runs(tmp_path / "runs.parquet")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return trunk_models.untrained_trunk().eval()
+
+
+def test_trunks_start_equal_and_have_the_parameters_that_they_are_compared_at(base):
+    y, x = (trunk_models.trunk_plan(name, **more) for name, more in (("Y", {"fork": 6}), ("X", {"ends": (4, 2)})))
+    wider = trunk_models.matching_width(base, y)
+    models = [trunk_models.trunk_from(base, plan, more) for plan, more in ((y, 0), (x, 0), (base.plan, wider))]
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert max(counts) / min(counts) < 1.001
+    torch.manual_seed(0)
+    noisy, time = torch.randn(2, 3, 32, 32), torch.tensor([0.4, 0.9])
+    with torch.no_grad():
+        want = base.predict(noisy, base.condition(["a red circle", "a ring"]), time)
+        for model in (models[0], models[2]):
+            found = model.predict(noisy, model.condition(["a red circle", "a ring"]), time)
+            torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_is_the_same_for_every_trunk(base):
+    with torch.no_grad():
+        both, drawing, answering = (float(trunk_runs._loss(base, 3, 1, task)) for task in trunk_runs.TASKS)
+    assert both == pytest.approx(drawing + answering, rel=1e-5)
+    with torch.no_grad():
+        assert both == pytest.approx(float(trunk_runs._loss(base, 3, 1, "both")), rel=1e-6)
+
+
+def test_blocks_are_injected_at_their_depth_deeper_or_from_the_last():
+    assert injected("same", 16, 13)[0] == (0, 0)
+    assert injected("same", 16, 13)[-1] == (15, 12)
+    assert injected("shifted", 16, 13)[0] == (8, 0)
+    assert {block for block, _ in injected("last", 16, 13)} == {15}
+
+
+def test_every_layout_fits_the_budget_of_parameters():
+    experts = [open_expert(name) for name in PAIR.split(" x ")]
+    for layout in ("H", "last"):
+        plan = plan_of({"pair": PAIR, "layout": layout, "gated": False})
+        assert fitting_rank(plan, experts) is not None
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Shrink the testbed: few captions, few images."""
+    pool = {"train": 8, "evidence": 8, "validation": 2, "test": 2}
+    monkeypatch.setattr(caption_pool, "POOL", pool)
+    monkeypatch.setattr(bridge_runs, "DRAWN", 1)
+    monkeypatch.setattr(bridge_runs, "SAMPLING", {"steps": 1, "guidance": 1.0})
+    caption_pool.pool.cache_clear()
+    yield
+    caption_pool.pool.cache_clear()
+
+
+def test_a_run_is_read_again_and_repeats(small, tmp_path):
+    about = {"pair": PAIR, "layout": "H", "gated": False, "rate": 1e-2, "steps": 2, "rank": 2, "middle": 3}
+    cell = Cell("bridges", about | {"links": True}, 0)
+    (tmp_path / "locks").mkdir()
+    first = claim_runs.row_of(cell, tmp_path)
+    assert claim_runs.row_of(cell, tmp_path) == first
+    again = run_tower(cell, tmp_path)
+    timed = {"step_seconds"}
+    assert {name: value for name, value in again.items() if name not in timed}.items() <= first.items()
+    assert len(first["links"]) == first["bridges"] == 3
+    assert cell._replace(seed=1).key != cell.key
+
+
+def test_a_trunk_run_scores_both_tasks(small, base, tmp_path, monkeypatch):
+    config = trunk_runs.trunk_config()
+    base.save(tmp_path / f"trunk-{config}")
+    monkeypatch.setattr(claim_settings, "ASKED", 2)
+    monkeypatch.setattr(trunk_runs, "answer_losses", lambda model, part: np.ones(2))
+    monkeypatch.setattr(trunk_runs, "trunk_config", lambda: config)
+    row = trunk_runs.run_trunk(Cell("forks", {"layout": "Y", "fork": 3, "rate": 1e-3, "steps": 1}, 0), tmp_path)
+    assert row["sharing"] == 3 / claim_settings.DEPTH
+    assert {"loss", "answer_loss", "score", "accuracy", "step_flops"} < row.keys()
+    assert isinstance(trunk_runs.base_trunk(tmp_path), UnifiedModel)
