@@ -39,7 +39,7 @@ TABLES = (
     "layouts", "trunks", "compute", "forks", "first_ends", "last_ends", "bridges", "links", "injection", "shifts",
     "bounds", "verdicts",
 )  # fmt: skip
-FIGURES = ("layouts.png", "trunks.png", "compute.png", "forks.png", "bridges.png")
+FIGURES = ("layouts.png", "trunks.png", "compute.png", "forks.png", "bridges.png", "links.png")
 FILES = (*(f"{name}.csv" for name in TABLES), *FIGURES)
 TRUNK = ("loss", "answer_loss", "score", "accuracy")
 
@@ -115,6 +115,9 @@ def draw_report(tables: dict[str, pd.DataFrame], shapes: pd.DataFrame | None = N
     if len(tables["bridges"]):
         titles = {WORTH: "worth", "score": "facts that hold"}
         drawn["bridges.png"] = outcome_sweep(tables["bridges"], "middle", titles, "bridges in the middle, of 13")
+    if len(tables["links"]):
+        titles = {"loss_increase": "loss when one bridge is broken"}
+        drawn["links.png"] = outcome_sweep(tables["links"], "link", titles, "bridge, of 13 in order of depth")
     return drawn
 
 

@@ -79,6 +79,10 @@ def _claims() -> list[Difference]:
             {"study": "semantic"}, h | {"pair": settings.PAIRS[0]}, WORTH,
         ),
         Difference(
+            "middle-7", "HBridge", "Without the bridges of both ends (7 of 13, at one rank) nothing is lost",
+            {"study": "bridges", "middle": 7}, {"study": "bridges", "middle": 13}, WORTH, margin=MARGIN,
+        ),
+        Difference(
             "double-last", "LightFusion", "Fusing every block is worth more than reading the last state",
             double, last, WORTH, pairs=both,
         ),

@@ -157,7 +157,7 @@ def run_tower(cell: Cell, folder: Path) -> Row:
     torch.manual_seed(cell.seed)
     fused = FusedModel(experts[0], experts[1], replace(plan, rank=rank))
     fused.read_text_from(kept_states(about["pair"], fused.inside, folder))
-    fused.train()
+    fused.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
     shift = float(np.log(about["shift"])) if "shift" in about else settings.TIME_SHIFT
 
     def loss(step: int) -> torch.Tensor:

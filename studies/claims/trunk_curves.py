@@ -116,7 +116,8 @@ def shape_table(curves: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         metric, shape, model, run, met; value, low and high of what decides (of several intervals the one nearest to
-        failing), or the divergence depth with its interval.
+        failing), or the divergence depth with its interval. Tasks split at a depth where they do not differ from the
+        embeddings on: the interval of the depth lies above 0.
     """
     rows = []
     for metric, scored in curves.groupby("metric", sort=False):
@@ -136,7 +137,7 @@ def shape_table(curves: pd.DataFrame) -> pd.DataFrame:
         for seed in settings.SWEEP_SEEDS:
             apart = divergence(of[AFTER, "understanding", seed], of[AFTER, "generation", seed], kind="split")
             row = {"metric": metric, "shape": "tasks split at a depth", "model": AFTER, "run": seed}
-            rows.append(row | {"met": apart.depth is not None} | _depth(apart))
+            rows.append(row | {"met": apart.depth is not None and float(apart.low or 0) > 0} | _depth(apart))
     return pd.DataFrame(rows)
 
 

@@ -100,7 +100,8 @@ def run_trunk(cell: Cell, folder: Path) -> Row:
         What was measured.
     """
     about: Mapping[str, Any] = cell.about
-    model = _model(about, base_trunk(folder), cell.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _model(about, base_trunk(folder), cell.seed).to(device)
     task = about.get("task", "both")
     run, began = folder / "training" / f"{cell.key}-{os.getpid()}", time.process_time()
     if about["steps"]:
