@@ -109,7 +109,8 @@ def device_of(model: nn.Module) -> torch.device:
     torch.device
         The first of its devices, by name; the CPU for a model without parameters.
     """
-    devices = {p.device for p in model.parameters()} or {torch.device("cpu")}
+    held = (p for module in walk(model) for p in module._parameters.values() if p is not None)
+    devices = {p.device for p in held} or {torch.device("cpu")}
     if torch.device("meta") in devices:
         hooks = [hook for m in model.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
         devices = {
