@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ..hooks.model_state import walk
 from .described_values import attributes_of, describe, describe_class, own_code, source_hash, used_from_outside
 from .model_description import describe_parts
 from .processor_settings import plain_settings, processor_settings, settings_stamp
@@ -59,7 +60,7 @@ def _modules(values: Any) -> Iterator[int]:
         parts = getattr(value, "components", None)
         for part in parts.values() if isinstance(parts, dict) else [value]:
             if isinstance(part, nn.Module):
-                yield from map(id, part.modules())
+                yield from map(id, walk(part))
 
 
 def _parts(name: str, value: Any, above: frozenset[int], functions: set[int]) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     *modules : torch.nn.Module
         The modules, with everything inside them.
     """
-    flags = [(part, part.training) for module in modules for part in module.modules()]
+    flags = [(part, part.training) for module in modules for part in walk(module)]
     try:
         for module in modules:
             module.eval()
@@ -132,4 +132,4 @@ def dispatched(model: nn.Module) -> bool:
     bool
         True for a model that was opened with a device map or is offloaded. Such a model must not be moved.
     """
-    return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, "_hf_hook") for m in model.modules())
+    return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, "_hf_hook") for m in walk(model))

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .model_state import walk
+
 ALIKE = 1e-2  # of the largest value: ranks that hold one state may differ in rounding, parts of it differ by far more
 
 
@@ -240,7 +242,7 @@ def no_buffer_broadcasts(*modules: nn.Module) -> Iterator[None]:
     wrapped = [
         part
         for module in modules
-        for part in module.modules()
+        for part in walk(module)
         if isinstance(part, nn.parallel.DistributedDataParallel) and part.require_forward_param_sync
     ]
     for part in wrapped:
