@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import commands
 from .command_line import Command, parse
 
+FORESEEN = (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError)
 EXPERTS = (
     "a name (scenes-vlm, scenes-reader, scenes-dit, scenes-dit-wide, emoji-dit, smollm2-135m, minilm-l6, dinov2-s), "
     "a folder or a Hub id"
@@ -289,19 +294,62 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error is one line on stderr and exit status 1, an interruption exit status 130."""
+    with _noticed() as interruptions:
+        _run(arguments, interruptions)
+
+
+@contextmanager
+def _noticed() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at Ctrl+C, as Python does, and note it: libraries turn it into errors while they load."""
+    noted: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(arguments: list[str] | None, interruptions: list[int]) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by transformers: bars of weights fill a log
     try:
         about = "Measure where two experts align, layer by layer, and bridge them there."
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _announce()
         run, given = parse(COMMANDS, sys.argv[1:] if arguments is None else arguments, about=about)
         run(**given)
-    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError) as error:
-        sys.exit(f"bridgework: {error}")
-    except KeyError as error:  # a modality that a store does not have: KeyError would quote its message
-        sys.exit(f"bridgework: {error.args[0]}")
     except KeyboardInterrupt:
-        print("bridgework: stopped; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+        _stop()
+    except Exception as error:
+        if interruptions:
+            _stop()
+        if isinstance(error, KeyError):  # a modality that a store does not have: KeyError would quote its message
+            sys.exit(f"bridgework: {error.args[0]}")
+        if not isinstance(error, FORESEEN):
+            raise
+        sys.exit(f"bridgework: {error}")
+
+
+def _announce() -> None:
+    """Give the other ranks signs of life from the beginning, before anything slow is opened."""
+    from .probes.workers.heartbeats import begin
+
+    begin()
+
+
+def _stop() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would interrupt the way out
+    print("bridgework: stopped; run the same command again to resume", file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PARTIAL = ".partial"  # how the names of temporary folders end
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -27,18 +31,86 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     write : callable
         `write(temporary)` fills a file of the same name in a temporary folder beside `path`. The file is then moved
         into place.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, as on a full disk. What was there before is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))  # libraries may put more files beside it
     try:
-        write(folder / path.name)
-        os.chmod(folder / path.name, 0o644)
-        _sync(folder / path.name)
-        os.replace(folder / path.name, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as folder:  # libraries may put more files beside it
+            write(folder / path.name)
+            os.chmod(folder / path.name, 0o644)
+            _sync(folder / path.name)
+            os.replace(folder / path.name, path)
+        _sync(path.parent)
+    except Exception as error:
+        if not is_of_the_system(error):
+            raise
+        raise OSError(
+            f"{path} cannot be written ({error}): make room there or name another place, then run the same again; what "
+            "was there before is as it was"
+        ) from error
+
+
+def write_folder(path: str | os.PathLike[str], fill: Callable[[Path], object]) -> None:
+    """Write a folder so that it is never there in part: the new one takes the place of the old one.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The folder to write.
+    fill : callable
+        `fill(temporary)` puts files into an empty folder. It is then moved into place.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written. What was there before is as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as folder:
+            (folder / "new").mkdir()
+            fill(folder / "new")
+            if path.exists():
+                os.replace(path, folder / "old")
+            try:
+                os.replace(folder / "new", path)
+            except OSError:
+                if (folder / "old").exists():
+                    os.replace(folder / "old", path)
+                raise
+    except Exception as error:
+        if not is_of_the_system(error):
+            raise
+        raise OSError(
+            f"the folder {path} cannot be written ({cause_of(error)}): make room there or name another place, then "
+            "run the same again; what was there before is as it was"
+        ) from error
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Return whether the system refused to write: libraries in Rust wrap its errors into their own."""
+    return isinstance(error, OSError) or "(os error " in str(error)
+
+
+def cause_of(error: Exception) -> BaseException:
+    """Return what the system said where `write_atomically` failed, for a caller that says more about it."""
+    return error.__cause__ or error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Make a folder beside a path, and remove it afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _sync(path.parent)
 
 
 def write_csv(path: str | os.PathLike[str], table: pd.DataFrame, **options: Any) -> None:
@@ -57,7 +129,7 @@ def write_csv(path: str | os.PathLike[str], table: pd.DataFrame, **options: Any)
 
 
 def write_parquet(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write a table as Parquet, whole or not at all.
+    """Write a table as Parquet, whole or not at all, with a checksum of every page.
 
     Parameters
     ----------
@@ -66,7 +138,40 @@ def write_parquet(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
     table : pandas.DataFrame
         The table.
     """
-    write_atomically(path, table.to_parquet)
+    write_atomically(path, partial(table.to_parquet, write_page_checksum=True))
+
+
+def read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table that `write_parquet` wrote, and check its pages where they have checksums.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or no Parquet.
+    FileNotFoundError
+        There is no such file.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow has errors of no common kind
+        raise ValueError(
+            f"{path} is damaged, or no Parquet file: remove it, then run what wrote it again "
+            f"({str(error).splitlines()[0]})"
+        ) from None
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -93,6 +198,12 @@ def remove_partial_files(path: str | os.PathLike[str]) -> None:
     """
     for folder in Path(path).parent.glob(f".{Path(path).name}.*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_all_partial_files(folder: Path) -> None:
+    """Remove what killed writers left anywhere in a folder. Nobody may be writing into it now."""
+    for left in [*folder.rglob(f".*{PARTIAL}")]:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def home() -> Path:

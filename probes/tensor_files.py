@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+SEAL = "seal"
 KEY = "bridgework"  # the only metadata key: with several, safetensors files are not byte-deterministic
 
 
@@ -41,8 +42,43 @@ def hash_json(value: Any) -> str:
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 (hex) of a small file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """Return the sha256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_seal(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary of plain JSON with its hash under "seal", which `read_sealed` checks."""
+    return value | {SEAL: hash_json(json.loads(json.dumps(value)))}
+
+
+def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds a dictionary, and check it against its seal, if it has one.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+
+    Returns
+    -------
+    dict
+        The dictionary, without the seal. Earlier versions wrote none.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or something else.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it holds no dictionary")
+        if (written := value.pop(SEAL, None)) is not None and written != hash_json(value):
+            raise ValueError("it does not say what was written")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, then run what wrote it again") from None
+    return value
 
 
 def sealed(tensors: Mapping[str, Tensor], about: Any) -> dict[str, str]:

@@ -7,7 +7,6 @@ and ranks none: their parameters and steps to convergence differ.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..probes.files import write_atomically, write_csv, write_json
 from ..probes.plans.layout_table import LAYOUTS, TRUNKS
 from ..probes.plans.layouts import lay_out
 from ..probes.similarity.intervals import mean_interval
+from ..probes.tensor_files import read_sealed, with_seal
 
 RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 RESULTS = Path(__file__).parent / "results" / "layouts.csv"
@@ -86,7 +86,7 @@ def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
     """Return the row of one run, with its losses: of the run in `out` if it is there, else train it."""
     folder = out / f"{recipe.layout}{' shuffled' if recipe.shuffled else ''}".replace(" ", "-")
     path = folder / f"losses-{batches}.json"
-    if path.exists() and (row := json.loads(path.read_text()))["made"] == asdict(recipe):
+    if path.exists() and (row := read_sealed(path))["made"] == asdict(recipe):
         return row
     print(f"{folder.name}: {recipe.steps} steps", flush=True)
     model = run_recipe(recipe, folder)
@@ -99,7 +99,7 @@ def _trained(recipe: Recipe, out: Path, batches: int) -> dict[str, Any]:
     row |= {"loss": float(losses[False].mean()), "shuffled": float(losses[True].mean())}
     row |= _interval("difference", losses[True] - losses[False]) | {"batches": batches}
     row |= {"losses": losses[False].tolist(), "made": asdict(recipe)}
-    write_json(path, row)
+    write_json(path, with_seal(row))
     return row
 
 

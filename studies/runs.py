@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from ..models.evaluation.scores import evaluate
 from ..models.experts.downloads import weights
 from ..models.experts.opening import open_expert
 from ..models.training.recipe import Recipe
-from ..probes.files import write_atomically, write_csv
+from ..probes.files import read_parquet, write_atomically, write_csv, write_folder
 from ..probes.plans.bridge_plan import BridgePlan
 from . import layout_training, smollm2_emoji
 from .alignment_curves import measure, read_map
@@ -114,10 +115,10 @@ def reproduce(names: Sequence[str] = (), runs: Path = RUNS, results: Path = RESU
             source, target = runs / study.folder / file, results / file
             if not source.exists():
                 raise FileNotFoundError(f"the study {name} has not written {source}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_dir():
-                shutil.rmtree(target)
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+            if source.is_dir():
+                write_folder(target, partial(shutil.copytree, source, dirs_exist_ok=True))
+            else:
+                write_atomically(target, partial(shutil.copy, source))
 
 
 def run_scenes(runs: Path) -> None:
@@ -267,7 +268,7 @@ STUDIES = {
 
 def draw_curves(folder: Path) -> None:
     """Draw the alignment curves of both experts with their controls: alignment_curves.png."""
-    curves = pd.read_parquet(folder / "curves.parquet")
+    curves = read_parquet(folder / "curves.parquet")
     figure = alignment_curves(curves[(curves["metric"] == METRICS[0]) & (curves["pass"] == "separate")])
     write_atomically(
         folder / "alignment_curves.png",
@@ -302,8 +303,8 @@ def collect(folder: Path) -> None:
     logs = pd.concat([pd.read_csv(run / "log.csv", index_col=0) for run in runs if (run / "log.csv").exists()])
     write_csv(folder / "learning.csv", logs)
     shown = fused_folder(folder, "alignment", 0)
-    shutil.copy(shown / "samples.csv", folder / "samples.csv")
-    shutil.copytree(shown / "samples", folder / "samples", dirs_exist_ok=True)
+    write_atomically(folder / "samples.csv", partial(shutil.copy, shown / "samples.csv"))
+    write_folder(folder / "samples", partial(shutil.copytree, shown / "samples", dirs_exist_ok=True))
 
 
 def _fetched(name: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -301,6 +302,20 @@ def test_an_interruption_is_reported(monkeypatch, capsys):
     status, text = run_to_exit(capsys, "evaluate", "scenes-vlm")
     assert status == 130
     assert text == "bridgework: stopped; run the same command again to resume\n"
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_is_one(monkeypatch, capsys):
+    def interrupted(*_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot import name") from None
+
+    monkeypatch.setattr("bridgework.models.evaluation.reporting.open_expert", interrupted)
+    status, text = run_to_exit(capsys, "evaluate", "scenes-vlm")
+    assert status == 130
+    assert text == "bridgework: stopped; run the same command again to resume\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_flag_takes_no_value(capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
+from ...probes.tensor_files import read_sealed
 from ..costs.step_costs import costs
 from ..experts.opening import open_expert
 from ..fusion.fused_model import FusedModel
@@ -173,9 +173,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError):
-        raise ValueError(f"{path} is not a JSON object: put back the one that was written in training") from None
+        return read_sealed(path)
+    except ValueError:
+        raise ValueError(
+            f"{path} is damaged, or not a JSON object: put back the one that was written in training"
+        ) from None
 
 
 def evaluate_dense(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sampling: Any) -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """Write and read the files of text states: the states of each caption at every block, one caption after another.
 
     captions-ID/            what one process has added; others read it and never write to it
-        captions.jsonl      a line for each caption: its text, where its rows begin, how many, a checksum for each block
+        captions.jsonl      a line for each caption: its text, where its rows begin, how many, and checksums, one of
+                            the rows at each block and one of the line
         block-00.bin ...    (token, width): the rows of all captions one after another, without padding
 
 The rows of a caption are written before its line. A process that is killed leaves rows without a line, or a part of a
-line, and neither is read. Rows that do not have their checksum, as after a power cut, count as missing.
+line, and neither is read. Rows and lines that do not have their checksum, as after a power cut, count as missing.
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class _Part:
         for line in whole.splitlines():
             try:
                 start, tokens, checksums = (found := json.loads(line))["start"], found["tokens"], found["checksums"]
+                if found.pop("line", None) not in (None, _checksum(found)):  # earlier versions wrote none
+                    continue
             except (ValueError, KeyError, TypeError):  # as a power cut leaves a line
                 continue
             yield found["caption"], _Place(self, start, start + tokens, checksums)
@@ -159,7 +162,8 @@ class _Part:
         for caption, rows in states.items():
             sums = [zlib.crc32(np.ascontiguousarray(block, self.dtype).tobytes()) for block in rows]
             places.append((caption, _Place(self, start, start + len(rows[0]), sums)))
-            lines.append({"caption": caption, "start": start, "tokens": len(rows[0]), "checksums": sums})
+            line = {"caption": caption, "start": start, "tokens": len(rows[0]), "checksums": sums}
+            lines.append(line | {"line": _checksum(line)})
             start += len(rows[0])
         for block, width in enumerate(self.widths):
             joined = np.concatenate([rows[block] for rows in states.values()]).astype(self.dtype, copy=False)
@@ -168,6 +172,10 @@ class _Part:
         _write_at(self.path / LINES, self._read, text)
         self._rows, self._read = start, self._read + len(text)
         return places
+
+
+def _checksum(line: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(line, sort_keys=True).encode())
 
 
 def _write_at(path: Path, place: int, data: bytes) -> None:

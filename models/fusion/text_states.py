@@ -6,7 +6,6 @@ expert they are, and what is kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ...probes.fingerprints.described_values import digest
 from ...probes.fingerprints.processor_settings import processor_settings
 from ...probes.hooks.attention_calls import AttentionCall
 from ...probes.hooks.model_state import evaluating
+from ...probes.tensor_files import read_sealed, with_seal
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
 from .expert_passes import expert_tower, text_pass
@@ -68,7 +68,7 @@ class TextStates:
     def __init__(self, folder: str | Path) -> None:
         if not (Path(folder) / INDEX).is_file():
             raise FileNotFoundError(f"{folder} holds no text states: keep them by keep_text_states")
-        self._open(Path(folder), json.loads((Path(folder) / INDEX).read_text(encoding="utf-8")))
+        self._open(Path(folder), read_sealed(Path(folder) / INDEX))
 
     @classmethod
     def _unkept(cls, index: dict[str, Any]) -> TextStates:
@@ -289,7 +289,7 @@ def keep_text_states(
             if states.dtype != dtype:
                 raise ValueError(f"{folder} holds states in {states.dtype}, not {dtype}: choose another folder")
         else:
-            write_json(folder / INDEX, about | reader.shape())
+            write_json(folder / INDEX, with_seal(about | reader.shape()))
             states = TextStates(folder)
         _read_all(states, reader, list(dict.fromkeys(["", *captions])), batch_size)
     return _with_reader(states, expert, tower)

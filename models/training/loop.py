@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...probes.folder_locks import writing
 from ...probes.hooks.attention_calls import Attention, Intercept
+from ...probes.workers.heartbeats import wait_for_all
 from .optimizers import build_optimizers
 from .resuming import Checkpoints
 
@@ -108,7 +110,9 @@ def fit(
     FloatingPointError
         At the first loss or gradient that is not finite. The newest checkpoint stays as it was.
     RuntimeError
-        For TensorBoard where it is not installed.
+        For TensorBoard where it is not installed; or another process trains in the folder.
+    OSError
+        A checkpoint cannot be written, as on a full disk. The one before stays as it was.
 
     Notes
     -----
@@ -125,6 +129,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if tensorboard and not is_tensorboard_available():
         raise RuntimeError("TensorBoard is not installed: pip install 'bridgework[tensorboard]', or train without it")
+    wait_for_all()
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # else schedules step once per process
@@ -151,37 +156,42 @@ def fit(
         accelerator.init_trackers("tensorboard")
 
     checkpoints = Checkpoints(folder, accelerator, trained, updaters, ema)
-    start, log = checkpoints.resume()
-    with tqdm(total=steps, initial=start, desc=progress, mininterval=1, disable=not accelerator.is_main_process) as bar:
-        for step in range(start, steps):
-            with accelerator.autocast(), Intercept(_attend_in_float) if in_float else nullcontext():
-                value = loss(step) if alone else trained(loss, step)
-            mean = accelerator.reduce(value.detach(), "mean")
-            _check_finite("loss", mean, step, folder)
-            accelerator.backward(value)
-            norm = accelerator.clip_grad_norm_(parameters, 1.0)
-            if accelerator.scaler is None:  # a scaler looks for such gradients itself and skips their step
-                _check_finite("gradient", norm, step, folder)
-            for updater in updaters:  # optimizers, then schedules
-                updater.step()
-            for p in parameters:
-                p.grad = None
-            if ema:
-                ema.step(parameters)
-            checkpoint = (step + 1) % checkpoint_every == 0 or step + 1 == steps
-            if step % 10 == 0 or step + 1 == steps or (checkpoint and validate):
-                line = {"step": step, "loss": mean.item()}
-                if checkpoint and validate:
-                    with _averaged(ema, parameters):
-                        line |= validate(step) if alone else trained(validate, step)
-                log.append(line)
-                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-                accelerator.log({name: number for name, number in line.items() if name != "step"}, step)
-                if on_log and accelerator.is_main_process:
-                    on_log(log)
-            bar.update()
-            if checkpoint:
-                checkpoints.save(step + 1, log)
+    held = ExitStack()
+    if accelerator.is_main_process:
+        held.enter_context(writing(folder))
+    with held:
+        start, log = checkpoints.resume()
+        shown = {"desc": progress, "mininterval": 1, "disable": not accelerator.is_main_process}
+        with tqdm(total=steps, initial=start, **shown) as bar:
+            for step in range(start, steps):
+                with accelerator.autocast(), Intercept(_attend_in_float) if in_float else nullcontext():
+                    value = loss(step) if alone else trained(loss, step)
+                mean = accelerator.reduce(value.detach(), "mean")
+                _check_finite("loss", mean, step, folder)
+                accelerator.backward(value)
+                norm = accelerator.clip_grad_norm_(parameters, 1.0)
+                if accelerator.scaler is None:  # a scaler looks for such gradients itself and skips their step
+                    _check_finite("gradient", norm, step, folder)
+                for updater in updaters:  # optimizers, then schedules
+                    updater.step()
+                for p in parameters:
+                    p.grad = None
+                if ema:
+                    ema.step(parameters)
+                checkpoint = (step + 1) % checkpoint_every == 0 or step + 1 == steps
+                if step % 10 == 0 or step + 1 == steps or (checkpoint and validate):
+                    line = {"step": step, "loss": mean.item()}
+                    if checkpoint and validate:
+                        with _averaged(ema, parameters):
+                            line |= validate(step) if alone else trained(validate, step)
+                    log.append(line)
+                    bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+                    accelerator.log({name: number for name, number in line.items() if name != "step"}, step)
+                    if on_log and accelerator.is_main_process:
+                        on_log(log)
+                bar.update()
+                if checkpoint:
+                    checkpoints.save(step + 1, log)
     if ema:
         ema.copy_to(parameters)
     if accelerator.is_fsdp2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import AddedToken, PreTrainedTokenizerFast, SiglipImageProcessorPil
 
+from ...probes.files import write_folder
 from ..experts.opening import open_expert
 from ..experts.pixel_dit import DitExpert
 from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
@@ -25,6 +27,7 @@ from .scene_batches import dit_batch, emoji_part, vlm_batch
 
 STEPS = {"scenes-vlm": 4000, "scenes-reader": 2000, "scenes-dit": 12000, "scenes-dit-wide": 12000, "emoji-dit": 4000}
 SEED = 0
+Trained = tuple[list[dict[str, Any]], Callable[[Path], None]]  # the log, and what writes the checkpoint
 
 
 def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
@@ -62,10 +65,18 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
         raise ValueError(f"unknown expert {name!r}: expected one of {', '.join(STEPS)}")
     folder, steps = Path(folder), steps or STEPS[name]
     torch.manual_seed(SEED)
-    final = folder / "final"
-    log = _dit(name, folder, steps, final) if "dit" in name else _vlm(name, folder, steps, final)
-    (final / "training.json").write_text(json.dumps({"steps": steps, "seed": SEED, "log": log}))
-    return final
+    train = _dit if "dit" in name else _vlm
+
+    log, save = train(name, folder, steps)
+
+    def fill(final: Path) -> None:
+        save(final)
+        (final / "training.json").write_text(json.dumps({"steps": steps, "seed": SEED, "log": log}))
+
+    if PartialState().is_main_process:
+        write_folder(folder / "final", fill)
+    PartialState().wait_for_everyone()
+    return folder / "final"
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -76,7 +87,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
 
 
-def _vlm(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+def _vlm(name: str, folder: Path, steps: int) -> Trained:
     """Train scenes-vlm on questions, captions and names of emoji, or train it further on captions that must be read."""
     reads = name == "scenes-reader"
     if reads:
@@ -94,11 +105,14 @@ def _vlm(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any
         return answer_loss(model(**inputs).logits, labels)
 
     log = fit(model, loss, folder, steps, learning_rate=1e-3, muon=2e-3, average=0.998, progress=name)
-    model.half().save_pretrained(final)
-    tokenizer.save_pretrained(final)
     side = {"height": SIZE, "width": SIZE}
-    SiglipImageProcessorPil(size=side, resample=1, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(final)
-    return log
+    processor = SiglipImageProcessorPil(size=side, resample=1, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+    def save(final: Path) -> None:
+        for part in (model.half(), tokenizer, processor):
+            part.save_pretrained(final)
+
+    return log, save
 
 
 def _new_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -108,7 +122,7 @@ def _new_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return [word for word in words if len(tokenizer.tokenize(word)) > 1]
 
 
-def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any]]:
+def _dit(name: str, folder: Path, steps: int) -> Trained:
     """Train scenes-dit on scenes and a few emoji, or emoji-dit on emoji alone."""
     tokenizer = _tokenizer(folder)
     expert = DitExpert(name, build_dit(name), build_text_encoder(tokenizer), tokenizer, ())
@@ -124,7 +138,10 @@ def _dit(name: str, folder: Path, steps: int, final: Path) -> list[dict[str, Any
     if name == "emoji-dit":  # 5 MB instead of 9, and 1 % more validation loss
         for p in expert.model.parameters():
             p.data = p.data.to(torch.float8_e4m3fn) if p.ndim == 2 else p.data
-    expert.model.save_pretrained(final / "transformer")
-    expert.text_encoder.half().save_pretrained(final / "text_encoder")
-    tokenizer.save_pretrained(final / "tokenizer")
-    return log
+
+    def save(final: Path) -> None:
+        expert.model.save_pretrained(final / "transformer")
+        expert.text_encoder.half().save_pretrained(final / "text_encoder")
+        tokenizer.save_pretrained(final / "tokenizer")
+
+    return log, save

@@ -6,16 +6,16 @@ once.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ...probes.files import write_atomically
+from ...probes.files import write_json
 from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
+from ...probes.tensor_files import with_seal
 
 if TYPE_CHECKING:
     from .loop import Log
@@ -372,6 +372,5 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     options = {name: getattr(recipe, name) for name in names}
     train(model, folder, data=stimuli, on_log=on_log, **options)
     if PartialState().is_main_process:
-        text = json.dumps(asdict(recipe), indent=2) + "\n"
-        write_atomically(Path(folder) / "recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(Path(folder) / "recipe.json", with_seal(asdict(recipe)))
     return model

@@ -15,8 +15,9 @@ from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from ...probes.files import write_json
+from ...probes.files import cause_of, is_of_the_system, write_json
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.tensor_files import hash_file
 from .training_state import (
     fill,
     load_optimizer,
@@ -27,6 +28,7 @@ from .training_state import (
     write_state,
 )
 
+HASHES = "hashes.json"  # of all other files of a checkpoint
 EARLIER = "made_longer_after"  # in run.json
 PICKLES = ("*.bin", "*.pkl", "*.pt", ".metadata")  # as accelerate and torch's distributed checkpoints name theirs
 
@@ -132,7 +134,12 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            The checkpoint is of an earlier version, with pickles in it.
+            The checkpoint is damaged, or of an earlier version, with pickles in it.
+
+        Warns
+        -----
+        UserWarning
+            If the checkpoint was written before there were hashes, so that damage cannot be seen.
         """
         state, old = self.folder / "state", self.folder / "state.old"
         if self.accelerator.is_main_process and not state.exists() and old.exists():  # stopped between the renames
@@ -141,6 +148,7 @@ class Checkpoints:
         if not state.exists():
             return 0, []
         _refuse_pickles(state)
+        _check_hashes(state)
         own, read = trained_state(self._unwrapped), read_state(state / "model.safetensors")
         for name, tensor in own.items():
             fill(tensor, read[name])
@@ -171,7 +179,25 @@ class Checkpoints:
             The step to resume with.
         log : list of dict
             The log up to that step.
+
+        Raises
+        ------
+        OSError
+            It cannot be written. The newest one stays as it was.
         """
+        try:
+            self._save(step, log)
+        except Exception as error:
+            if not is_of_the_system(error):
+                raise
+            there = self.folder / "state" / "step.json"
+            kept = f"that of step {there.read_text()} is whole" if there.exists() else "there is none before it"
+            raise OSError(
+                f"the checkpoint of step {step} in {self.folder} cannot be written ({cause_of(error)}); {kept}: make "
+                "room, then run the same command again, which resumes"
+            ) from None
+
+    def _save(self, step: int, log: list[dict[str, Any]]) -> None:
         fresh, state, old = (self.folder / name for name in ("state.new", "state", "state.old"))
         main = self.accelerator.is_main_process
         if main:
@@ -193,6 +219,7 @@ class Checkpoints:
         if main:
             (fresh / "step.json").write_text(json.dumps(step))
             (fresh / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+            write_json(fresh / HASHES, {path.name: hash_file(path) for path in sorted(fresh.iterdir())})
             if state.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(state, old)
@@ -208,6 +235,26 @@ class Checkpoints:
     def _optimizers_and_schedules(self) -> tuple[Sequence[Any], Sequence[Any]]:
         half = len(self.updaters) // 2
         return self.updaters[:half], self.updaters[half:]
+
+
+def _check_hashes(state: Path) -> None:
+    """Refuse a checkpoint of which a file is not the one that was written."""
+    if not (state / HASHES).is_file():
+        warnings.warn(
+            f"{state} was written before checkpoints held hashes: whether it is whole cannot be checked", stacklevel=4
+        )
+        return
+    try:
+        written = dict(json.loads((state / HASHES).read_text(encoding="utf-8")))
+    except (TypeError, ValueError):
+        written = {}
+    there = {path.name for path in state.iterdir()} - {HASHES}
+    damaged = [HASHES] if not written else sorted(written.keys() ^ there)
+    if damaged := damaged or [name for name in sorted(there) if hash_file(state / name) != written[name]]:
+        raise ValueError(
+            f"{state / damaged[0]} is damaged: it is not what was written; put back a copy of {state}, or remove it to "
+            "train from the start"
+        )
 
 
 def _refuse_pickles(state: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...probes.plans.layout_table import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
+from ...probes.workers.heartbeats import wait_for_all
 from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE
 from .batches import batch_source, process_share
@@ -119,6 +120,7 @@ def train(
     draw = batch_source(
         as_generator(model).pixels, data, seed, batch_size, shuffled, tokenizer=question_tokenizer(model)
     )
+    wait_for_all()
     state = Accelerator()
     check_same_run(Path(folder), model.plan, settings)
     model.to(state.device).train()

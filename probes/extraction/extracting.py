@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 from ..features.features import Features
-from ..features.store import read_ending, write_index
+from ..features.store import is_complete, read_ending, write_index
+from ..folder_locks import writing
 from ..hooks.parallel_models import ranks_of
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS
@@ -123,8 +125,8 @@ def extract(
         The subject does not have the task, timestep, modality, layer or token; or the folder holds features of
         something else; or ranks have different models, or parts of one that cannot be probed.
     RuntimeError
-        A layer runs more than once in a pass, or another rank failed; or a stimulus that is shown again alone has other
-        states than those kept: the message names layer, stimulus, size and cause.
+        A layer runs more than once in a pass, another rank failed, or another process writes the store; or a stimulus
+        that is shown again alone has other states than those kept: the message names layer, stimulus, size and cause.
     FloatingPointError
         Hidden states are not finite; the message names layer and stimulus.
     MemoryError
@@ -191,8 +193,10 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
     if options.store is None:
         return prepare_job(subject, stimuli, options).features(fresh=True)
     folder = Path(options.store)
-    with Processes(ranks_of(*modules_of(subject).values())) as ranks:
+    with Processes(ranks_of(*modules_of(subject).values())) as ranks, ExitStack() as held:
         job = prepare_job(subject, stimuli, options)
+        if ranks.leads and ranks.worker == 0 and not is_complete(folder):
+            held.enter_context(writing(folder))
         check_alike(ranks.share(job.provenance if ranks.leads else None))
         job.write(folder, range(ranks.worker, len(job), ranks.workers), ranks)
         ranks.wait()

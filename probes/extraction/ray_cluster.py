@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from ..features.features import Features
 from ..features.shards import read_metadata
-from ..features.store import read_ending, shard_path, write_index
+from ..features.store import is_complete, read_ending, shard_path, write_index
+from ..folder_locks import writing
 from ..stimuli.stimulus_set import Stimuli
 from ..subjects.sink_tokens import NORMS, join_norms, warn_of_sinks
 from ..subjects.subject import Subject
@@ -86,8 +88,9 @@ def extract_on_ray(
         num_cpus=num_cpus,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    rows.materialize()
-    write_index(folder, count)
+    with nullcontext() if is_complete(folder) else writing(folder):
+        rows.materialize()
+        write_index(folder, count)
     _warn(folder, count, stimuli, asked)
     features = Features.load(folder)
     warn_of_cuts(features)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..tensor_files import hash_json, hash_tensor
 
-_CHECKED: set[tuple[Any, ...]] = set()  # (path, its time, size and inode, tensor or seal)
+_CHECKED: set[tuple[Any, ...]] = set()  # (path, its times, size and inode, tensor or seal)
 
 
 def seal(metadata: dict[str, Any]) -> str:
@@ -74,4 +74,4 @@ def remember(path: Path, name: str) -> None:
 
 def _key(path: Path, name: str) -> tuple[Any, ...]:
     stat = path.stat()
-    return str(path.absolute()), stat.st_mtime_ns, stat.st_size, stat.st_ino, name
+    return str(path.absolute()), stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, name

@@ -68,10 +68,7 @@ def write_shard(path: Path, shard: Shard) -> None:
     metadata = json.loads(json.dumps(shard.metadata))
     metadata["hashes"] = {name: hash_tensor(tensor) for name, tensor in tensors.items()}
     text = {KEY: json.dumps(metadata | {"seal": seal(metadata)}, sort_keys=True)}
-    try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=text))
-    except SafetensorError as error:  # safetensors wraps the system's errors
-        raise OSError(str(error)) from None
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=text))
 
 
 def read_metadata(path: Path, unchecked: bool = False) -> dict[str, Any]:

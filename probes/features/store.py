@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import remove_partial_files, write_atomically
+from ..files import cause_of, remove_partial_files, write_atomically
 from .layer_features import LayerFeatures
 from .lazy_values import features_of
 from .shards import FORMAT, UNCHECKED, Shard, open_shard, read_metadata, read_tensor, write_shard
@@ -91,6 +91,11 @@ def existing_shards(
     return found
 
 
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder holds a store whose extraction has ended."""
+    return (folder / INDEX).is_file()
+
+
 def write_numbered_shard(folder: Path, number: int, count: int, shard: Shard) -> None:
     """Write one shard of a store.
 
@@ -115,8 +120,8 @@ def write_numbered_shard(folder: Path, number: int, count: int, shard: Shard) ->
     except OSError as error:
         done = sum(shard_path(folder, other).exists() for other in range(count))
         raise OSError(
-            f"{shard_path(folder, number)} cannot be written ({error}); {done} of {count} shards are there and whole: "
-            "make room, then run the same command again: it resumes here"
+            f"{shard_path(folder, number)} cannot be written ({cause_of(error)}); {done} of {count} shards are there "
+            "and whole: make room, then run the same command again: it resumes here"
         ) from None
 
 
@@ -146,8 +151,8 @@ def write_index(folder: Path, count: int) -> None:
             write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
             raise OSError(
-                f"{folder / INDEX} cannot be written ({error}); all {count} shards are there and whole: make room, "
-                "then run the same command again: it resumes here"
+                f"{folder / INDEX} cannot be written ({cause_of(error)}); all {count} shards are there and whole: "
+                "make room, then run the same command again: it resumes here"
             ) from None
 
 

@@ -260,7 +260,7 @@ def _linear(make: Callable[..., Product], debiased: bool, about: str) -> Metric:
     least = 4 if debiased else 2
     chance = (lambda k, samples: 0.0) if debiased else (lambda k, samples: None)
     metric = Metric(prepare, tables.compare, subset, tables.permuted, scores, least, about, chance)
-    return metric._replace(high_by_chance=not debiased, turned=tables.turned)
+    return metric._replace(high_by_chance=not debiased, turned=tables.turned, bounded=True)
 
 
 def _exact(x: Tensor) -> bool:
@@ -282,14 +282,17 @@ def by_tables(
     exact : bool
         Whether to compute in float64.
     memory : float
-        Bytes that centred features may take; beyond it, every tile centres its own.
+        Bytes that centred features and tiles may take; beyond it, every tile centres its own.
 
     Returns
     -------
     Array
         Scores (x layer, y layer), NaN for a constant layer.
     """
-    held = sum(layer.numel() for layer in (*xs, *ys)) * (8 if exact else 4) <= memory
+    size, layers = 8 if exact else 4, [*xs, *ys]
+    tiles = 2 * len(layers) * min(len(xs[0]), tables.TILE["cpu"]) ** 2
+    copies = 3 * max(layer.numel() for layer in layers)  # of the layer that is being centred
+    held = size * (sum(layer.numel() for layer in layers) + tiles + copies) <= memory
     products = [make(layer, exact, held) for layer in (*xs, *ys)]
     inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
     limits, width = np.array([product.limit for product in products]), len(xs)

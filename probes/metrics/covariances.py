@@ -19,7 +19,8 @@ from torch import Tensor
 from ..workers.shared_parts import Part, in_parts, is_shared
 from .metric import Array
 
-ROWS = 4096  # samples whose product is taken in the features' own dtype
+ROWS = 4096  # samples whose product is taken in the features' own dtype, at most
+FEWEST = 64  # of them, whatever the memory
 LOST = {torch.float32: 0.25, torch.float64: 1e-6}  # share of HSIC below which its diagonal hides what is left
 BEGUN = 4  # layers of x that a worker is at at once: what it loses where it dies
 NOTHING = 1e-12  # of HSIC: what is less is rounding
@@ -211,7 +212,7 @@ def _scores(
 
     Rows of the map are the parts that workers share.
     """
-    rows = [slice(start, start + ROWS) for start in range(0, len(xs[0]), ROWS)]
+    rows = _row_slices([x.shape[1] for x in xs], [y.shape[1] for y in ys], len(xs[0]), memory, dtype.itemsize)
     centring_x, centring_y = [[centring_of(layer, rows) for layer in side] for side in (xs, ys)]
     if not all(math.isfinite(centring.scale) or centring.constant for centring in (*centring_x, *centring_y)):
         return None  # differences overflow: `centred` knows a way
@@ -240,6 +241,16 @@ def _scores(
             return None
         scores.append(inner.numpy() / np.sqrt(kept[0]) / np.sqrt(kept[1:]))
     return np.stack(scores)
+
+
+def _row_slices(
+    dims_x: Sequence[int], dims_y: Sequence[int], samples: int, memory: float, itemsize: int
+) -> list[slice]:
+    """Cut samples into batches that take a quarter of the memory: each layer centred, and one of them in float64."""
+    first = groups(dims_x, dims_y, memory)[0]
+    row = itemsize * (sum(dims_x[first]) + sum(dims_y)) + 3 * 8 * max(*dims_x, *dims_y)
+    step = int(min(ROWS, max(FEWEST, memory / 4 / row)))
+    return [slice(start, start + step) for start in range(0, samples, step)]
 
 
 def _own(own: Array, whole: Array, lost: float) -> Array | None:

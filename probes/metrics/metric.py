@@ -66,6 +66,8 @@ class Metric(NamedTuple):
         it unchanged, and a permutation null says nothing.
     least_k : int
         The smallest k.
+    bounded : bool
+        Whether `scores` keeps to its `memory`.
     turned : callable or None
         ``turned(a, b, circle)`` returns the scores (sample, len a, len b) of all turns of b's samples around a circle,
         where these cost hardly more than one (`tables.turned`). a and b may be iterators of prepared layers.
@@ -88,6 +90,7 @@ class Metric(NamedTuple):
     sees_pairs: bool = True
     least_k: int = 1
     high_by_chance: bool = False
+    bounded: bool = False
     turned: Callable[[Iterable[Any], Iterable[Any], Array], Array] | None = None
 
 

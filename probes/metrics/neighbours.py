@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..workers.shared_parts import Part, in_parts
-from .estimators.nearest_rows import nearest
+from .estimators.nearest_rows import BLOCK, nearest
 from .metric import FEW, MEMORY, Array, Metric, defined, unit_rows
 
-TABLE = 2**28  # bytes of the table in which common neighbours are looked up
+TABLE = 2**28  # bytes of the table in which common neighbours are looked up, at most
+ENTRY = 16  # bytes at most that a similarity takes, with what is ranked of its row
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Neighbours:
         return nearest(self.unit, min(16 * k + 64, samples - 1), single=False, ordered=True)
 
 
-def prepare(x: Tensor, k: int) -> Neighbours | None:
+def prepare(x: Tensor, k: int, memory: float = MEMORY) -> Neighbours | None:
     """Find the k nearest neighbours of every sample by cosine.
 
     Parameters
@@ -55,6 +56,8 @@ def prepare(x: Tensor, k: int) -> Neighbours | None:
         Features (sample, dim), float32 or float64.
     k : int
         How many neighbours.
+    memory : float
+        Bytes that similarities may take.
 
     Returns
     -------
@@ -62,8 +65,8 @@ def prepare(x: Tensor, k: int) -> Neighbours | None:
         The prepared layer; None where all samples point the same way.
     """
     unit = unit_rows(x)
-    single = x.dtype == torch.float32 and len(x) >= FEW
-    return None if one_way(unit) else Neighbours(*nearest(unit, k, single), unit)
+    single, block = x.dtype == torch.float32 and len(x) >= FEW, min(BLOCK, int(memory / ENTRY))
+    return None if one_way(unit) else Neighbours(*nearest(unit, k, single, block=block), unit)
 
 
 def rank_neighbours(x: Tensor, count: int) -> Array | None:
@@ -144,8 +147,10 @@ class _Common(NamedTuple):
     slot: Array  # the neighbour's index in b's list of the sample that takes the place of `sample`
 
 
-def _common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Iterator[tuple[int, _Common]]:
-    """Yield all common neighbours for every permutation, in one or more parts.
+def _common(
+    a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array, memory: float = 2.0 * TABLE
+) -> Iterator[tuple[int, _Common]]:
+    """Yield all common neighbours for every permutation, in one or more parts; the table takes half of the memory.
 
     Each entry (i, j) of a table has a bit for every layer of a that has j among i's nearest: one look-up serves all
     layers of a.
@@ -155,7 +160,7 @@ def _common(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> 
     for first in range(0, len(a), 64):
         some = a[first : first + 64]
         word = np.min_scalar_type(2 ** len(some) - 1)
-        step = max(1, TABLE // (samples * word.itemsize))
+        step = max(1, int(min(TABLE, memory / 2) / (samples * word.itemsize)))
         for start in range(0, samples, step):
             rows = np.arange(start, min(start + step, samples))
             table = np.zeros((len(rows), samples), word)
@@ -202,21 +207,21 @@ def over_defined(count: Callable[..., Array]) -> Callable[..., Array]:
     return permuted
 
 
-def _overlap(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Array:
+def _overlap(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array, memory: float = MEMORY) -> Array:
     """Return the mean share of common neighbours (permutation, len a, len b)."""
     counts = np.zeros((len(orders), len(a) * len(b)))
-    for permutation, found in _common(a, b, orders):
+    for permutation, found in _common(a, b, orders, memory):
         counts[permutation] += np.bincount(found.a * len(b) + found.b, minlength=len(a) * len(b))
     return counts.reshape(len(orders), len(a), len(b)) / a[0].near.size
 
 
-def _local_cka(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array) -> Array:
+def _local_cka(a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array, memory: float = MEMORY) -> Array:
     """Divide HSIC_1 of the cosines of common neighbours by the norms that each side has with itself."""
     (samples, _), pairs = a[0].near.shape, len(a) * len(b)
     near, ours = np.stack([layer.near for layer in a]), np.stack([_cosines(layer) for layer in a])  # (a, sample, k)
     theirs = np.stack([_cosines(layer) for layer in b])
     parts: dict[int, list[tuple[Array, ...]]] = {permutation: [] for permutation in range(len(orders))}
-    for permutation, found in _common(a, b, orders):
+    for permutation, found in _common(a, b, orders, memory):
         slot = (near[found.a, found.sample] == found.neighbour[:, None]).argmax(1)
         left = ours[found.a, found.sample, slot]
         right = theirs[found.b, orders[permutation][found.sample], found.slot]
@@ -261,7 +266,7 @@ def _hsic(pairs: int, n: int, pair: Array, sample: Array, neighbour: Array, left
     return trace + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * np.einsum("pn,pn->p", left_into, right_from)
 
 
-def list_nearest(layers: Sequence[Tensor], k: int) -> list[Neighbours | None]:
+def list_nearest(layers: Sequence[Tensor], k: int, memory: float = MEMORY) -> list[Neighbours | None]:
     """Find the neighbours of every sample in many layers; layers are the parts that workers share.
 
     Parameters
@@ -270,6 +275,8 @@ def list_nearest(layers: Sequence[Tensor], k: int) -> list[Neighbours | None]:
         (sample, dim) each.
     k : int
         How many neighbours.
+    memory : float
+        Bytes that similarities may take.
 
     Returns
     -------
@@ -279,7 +286,7 @@ def list_nearest(layers: Sequence[Tensor], k: int) -> list[Neighbours | None]:
 
     def parts(numbers: Iterable[int]) -> Iterator[Part]:
         for number in numbers:
-            found = prepare(layers[number], k)
+            found = prepare(layers[number], k, memory)
             yield () if found is None else (torch.from_numpy(found.near), torch.from_numpy(found.distances))
 
     nothing = torch.empty(0)
@@ -299,10 +306,12 @@ def _metric(
         return permuted(a, b, k, np.arange(samples[0])[None])[0]
 
     def scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
-        found = list_nearest([*xs, *ys], k)
-        return compare(found[: len(xs)], found[len(xs) :], k)
+        found = list_nearest([*xs, *ys], k, memory)
+        bounded = over_defined(partial(count, memory=memory))
+        return bounded(found[: len(xs)], found[len(xs) :], k, np.arange(len(xs[0]))[None])[0]
 
-    return Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True, least_k=least_k)
+    metric = Metric(prepare, compare, subset, permuted, scores, least, about, chance, neighbours=True, least_k=least_k)
+    return metric._replace(bounded=True)
 
 
 MUTUAL_KNN = _metric(

@@ -23,6 +23,7 @@ from ..evidence.complementarity import METRIC as COMPLEMENTARITY
 from ..evidence.complementarity import complementarity_map
 from ..evidence.descent import METRIC as DESCENT
 from ..features.features import Features
+from ..files import read_parquet
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from ..similarity.scaled_maps import scaled_map
@@ -251,7 +252,7 @@ def read_evidence(path: str | os.PathLike[str]) -> Evidence:
         if path.suffix == ".json":
             return Divergence(**json.loads(path.read_text(encoding="utf-8")))
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return read_parquet(path)
         table = pd.read_csv(path)
         if (beside := path.with_suffix(".json")).is_file():
             table.attrs = json.loads(beside.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
+from ..folder_locks import writing
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..workers.ray_actors import run_on_workers, start_ray
-from ..workers.shared_parts import as_worker, remove_parts
+from ..workers.shared_parts import as_worker, is_complete, remove_parts
 from .inputs import Stack, check_same_stimuli, check_samples, swept_times
 from .scoring import similarity_map
 
@@ -99,8 +101,9 @@ def similarity_map_on_ray(
     folder = Path(store).absolute()
     call = partial(_work, store=folder, metric=metric, k=k, **options)
     gpus = int(torch.device(options.get("device") or "cpu").type == "cuda")
-    heat, warned = run_on_workers(ray, call, [_sent(x), _sent(y)], workers, num_cpus, gpus)[0]
-    remove_parts(folder)
+    with nullcontext() if is_complete(folder) else writing(folder):
+        heat, warned = run_on_workers(ray, call, [_sent(x), _sent(y)], workers, num_cpus, gpus)[0]
+        remove_parts(folder)
     for category, message in warned:
         warnings.warn(message, category, stacklevel=2)
     return heat

@@ -191,8 +191,9 @@ def similarity_map(
     device : str or torch.device, optional
         Where to compute; by default where the features are.
     memory : float
-        Bytes that cka and cka_biased may take beside the features and a batch (one layer of x with all of y at least).
-        With less memory they read the features more often.
+        Bytes that cka, cka_biased, mutual_knn and cknna may take beside the features and three copies of one layer in
+        float64. cka takes what products of one layer of x with all of y need, at least. With less memory features are
+        read more often. Other metrics know no bound.
     minibatch : bool
         Whether batches are scored by CKA of Nguyen et al. (2021, eq. 2): HSIC_1 of each batch alone, summed over
         batches. It needs batches of 4 samples at least, equal in size for equal weights, and little memory.

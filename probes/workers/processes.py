@@ -6,12 +6,13 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
 
-PATIENCE = timedelta(days=30)  # how long the first to finish wait for the others
+from .heartbeats import Watch, begin, messages
+
 LAST = 60.0  # seconds that the process which keeps the messages waits for the others to have read them
 _contexts = 0  # every process opens the same contexts in the same order
 
@@ -53,14 +54,9 @@ class Processes:
     def __enter__(self) -> Processes:
         global _contexts
         if self.world > 1:
-            store: Any
-            if dist.is_initialized():
-                store = dist.distributed_c10d._get_default_store()
-            else:  # no process group: gloo can wait for ever for ranks that torchrun has just started again
-                store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
+            store = begin(self.rank)
             _contexts += 1
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            self._store = dist.PrefixStore(f"bridgework/{attempt}/{_contexts}", store)
+            self._watch, self._store = Watch(store), dist.PrefixStore(str(_contexts), store)
             try:
                 self._join()
             except BaseException as error:
@@ -105,20 +101,22 @@ class Processes:
         Raises
         ------
         RuntimeError
-            Another process left the context by an error.
+            Another process left the context by an error, died or never started.
         """
         if self._store is None:
             return [value]
         self._sent[within] += 1
         name = f"{'within' if within else 'all'}/{self._sent[within]}"
         self._store.set(f"{name}/{self.rank}", json.dumps(value))
-        keys = [f"{name}/{rank}" for rank in (self._members if within else self._everyone)]
+        keys = {rank: f"{name}/{rank}" for rank in (self._members if within else self._everyone)}
         pause = 0.002
-        while not self._store.check(keys):
-            self.check()
-            time.sleep(pause)
-            pause = min(pause * 1.2, 0.2)
-        return [json.loads(self._store.get(key)) for key in keys]
+        with messages():
+            while not self._store.check([*keys.values()]):
+                self.check()
+                self._watch.check(rank for rank, key in keys.items() if not self._store.check([key]))
+                time.sleep(pause)
+                pause = min(pause * 1.2, 0.2)
+            return [json.loads(self._store.get(key)) for key in keys.values()]
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
@@ -135,8 +133,9 @@ class Processes:
         if self._store is None:
             return
         if error is not None:
-            if not self._store.check(["failed"]):
-                self._store.set("failed", json.dumps([self.rank, f"{type(error).__name__}: {error}"]))
+            with suppress(dist.DistError):  # nobody is there to hear it
+                if not self._store.check(["failed"]):
+                    self._store.set("failed", json.dumps([self.rank, f"{type(error).__name__}: {error}"]))
         else:
             done = self._store.add("left", 1)
             if self.rank == min(self._everyone):  # it may keep the store, which ends with it

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +22,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..files import write_atomically, write_json
-from ..tensor_files import hash_json, hash_tensor, read_tensors, sealed
+from ..files import cause_of, write_atomically, write_json
+from ..folder_locks import writing
+from ..tensor_files import hash_json, hash_tensor, read_sealed, read_tensors, sealed, with_seal
 from .processes import Processes
 
 MADE, RESULT, PARTS = "made.json", "scores.safetensors", "parts"
@@ -206,7 +207,7 @@ def kept_in(
     ValueError
         The folder holds something else, with what differs; or a damaged file.
     RuntimeError
-        Another rank failed.
+        Another rank failed, or another process writes the folder.
     OSError
         The folder cannot be written.
     """
@@ -215,12 +216,18 @@ def kept_in(
     made |= {f"version of {name}": _version(name) for name in PACKAGES}
     if seat is not None:
         return _kept(folder, made, compute, SharedParts(folder / PARTS, *seat))
-    with Processes() as ranks:
+    with Processes() as ranks, writing(folder) if ranks.rank == 0 and not is_complete(folder) else nullcontext():
+        ranks.wait()
         result = _kept(folder, made, compute, SharedParts(folder / PARTS, ranks.worker, ranks.workers, ranks.check))
         ranks.wait()
         if ranks.rank == 0:
             remove_parts(folder)
     return result
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder holds the result of a computation."""
+    return (folder / RESULT).is_file()
 
 
 def remove_parts(folder: Path) -> None:
@@ -234,8 +241,8 @@ def _kept(folder: Path, made: dict[str, Any], compute: Callable[[], Tensor], wor
         others = [path for path in folder.glob("*") if not path.name.startswith(".")]
         if folder.is_file() or (others and not (folder / MADE).is_file()):
             raise ValueError(f"{folder} holds something else: give a new folder")
-        write_json(folder / MADE, made)
-    _check_same(folder, made, json.loads((folder / MADE).read_text(encoding="utf-8")))
+        write_json(folder / MADE, with_seal(made))
+    _check_same(folder, made, read_sealed(folder / MADE))
     if (folder / RESULT).is_file():
         return _read(folder / RESULT)[0]
     before = _shared.set(work)
@@ -278,7 +285,8 @@ def _save(path: Path, part: Part) -> None:
         write_atomically(path, lambda file: save_file(tensors, file, metadata))
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error}): make room, then run the same again: parts that are there are kept"
+            f"{path} cannot be written ({cause_of(error)}): make room, then run the same again: parts that are "
+            "there are kept"
         ) from None
 
 

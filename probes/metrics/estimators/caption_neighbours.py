@@ -114,7 +114,13 @@ def mutual_knn_of_captions(numbers: Array) -> Metric:
 
     about = "Mutual kNN of captions is the mean share of each caption's k nearest images that x and y have in common."
     return MUTUAL_KNN._replace(
-        prepare=prepare, compare=compare, subset=_subset, permuted=permuted, scores=scores, about=about
+        prepare=prepare,
+        compare=compare,
+        subset=_subset,
+        permuted=permuted,
+        scores=scores,
+        about=about,
+        bounded=False,
     )
 
 

@@ -20,7 +20,9 @@ BLOCK = 2**25  # similarities held at once
 TIE = 1e-13  # float64 similarities closer than this may be out of order: their sums round differently
 
 
-def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tuple[Array, Array]:
+def nearest(
+    unit: Tensor, count: int, single: bool, ordered: bool = False, block: int | None = None
+) -> tuple[Array, Array]:
     """Find the nearest rows of every row, as exact arithmetic would.
 
     Parameters
@@ -33,6 +35,8 @@ def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tu
         Whether float32 is tried first.
     ordered : bool
         Whether the order of the neighbours matters too, not only which they are.
+    block : int, optional
+        How many similarities are held at once; `BLOCK` if left out.
 
     Returns
     -------
@@ -47,10 +51,10 @@ def nearest(unit: Tensor, count: int, single: bool, ordered: bool = False) -> tu
     rows = torch.arange(len(unit), device=unit.device)
     if single:
         rounded, unsure = shifted.float(), []
-        for some, closeness, error in closeness_blocks(rounded, zero, rows):
+        for some, closeness, error in closeness_blocks(rounded, zero, rows, block):
             unsure.append(some[_take(some, closeness, error, rounded, zero, near, distances, ordered)])
         rows = torch.cat(unsure)
-    for row, candidates in _undecided(shifted, zero, rows, near, distances, ordered):
+    for row, candidates in _undecided(shifted, zero, rows, near, distances, ordered, block):
         near[row], distances[row] = (ranked[:count] for ranked in _by_distance(unit, zero, row, candidates))
     return near, distances
 
@@ -119,11 +123,17 @@ def _take(
 
 
 def _undecided(
-    shifted: Tensor, zero: Tensor, rows: Tensor, near: Array, distances: Array, ordered: bool
+    shifted: Tensor,
+    zero: Tensor,
+    rows: Tensor,
+    near: Array,
+    distances: Array,
+    ordered: bool,
+    block: int | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Fill in what float64 decides; yield each other row with the samples among which its neighbours are."""
     count = near.shape[1]
-    for some, closeness, error in closeness_blocks(shifted, zero, rows):
+    for some, closeness, error in closeness_blocks(shifted, zero, rows, block):
         error = error.clamp(min=TIE)
         unsure = _take(some, closeness, error, shifted, zero, near, distances, ordered)
         for index in unsure.nonzero().ravel().tolist():

@@ -75,7 +75,7 @@ def _compare(a: Sequence[Neighbours | None], b: Sequence[Neighbours | None], k: 
 
 def _scores(xs: Sequence[Tensor], ys: Sequence[Tensor], k: int, memory: float = MEMORY) -> Array:
     """Compute the map column by column; x's layers, then y's, are the parts that workers share."""
-    a = list_nearest(xs, k)
+    a = list_nearest(xs, k, memory)
 
     def columns(numbers: Iterable[int]) -> Iterator[Part]:
         for number in numbers:

@@ -143,6 +143,48 @@ def test_every_layout_loses_nothing_when_killed(layout, fuse, tiny_vlm, tiny_dit
     assert not same(resumed.trained(), build().trained())
 
 
+FILES = ("average.safetensors", "hashes.json", "log.jsonl", "model.safetensors", "optimizers.safetensors",
+         "random-0.safetensors", "step.json")  # fmt: skip
+
+
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_noticed(tmp_path):
+    Owner().fit(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == list(FILES)
+    for name in FILES:
+        path = tmp_path / "state" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:])
+        with pytest.raises(ValueError, match=r"is damaged: it is not what was written; put back a copy of .*state"):
+            Owner().fit(tmp_path)
+        path.write_bytes(whole)
+    (tmp_path / "state" / "hashes.json").unlink()  # as earlier versions left it
+    with pytest.warns(UserWarning, match="before checkpoints held hashes: whether it is whole cannot be checked"):
+        Owner().fit(tmp_path)
+
+
+@pytest.mark.parametrize("call", [3, 7])
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, call):
+    real, calls = resuming.write_state, []
+
+    def full(path: Path, *args: Any) -> None:
+        calls.append(path)
+        if len(calls) == call:
+            path.write_bytes(b"half")
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(path, *args)
+
+    whole = Owner()
+    log = whole.fit(tmp_path / "whole")
+    kept = "there is none before it" if call == 3 else "that of step 2 is whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "write_state", full)
+        with pytest.raises(OSError, match=rf"the checkpoint of step . in .* cannot be written .*; {kept}: make room"):
+            Owner().fit(tmp_path / "full")
+    resumed = Owner()
+    assert resumed.fit(tmp_path / "full") == log
+    assert same(resumed, whole)
+
+
 def test_frozen_weights_are_not_in_the_checkpoints(fuse, plan, tmp_path):
     fused = fuse(plan).adapt("lora")
     train(fused, tmp_path, 1, batch_size=2)

@@ -1,0 +1,1 @@
+"""What kills, interruptions, flipped bits and hours of work do, measured; run by hand."""

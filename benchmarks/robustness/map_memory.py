@@ -1,0 +1,95 @@
+"""Measure what a layer map takes beside its features, with every metric, under a bound of 50 MB.
+
+    python -m bridgework.benchmarks.robustness.map_memory   # some minutes; writes benchmarks/results/map_memory.csv
+
+Every map is computed in a separate process. Two shapes of features lead linear CKA along its two ways: many samples of
+few dims, and few samples of many dims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from ...probes.files import write_csv
+from ...probes.metrics import METRICS
+from ..growth import forget_peak, peak
+from ..support.inputs import machine, stack
+
+RESULTS = Path(__file__).parents[1] / "results"
+BOUND = 50e6  # bytes
+LAYERS = 6  # of each side
+SHAPES = {"tall": (8192, 256), "wide": (2048, 2048)}  # samples, dims
+QUADRATIC = ("rsa", "cka_rbf", "information_imbalance")  # of whole tables, which take longest
+
+
+def measure(metric: str, shape: str, bound: float = BOUND) -> dict[str, Any]:
+    """Measure one map in this process: the peak of its memory above that of the process with its inputs.
+
+    Parameters
+    ----------
+    metric : str
+        A name of `METRICS`.
+    shape : str
+        A name of `SHAPES`.
+    bound : float
+        The option `memory`, in bytes.
+
+    Returns
+    -------
+    dict
+        A row of the table.
+    """
+    from ...probes.similarity.scoring import similarity_map
+
+    samples, dims = SHAPES[shape]
+    x, y = (stack(LAYERS, samples, dims, side) for side in (0, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        similarity_map(x[:1, :256, :16], y[:1, :256, :16], metric, memory=bound)  # what is loaded or started once
+        forget_peak()
+        before = peak()
+        similarity_map(x, y, metric, memory=bound)
+    took = (peak() - before) / 1e6
+    return {
+        "metric": metric, "shape": shape, "samples": samples, "dims": dims, "layers": LAYERS,
+        "inputs MB": round(2 * LAYERS * samples * dims * 4 / 1e6), "bound MB": round(bound / 1e6),
+        "took MB": round(took, 1), "bounded": METRICS[metric].bounded, "machine": machine(),
+    }  # fmt: skip
+
+
+def measured_apart(metric: str, shape: str) -> dict[str, Any]:
+    """Call `measure` in a fresh process."""
+    command = [sys.executable, "-m", __spec__.name, "--point", metric, shape]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{metric}, {shape}: exit status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Write and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.robustness.map_memory", description=__doc__)
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS), choices=list(METRICS), metavar="METRIC")
+    parser.add_argument("--point", nargs=2, metavar=("METRIC", "SHAPE"), help="measure one map, and print it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where map_memory.csv is written")
+    options = parser.parse_args()
+    if options.point:
+        print(json.dumps(measure(*options.point)))
+        return
+    rows = [measured_apart(metric, shape) for metric in tqdm(options.metrics) for shape in SHAPES]
+    table = pd.DataFrame(rows)
+    write_csv(options.results / "map_memory.csv", table)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
