@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _held: dict[Path, int] = {}  # the thread of this process that writes each folde
 
 
 @contextmanager
-def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
+def writing(folder: str | os.PathLike[str], complete: bool = False) -> Iterator[None]:
     """Keep other writers out of a folder inside the block.
 
     The system holds the lock, and lets go of it when a process ends, whatever ends it: a lock that a dead process has
@@ -31,6 +31,8 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     folder : str or os.PathLike
         The folder. It is made if it is missing. Inside the block the same thread may lock it again. A folder that
         cannot be written, or whose file system knows no locks, is not locked.
+    complete : bool
+        Whether nothing is left to write: then the folder is not locked, and only what a dead process has left goes.
 
     Yields
     ------
@@ -45,16 +47,25 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     if _held.get(folder) == thread:
         yield
         return
-    handle = _locked(folder / LOCK)
-    if handle is None:
+    if complete:
+        if (folder / LOCK).exists():
+            with suppress(RuntimeError):
+                _let_go(folder / LOCK, _locked(folder / LOCK))
         yield
         return
+    handle = _locked(folder / LOCK)
     _held[folder] = thread
     try:
         yield
     finally:
         del _held[folder]
-        (folder / LOCK).unlink(missing_ok=True)  # before it is let go of, so that nobody's own file is removed
+        _let_go(folder / LOCK, handle)
+
+
+def _let_go(path: Path, handle: int | None) -> None:
+    """Remove a lock file before it is let go of, so that nobody's own file is removed."""
+    if handle is not None:
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 

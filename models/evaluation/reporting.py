@@ -176,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
         return read_sealed(path)
     except ValueError:
         raise ValueError(
-            f"{path} is damaged, or not a JSON object: put back the one that was written in training"
+            f"{path} is not a JSON object, or damaged: put back the one that was written in training"
         ) from None
 
 

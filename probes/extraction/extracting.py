@@ -195,8 +195,8 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
     folder = Path(options.store)
     with Processes(ranks_of(*modules_of(subject).values())) as ranks, ExitStack() as held:
         job = prepare_job(subject, stimuli, options)
-        if ranks.leads and ranks.worker == 0 and not is_complete(folder):
-            held.enter_context(writing(folder))
+        if ranks.leads and ranks.worker == 0:
+            held.enter_context(writing(folder, is_complete(folder)))
         check_alike(ranks.share(job.provenance if ranks.leads else None))
         job.write(folder, range(ranks.worker, len(job), ranks.workers), ranks)
         ranks.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def extract_on_ray(
         num_cpus=num_cpus,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    with nullcontext() if is_complete(folder) else writing(folder):
+    with writing(folder, is_complete(folder)):
         rows.materialize()
         write_index(folder, count)
     _warn(folder, count, stimuli, asked)

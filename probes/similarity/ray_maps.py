@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,7 +100,7 @@ def similarity_map_on_ray(
     folder = Path(store).absolute()
     call = partial(_work, store=folder, metric=metric, k=k, **options)
     gpus = int(torch.device(options.get("device") or "cpu").type == "cuda")
-    with nullcontext() if is_complete(folder) else writing(folder):
+    with writing(folder, is_complete(folder)):
         heat, warned = run_on_workers(ray, call, [_sent(x), _sent(y)], workers, num_cpus, gpus)[0]
         remove_parts(folder)
     for category, message in warned:

@@ -216,7 +216,7 @@ def kept_in(
     made |= {f"version of {name}": _version(name) for name in PACKAGES}
     if seat is not None:
         return _kept(folder, made, compute, SharedParts(folder / PARTS, *seat))
-    with Processes() as ranks, writing(folder) if ranks.rank == 0 and not is_complete(folder) else nullcontext():
+    with Processes() as ranks, writing(folder, is_complete(folder)) if ranks.rank == 0 else nullcontext():
         ranks.wait()
         result = _kept(folder, made, compute, SharedParts(folder / PARTS, ranks.worker, ranks.workers, ranks.check))
         ranks.wait()

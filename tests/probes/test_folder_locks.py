@@ -42,7 +42,7 @@ def train(folder) -> None:
 
 DOORS = {
     "a store": lambda folder: extract(open_toy(), letters("a", "b"), store=folder),
-    "a map": lambda folder: similarity_map(torch.randn(1, 20, 4), torch.randn(1, 20, 4), store=folder),
+    "a map": lambda folder: similarity_map(torch.randn(1, 20, 4), torch.randn(1, 20, 4), "cka", store=folder),
     "a training run": train,
 }
 
@@ -54,7 +54,8 @@ def test_the_other_writer_is_named(writer, tmp_path, door):
         door(tmp_path / "written")
 
 
-def test_a_dead_writer_is_followed_at_once(tmp_path):
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_dead_writer_is_followed_at_once(tmp_path, complete):
     child = os.fork()
     if not child:
         with writing(tmp_path):
@@ -62,6 +63,9 @@ def test_a_dead_writer_is_followed_at_once(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shard.abc.partial", ".writing"]
+    if complete:
+        with writing(tmp_path, complete=True):
+            assert not list(tmp_path.iterdir())
     with writing(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [".writing"]
     assert not list(tmp_path.iterdir())
