@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +108,36 @@ def cause_of(error: Exception) -> BaseException:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Make a folder beside a path, and remove it afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+    """Make a folder beside a path, and remove it afterwards; what dead processes have left for the path goes too."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_here()}-*{PARTIAL}"):
+        if not _lives(int(left.name.rpartition(f".{_here()}-")[2].partition(".")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f".{path.name}.{_here()}-{os.getpid()}."
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=PARTIAL))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _here() -> str:
+    """Return eight digits that stand for this machine, or for the container that numbers its processes."""
+    try:
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbers = 0
+    return f"{zlib.crc32(f'{socket.gethostname()} {numbers}'.encode()):08x}"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def write_csv(path: str | os.PathLike[str], table: pd.DataFrame, **options: Any) -> None:

@@ -102,12 +102,12 @@ def _map(folder: Path) -> None:
 def _states(folder: Path) -> bool:
     states = TextStates(folder)
     try:
-        states.read([CAPTION], [0, 3])
+        states.read(["", CAPTION], range(len([*folder.glob("captions-*/block-*.bin")])))
     except ValueError as error:
         if "is not kept" not in str(error):
             raise
         return True
-    return CAPTION not in states.captions
+    return not {"", CAPTION} <= set(states.captions)
 
 
 def _rerun(folder: Path) -> None:
@@ -206,7 +206,7 @@ def measure(folder: Path, flips: int, seed: int = 0) -> pd.DataFrame:
 def main() -> None:
     """Write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.robustness.flips", description=__doc__)
-    parser.add_argument("--flips", type=int, default=3, help="flips of each kind")
+    parser.add_argument("--flips", type=int, default=5, help="flips of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the bits")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where flips.csv is written")
     options = parser.parse_args()

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...probes.files import cause_of, is_of_the_system, write_json
 from ...probes.plans.bridge_plan import BridgePlan
-from ...probes.tensor_files import hash_file
+from ...probes.tensor_files import hash_file, read_sealed, with_seal
 from .training_state import (
     fill,
     load_optimizer,
@@ -64,7 +64,7 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
         if not path.exists():
             continue
         try:
-            found = asdict(BridgePlan.load(path)) if name == "plan.json" else json.loads(path.read_text())
+            found = asdict(BridgePlan.load(path)) if name == "plan.json" else read_sealed(path)
             found = json.loads(json.dumps(found))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: choose another folder, or remove it ({error})") from None
@@ -87,7 +87,7 @@ def check_same_run(folder: Path, plan: BridgePlan, settings: dict[str, Any]) -> 
             )
     if PartialState().is_main_process:
         plan.save(folder / "plan.json")
-        write_json(folder / "run.json", settings | ({EARLIER: earlier} if earlier else {}))
+        write_json(folder / "run.json", with_seal(settings | ({EARLIER: earlier} if earlier else {})))
     PartialState().wait_for_everyone()
 
 

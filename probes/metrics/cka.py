@@ -289,10 +289,7 @@ def by_tables(
     Array
         Scores (x layer, y layer), NaN for a constant layer.
     """
-    size, layers = 8 if exact else 4, [*xs, *ys]
-    tiles = 2 * len(layers) * min(len(xs[0]), tables.TILE["cpu"]) ** 2
-    copies = 3 * max(layer.numel() for layer in layers)  # of the layer that is being centred
-    held = size * (sum(layer.numel() for layer in layers) + tiles + copies) <= memory
+    held = tables.can_be_held([*xs, *ys], 8 if exact else 4, memory)
     products = [make(layer, exact, held) for layer in (*xs, *ys)]
     inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
     limits, width = np.array([product.limit for product in products]), len(xs)

@@ -150,6 +150,27 @@ def add_products(total: Tensor, left: Tensor, right: Tensor | None = None, times
         total += (part @ other.T).double() * times
 
 
+def can_be_held(layers: Sequence[Tensor], itemsize: int, memory: float) -> bool:
+    """Return whether copies of all layers fit in memory, beside their tiles and what copying one of them takes.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor
+        Features (sample, dim).
+    itemsize : int
+        Bytes of an entry of a copy.
+    memory : float
+        Bytes.
+
+    Returns
+    -------
+    bool
+        Whether they fit.
+    """
+    sizes, tile = [layer.numel() for layer in layers], min(len(layers[0]), _tile(layers[0].device))
+    return itemsize * (sum(sizes) + 3 * max(sizes) + 2 * len(layers) * tile**2) <= memory
+
+
 def full_table(table: Table, samples: int) -> Tensor:
     """Compute a whole symmetric table from the half on and above its diagonal.
 

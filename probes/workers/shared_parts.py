@@ -292,7 +292,9 @@ def _save(path: Path, part: Part) -> None:
 
 def _read(path: Path) -> Part:
     try:
-        tensors = read_tensors(path)[0]
+        tensors, about, _ = read_tensors(path)
+        if about is None:
+            raise ValueError("it does not hold the hashes that were written with it")
     except Exception as error:  # safetensors has errors of no common kind
         raise ValueError(f"{path} is damaged ({error}): remove it, then run the same again") from None
     return tuple(tensors[name] for name in sorted(tensors, key=int))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -41,6 +43,19 @@ def test_what_killed_writers_left_is_cleared(tmp_path):
     (tmp_path / "kept").write_text("whole")
     remove_partial_files(tmp_path / "kept")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.abc", "kept"]
+
+
+def test_the_next_writer_of_a_file_clears_what_a_killed_one_left(tmp_path):
+    def half(temporary):
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if not (child := os.fork()):
+        write_atomically(tmp_path / "kept[1]", half)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_atomically(tmp_path / "kept[1]", lambda path: path.write_text("whole"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept[1]"]
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
