@@ -289,9 +289,9 @@ def by_tables(
     Array
         Scores (x layer, y layer), NaN for a constant layer.
     """
-    held = tables.can_be_held([*xs, *ys], 8 if exact else 4, memory)
+    tile, held = tables.within_memory([*xs, *ys], 8 if exact else 4, memory)
     products = [make(layer, exact, held) for layer in (*xs, *ys)]
-    inner = tables.inner_products(products, len(xs[0])).cpu().numpy()
+    inner = tables.inner_products(products, len(xs[0]), tile).cpu().numpy()
     limits, width = np.array([product.limit for product in products]), len(xs)
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
     lost = norms <= (NOTHING if exact else WEAK) * limits

@@ -148,9 +148,9 @@ class _Common(NamedTuple):
 
 
 def _common(
-    a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array, memory: float = 2.0 * TABLE
+    a: Sequence[Neighbours], b: Sequence[Neighbours], orders: Array, memory: float = 4.0 * TABLE
 ) -> Iterator[tuple[int, _Common]]:
-    """Yield all common neighbours for every permutation, in one or more parts; the table takes half of the memory.
+    """Yield all common neighbours for every permutation, in one or more parts; a table takes a quarter of the memory.
 
     Each entry (i, j) of a table has a bit for every layer of a that has j among i's nearest: one look-up serves all
     layers of a.
@@ -160,7 +160,7 @@ def _common(
     for first in range(0, len(a), 64):
         some = a[first : first + 64]
         word = np.min_scalar_type(2 ** len(some) - 1)
-        step = max(1, int(min(TABLE, memory / 2) / (samples * word.itemsize)))
+        step = max(1, int(min(TABLE, memory / 4) / (samples * word.itemsize)))
         for start in range(0, samples, step):
             rows = np.arange(start, min(start + step, samples))
             table = np.zeros((len(rows), samples), word)

@@ -19,6 +19,7 @@ from ..workers.shared_parts import Part, in_parts
 from .metric import Array, defined
 
 TILE = {"cpu": 512, "cuda": 2048}  # rows and columns computed at once: to stay in a cache, to fill a card
+SMALLEST = 64  # tile, whatever the memory
 CHUNK = 2**16
 FREQUENCIES = 64  # of all tables, compared at once
 
@@ -31,7 +32,9 @@ class Table(Protocol):
         ...
 
 
-def tiles(samples: int, device: torch.device, band: int | None = None) -> Iterator[tuple[slice, slice, int]]:
+def tiles(
+    samples: int, device: torch.device, band: int | None = None, tile: int | None = None
+) -> Iterator[tuple[slice, slice, int]]:
     """Yield the tiles on and above the diagonal of a symmetric table.
 
     Parameters
@@ -42,6 +45,8 @@ def tiles(samples: int, device: torch.device, band: int | None = None) -> Iterat
         Where the table is computed, which decides the size of a tile.
     band : int, optional
         Only the tiles of this band of rows, as tall as a tile.
+    tile : int, optional
+        Rows and columns of a tile; those of the device if left out.
 
     Yields
     ------
@@ -50,14 +55,14 @@ def tiles(samples: int, device: torch.device, band: int | None = None) -> Iterat
     times : int
         How often the tile is in the table: 1 on the diagonal, 2 above it.
     """
-    tile = _tile(device)
+    tile = tile or _tile(device)
     for row in range(0, samples, tile) if band is None else [band * tile]:
         for column in range(row, samples, tile):
             rows, columns = (slice(start, min(start + tile, samples)) for start in (row, column))
             yield rows, columns, 1 if row == column else 2
 
 
-def inner_products(tables: Sequence[Table], samples: int) -> Tensor:
+def inner_products(tables: Sequence[Table], samples: int, tile: int | None = None) -> Tensor:
     """Return all inner products of symmetric tables; bands of rows are the parts that workers share.
 
     Parameters
@@ -66,6 +71,8 @@ def inner_products(tables: Sequence[Table], samples: int) -> Tensor:
         The tables, (sample, sample) each.
     samples : int
         Rows of each table.
+    tile : int, optional
+        Rows and columns of a tile; those of the device if left out.
 
     Returns
     -------
@@ -75,9 +82,9 @@ def inner_products(tables: Sequence[Table], samples: int) -> Tensor:
 
     def bands(numbers: Iterable[int]) -> Iterator[Part]:
         for number in numbers:
-            yield (band_products(tables, samples, number),)
+            yield (band_products(tables, samples, number, tile=tile),)
 
-    parts = in_parts(bands, band_count(tables, samples))
+    parts = in_parts(bands, -(-samples // (tile or _tile(_device(tables)))))
     total = next(parts)[0]
     for (products,) in parts:
         total = total + products
@@ -90,7 +97,11 @@ def band_count(tables: Sequence[Table], samples: int) -> int:
 
 
 def band_products(
-    tables: Sequence[Table], samples: int, band: int | None = None, visit: Callable[..., None] | None = None
+    tables: Sequence[Table],
+    samples: int,
+    band: int | None = None,
+    visit: Callable[..., None] | None = None,
+    tile: int | None = None,
 ) -> Tensor:
     """Return what one band of rows adds to all inner products of symmetric tables.
 
@@ -106,6 +117,8 @@ def band_products(
         The number of the band; all of them if left out.
     visit : callable, optional
         ``visit(index, tile, rows, columns, times)`` is called with every tile of every table.
+    tile : int, optional
+        Rows and columns of a tile; those of the device if left out.
 
     Returns
     -------
@@ -113,7 +126,7 @@ def band_products(
         Inner products (table, table), float64.
     """
     products = torch.zeros(len(tables), len(tables), dtype=torch.float64, device=_device(tables))
-    for rows, columns, times in tiles(samples, products.device, band):
+    for rows, columns, times in tiles(samples, products.device, band, tile):
         blocks = [table.tile(rows, columns) for table in tables]
         if visit is not None:
             for index, block in enumerate(blocks):
@@ -150,8 +163,8 @@ def add_products(total: Tensor, left: Tensor, right: Tensor | None = None, times
         total += (part @ other.T).double() * times
 
 
-def can_be_held(layers: Sequence[Tensor], itemsize: int, memory: float) -> bool:
-    """Return whether copies of all layers fit in memory, beside their tiles and what copying one of them takes.
+def within_memory(layers: Sequence[Tensor], itemsize: int, memory: float) -> tuple[int, bool]:
+    """Return how large tiles may be, and whether copies of all layers fit in memory beside them.
 
     Parameters
     ----------
@@ -164,11 +177,19 @@ def can_be_held(layers: Sequence[Tensor], itemsize: int, memory: float) -> bool:
 
     Returns
     -------
-    bool
-        Whether they fit.
+    tile : int
+        Rows and columns of a tile: those of the device, or a half, a quarter, ... where the memory is small.
+    held : bool
+        Whether copies fit, beside tiles and what copying a layer takes.
     """
-    sizes, tile = [layer.numel() for layer in layers], min(len(layers[0]), _tile(layers[0].device))
-    return itemsize * (sum(sizes) + 3 * max(sizes) + 2 * len(layers) * tile**2) <= memory
+    tile, sizes = _tile(layers[0].device), [layer.numel() for layer in layers]
+
+    def taken() -> int:
+        return 2 * itemsize * len(layers) * min(tile, len(layers[0])) ** 2
+
+    while tile > SMALLEST and taken() > 0.75 * memory:
+        tile //= 2
+    return tile, itemsize * (sum(sizes) + 3 * max(sizes)) + taken() <= memory
 
 
 def full_table(table: Table, samples: int) -> Tensor:
