@@ -72,7 +72,7 @@ def one_round(number: int, folder: Path, samples: int = 16) -> None:
     heat = similarity_map(seen["text"], made["image"], metric, 3, store=folder / "map", permutations=20)
     plan = choose_bridges(heat, rule="alignment", bridges=3)
     depths = len(experts[0].blocks), len(experts[1].blocks)
-    fused = FusedModel(*experts, plan if number % 2 else lay_out(LAYOUTS[number % len(LAYOUTS)], *depths))
+    fused = FusedModel(experts[0], experts[1], plan if number % 2 else lay_out(LAYOUTS[number % len(LAYOUTS)], *depths))
     train(fused, folder / "run", 1, batch_size=2)
     generate(fused, [stimuli[0].text], ["0"], steps=2)
     shutil.rmtree(folder)
@@ -127,7 +127,7 @@ def slope(values: np.ndarray) -> tuple[float, float, float]:
     return fitted.slope, fitted.slope - reach, fitted.slope + reach
 
 
-def measure(seconds: float, samples: int = 16, rounds: int | None = None) -> pd.DataFrame:
+def measure(seconds: float, samples: int = 16, file: Path | None = None) -> pd.DataFrame:
     """Work for some time, and count after each round.
 
     Parameters
@@ -136,8 +136,8 @@ def measure(seconds: float, samples: int = 16, rounds: int | None = None) -> pd.
         How long.
     samples : int
         The stimuli that experts are shown.
-    rounds : int, optional
-        The most rounds.
+    file : Path, optional
+        Where the table is written, again after every round.
 
     Returns
     -------
@@ -149,10 +149,12 @@ def measure(seconds: float, samples: int = 16, rounds: int | None = None) -> pd.
     tempfile.tempdir = str(temporary)  # all temporary files of this process lie there
     try:
         with tqdm(desc="rounds") as bar:
-            while time.monotonic() - began < seconds and len(rows) != rounds:
+            while time.monotonic() - began < seconds:
                 one_round(len(rows), temporary / "work", samples)
                 row = counts(temporary)
                 rows.append({"round": len(rows), "seconds": round(time.monotonic() - began, 1), **row})
+                if file is not None:
+                    write_csv(file, pd.DataFrame(rows).assign(machine=machine()))
                 bar.set_postfix({name: f"{value:g}" for name, value in row.items()})
                 bar.update()
     finally:
@@ -168,8 +170,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="stimuli that experts are shown")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where load.csv is written")
     options = parser.parse_args()
-    table = measure(3600 * options.hours, options.samples).assign(machine=machine())
-    write_csv(options.results / "load.csv", table)
+    table = measure(3600 * options.hours, options.samples, options.results / "load.csv")
     for name in COUNTED:
         found, low, high = slope(table[name].to_numpy()[WARM:])
         print(f"{name}: {found:.3g} a round [{low:.3g}, {high:.3g}]")

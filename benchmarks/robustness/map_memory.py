@@ -2,16 +2,15 @@
 
     python -m bridgework.benchmarks.robustness.map_memory   # some minutes; writes benchmarks/results/map_memory.csv
 
-Every map is computed in a separate process. Two shapes of features lead linear CKA along its two ways: many samples of
-few dims, and few samples of many dims.
+Every map is computed in a process of its own, forked from one that has imported everything. Two shapes of features lead
+linear CKA along its two ways: many samples of few dims, and few samples of many dims.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from tqdm import tqdm
 
 from ...probes.files import write_csv
 from ...probes.metrics import METRICS
+from ...probes.similarity.scoring import similarity_map
 from ..growth import forget_peak, peak
 from ..support.inputs import machine, stack
 
 RESULTS = Path(__file__).parents[1] / "results"
 BOUND = 50e6  # bytes
 LAYERS = 6  # of each side
-SHAPES = {"tall": (8192, 256), "wide": (2048, 2048)}  # samples, dims
-QUADRATIC = ("rsa", "cka_rbf", "information_imbalance")  # of whole tables, which take longest
+SHAPES = {"tall": (4096, 256), "wide": (1024, 1024)}  # samples, dims
 
 
 def measure(metric: str, shape: str, bound: float = BOUND) -> dict[str, Any]:
@@ -48,8 +47,6 @@ def measure(metric: str, shape: str, bound: float = BOUND) -> dict[str, Any]:
     dict
         A row of the table.
     """
-    from ...probes.similarity.scoring import similarity_map
-
     samples, dims = SHAPES[shape]
     x, y = (stack(LAYERS, samples, dims, side) for side in (0, 1))
     with warnings.catch_warnings():
@@ -67,28 +64,49 @@ def measure(metric: str, shape: str, bound: float = BOUND) -> dict[str, Any]:
 
 
 def measured_apart(metric: str, shape: str) -> dict[str, Any]:
-    """Call `measure` in a fresh process."""
-    command = [sys.executable, "-m", __spec__.name, "--point", metric, shape]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{metric}, {shape}: exit status {done.returncode}: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Call `measure` in a process of its own.
+
+    Parameters
+    ----------
+    metric, shape : str
+        As of `measure`.
+
+    Returns
+    -------
+    dict
+        What `measure` returns.
+
+    Raises
+    ------
+    RuntimeError
+        The process failed, or was killed for its memory.
+    """
+    there, here = os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.write(here, json.dumps(measure(metric, shape)).encode())
+        finally:
+            os._exit(0)
+    os.close(here)
+    with os.fdopen(there) as file:
+        text = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not text:
+        raise RuntimeError(f"{metric}, {shape}: the process failed, exit status {status}")
+    return json.loads(text)
 
 
 def main() -> None:
     """Write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bridgework.benchmarks.robustness.map_memory", description=__doc__)
     parser.add_argument("--metrics", nargs="+", default=list(METRICS), choices=list(METRICS), metavar="METRIC")
-    parser.add_argument("--point", nargs=2, metavar=("METRIC", "SHAPE"), help="measure one map, and print it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where map_memory.csv is written")
     options = parser.parse_args()
-    if options.point:
-        print(json.dumps(measure(*options.point)))
-        return
-    rows = [measured_apart(metric, shape) for metric in tqdm(options.metrics) for shape in SHAPES]
-    table = pd.DataFrame(rows)
-    write_csv(options.results / "map_memory.csv", table)
-    print(table.to_string(index=False))
+    rows = []
+    for metric in tqdm(options.metrics):
+        rows += [measured_apart(metric, shape) for shape in SHAPES]
+        write_csv(options.results / "map_memory.csv", pd.DataFrame(rows))
+    print(pd.DataFrame(rows).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -73,4 +73,4 @@ def map_memory_table(results: Path) -> str:
         bound = whole(part["bound MB"].iloc[0]) if part["bounded"].iloc[0] else "none"
         cells = [whole(took[shape]) if shape in took else "" for shape in ("tall", "wide")]
         rows.append([f"`{metric}`", bound, *cells])
-    return table(["metric", "bound (MB)", "8,192 x 256 (MB)", "2,048 x 2,048 (MB)"], rows)
+    return table(["metric", "bound (MB)", "4,096 x 256 (MB)", "1,024 x 1,024 (MB)"], rows)

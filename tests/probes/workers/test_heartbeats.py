@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
@@ -18,9 +19,13 @@ from bridgework.probes.workers.processes import Processes
 def start(rank: int, port: int, work: Callable[[], object]) -> tuple[int, int]:
     """Start one of two ranks, as a launcher other than torchrun does; return its process, and where it says what."""
     heard, say = os.pipe()
-    if child := os.fork():
-        os.close(say)
-        return child, heard
+    if not (child := os.fork()):
+        _as_rank(rank, port, work, say)
+    os.close(say)
+    return child, heard
+
+
+def _as_rank(rank: int, port: int, work: Callable[[], object], say: int) -> NoReturn:
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "BRIDGEWORK_PATIENCE": "2",
