@@ -38,7 +38,7 @@ def work(
     path : Path
         The file of results, which has been begun.
     until : float
-        When all parts must have ended, as `time.time` counts.
+        When all parts must have ended, as `time.monotonic` counts, on one machine the same in all processes.
     ends_process : callable
         Called with `CLOSED` where a part has failed, or does not end in time: from another thread, with the part still
         running. Where it returns, the next part follows.
@@ -49,7 +49,7 @@ def work(
     card = machine(device)
     if device == "cuda":  # the CPU scores some maps as well
         use_all_cores()
-    ends = time.monotonic() + until - time.time()
+    ends = until
     for number, name in enumerate(parts):
         shares = [SHARES[each] for each in parts[number:]]
         began = time.monotonic()
@@ -101,7 +101,7 @@ def run(parts: Sequence[str], size: str, device: str, path: Path, seconds: float
     waiting = list(parts)
     while waiting and (left := ends - time.monotonic()) > 0:
         # The end, and not the time that is left: a process takes some seconds to begin.
-        until = f"{time.time() + left:.1f}"
+        until = f"{time.monotonic() + left:.1f}"
         command = [sys.executable, "-m", __package__ or "", "--until", until, "--size", size, "--device", device]
         command += ["--results", str(path), "--parts", *waiting]
         try:

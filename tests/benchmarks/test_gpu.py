@@ -30,7 +30,7 @@ def path(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of models without training
 def test_all_parts_run_at_tiny_sizes(path):
-    runner.work(list(SHARES), "tiny", "cpu", path, time.time() + 3600, must_not_end)
+    runner.work(list(SHARES), "tiny", "cpu", path, time.monotonic() + 3600, must_not_end)
     rows = read(path)
     assert [row["part"] for row in rows if row["quantity"] == runner.TOOK] == list(SHARES)
     assert all(math.isfinite(float(row["value"])) for row in rows)
@@ -73,10 +73,10 @@ def test_a_part_that_fails_or_does_not_end_is_one_row_more(path, measures):
         "extraction": hangs,
         "memory": measures_nothing,
     }
-    runner.work(["maps"], "tiny", "cpu", path, time.time() + 60, ends)
+    runner.work(["maps"], "tiny", "cpu", path, time.monotonic() + 60, ends)
     stopped.clear()
-    runner.work(["extraction"], "tiny", "cpu", path, time.time() + 2, ends)
-    runner.work(["memory"], "tiny", "cpu", path, time.time() + 60, ends)
+    runner.work(["extraction"], "tiny", "cpu", path, time.monotonic() + 2, ends)
+    runner.work(["memory"], "tiny", "cpu", path, time.monotonic() + 60, ends)
     said = [(row["part"], row["quantity"], row["met"], row["note"]) for row in read(path)]
     assert said[:4] == [
         ("maps", "first", "True", ""),

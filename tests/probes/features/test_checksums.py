@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -91,6 +92,23 @@ def test_one_bit_of_any_tensor_is_noticed(toy, tmp_path, asked):
         flip(store / FIRST, start + tensor["data_offsets"][1] - 1)
     for part in Features.load(store).values():
         part.load()
+
+
+def test_a_clock_that_jumps_hides_no_damage(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: -1e9)
+    extract(toy, letters(*TEXTS), batch_size=1, store=tmp_path / "store")
+    path = tmp_path / "store" / FIRST
+    part = Features.load(tmp_path / "store")["image"]
+    part.load()
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[header(path)[1]] ^= 1
+    time.sleep(0.01)  # times of files are coarse
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as where the clock was set back
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    with pytest.raises(ValueError, match="is damaged: the values of layer"):
+        for part in Features.load(tmp_path / "store").values():
+            part.load()
 
 
 def test_no_bit_of_the_header_changes_what_is_read_without_a_word(folder):
