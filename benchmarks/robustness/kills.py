@@ -99,6 +99,7 @@ def _as_child(run: Run, stores: Path, out: Path, at_write: int | None, log: Path
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
         counts = [0]
         random.seed(0)  # Python seeds its own generator anew in every process, and checkpoints hold its state
         np.random.seed(0)

@@ -68,7 +68,7 @@ def one_round(number: int, folder: Path, samples: int = 16) -> None:
     stimuli = scene_stimuli("evidence", samples)
     seen = extract(experts[0], stimuli, store=folder / "understanding")
     made = extract(experts[1], stimuli, timesteps=(0.5,), store=folder / "generation")
-    metric = ("mutual_knn", "cka", "svcca")[number % 3]
+    metric = ("mutual_knn", "cka", "cknna")[number % 3]
     heat = similarity_map(seen["text"], made["image"], metric, 3, store=folder / "map", permutations=20)
     plan = choose_bridges(heat, rule="alignment", bridges=3)
     depths = len(experts[0].blocks), len(experts[1].blocks)

@@ -149,8 +149,8 @@ class _Part:
         for line in whole.splitlines():
             try:
                 start, tokens, checksums = (found := json.loads(line))["start"], found["tokens"], found["checksums"]
-                if found.pop("line", None) not in (None, _checksum(found)):  # earlier versions wrote none
-                    continue
+                if found.pop("line", None) not in (None, _checksum(found)) or len(found) != 4:
+                    continue  # earlier versions wrote no checksum of the line
             except (ValueError, KeyError, TypeError):  # as a power cut leaves a line
                 continue
             yield found["caption"], _Place(self, start, start + tokens, checksums)
