@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from ...probes.files import write_csv
 from .small_runs import RUNS, Run, load_everything
 
 RESULTS = Path(__file__).parents[1] / "results"
+WRITES_TOO = "SIGKILL in a write"
 WRITES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of file operations
 
 
@@ -99,7 +100,7 @@ def _as_child(run: Run, stores: Path, out: Path, at_write: int | None, log: Path
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         counts = [0]
         random.seed(0)  # Python seeds its own generator anew in every process, and checkpoints hold its state
         np.random.seed(0)
@@ -185,7 +186,7 @@ def stop(
     while True:  # a run that was quicker than its moment is no kill: it is drawn again
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        if kind == "SIGKILL in a write":
+        if kind == WRITES_TOO:
             write = int(rng.integers(1, ended.writes + 1))
             moment = f"file operation {write} of {ended.writes}"
             stopped = run_apart(run, folder, out, at_write=write)
@@ -211,7 +212,7 @@ def _last_line(said: str) -> str:
 
 
 def measure(
-    folder: Path, runs: Sequence[str], kills: int, interruptions: int, seed: int, file: Path | None = None
+    folder: Path, runs: Sequence[str], times: Mapping[str, int], seed: int, file: Path | None = None
 ) -> pd.DataFrame:
     """Stop every command, and return one row for each stop.
 
@@ -221,8 +222,8 @@ def measure(
         Where to work; it is emptied.
     runs : sequence of str
         Names of `RUNS`.
-    kills, interruptions : int
-        How often each is stopped by SIGKILL, and by SIGINT.
+    times : mapping of str to int
+        How often each is stopped, by kind.
     seed : int
         Of the moments.
     file : Path, optional
@@ -237,9 +238,9 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     load_everything()
-    with tqdm(total=sum(kills * (1 + RUNS[name].in_writes) + interruptions for name in runs)) as bar:
-        for number, name in enumerate(runs):
-            run, rng = RUNS[name], np.random.default_rng([seed, number])
+    with tqdm() as bar:
+        for name in runs:
+            run, rng = RUNS[name], np.random.default_rng([seed, list(RUNS).index(name)])
             place = folder / name
             shutil.rmtree(place, ignore_errors=True)
             (out := place / "whole").mkdir(parents=True)
@@ -249,8 +250,9 @@ def measure(
                 raise RuntimeError(f"{name} fails undisturbed: {ended.said[-500:]}")
             whole = contents(out)
             shutil.move(out, place / "undisturbed")  # paths that are written into files are those of one folder
-            kinds = ["SIGKILL"] * kills + ["SIGKILL in a write"] * (kills * run.in_writes) + ["SIGINT"] * interruptions
-            for kind in kinds:
+            for kind in (kind for kind, often in times.items() for _ in range(often)):
+                if kind == WRITES_TOO and not run.in_writes:
+                    continue
                 rows.append(stop(run, kind, place, (ended, whole), rng))
                 if file is not None:
                     write_csv(file, pd.DataFrame(rows))
@@ -265,18 +267,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to work")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), metavar="RUN")
     parser.add_argument("--kills", type=int, default=20, help="how often each command is killed")
+    parser.add_argument("--kills-in-writes", type=int, default=20, help="how often train is killed while it writes")
     parser.add_argument("--interruptions", type=int, default=5, help="how often each command is interrupted")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where kills.csv is written")
     options = parser.parse_args()
-    table = measure(
-        options.folder.absolute(),
-        options.runs,
-        options.kills,
-        options.interruptions,
-        options.seed,
-        options.results / "kills.csv",
-    )
+    times = {"SIGKILL": options.kills, WRITES_TOO: options.kills_in_writes, "SIGINT": options.interruptions}
+    table = measure(options.folder.absolute(), options.runs, times, options.seed, options.results / "kills.csv")
     print(table.groupby(["command", "signal"])["equal"].agg(["sum", "count"]))
     print(table[~table["equal"]].to_string())
 
