@@ -21,6 +21,7 @@ from .publishing.panel_letters import letter_panels as letter_panels
 from .publishing.saving import numbers_of as numbers_of
 from .publishing.saving import save as save
 from .publishing.venues import paper as paper
+from .samples import edit_grid as edit_grid
 from .samples import sample_grid as sample_grid
 from .worth.correlation_dots import rule_correlations as rule_correlations
 from .worth.layout_dots import layout_outcomes as layout_outcomes

@@ -1,9 +1,10 @@
-"""Draw images that a model made, with their captions and the checker's verdicts."""
+"""Draw images that a model made, with their captions or instructions and the checker's verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from io import BytesIO
 from textwrap import fill
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from .publishing.drawn import Drawn, remember
 from .publishing.page import page_height, page_width, panels_across, points
-from .style import NO, YES, panels, styled
+from .style import NO, QUIET, YES, need, panels, styled
 
 
 @styled
@@ -80,6 +81,82 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     text = f"Generated images with their captions: {right} of {len(images)} show what the caption says."
     shown = pd.DataFrame([{"images": len(images), "correct": right, "share": right / len(images)}])
     remember(figure, Drawn("sample_grid", {"samples": table}, text, shown))
+    return figure
+
+
+EDIT_COLUMNS = ("kind", "instruction", "change", "stay_objects", "stay_pixels", "success", "source_png", "result_png")
+
+
+@styled
+def edit_grid(table: pd.DataFrame) -> Figure:
+    """Draw edits beside each other: the source above, the instruction, what a model made of it below, and the verdict.
+
+    The verdict has three parts: whether what had to change has changed; the share of the objects that had to stay and
+    are there; the share of the pixels that had to stay and are the same. A frame is blue where all three hold.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row for each edit: what `score_edits` returns, with source_png and result_png, the images as PNG, as the
+        samples.parquet of the study holds them.
+
+    Returns
+    -------
+    Figure
+        At most six edits in a row.
+
+    Raises
+    ------
+    TypeError
+        If `table` is no DataFrame.
+    ValueError
+        If columns or rows are missing.
+
+    See Also
+    --------
+    sample_grid : Draws images that have no source.
+    bridgework.models.score_edits : Scores edits.
+
+    Examples
+    --------
+    >>> samples = pd.read_parquet(RESULTS / "editing" / "samples.parquet")
+    >>> figure = figures.edit_grid(samples[samples["tokens"] == "both"].head(6))
+    """
+    table = need(table, EDIT_COLUMNS, "edit_grid", "bridgework reproduce editing")
+    columns = panels_across(len(table), 6, 1.0)
+    rows = -(-len(table) // columns)
+    width = page_width(max(1.75 * columns, 4.4))
+    size = width, page_height(4.6, 2 * width / columns + 0.9) * rows + page_height(0.4, 0.25)
+    figure, grid = panels(2 * rows, columns, size)
+    for place, ax in enumerate(grid.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)):
+        if place >= len(table):
+            for empty in ax:
+                empty.remove()
+            continue
+        row = table.iloc[place]
+        colour = YES if row["success"] else NO
+        for part, name, frame in ((ax[0], "source_png", QUIET), (ax[1], "result_png", colour)):
+            with Image.open(BytesIO(row[name])) as image:
+                part.imshow(image.convert("RGB"))
+            part.set(xticks=[], yticks=[])
+            part.grid(False)
+            part.spines[:].set(visible=True, color=frame, linewidth=page_height(2.5, 1.5) if frame != QUIET else 0.8)
+        ax[0].set_xlabel(fill(str(row["instruction"]), 22), fontsize=points(8), labelpad=page_height(4, 2))
+        changed = "✓" if row["change"] else "✗"
+        verdict = f"change {changed}\nobjects {row['stay_objects']:.0%}, pixels {row['stay_pixels']:.0%}"
+        ax[1].set_xlabel(verdict, fontsize=points(8), labelpad=page_height(4, 2), color=colour)
+    for first, name in zip(grid[:2, 0], ("source", "result"), strict=True):
+        first.set_ylabel(name, fontsize=points(9))
+    right = int(table["success"].sum())
+    figure.suptitle(
+        f"{right} of {len(table)} edits succeed: the change is made, and all else stays", fontsize=points(10)
+    )
+    text = (
+        f"Edits of scenes: the source above, the instruction, the result below. {right} of {len(table)} make the "
+        "change that was asked for and leave every other object, and nearly every other pixel, as it was."
+    )
+    numbers = table[[*EDIT_COLUMNS[:-2]]].reset_index(drop=True)
+    remember(figure, Drawn("edit_grid", {"edits": numbers}, text, numbers))
     return figure
 
 

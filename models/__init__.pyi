@@ -1,4 +1,7 @@
 from .costs.estimate import estimate_cost as estimate_cost
+from .editing.editing_model import EditingModel as EditingModel
+from .editing.editing_model import EditRequest as EditRequest
+from .evaluation.edit_scores import score_edits as score_edits
 from .evaluation.generator_gradients import descent_map as descent_map
 from .evaluation.link_ablation import ablate_links as ablate_links
 from .evaluation.reporting import open_model as open_model
@@ -14,6 +17,8 @@ from .fusion.text_states import keep_text_states as keep_text_states
 from .fusion.two_towers import Fusion as Fusion
 from .generation.sampling import generate as generate
 from .scenes.composing import scene_stimuli as scene_stimuli
+from .scenes.edits import render_edit as render_edit
+from .scenes.edits import scene_edits as scene_edits
 from .towers.finding import find_tower as find_tower
 from .training.recipe import Recipe as Recipe
 from .training.recipe import run_recipe as run_recipe

@@ -25,12 +25,12 @@ ORDER = {
         "checks evidence", "plans",
     ],
     "models": [
-        "scenes generation towers", "bridges experts", "fusion unified", "training", "costs", "evaluation",
+        "scenes generation towers", "bridges experts", "fusion unified", "editing training", "costs", "evaluation",
     ],
     "studies": [
         "settings", "quotes",
         "alignment_curves layout_training real_experts real_costs smollm2_emoji plan_stability result_tables verdict",
-        "fused_models", "causal", "claims", "effect", "runs",
+        "fused_models", "causal", "claims editing", "effect", "runs",
     ],
 }  # fmt: skip
 BARRED = {

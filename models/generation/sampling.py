@@ -56,6 +56,23 @@ class Generator:
         """
         raise NotImplementedError
 
+    def without_text(self, captions: Sequence[Any]) -> Sequence[Any]:
+        """Return what guidance compares captions with: as many null captions.
+
+        A model that is given more than captions overrides this, and leaves out the words alone.
+
+        Parameters
+        ----------
+        captions : sequence
+            What `condition` takes.
+
+        Returns
+        -------
+        sequence
+            What `condition` takes as well.
+        """
+        return [""] * len(captions)
+
     def predict(self, noisy: Tensor, text: Any, time: Tensor) -> Tensor:
         """Predict the clean image that the model sees in a noisy one.
 
@@ -190,7 +207,7 @@ def draws(model: object) -> bool:
 @torch.inference_mode()
 def generate(
     model: Any,
-    captions: Sequence[str],
+    captions: Sequence[Any],
     ids: Sequence[str],
     steps: int = 16,
     guidance: float = 3.0,
@@ -203,7 +220,7 @@ def generate(
     model : Generator
         Or any object that `as_generator` accepts, or one that draws by its own `draw`.
     captions : sequence of str
-        What to draw.
+        What to draw; of an `EditingModel`, `EditRequest`s.
     ids : sequence of str
         One for each caption: the same id starts from the same noise.
     steps : int
@@ -260,9 +277,9 @@ def generate(
 
 
 def _denoise(
-    model: Generator, captions: Sequence[str], ids: Sequence[str], steps: int, guidance: float
+    model: Generator, captions: Sequence[Any], ids: Sequence[str], steps: int, guidance: float
 ) -> list[Image.Image]:
-    text, null = model.condition(captions), model.condition([""] * len(captions))
+    text, null = model.condition(captions), model.condition(model.without_text(captions))
     noisy = noise_for(ids, model.size).to(model.device)
     times = torch.linspace(1, 0, steps + 1)
     for now, then in pairwise(times):

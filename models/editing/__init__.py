@@ -1,0 +1,1 @@
+"""Edit images by instructions: a fused model that sees a source besides the words."""

@@ -1,0 +1,116 @@
+"""Runs of the editing study: rows say what was run and repeat to the bit, floors differ, other settings are refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bridgework.models.editing.editing_model import SOURCES
+from bridgework.models.evaluation import edit_scores
+from bridgework.models.scenes.edits import EDIT_KINDS
+from bridgework.studies.editing import edit_claims, edit_runs, edit_testbed
+from bridgework.studies.editing.edit_runs import EditCell, edit_cells, run_edit_cell
+from bridgework.studies.editing.edit_testbed import FLOOR, LAYOUTS, MAIN, SEEDS, UNBRIDGED
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Shrink the study: one step, one edit of a kind."""
+    small = {"POOL": {"train": 1, "validation": 1, "test": 1}, "STEPS": 1, "BATCH": 2, "DRAWN": 1, "RATES": (1e-2,)}
+    small |= {"SAMPLING": {"steps": 1, "guidance": 1.0}, "TUNING": {"steps": 1, "seed": 100, "source": "both"}}
+    for name, value in small.items():
+        monkeypatch.setattr(edit_testbed, name, value)
+    edit_testbed.edits.cache_clear()
+    yield
+    edit_testbed.edits.cache_clear()
+
+
+def test_all_layouts_and_sources_are_run_with_their_floors():
+    cells = edit_cells()
+    assert len(cells) == len(set(cells)) == len(SEEDS) * (len(LAYOUTS) * len(SOURCES) + len(LAYOUTS) + 1)
+    assert len({edit_runs.cell_path(cell, Path()) for cell in cells}) == len(cells)
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+
+
+def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatch):
+    cell = EditCell("last", "both", 1)
+    first = run_edit_cell(cell, tmp_path / "one")
+    assert {name: first[name] for name in cell._fields} == cell._asdict()
+    assert (first["steps"], first["edits"], first["rate"]) == (1, len(EDIT_KINDS), 1e-2)
+    assert math.isfinite(first["loss"])
+    assert 240_000 < first["parameters"] - 96 * 97 <= edit_testbed.PARAMETERS
+    assert not list((tmp_path / "one" / "training").iterdir())
+    again = run_edit_cell(cell, tmp_path / "two")
+    timed = {"seconds", "step_seconds"}
+    assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in again.items() if k not in timed}
+    floor = run_edit_cell(cell._replace(run=FLOOR), tmp_path / "one")
+    assert floor["loss"] != first["loss"]
+    alone = run_edit_cell(EditCell("", "spatial", 1, UNBRIDGED), tmp_path / "one")
+    assert alone["parameters"] == 96 * 97
+    with monkeypatch.context() as patch:
+        patch.setattr(edit_runs, "train_editor", None)
+        assert run_edit_cell(cell, tmp_path / "one") == first  # it is there, and not run again
+    rows = edit_claims.gather_edits(tmp_path / "one")
+    assert sorted(rows["run"]) == sorted([MAIN, FLOOR, UNBRIDGED])
+    monkeypatch.setattr(edit_testbed, "STEPS", 2)
+    with pytest.raises(FileNotFoundError, match="no run of this configuration: run bridgework reproduce editing"):
+        edit_claims.gather_edits(tmp_path / "one")
+
+
+def test_the_learning_rate_is_that_of_the_lowest_validation_loss(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(edit_testbed, "RATES", (1e-3, 1e-2, 1e-1))
+    monkeypatch.setattr(edit_runs, "train_editor", lambda cell, folder, rate, steps: rate)
+    monkeypatch.setattr(edit_runs, "_loss", lambda rate, part: abs(rate - 1e-2) + (part != "validation"))
+    assert edit_runs.tuned_rate("double fusion", tmp_path) == 1e-2
+    monkeypatch.setattr(edit_runs, "train_editor", None)
+    assert edit_runs.tuned_rate("double fusion", tmp_path) == 1e-2  # not tuned again
+
+
+def test_protocol_and_code_say_the_same_numbers():
+    text = Path(edit_testbed.__file__).with_name("protocol.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == 8
+    for name, value in rows:
+        module = edit_testbed if hasattr(edit_testbed, name.strip(" `")) else edit_scores
+        assert float(value) == getattr(module, name.strip(" `"))
+    assert edit_claims.CLAIM in text.replace("\n", " ")
+
+
+def studies(gain: float, floor: float, seeds: int = 3) -> pd.DataFrame:
+    """Rows in which both is better than semantic by `gain` and than spatial by .3, and the floor stands at `floor`."""
+    rows = []
+    for seed in range(seeds):
+        noise = 0.01 * (seed - 1)
+        for layout in LAYOUTS:
+            scores = {"both": 0.5 + noise, "semantic": 0.5 - gain + 2 * noise, "spatial": 0.2}
+            rows += [EditCell(layout, source, seed)._asdict() | {"score": score} for source, score in scores.items()]
+            rows.append(EditCell(layout, "both", seed, FLOOR)._asdict() | {"score": floor})
+    table = pd.DataFrame(rows)
+    return table.assign(**dict.fromkeys((*edit_runs.SCORES, "loss"), 0.0))
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict", "reason"),
+    [
+        (studies(0.3, 0.1), "holds", "both intervals are above 0"),
+        (studies(-0.2, 0.1), "fails", "the gain over semantic is below 0.02"),
+        (studies(0.01, 0.1), "undecided", "an interval includes 0"),
+        (studies(0.3, 0.5), "undecided", "not better than with others' instructions: no instruction is followed"),
+        (studies(0.3, 0.1, seeds=2), "undecided", "2 of 3 seeds"),
+        (studies(0.3, 0.1)[lambda t: t["source"] != "spatial"], "undecided", "not run yet: spatial"),
+    ],
+)
+def test_verdicts_follow_the_protocol(table, verdict, reason):
+    found = edit_claims.edit_verdicts(edit_claims.edit_differences(table))
+    assert list(found["layout"]) == [*LAYOUTS, edit_claims.EVERY]
+    assert set(found["verdict"]) == {verdict}
+    assert set(found["reason"]) == {reason}
+
+
+def test_less_loss_is_a_gain():
+    table = studies(0.3, 0.1).assign(loss=lambda t: t["source"].map({"both": 1.0, "semantic": 3.0, "spatial": 1.5}))
+    found = edit_claims.edit_differences(table).query("measure == 'loss' and than == 'semantic'")
+    assert (found["difference"] == 2).all()
