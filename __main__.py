@@ -276,8 +276,8 @@ COMMANDS = {
         commands.reproduce,
         {
             "names": {
-                "help": "The studies: scenes, half-trained, stability, costs, real, causal, layouts, emoji, verdict. "
-                "(default: all of them)",
+                "help": "The studies: scenes, half-trained, stability, costs, real, causal, layouts, emoji, verdict, "
+                "editing. (default: all of them)",
                 "nargs": "*",
                 "metavar": "STUDY",
             },

@@ -115,12 +115,11 @@ def edit_grid(table: pd.DataFrame) -> Figure:
     See Also
     --------
     sample_grid : Draws images that have no source.
-    bridgework.models.score_edits : Scores edits.
+    bridgework.models.score_edits : Scores the edits that are drawn here.
 
     Examples
     --------
-    >>> samples = pd.read_parquet(RESULTS / "editing" / "samples.parquet")
-    >>> figure = figures.edit_grid(samples[samples["tokens"] == "both"].head(6))
+    >>> figure = figures.edit_grid(edited)                        # as `score_edits` returns it, with the images
     """
     table = need(table, EDIT_COLUMNS, "edit_grid", "bridgework reproduce editing")
     columns = panels_across(len(table), 6, 1.0)
@@ -148,9 +147,7 @@ def edit_grid(table: pd.DataFrame) -> Figure:
     for first, name in zip(grid[:2, 0], ("source", "result"), strict=True):
         first.set_ylabel(name, fontsize=points(9))
     right = int(table["success"].sum())
-    figure.suptitle(
-        f"{right} of {len(table)} edits succeed: the change is made, and all else stays", fontsize=points(10)
-    )
+    figure.suptitle(f"{right} of {len(table)} edits succeed", fontsize=points(10))
     text = (
         f"Edits of scenes: the source above, the instruction, the result below. {right} of {len(table)} make the "
         "change that was asked for and leave every other object, and nearly every other pixel, as it was."

@@ -21,6 +21,7 @@ from ..probes.plans.bridge_plan import BridgePlan
 from . import layout_training, smollm2_emoji
 from .alignment_curves import measure, read_map
 from .causal import measure_causal
+from .editing import edit_claims, edit_runs
 from .effect.demo_page import write_page
 from .effect.half_trained import measure_after, measure_before, measure_ends, probe_trained, train_half, train_on
 from .effect.numbered_steps import Step, run_steps
@@ -178,6 +179,12 @@ def run_verdict(runs: Path) -> None:
     report.write_report(runs / "verdict")
 
 
+def run_editing(runs: Path) -> None:
+    """Train editing models of every layout with each kind of source tokens, and judge them, as protocol.md says."""
+    edit_runs.run_edits(runs / "editing")
+    edit_claims.write_edit_report(runs / "editing")
+
+
 class Study(NamedTuple):
     """Hold a study whose results are committed.
 
@@ -262,6 +269,12 @@ STUDIES = {
         run_verdict,
         ".",
         ("verdict/kinds.csv", "verdict/outcomes.parquet", *(f"verdict/{file}" for file in report.FILES)),
+    ),
+    "editing": Study(
+        "edits of scenes by instructions, each layout with each kind of source tokens; three hours of one core",
+        run_editing,
+        ".",
+        tuple(f"editing/{file}" for file in edit_claims.FILES),
     ),
 }  # fmt: skip
 

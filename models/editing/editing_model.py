@@ -41,6 +41,15 @@ class EditRequest(NamedTuple):
         What is edited.
     instruction : str
         What is asked for; the empty text asks for nothing.
+
+    See Also
+    --------
+    EditingModel : Takes requests wherever a generator takes captions.
+
+    Examples
+    --------
+    >>> EditRequest(Image.new("RGB", (32, 32), "white"), "add a red circle top left").instruction
+    'add a red circle top left'
     """
 
     source: Image.Image
@@ -157,6 +166,7 @@ class EditingModel(nn.Module, Generator):
         Returns
         -------
         list of EditRequest
+            As many requests that ask for nothing.
         """
         return [EditRequest(request.source, "") for request in captions]
 
@@ -218,7 +228,13 @@ class EditingModel(nn.Module, Generator):
         return self
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the fused model as it writes itself, and how the source enters: source.safetensors beside it."""
+        """Write the fused model as it writes itself, and how the source enters: source.safetensors beside it.
+
+        Parameters
+        ----------
+        folder : str or os.PathLike
+            The folder that gets the files.
+        """
         self.fused.save(Path(folder))
         state = {} if self.entry is None else dict(self.entry.state_dict())
         metadata = sealed(state, {"source": self.source})

@@ -115,14 +115,14 @@ def score_edits(edits: Sequence[Edit], sources: Sequence[Image.Image], results: 
 
     See Also
     --------
-    scene_edits : Composes the edits.
+    scene_edits : Composes the edits that are scored.
     bridgework.models.evaluate : Scores drawing from captions.
 
     Examples
     --------
     >>> edits, rng = scene_edits("test", 1), np.random.default_rng(0)
     >>> sources, results = zip(*(render_edit(edit, rng) for edit in edits))
-    >>> score_edits(edits, sources, results)["success"].mean()
+    >>> float(score_edits(edits, sources, results)["success"].mean())
     1.0
     """
     if not edits or not len(edits) == len(sources) == len(results):

@@ -165,7 +165,7 @@ def render_edit(edit: Edit, rng: np.random.Generator) -> tuple[Image.Image, Imag
 
     See Also
     --------
-    render_scene : Renders one scene.
+    bridgework.models.scene_edits : Composes the edits that are rendered.
 
     Examples
     --------

@@ -26,6 +26,7 @@ from .edit_testbed import FLOOR, LAYOUTS, LEAST_GAIN, LEAST_SEEDS, MAIN
 FILES = ("edits.parquet", "differences.parquet", "verdicts.parquet", "samples.parquet", "edits.png")
 MEASURES = ("score", *SCORES, "loss")
 EVERY = "all layouts"  # the mean over layouts at each seed
+DECIDES = "loss"
 CLAIM = "both kinds of source tokens are better than either"
 SHOWN = "both"  # whose results the figure shows
 
@@ -94,7 +95,7 @@ def edit_differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def edit_verdicts(differences: pd.DataFrame) -> pd.DataFrame:
-    """Judge the claim for each layout and for the mean of all, by the score, as protocol.md says.
+    """Judge the claim for each layout and for the mean of all, by the loss, as protocol.md says.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def edit_verdicts(differences: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for layout in (*LAYOUTS, EVERY):
-        mine = differences[(differences["layout"] == layout) & (differences["measure"] == "score")].set_index("than")
+        mine = differences[(differences["layout"] == layout) & (differences["measure"] == DECIDES)].set_index("than")
         verdict, reason = _verdict(mine)
         seeds = int(mine["seeds"].min()) if {"semantic", "spatial"} <= set(mine.index) else 0
         rows.append({"layout": layout, "claim": CLAIM, "seeds": seeds, "verdict": verdict, "reason": reason})
@@ -167,7 +168,7 @@ def write_edit_report(folder: Path) -> None:
     for name, content in zip(FILES, (table, differences, edit_verdicts(differences), samples), strict=False):
         write_parquet(folder / name, content)
     main = table[(table["run"] == MAIN) & (table["source"] == SHOWN)]
-    best = main.groupby("layout")["score"].mean().idxmax()
+    best = main.groupby("layout")[DECIDES].mean().idxmin()
     shown = samples[(samples["layout"] == best) & (samples["tokens"] == SHOWN)]
     figure = edit_grid(shown)
     write_atomically(folder / FILES[-1], lambda path: figure.savefig(path, format="png", dpi=130))

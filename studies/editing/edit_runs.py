@@ -3,8 +3,8 @@
     python -m bridgework.studies.editing.edit_runs runs/editing            # all cells; stop it at any time
     python -m bridgework.studies.editing.edit_runs runs/editing --minutes 30
 
-Cells are run seed by seed, so that a part of them compares all layouts. `bridgework reproduce editing` does the same,
-and gathers the tables.
+Cells are run seed by seed and layout by layout, so that a part of them is a comparison. `bridgework reproduce editing`
+does the same, and gathers the tables.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class EditCell(NamedTuple):
 
 
 def edit_cells() -> list[EditCell]:
-    """List all runs of the study, seed by seed: those with their own instructions first.
+    """List all runs of the study, seed by seed and layout by layout, so that a part of them is a comparison.
 
     Returns
     -------
@@ -75,9 +75,10 @@ def edit_cells() -> list[EditCell]:
     """
     cells: list[EditCell] = []
     for seed in SEEDS:
-        cells += [EditCell(layout, source, seed) for source in reversed(SOURCES) for layout in LAYOUTS]
+        for layout in LAYOUTS:
+            cells += [EditCell(layout, source, seed) for source in reversed(SOURCES)]
+            cells.append(EditCell(layout, "both", seed, FLOOR))
         cells.append(EditCell("", "spatial", seed, UNBRIDGED))
-        cells += [EditCell(layout, "both", seed, FLOOR) for layout in LAYOUTS]
     return cells
 
 
@@ -90,18 +91,10 @@ def config() -> str:
         Sixteen digits.
     """
     constants = (
-        "PROTOCOL",
-        "STEPS",
-        "BATCH",
-        "PARAMETERS",
-        "RATES",
-        "ENTRY_RATE",
-        "TUNING",
-        "DROPOUT",
-        "TIME_SHIFT",
-        "SAMPLING",
-    )
-    settings: dict[str, Any] = {name: getattr(testbed, name) for name in (*constants, "DRAWN")}
+        "PROTOCOL", "STEPS", "BATCH", "PARAMETERS", "RATES", "ENTRY_RATES", "TUNING", "DROPOUT", "TIME_SHIFT",
+        "DRAWN", "SAMPLING",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: getattr(testbed, name) for name in constants}
     asked = {part: digest([[e.source.caption, e.instruction] for e in edits(part)]) for part in testbed.POOL}
     return digest(settings | {"edits": asked, "experts": _described()})
 
@@ -204,7 +197,7 @@ def train_editor(cell: EditCell, folder: Path, rate: float, steps: int) -> Editi
     folder : Path
         The folder of the study.
     rate : float
-        The learning rate of the bridges' matrices; all else learns at twice the rate.
+        The learning rate of the bridges' matrices; their vectors learn at twice the rate.
     steps : int
         Training steps.
 
@@ -223,15 +216,11 @@ def train_editor(cell: EditCell, folder: Path, rate: float, steps: int) -> Editi
     run = folder / "training" / f"{cell_path(cell, folder).stem}-{rate}-{os.getpid()}"
     fit(
         trained, lambda step: flow_loss(model, edit_batch(step, cell.seed, cell.run == FLOOR)), run, steps,
-        learning_rate=2 * rate, muon=rate, lr_scale=_rate_factor, checkpoint_every=steps,
-        progress=cell_path(cell, folder).stem,
+        learning_rate=2 * rate, muon=rate, checkpoint_every=steps, progress=cell_path(cell, folder).stem,
+        lr_scale=lambda name: testbed.ENTRY_RATES.get(name, 2 * rate) / (2 * rate),
     )  # fmt: skip
     shutil.rmtree(run)  # a minute's training is not worth a checkpoint
     return model.eval()
-
-
-def _rate_factor(name: str) -> float:
-    return testbed.ENTRY_RATE if name == "entry.gate" else 1.0
 
 
 def edit_batch(step: int, seed: int, shuffled: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,20 @@ def log() -> Any:
 @name
 def figure() -> Any:
     return find("figures").alignment_curves(curve())
+
+
+@name
+def edited() -> Any:
+    edits, rng = public("scene_edits")("test", 1), np.random.default_rng(0)
+    sources, results = zip(*(public("render_edit")(edit, rng) for edit in edits), strict=True)
+    images = {"source_png": sources, "result_png": results}
+    table = public("score_edits")(edits, sources, results)
+    return table.assign(**{column: [png(image) for image in found] for column, found in images.items()})
+
+
+def png(image: Any) -> bytes:
+    image.save(stream := BytesIO(), "PNG")
+    return stream.getvalue()
 
 
 # Fused models

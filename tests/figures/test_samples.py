@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from scipy import stats
 
-from bridgework.figures import gap_closed, sample_grid
+from bridgework.figures import edit_grid, gap_closed, sample_grid
 
 CAPTIONS = ["a red circle", "two green squares left of a blue triangle", "three stars", "a cross above a circle"]
 
@@ -106,3 +108,33 @@ def test_gap_refuses_another_table(table):
         gap_closed(table.drop(columns="share"))
     with pytest.raises(ValueError, match="plan 'random' has seed 0 twice"):
         gap_closed(pd.concat([table, table.head(1)]))
+
+
+def png(image):
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("count", [1, 6, 8])
+def test_edits_show_source_instruction_result_and_verdict(assert_readable, count):
+    images = pictures(2 * count)
+    table = pd.DataFrame({"kind": "swap", "instruction": "swap the purple triangle and the yellow circle",
+        "change": np.arange(count) % 2, "stay_objects": 0.5, "stay_pixels": 0.25, "success": np.arange(count) % 2,
+        "source_png": [png(image) for image in images[:count]],
+        "result_png": [png(image) for image in images[count:]]})  # fmt: skip
+    figure = edit_grid(table)
+    assert len(figure.axes) == 2 * count
+    assert f"{count // 2} of {count} edits succeed" in figure.get_suptitle()
+    shown = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
+    assert sum(any(np.array_equal(image, each) for each in shown) for image in images) == 2 * count
+    words = [ax.get_xlabel().replace("\n", " ") for ax in figure.axes]
+    assert words.count("swap the purple triangle and the yellow circle") == count
+    assert words.count("change ✗ objects 50%, pixels 25%") == count - count // 2
+    assert_readable(figure)
+
+
+def test_edits_without_their_columns_are_refused():
+    with pytest.raises(ValueError, match=r"edit_grid.*source_png"):
+        edit_grid(pd.DataFrame({"kind": ["add"], "instruction": ["add a ring"], "change": [1], "stay_objects": [1],
+            "stay_pixels": [1], "success": [1], "result_png": [b""]}))  # fmt: skip

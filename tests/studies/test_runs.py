@@ -14,13 +14,16 @@ from bridgework.studies import runs
 from bridgework.studies.runs import STUDIES, Study, draw_curves, draw_outcomes, reproduce
 from bridgework.studies.settings import RESULTS
 
+BEING_RUN = {"editing"}  # studies whose first results are not committed yet
+
 
 def test_every_committed_result_is_written_by_one_study():
     listed = [file for study in STUDIES.values() for file in study.files]
     assert len(listed) == len(set(listed))
     committed = {file.relative_to(RESULTS).as_posix() for file in RESULTS.rglob("*") if file.is_file()}
     assert not {file for file in committed if file not in listed and file.split("/")[0] not in listed}
-    assert not {file for file in listed if not (RESULTS / file).exists()}
+    lacking = {name: {file for file in study.files if not (RESULTS / file).exists()} for name, study in STUDIES.items()}
+    assert {name: files for name, files in lacking.items() if files} == {n: {*STUDIES[n].files} for n in BEING_RUN}
 
 
 def test_studies_say_what_they_do():
@@ -34,6 +37,7 @@ def test_studies_say_what_they_do():
         "layouts",
         "emoji",
         "verdict",
+        "editing",
     ]
     assert all(study.about for study in STUDIES.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from hashlib import sha256
+from io import BytesIO
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -115,6 +116,10 @@ def drawings(curve, make_heat, make_plan):
     computed = computed.assign(family=families, flops=np.geomspace(1e15, 1e17, len(computed)))
     swept = computed.assign(fork=range(len(computed)))
     pictures = [np.full((8, 8, 3), 30 * place, dtype=np.uint8) for place in range(5)]
+    Image.fromarray(pictures[0]).save(stream := BytesIO(), "PNG")
+    edited = pd.DataFrame({"kind": "swap", "instruction": "swap the purple triangle and the black square",
+        "change": [1, 0, 1, 1, 0], "stay_objects": 1.0, "stay_pixels": 0.25, "success": [0, 0, 1, 1, 0],
+        "source_png": stream.getvalue(), "result_png": stream.getvalue()})  # fmt: skip
     return {
         "alignment_curves": lambda: figures.alignment_curves(curves),
         "before_after": lambda: figures.before_after(curves, after),
@@ -132,6 +137,7 @@ def drawings(curve, make_heat, make_plan):
         "architectures": lambda: figures.architectures(plans),
         "plan_outcomes": lambda: figures.plan_outcomes(heat, ends, plan),
         "sample_grid": lambda: figures.sample_grid(pictures, ["two green squares left of a triangle"] * 5, [True] * 5),
+        "edit_grid": lambda: figures.edit_grid(edited),
         "layout_outcomes": lambda: figures.layout_outcomes(
             reached, {"score": "facts that hold", "loss": "velocity loss"}, {"score": {"floor": 0.2, "ceiling": 0.9}}
         ),

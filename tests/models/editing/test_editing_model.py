@@ -83,7 +83,7 @@ def test_bridges_and_entry_alone_learn_and_the_loss_falls(fuse):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     assert model.entry is not None
     assert model.entry.gate.abs().min() > 0
     assert all(torch.equal(before[name], p) for name, p in model.fused.generation.named_parameters())

@@ -41,7 +41,7 @@ def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatc
     assert {name: first[name] for name in cell._fields} == cell._asdict()
     assert (first["steps"], first["edits"], first["rate"]) == (1, len(EDIT_KINDS), 1e-2)
     assert math.isfinite(first["loss"])
-    assert 240_000 < first["parameters"] - 96 * 97 <= edit_testbed.PARAMETERS
+    assert 290_000 < first["parameters"] - 96 * 97 <= edit_testbed.PARAMETERS
     assert not list((tmp_path / "one" / "training").iterdir())
     again = run_edit_cell(cell, tmp_path / "two")
     timed = {"seconds", "step_seconds"}
@@ -72,7 +72,7 @@ def test_the_learning_rate_is_that_of_the_lowest_validation_loss(small, tmp_path
 def test_protocol_and_code_say_the_same_numbers():
     text = Path(edit_testbed.__file__).with_name("protocol.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) == 8
+    assert len(rows) == 7
     for name, value in rows:
         module = edit_testbed if hasattr(edit_testbed, name.strip(" `")) else edit_scores
         assert float(value) == getattr(module, name.strip(" `"))
@@ -80,27 +80,26 @@ def test_protocol_and_code_say_the_same_numbers():
 
 
 def studies(gain: float, floor: float, seeds: int = 3) -> pd.DataFrame:
-    """Rows in which both is better than semantic by `gain` and than spatial by .3, and the floor stands at `floor`."""
+    """Rows in which both costs less than semantic by `gain` and than spatial by .3, and the floor costs `floor`."""
     rows = []
     for seed in range(seeds):
-        noise = 0.01 * (seed - 1)
+        noise = 0.001 * (seed - 1)
         for layout in LAYOUTS:
-            scores = {"both": 0.5 + noise, "semantic": 0.5 - gain + 2 * noise, "spatial": 0.2}
-            rows += [EditCell(layout, source, seed)._asdict() | {"score": score} for source, score in scores.items()]
-            rows.append(EditCell(layout, "both", seed, FLOOR)._asdict() | {"score": floor})
-    table = pd.DataFrame(rows)
-    return table.assign(**dict.fromkeys((*edit_runs.SCORES, "loss"), 0.0))
+            losses = {"both": 0.5 + noise, "semantic": 0.5 + gain + 2 * noise, "spatial": 0.8}
+            rows += [EditCell(layout, source, seed)._asdict() | {"loss": loss} for source, loss in losses.items()]
+            rows.append(EditCell(layout, "both", seed, FLOOR)._asdict() | {"loss": floor})
+    return pd.DataFrame(rows).assign(**dict.fromkeys((*edit_runs.SCORES, "score"), 0.0))
 
 
 @pytest.mark.parametrize(
     ("table", "verdict", "reason"),
     [
-        (studies(0.3, 0.1), "holds", "both intervals are above 0"),
-        (studies(-0.2, 0.1), "fails", "the gain over semantic is below 0.02"),
-        (studies(0.01, 0.1), "undecided", "an interval includes 0"),
+        (studies(0.3, 0.9), "holds", "both intervals are above 0"),
+        (studies(-0.2, 0.9), "fails", "the gain over semantic is below 0.002"),
+        (studies(0.001, 0.9), "undecided", "an interval includes 0"),
         (studies(0.3, 0.5), "undecided", "not better than with others' instructions: no instruction is followed"),
-        (studies(0.3, 0.1, seeds=2), "undecided", "2 of 3 seeds"),
-        (studies(0.3, 0.1)[lambda t: t["source"] != "spatial"], "undecided", "not run yet: spatial"),
+        (studies(0.3, 0.9, seeds=2), "undecided", "2 of 3 seeds"),
+        (studies(0.3, 0.9)[lambda t: t["source"] != "spatial"], "undecided", "not run yet: spatial"),
     ],
 )
 def test_verdicts_follow_the_protocol(table, verdict, reason):
@@ -110,7 +109,8 @@ def test_verdicts_follow_the_protocol(table, verdict, reason):
     assert set(found["reason"]) == {reason}
 
 
-def test_less_loss_is_a_gain():
-    table = studies(0.3, 0.1).assign(loss=lambda t: t["source"].map({"both": 1.0, "semantic": 3.0, "spatial": 1.5}))
-    found = edit_claims.edit_differences(table).query("measure == 'loss' and than == 'semantic'")
-    assert (found["difference"] == 2).all()
+def test_less_loss_and_more_score_are_gains():
+    table = studies(0.3, 0.9).assign(score=lambda t: t["source"].map({"both": 3.0, "semantic": 1.0, "spatial": 1.5}))
+    found = edit_claims.edit_differences(table).query("than == 'semantic'").groupby("measure")["difference"].mean()
+    assert found["loss"] == pytest.approx(0.3)
+    assert found["score"] == 2
