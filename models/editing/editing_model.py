@@ -182,7 +182,17 @@ class EditingModel(nn.Module, Generator):
         -------
         EditStates
             What `predict` takes.
+
+        Raises
+        ------
+        TypeError
+            Something else is given, such as captions.
         """
+        for request in captions:
+            if not (isinstance(request, EditRequest) and isinstance(request.source, Image.Image)):
+                raise TypeError(
+                    f"an editing model takes requests, got {request!r:.60}: give EditRequest(source image, instruction)"
+                )
         words = [request.instruction for request in captions]
         text = self.fused.condition(words) if self.source == "spatial" else self._read_both(captions)
         if self.entry is None:

@@ -63,7 +63,7 @@ def score_edit(edit: Edit, source: Image.Image, result: Image.Image) -> EditScor
     Raises
     ------
     ValueError
-        If an image has another size.
+        If an image has another size, or is not RGB.
 
     See Also
     --------
@@ -77,6 +77,10 @@ def score_edit(edit: Edit, source: Image.Image, result: Image.Image) -> EditScor
     >>> score_edit(edit, source, result)
     EditScore(change=1.0, stay_objects=1.0, stay_pixels=1.0)
     """
+    for name, image in (("source", source), ("result", result)):
+        if image.size != (SIZE, SIZE) or image.mode != "RGB":
+            width, height = image.size
+            raise ValueError(f"the {name} is a {width}x{height} {image.mode} image: give one of {SIZE}x{SIZE} RGB")
     found: list[list[Look]] = [[] for _ in QUARTERS]
     for thing in detect_things(result):
         found[quarter_of(thing)].append(_look(thing))

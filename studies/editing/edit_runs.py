@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import time
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from ...models.editing.editing_model import SOURCES, EditingModel, EditRequest
@@ -118,17 +118,30 @@ def tuned_rate(layout: str, folder: Path) -> float:
     -------
     float
     """
-    path = folder / "rates" / f"{layout.replace(' ', '-')}.json"
-    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8")))["config"] == config():
-        return kept["rate"]
-    losses: dict[float, float] = {}
+    losses = {}
     for rate in testbed.RATES:
-        cell = EditCell(layout, testbed.TUNING["source"], testbed.TUNING["seed"])
-        losses[rate] = _loss(train_editor(cell, folder, rate, testbed.TUNING["steps"]), "validation")
-    best = min(losses, key=lambda rate: losses[rate])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"rate": best, "losses": {str(rate): loss for rate, loss in losses.items()}, "config": config()})
-    return best
+        path = folder / "rates" / f"{layout.replace(' ', '-')}-{rate}.json"
+        with _locked(path):
+            if (kept := _kept(path)) is None:
+                cell = EditCell(layout, testbed.TUNING["source"], testbed.TUNING["seed"])
+                loss = _loss(train_editor(cell, folder, rate, testbed.TUNING["steps"]), "validation")
+                write_json(path, kept := {"rate": rate, "loss": loss, "config": config()})
+        losses[rate] = kept["loss"]
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """Return what a file holds of a run of this configuration."""
+    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return row if row.get("config") == config() else None
+
+
+def _locked(path: Path, timeout: float = -1) -> FileLock:
+    """Return a lock for what is written to a file; processes that share a folder do not run the same."""
+    lock = path.parents[1] / "locks" / f"{path.stem}.lock"
+    for folder in (path.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock, timeout=timeout)
 
 
 def run_edit_cell(cell: EditCell, folder: Path) -> dict[str, Any]:
@@ -146,10 +159,11 @@ def run_edit_cell(cell: EditCell, folder: Path) -> dict[str, Any]:
     dict
         One row of edits.parquet (protocol.md).
     """
-    wanted, path = config(), cell_path(cell, folder)
-    if path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
-        return row
+    path = cell_path(cell, folder)
+    if (kept := _kept(path)) is not None:
+        return kept
     rate = tuned_rate(cell.layout or LAYOUTS[0], folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     model = train_editor(cell, folder, rate, testbed.STEPS)
     trained = time.process_time() - began
@@ -161,9 +175,8 @@ def run_edit_cell(cell: EditCell, folder: Path) -> dict[str, Any]:
         **cell._asdict(), "loss": _loss(model, "test"), **means, "score": float(held.mean()), **by_kind,
         "rate": rate, "steps": testbed.STEPS, "parameters": _count(model, cell), "edits": len(table),
         "step_seconds": round(trained / testbed.STEPS, 4), "seconds": round(time.process_time() - began, 1),
-        "config": wanted, "versions": _versions(), "machine": platform.processor() or platform.machine(),
+        "config": config(), "versions": _versions(), "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(path.with_suffix(".parquet"), table)
     write_json(path, row)
     return row
@@ -204,7 +217,7 @@ def train_editor(cell: EditCell, folder: Path, rate: float, steps: int) -> Editi
     Returns
     -------
     EditingModel
-        In evaluation mode.
+        In evaluation mode. A training that was stopped goes on from its last checkpoint.
     """
     torch.manual_seed(cell.seed)
     model = EditingModel(fuse(cell.layout or LAYOUTS[0]), cell.source)
@@ -213,13 +226,13 @@ def train_editor(cell: EditCell, folder: Path, rate: float, steps: int) -> Editi
     if cell.run == UNBRIDGED:
         model.fused.disabled_bridges = set(range(len(model.fused.bridges)))
         trained = torch.nn.ModuleDict({"entry": model.entry})  # type: ignore[dict-item]
-    run = folder / "training" / f"{cell_path(cell, folder).stem}-{rate}-{os.getpid()}"
+    run = folder / "training" / f"{cell_path(cell, folder).stem}-{rate}-{steps}-{config()}"
     fit(
         trained, lambda step: flow_loss(model, edit_batch(step, cell.seed, cell.run == FLOOR)), run, steps,
-        learning_rate=2 * rate, muon=rate, checkpoint_every=steps, progress=cell_path(cell, folder).stem,
+        learning_rate=2 * rate, muon=rate, checkpoint_every=50, progress=cell_path(cell, folder).stem,
         lr_scale=lambda name: testbed.ENTRY_RATES.get(name, 2 * rate) / (2 * rate),
     )  # fmt: skip
-    shutil.rmtree(run)  # a minute's training is not worth a checkpoint
+    shutil.rmtree(run)  # it is scored at once
     return model.eval()
 
 
@@ -298,7 +311,7 @@ def _versions() -> str:
 
 
 def run_edits(folder: Path, minutes: float | None = None) -> None:
-    """Run the cells that are missing, one after another.
+    """Run the cells that are missing, one after another. Those that another process is running are left to it.
 
     Parameters
     ----------
@@ -311,7 +324,11 @@ def run_edits(folder: Path, minutes: float | None = None) -> None:
     for cell in edit_cells():
         if minutes is not None and time.monotonic() - began > 60 * minutes:
             return
-        row = run_edit_cell(cell, folder)
+        try:
+            with _locked(cell_path(cell, folder), timeout=0):
+                row = run_edit_cell(cell, folder)
+        except Timeout:
+            continue
         shown = " ".join(f"{name} {row[name]:.2f}" for name in (*SCORES, "score"))
         print(
             f"{cell.layout or '-'}, {cell.source}, seed {cell.seed}, {cell.run}: loss {row['loss']:.3f} {shown}",

@@ -124,6 +124,12 @@ def test_latents_of_a_pipeline_enter_by_its_patch_embedding(fuse_pipeline):
     assert not model.fused.generation.pos_embed._forward_hooks  # nothing is left behind
 
 
+def test_captions_in_the_place_of_requests_are_refused(fuse):
+    model = EditingModel(fuse(lay_out("H", 4, 3)), "spatial")
+    with pytest.raises(TypeError, match=r"takes requests, got 'a red circle': give EditRequest\(source image"):
+        generate(model, ["a red circle"], ["one"], steps=1)
+
+
 def test_what_cannot_edit_is_refused(fuse, make_experts):
     fused = fuse(lay_out("H", 4, 3))
     with pytest.raises(ValueError, match="unknown source tokens 'pixels': expected one of semantic, spatial, both"):

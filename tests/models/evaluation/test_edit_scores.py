@@ -82,6 +82,8 @@ def test_one_more_may_come_into_any_free_quarter():
     assert score_edit(edit, source, both).change == 0
 
 
-def test_unequal_numbers_are_refused():
+def test_unequal_numbers_and_other_images_are_refused():
     with pytest.raises(ValueError, match="1 edits, 0 sources and 1 results: give as many of each"):
         score_edits([EDIT], [], [drawing(RED)])
+    with pytest.raises(ValueError, match="the source is a 64x64 L image: give one of 32x32 RGB"):
+        score_edits([EDIT], [Image.new("L", (64, 64))], [drawing(RED)])

@@ -36,7 +36,7 @@ def test_all_layouts_and_sources_are_run_with_their_floors():
 
 
 def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatch):
-    cell = EditCell("last", "both", 1)
+    cell = EditCell("last", "both", 0)
     first = run_edit_cell(cell, tmp_path / "one")
     assert {name: first[name] for name in cell._fields} == cell._asdict()
     assert (first["steps"], first["edits"], first["rate"]) == (1, len(EDIT_KINDS), 1e-2)
@@ -48,13 +48,18 @@ def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatc
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in again.items() if k not in timed}
     floor = run_edit_cell(cell._replace(run=FLOOR), tmp_path / "one")
     assert floor["loss"] != first["loss"]
-    alone = run_edit_cell(EditCell("", "spatial", 1, UNBRIDGED), tmp_path / "one")
+    alone = run_edit_cell(EditCell("", "spatial", 0, UNBRIDGED), tmp_path / "one")
     assert alone["parameters"] == 96 * 97
     with monkeypatch.context() as patch:
         patch.setattr(edit_runs, "train_editor", None)
         assert run_edit_cell(cell, tmp_path / "one") == first  # it is there, and not run again
     rows = edit_claims.gather_edits(tmp_path / "one")
     assert sorted(rows["run"]) == sorted([MAIN, FLOOR, UNBRIDGED])
+    edit_claims.write_edit_report(tmp_path / "one")
+    assert all((tmp_path / "one" / file).is_file() for file in edit_claims.FILES)
+    verdicts = pd.read_parquet(tmp_path / "one" / "verdicts.parquet").set_index("layout")
+    assert verdicts.loc["last", "reason"] == "not run yet: semantic, spatial"  # what is there is judged, and no more
+    assert len(pd.read_parquet(tmp_path / "one" / "samples.parquet")) == len(EDIT_KINDS)
     monkeypatch.setattr(edit_testbed, "STEPS", 2)
     with pytest.raises(FileNotFoundError, match="no run of this configuration: run bridgework reproduce editing"):
         edit_claims.gather_edits(tmp_path / "one")
