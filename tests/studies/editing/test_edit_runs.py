@@ -19,7 +19,14 @@ from bridgework.studies.editing.edit_testbed import FLOOR, LAYOUTS, MAIN, SEEDS,
 @pytest.fixture
 def small(monkeypatch):
     """Shrink the study: one step, one edit of a kind."""
-    small = {"POOL": {"train": 1, "validation": 1, "test": 1}, "STEPS": 1, "BATCH": 2, "DRAWN": 1, "RATES": (1e-2,)}
+    small = {
+        "POOL": {"train": 1, "validation": 1, "test": 1},
+        "STEPS": 1,
+        "BATCH": 2,
+        "DRAWN": 1,
+        "RATES": (1e-2,),
+        "DROPOUT": 0.0,
+    }
     small |= {"SAMPLING": {"steps": 1, "guidance": 1.0}, "TUNING": {"steps": 1, "seed": 100, "source": "both"}}
     for name, value in small.items():
         monkeypatch.setattr(edit_testbed, name, value)
