@@ -3,10 +3,10 @@
     python -m bridgework.benchmarks.robustness.kills FOLDER   # half an hour on an idle core; writes kills.csv
 
 Every run is a process of its own that begins with everything imported. It gets SIGKILL, or SIGINT as of Ctrl+C, at a
-moment that is drawn from a seed: after a share of the seconds that the undisturbed run took, or at one of its file
-operations, where the file that was written last is cut to its half. The same command is then run to its end. All files
-that it leaves must be those of the undisturbed run, byte for byte, and nothing else may lie beside them. Settings are
-tiny, and seconds of a step, which no two runs share, count as 0.
+moment that is drawn from a seed: after a share of the processor seconds that the undisturbed run took, or at one of its
+file operations, where the file that was written last is cut to its half. The same command is then run to its end. All
+files that it leaves must be those of the undisturbed run, byte for byte, and nothing else may lie beside them. Settings
+are tiny, and seconds of a step, which no two runs share, count as 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WRITES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit eve
 
 
 class Ended(NamedTuple):
-    """Hold how a process ended: its exit status or minus the signal, seconds, file operations, and what it said."""
+    """Hold how a process ended: exit status or minus the signal, processor seconds, file operations, what it said."""
 
     status: int
     seconds: float
@@ -65,7 +65,7 @@ def run_apart(
     out : Path
         The folder that it writes.
     after : float, optional
-        The signal is sent after so many seconds.
+        The signal is sent after so many processor seconds, which do not depend on what else the machine does.
     at_write : int, optional
         SIGKILL is sent at this file operation.
     number : int
@@ -78,20 +78,27 @@ def run_apart(
     """
     log, counted = out.with_suffix(".log"), out.with_suffix(".writes")
     counted.unlink(missing_ok=True)
-    began = time.monotonic()
     child = os.fork()
     if not child:
         _as_child(run, stores, out, at_write, log, counted)
-    until = began + (after if after is not None else 3600)
-    while not (found := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > until:
+    while not (found := os.wait4(child, os.WNOHANG))[0]:
+        if after is not None and _seconds_of(child) > after:
             os.kill(child, number)
-            found = os.waitpid(child, 0)
+            found = os.wait4(child, 0)
             break
-        time.sleep(0.001)
-    seconds = time.monotonic() - began
+        time.sleep(0.003)
+    seconds = found[2].ru_utime + found[2].ru_stime
     writes = int(counted.read_text()) if counted.exists() else 0
     return Ended(os.waitstatus_to_exitcode(found[1]), seconds, writes, log.read_text(errors="replace"))
+
+
+def _seconds_of(process: int) -> float:
+    """Return the processor seconds that a process has taken, and 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _as_child(run: Run, stores: Path, out: Path, at_write: int | None, log: Path, counted: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DataLoaderConfiguration, DistributedType, is_tensorboard_available
 from diffusers.training_utils import EMAModel
@@ -110,7 +111,7 @@ def fit(
     FloatingPointError
         At the first loss or gradient that is not finite. The newest checkpoint stays as it was.
     RuntimeError
-        For TensorBoard where it is not installed; or another process trains in the folder.
+        For TensorBoard where it is not installed; or another process trains in the folder, or a rank has ended.
     OSError
         A checkpoint cannot be written, as on a full disk. The one before stays as it was.
 
@@ -159,7 +160,7 @@ def fit(
     held = ExitStack()
     if accelerator.is_main_process:
         held.enter_context(writing(folder))
-    with held:
+    with held, _lost_ranks_named(folder, accelerator.num_processes):
         start, log = checkpoints.resume()
         shown = {"desc": progress, "mininterval": 1, "disable": not accelerator.is_main_process}
         with tqdm(total=steps, initial=start, **shown) as bar:
@@ -199,6 +200,20 @@ def fit(
     if tensorboard:
         accelerator.end_training()
     return log
+
+
+@contextmanager
+def _lost_ranks_named(folder: Path, processes: int) -> Iterator[None]:
+    """Say in a sentence what a backend's error means where a rank has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        if processes == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise RuntimeError(
+            f"a rank of the training in {folder} has ended, and this one cannot go on without it "
+            f"({str(error).splitlines()[0][:160]}): run the same command again: it resumes from the last checkpoint"
+        ) from None
 
 
 def _check_finite(quantity: str, value: Any, step: int, folder: Path) -> None:

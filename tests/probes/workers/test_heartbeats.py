@@ -7,10 +7,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
 
+from bridgework.models.training.loop import fit
 from bridgework.probes.workers import heartbeats
 from bridgework.probes.workers.heartbeats import patience, wait_for_all
 from bridgework.probes.workers.processes import Processes
@@ -25,10 +29,11 @@ def start(rank: int, port: int, work: Callable[[], object]) -> tuple[int, int]:
     return child, heard
 
 
-def _as_rank(rank: int, port: int, work: Callable[[], object], say: int) -> NoReturn:
+def _as_rank(rank: int, port: int, work: Callable[[], object], say: int) -> None:
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "BRIDGEWORK_PATIENCE": "2",
+        "BRIDGEWORK_PATIENCE": "3", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
     heartbeats.BEAT = 0.2
     try:
@@ -68,7 +73,7 @@ def meet_and_die() -> None:
 def meet_and_sleep() -> None:
     with Processes() as ranks:
         ranks.wait()
-        time.sleep(4)  # longer than a silent rank is waited for
+        time.sleep(5)  # longer than a silent rank is waited for
         ranks.wait()
 
 
@@ -85,8 +90,28 @@ def test_a_rank_that_dies(port, dies):
     first = start(dies, port, meet_and_die)
     text = said(*start(1 - dies, port, meet_and_wait))
     assert said(*first) == ""
-    expected = "rank 1 of 2 has died or hangs: it gave no sign of life for 2 s" if dies else "rank 0, which keeps the"
+    expected = "rank 1 of 2 has died or hangs: it gave no sign of life for 3 s" if dies else "rank 0, which keeps the"
     assert expected in text
+
+
+def train_and_die(folder: Path, dies: bool) -> None:
+    AcceleratorState._reset_state(True)  # what earlier trainings of the test's process have settled
+    model = nn.Linear(2, 1)
+
+    def loss(step: int) -> torch.Tensor:
+        if dies and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return model(torch.ones(2, 2)).square().mean()
+
+    fit(model, loss, folder, 4, learning_rate=0.1, checkpoint_every=1)
+
+
+def test_a_rank_that_dies_in_training(port, tmp_path):
+    first = start(1, port, lambda: train_and_die(tmp_path, True))
+    text = said(*start(0, port, lambda: train_and_die(tmp_path, False)))
+    assert said(*first) == ""
+    assert f"a rank of the training in {tmp_path} has ended, and this one cannot go on without it" in text
+    assert (tmp_path / "state" / "step.json").read_text() == "2"
 
 
 def test_a_rank_that_works_for_long_is_waited_for(port):
