@@ -21,10 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch.nn.modules import module as torch_module
 from tqdm import tqdm
 
@@ -38,12 +36,12 @@ from ...probes.files import write_csv
 from ...probes.plans.choosing import choose_bridges
 from ...probes.plans.layouts import lay_out
 from ...probes.similarity.scoring import similarity_map
+from ...studies.quotes.fault_quotes import WARM, slope
 from ..support.inputs import machine
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAIRS = (("scenes-vlm", "scenes-dit"), ("scenes-reader", "scenes-dit-wide"), ("scenes-vlm", "emoji-dit"))
 LAYOUTS = ("last", "H", "double fusion")
-WARM = 6  # rounds in which caches fill
 COUNTED = ("resident MB", "tensors", "threads", "open files", "hooks", "temporary files")
 
 
@@ -104,27 +102,6 @@ def counts(temporary: Path) -> dict[str, float]:
         "hooks": sum(map(len, hooks)),
         "temporary files": sum(1 for _ in temporary.rglob("*")),
     }
-
-
-def slope(values: np.ndarray) -> tuple[float, float, float]:
-    """Return by how much a count grows in a round, with its interval of 95 %, by least squares.
-
-    Parameters
-    ----------
-    values : ndarray
-        The counts of consecutive rounds.
-
-    Returns
-    -------
-    (float, float, float)
-        The slope, and its interval. Rounds of one kind return every six, so their means are fitted.
-    """
-    whole = values[: len(values) // 6 * 6].reshape(-1, 6).mean(1)
-    if len(whole) < 3 or not np.ptp(whole):
-        return float(np.ptp(whole)) if len(whole) else float("nan"), 0.0, 0.0
-    fitted = stats.linregress(np.arange(len(whole)) * 6, whole)
-    reach = stats.t.ppf(0.975, len(whole) - 2) * fitted.stderr
-    return fitted.slope, fitted.slope - reach, fitted.slope + reach
 
 
 def measure(seconds: float, samples: int = 16, file: Path | None = None) -> pd.DataFrame:

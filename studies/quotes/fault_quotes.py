@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .markers import table
-from .rounding import whole
+from .rounding import whole, with_interval
+
+WARM = 6  # rounds in which caches fill
 
 
 def numbers(results: Path) -> dict[str, str]:
@@ -59,9 +63,34 @@ def load_table(results: Path) -> str:
     """Return what the process held after the rounds in which caches fill, and at the end."""
     load = pd.read_csv(results / "load.csv")
     counted = [name for name in load.columns if name not in ("round", "seconds", "machine")]
-    settled, last = load.iloc[6:12][counted].mean(), load.iloc[-6:][counted].mean()
-    rows = [[name, whole(settled[name]), whole(last[name])] for name in counted]
-    return table(["held", "mean of rounds 7 to 12", "mean of the last six rounds"], rows)
+    rows = []
+    for name in counted:
+        values = load[name].to_numpy(float)[WARM:]
+        found, low, high = slope(values)
+        grown = "0" if not np.ptp(values) else with_interval(found, low, high)
+        rows.append([name, whole(values[:6].mean()), whole(values[-6:].mean()), grown])
+    return table(["held", "mean of rounds 7 to 12", "mean of the last six", "growth a round, with 95 %"], rows)
+
+
+def slope(values: np.ndarray) -> tuple[float, float, float]:
+    """Return by how much a count grows in a round, with its interval of 95 %, by least squares.
+
+    Parameters
+    ----------
+    values : ndarray
+        The counts of consecutive rounds.
+
+    Returns
+    -------
+    (float, float, float)
+        The slope, and its interval. Rounds of one kind return every six, so their means are fitted.
+    """
+    means = values[: len(values) // 6 * 6].reshape(-1, 6).mean(1)
+    if len(means) < 3 or not np.ptp(means):
+        return float(np.ptp(means)) if len(means) else float("nan"), 0.0, 0.0
+    fitted = stats.linregress(np.arange(len(means)) * 6, means)
+    reach = stats.t.ppf(0.975, len(means) - 2) * fitted.stderr
+    return fitted.slope, fitted.slope - reach, fitted.slope + reach
 
 
 def map_memory_table(results: Path) -> str:

@@ -7,10 +7,11 @@ import pytest
 
 from bridgework.benchmarks.robustness.flips import Kind, flip
 from bridgework.benchmarks.robustness.kills import contents, run_apart, stop
-from bridgework.benchmarks.robustness.load import counts, one_round, slope
+from bridgework.benchmarks.robustness.load import counts, one_round
 from bridgework.benchmarks.robustness.small_runs import Run
 from bridgework.probes.files import write_json
 from bridgework.probes.tensor_files import read_sealed, with_seal
+from bridgework.studies.quotes.fault_quotes import slope
 
 EXTRACT = Run("extract", "extract scenes-dit scenes-evidence {out}/store --limit 20 --batch-size 1 --timesteps .5")
 
