@@ -93,10 +93,14 @@ def _right(scores: pd.DataFrame, count: int) -> str:
 
 
 def _sampled(results: Path) -> dict[str, str]:
-    """Return what a tolerance saves, in processor time."""
+    """Return what a tolerance saves, in processor time, and how often its errors cover the exact score."""
     found = {}
     table = pd.read_csv(results / "tolerance.csv")
-    for row in table[table["case"] != "coverage"].to_dict("records"):
+    simulated = table["case"] == "coverage"
+    covered = table.loc[simulated, "covered"]
+    found |= {"tolerance.covered_least": rounded(covered.min()), "tolerance.covered_most": rounded(covered.max())}
+    found["tolerance.draws"] = whole(table.loc[simulated, "draws"].min())
+    for row in table[~simulated].to_dict("records"):
         name = f"tolerance.{row['metric']}"
         found |= {f"{name}.times": rounded(row["times less processor time"]), f"{name}.rows": whole(row["rows"])}
         found |= {f"{name}.samples": whole(row["samples"]), f"{name}.layers": whole(row["exact layers"])}
