@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .command_checks import check_experts, check_model, check_stimuli, check_stores
+
 SCENES = 512  # scenes that are composed if nobody says how many
 
 
@@ -69,6 +71,8 @@ def extract(
     **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
+    check_experts(expert)
+    check_stimuli(stimuli, limit)
     from .models.experts.opening import open_expert
     from .probes.extraction.extracting import extract_with
     from .probes.extraction.options import ExtractionOptions
@@ -99,6 +103,11 @@ def align(
     tolerance: float | None,
 ) -> None:
     """Print the alignment curve of one store's image and text, or of two stores, and write it if asked."""
+    if text is not None and text.suffix in (".csv", ".parquet"):  # STORE OUT, as earlier versions had it
+        text, out = None, out or text
+    if text is None and text_layer is not None:
+        raise ValueError("--text-layer is a layer of the second store: name that store, or leave the layer out")
+    check_stores(features, *([] if text is None else [text]))
     import pandas as pd
 
     from .probes.curves.curve import alignment_curve
@@ -106,10 +115,6 @@ def align(
     from .probes.files import write_csv, write_parquet
     from .probes.metrics import METRICS
 
-    if text is not None and text.suffix in (".csv", ".parquet"):  # STORE OUT, as earlier versions had it
-        text, out = None, out or text
-    if text is None and text_layer is not None:
-        raise ValueError("--text-layer is a layer of the second store: name that store, or leave the layer out")
     stores = Features.load(features), Features.load(features if text is None else text)
     x, y = (store[modality] for store, modality in zip(stores, modalities, strict=True))
     if timestep is not None:
@@ -147,6 +152,8 @@ def check(
     quantization: str | None,
 ) -> None:
     """Print what is right and wrong with a model; exit status 1 where something is wrong."""
+    check_experts(model)
+    check_stimuli(stimuli, None)
     from .models.experts.opening import open_expert
     from .probes.checks.model_checks import AMONG, FAILS, check_model
     from .probes.stimuli.sources import load_stimuli
@@ -177,6 +184,8 @@ def report(
     **options: Any,
 ) -> None:
     """Write the page of two experts on one set of stimuli; `options` are fields of `ReportOptions`."""
+    check_experts(understanding, generation)
+    check_stimuli(data, limit)
     from .pair_report import ReportOptions, write_report
 
     stimuli, call = _stimuli(data, limit, part, image=image_column, text=text_column, root=root, captions=captions)
@@ -198,14 +207,6 @@ def figure(
     columns: int,
 ) -> None:
     """Draw one figure from feature stores, or from a plan, and save it with its numbers and its record."""
-    from contextlib import nullcontext
-
-    from . import figures
-    from .probes.curves.curve import alignment_curve
-    from .probes.features.features import Features
-    from .probes.plans.bridge_plan import BridgePlan
-    from .probes.similarity.scoring import similarity_map
-
     expected = {"curve": (1, 2), "map": (2,), "plan": (1,)}[kind]
     if len(sources) not in expected:
         wanted = {"curve": "one store, or two of different models", "map": "two stores", "plan": "one plan"}[kind]
@@ -214,8 +215,18 @@ def figure(
         raise ValueError("--text-layer is a layer of the second store of a curve: leave it out")
     if plan is not None and kind != "map":
         raise ValueError("--plan is drawn into a map: leave it out, or draw it by itself, as figure plan FILE")
+    from .probes.plans.bridge_plan import BridgePlan
+
     file = sources[0] if kind == "plan" else plan
     drawn = BridgePlan.load(file) if file is not None else None
+    check_stores(*([] if kind == "plan" else sources))
+    from contextlib import nullcontext
+
+    from . import figures
+    from .probes.curves.curve import alignment_curve
+    from .probes.features.features import Features
+    from .probes.similarity.scoring import similarity_map
+
     sides = [] if kind == "plan" else [Features.load(store) for store in (sources[0], sources[-1])]
     with figures.paper(venue, columns) if venue else nullcontext():
         if kind == "plan":
@@ -256,6 +267,7 @@ def map_layers(
     timesteps: list[float] | None,
 ) -> None:
     """Write and print the layer map of two stores, of each timestep; processes of torchrun share it."""
+    check_stores(understanding, generation)
     from .probes.features.features import Features
     from .probes.files import write_csv
     from .probes.similarity.scoring import similarity_map
@@ -275,6 +287,7 @@ def map_layers(
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
     """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
+    check_stores(understanding, generation)
     from .probes.features.features import Features
     from .probes.plans.choosing import ChoiceOptions
     from .probes.plans.fixed_rules import FIXED
@@ -300,12 +313,17 @@ def train(what: str, folder: Path, **options: Any) -> None:
     """Train a recipe, a plan or a shipped expert; `options` are fields of `Recipe` that replace those of the recipe."""
     from dataclasses import replace
 
-    from .models.training.pretraining import STEPS, pretrain
+    from .models.experts.downloads.expert_sources import STEPS
     from .models.training.recipe import Recipe, run_recipe
+    from .probes.arguments import check_arguments, folder_name
 
+    folder = folder_name("the folder of the run", folder)
     if what in STEPS:
         if others := options.keys() - {"steps"}:
             raise ValueError(f"{what} is trained as it was shipped: it takes no {min(others)}, only steps")
+        check_arguments(Recipe, options)
+        from .models.training.pretraining import pretrain
+
         print(f"trained: {pretrain(what, folder, **options)}")
     elif Path(what).suffix == ".json":
         settings: dict[str, Any] = {"plan": what, "validate": 0} | options
@@ -319,19 +337,29 @@ def evaluate(model: str, **options: Any) -> None:
     from dataclasses import asdict
 
     from .models.evaluation.evaluation_options import EvaluationOptions
-    from .models.evaluation.reporting import open_model, report, tables_as_text
 
     asked = EvaluationOptions(**options)
+    check_model(model)
+    check_experts(*([] if asked.distance is None else [asked.distance]))
+    from .models.evaluation.reporting import open_model, report, tables_as_text
+
     print(tables_as_text(report(open_model(model), **asdict(asked))))
 
 
 def estimate(understanding: str, generation: str, out: Path | None, **options: Any) -> None:
     """Print what fusing two experts takes, and write it if asked; `options` are fields of `CostOptions`."""
-    from .models.costs.cost_options import CostOptions
+    from .models.costs.cost_options import CostOptions, published_names
+    from .probes.plans.bridge_plan import BridgePlan
+
+    asked = CostOptions(**options)
+    for layout in asked.layout:
+        if layout.endswith(".json"):
+            BridgePlan.load(layout)
+    check_experts(understanding, generation, more=published_names())
     from .models.costs.estimate import costs_as_text, estimate_costs
     from .probes.files import write_csv
 
-    table = estimate_costs(understanding, generation, CostOptions(**options))
+    table = estimate_costs(understanding, generation, asked)
     if out:
         write_csv(out, table)
     print(costs_as_text(table))

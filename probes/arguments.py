@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+FileName = str | os.PathLike[str]
 MANY = 10**9  # the largest count that is taken: what is asked for beyond it would never end
 SEEDS = {"least": 0, "most": 2**63 - 1}  # what numpy and torch both take
 WORDS: dict[Any, str] = {
@@ -25,6 +26,8 @@ WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",
     str: "a text",
+    dict: "a dict",
+    Callable: "a function",
     os.PathLike: "a path",
     Path: "a path",
 }
@@ -41,6 +44,7 @@ def checked(
     most: float | None = None,
     below: float | None = None,
     known: Iterable[str] = (),
+    filled: bool = False,
     remedy: str = "",
 ) -> Any:
     """Return an argument as its kind, or say in one sentence what was expected.
@@ -58,6 +62,8 @@ def checked(
         The limits of a number, and of each number of a sequence. A whole number without an upper one is at most `MANY`.
     known : iterable of str, optional
         The names that a text may be; see `unknown`.
+    filled : bool, optional
+        Whether a text must not be empty.
     remedy : str, optional
         What to do instead, behind the sentence.
 
@@ -91,6 +97,8 @@ def checked(
             continue
         if names and isinstance(found, str) and found not in names:
             raise unknown(name, value, names)
+        if filled and found == "":
+            raise ValueError(f"{name} is empty: expected {_expected(kinds, limits, remedy)}")
         parts = found if get_origin(each) is not None and isinstance(found, tuple) else (found,)
         if not parts or not all(_within(part, **limits) for part in parts):
             raise ValueError(f"{name} is {_shown(value)}: expected {_expected(kinds, limits, remedy)}")
@@ -98,6 +106,28 @@ def checked(
     if names:
         raise unknown(name, value, names)
     raise TypeError(f"{name} is {_shown(value)}: expected {_expected(kinds, limits, remedy)}")
+
+
+def option(default: Any, about: str, allowed: Mapping[str, Any] | None = None, **settings: Any) -> Any:
+    """Declare a field of an options class.
+
+    Parameters
+    ----------
+    default : Any
+        Its default.
+    about : str
+        The sentence that the command line shows for it. Where the default is None, it says what None stands for.
+    allowed : mapping, optional
+        Limits, as keywords of `checked`.
+    **settings
+        Further keywords of `argparse.ArgumentParser.add_argument`.
+
+    Returns
+    -------
+    dataclasses.Field
+        The field.
+    """
+    return field(default=default, metadata={"help": about, "allowed": allowed or {}, **settings})
 
 
 def check_options(options: Any) -> None:
@@ -166,6 +196,62 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     for name in given:
         if name not in names:
             raise unknown(what, name, names)
+
+
+def file_name(name: str, value: Any) -> Path:
+    """Return the path of a file or folder that is given as a text or a path, or raise TypeError for anything else.
+
+    Parameters
+    ----------
+    name : str
+        The argument, as the caller knows it.
+    value : Any
+        What was given for it.
+
+    Returns
+    -------
+    Path
+        The path; whether something is there is not asked.
+
+    Raises
+    ------
+    TypeError
+        It is neither.
+    ValueError
+        It is empty, or holds a zero byte.
+    """
+    path = checked(name, value, FileName, filled=True)
+    if "\0" in (text := os.fspath(path)):
+        raise ValueError(f"{name} is {_shown(text)}: expected a path, which holds no zero byte")
+    return Path(path)
+
+
+def folder_name(name: str, value: Any) -> Path:
+    """Return the path of a folder that need not be there yet, as `file_name` does.
+
+    Parameters
+    ----------
+    name : str
+        The argument, as the caller knows it.
+    value : Any
+        What was given for it.
+
+    Returns
+    -------
+    Path
+        The path.
+
+    Raises
+    ------
+    TypeError
+        It is no path.
+    ValueError
+        It is empty, or there is a file of this name.
+    """
+    path = file_name(name, value)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name} is {_shown(str(value))}, which is a file: name a folder")
+    return path
 
 
 def unknown(what: str, value: object, known: Iterable[str]) -> ValueError:
@@ -252,7 +338,8 @@ def _within(value: Any, least: float | None, above: float | None, most: float | 
 def _expected(kinds: Sequence[Any], limits: Mapping[str, float | None], remedy: str) -> str:
     """Say in words what would have been right."""
     words = [_in_words(kind, limits) for kind in kinds if kind not in (NoneType, None)]
-    words += ["None"] if len(words) < len(kinds) else []
+    words = ["a path"] if set(words) == {"a text", "a path"} else words
+    words += ["None"] if NoneType in kinds else []
     return " or ".join(dict.fromkeys(words)) + (f": {remedy}" if remedy else "")
 
 

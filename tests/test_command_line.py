@@ -266,7 +266,7 @@ def test_errors_are_one_line(tmp_path, capsys, image_features):
         (("choose", image_features, image_features, out), "no 'text' features: there are image"),
         (("train", plan, tmp_path / "run"), "is not a bridge plan"),
         (("evaluate", "scenes-vlm", "--part", "dev"), "unknown part 'dev'"),
-        (("evaluate", missing), "unknown expert"),
+        (("evaluate", missing), "there is no folder"),
         (("evaluate", "scenes-vlm", "--dense"), "scenes-vlm draws nothing"),
         (("evaluate", "scenes-dit", "--costs"), "expected a fused or unified model"),
     ):

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ...probes.plans.bridge_plan import BridgePlan
 from .bridge import Bridge
 from .cross_attention import CrossAttention
 from .fusion_block import FusionBlock
@@ -25,3 +28,30 @@ BRIDGES: dict[str, type[Bridge]] = {
     "last": CrossAttention,
     "soft": SoftAttention,
 }
+
+
+def check_plan(plan: Any) -> None:
+    """Raise the error that says why a plan bridges no two towers.
+
+    Parameters
+    ----------
+    plan : BridgePlan
+        The plan.
+
+    Raises
+    ------
+    TypeError
+        It is no plan.
+    ValueError
+        It is of one trunk.
+    """
+    if not isinstance(plan, BridgePlan):
+        raise TypeError(
+            f"the plan is a {type(plan).__name__}: expected a BridgePlan, as choose_bridges and lay_out make it, or "
+            "BridgePlan.load(file)"
+        )
+    if plan.layout not in BRIDGES:
+        raise ValueError(
+            f"the layout {plan.layout!r} has one trunk and no bridges: build a UnifiedModel, "
+            f"or plan one of {', '.join(BRIDGES)}"
+        )

@@ -23,40 +23,17 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 
+from ...probes.arguments import check_arguments, file_name
 from ...probes.plans.bridge_plan import BridgePlan
-from ...probes.plans.layout_table import TRUNKS
 from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
 from ..training.optimizers import build_optimizers
-from .cost_options import UTILISATION, CostOptions
+from .cost_options import GPUS, UTILISATION, CostOptions, check_bridged
 from .published import Unplanned, build_planned_generator, build_planned_reader
 from .simulation import KINDS, Step, simulate
 from .step_models import PlannedModel, are_open, checkpoint, gathered, learn_in, opened_experts
 
-PRECISIONS = ("float32", "mixed", "bf16")
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-
-
-class Gpu(NamedTuple):
-    """Hold what the maker's data sheet says of a GPU.
-
-    Attributes
-    ----------
-    memory : float
-        Bytes.
-    bfloat16, float32 : float
-        Operations a second on dense matrices in this format.
-    """
-
-    memory: float
-    bfloat16: float
-    float32: float
-
-
-GPUS = {
-    "H100": Gpu(80e9, 989.4e12, 66.9e12),  # SXM; nvidia.com/en-us/data-center/h100, halved where sparsity is counted
-    "A100": Gpu(80e9, 312e12, 19.5e12),  # nvidia.com/en-us/data-center/a100
-}
 
 
 class CostEstimate(NamedTuple):
@@ -116,12 +93,12 @@ class CostEstimate(NamedTuple):
         Raises
         ------
         ValueError
-            The GPU is unknown, or the share is not above 0 and at most 1.
+            The GPU is unknown, there are no steps, or the share is not above 0 and at most 1.
+        TypeError
+            A number is none.
         """
-        if gpu not in GPUS:
-            raise ValueError(f"unknown GPU {gpu!r}: expected one of {', '.join(GPUS)}")
-        if not 0 < utilisation <= 1:
-            raise ValueError(f"utilisation {utilisation} must be above 0 and at most 1, a share of the GPU's peak rate")
+        asked = check_arguments(CostOptions, {"steps": steps, "gpu": gpu, "utilisation": utilisation})
+        steps, utilisation = asked["steps"], asked["utilisation"]
         rate = GPUS[gpu].float32 if self.precision == "float32" else GPUS[gpu].bfloat16
         return self.gpus * steps * self.operations / (rate * utilisation) / 3600
 
@@ -184,6 +161,8 @@ def estimate_cost(
     ValueError
         The experts, the layout or the precision cannot be planned and the experts do not open, a number is below 1, or
         experts that are open would be trained.
+    TypeError
+        An argument is of another type.
 
     See Also
     --------
@@ -194,15 +173,16 @@ def estimate_cost(
     >>> cost = estimate_cost("qwen2.5-vl-7b", "wan2.2-ti2v-5b", "H", batch=8, checkpointing=True)
     >>> cost.peak, cost.hours(20_000)
     """
-    for name, value in {"batch": batch, "tokens": tokens, "gpus": gpus}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if layout in TRUNKS or (isinstance(layout, BridgePlan) and layout.layout in TRUNKS):
-        raise ValueError("one trunk fuses no two experts: plan dense, H, double fusion, last or soft")
+    asked: dict[str, Any] = {"trained": trained, "batch": batch, "tokens": tokens, "resolution": resolution}
+    asked |= {"precision": precision, "checkpointing": checkpointing, "gpus": gpus, "replicated": replicated}
+    asked = check_arguments(CostOptions, asked)
+    batch, tokens, resolution, gpus = (asked[name] for name in ("batch", "tokens", "resolution", "gpus"))
+    check_bridged(layout.layout if isinstance(layout, BridgePlan) else layout)
+    for side, expert in (("understanding", understanding), ("generation", generation)):
+        if not hasattr(expert, "show"):
+            file_name(f"the {side} expert", expert)
     if isinstance(layout, BridgePlan) and layout.semantic_tokens:
-        raise ValueError("semantic tokens cannot be planned: their target is measured. Plan without them")
+        raise ValueError("semantic tokens cannot be planned: their target is measured; plan without them")
     sharded, half = gpus > 1 and not replicated, precision != "float32"
     dtype = torch.bfloat16 if precision == "bf16" or (half and sharded) else torch.float32
     given = understanding, generation
@@ -304,7 +284,9 @@ def estimate_costs(
     FileNotFoundError
         There is no such plan.
     """
-    options = options or CostOptions()
+    options = CostOptions() if options is None else options
+    if not isinstance(options, CostOptions):
+        raise TypeError(f"options are a {type(options).__name__}: expected CostOptions")
     settings = {f.name: getattr(options, f.name) for f in fields(options)}
     layouts, hours = settings.pop("layout"), [settings.pop(name) for name in ("steps", "gpu", "utilisation")]
     plans = [BridgePlan.load(layout) if layout.endswith(".json") else layout for layout in layouts]

@@ -24,12 +24,11 @@ from transformers.models.auto.modeling_auto import (
 from ...probes.stimuli.stimulus_set import Stimulus
 from ...probes.subjects.subject import ForwardPass
 from ..experts.downloads import weights
-from ..experts.opening import CHECKPOINTS, OWN
+from ..experts.downloads.expert_sources import CHECKPOINTS, OWN
 from ..experts.weight_files import loading
 from ..towers.token_layout import Place, TokenLayout
 from ..towers.tower import SelfAttention, Tower
-
-PUBLISHED = Path(__file__).parent / "published_configs"
+from .cost_options import PUBLISHED
 
 # The generation experts that can be planned, by class and channels of what they denoise: pixels per latent, and tokens
 # of their own text input (our own: `DitExpert`; SD 3: CLIP's 77 and T5's 256; Wan: UMT5's 512).

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...probes.arguments import SEEDS, checked
 from ...probes.evidence.descent import BlockGradients, check_samples, explained_map
 from ...probes.hooks.model_state import evaluating, frozen
 from ...probes.metrics.metric import Array
@@ -111,7 +112,7 @@ def descent_map(
     >>> heat.to_parquet("descent.parquet")        # bridgework choose ... --rule descent --evidence descent.parquet
     """
     began = time.perf_counter()
-    _checked(generation, stimuli, draws, batch_size)
+    _checked(generation, stimuli, draws, batch_size, seed)
     layers = read_stack(understanding, "understanding")[0]
     check_samples(understanding, len(layers[0]), _unmeasured(generation, stimuli, draws), groups)
     gradients = block_gradients(generation, stimuli, draws=draws, seed=seed, batch_size=batch_size)
@@ -149,7 +150,7 @@ def block_gradients(
     Parameters get no gradients. Their flags, and the training mode of each part, are left as they were.
     """
     began = time.perf_counter()
-    generator = _checked(generation, stimuli, draws, batch_size)
+    generator = _checked(generation, stimuli, draws, batch_size, seed)
     tower = expert_tower(generation, noise_pass(generation), "image")
     encoder = getattr(generation, "text_encoder", None)
     parts = [part for part in (generation.model, encoder) if isinstance(part, nn.Module)]
@@ -248,7 +249,7 @@ def _pass(
     return torch.stack(rows), torch.stack([sizes[number] for number in blocks])
 
 
-def _checked(generation: Any, stimuli: Stimuli, draws: int, batch_size: int) -> Generator:
+def _checked(generation: Any, stimuli: Stimuli, draws: int, batch_size: int, seed: int) -> Generator:
     """Return the expert as a generator, or raise the error that says what is missing."""
     if not isinstance(stimuli, Stimuli):
         raise TypeError(f"stimuli are a {type(stimuli).__name__}: open images with their captions by load_stimuli")
@@ -258,8 +259,8 @@ def _checked(generation: Any, stimuli: Stimuli, draws: int, batch_size: int) -> 
             "the generation expert of a fused model, a DitExpert or a LatentGenerator"
         )
     for name, value in (("draws", draws), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")
+        checked(name, value, int, least=1)
+    checked("seed", seed, int, **SEEDS)
     generator = as_generator(generation)
     if generator.pixels[0] != 3:
         raise ValueError(f"{generation.name} draws images of {generator.pixels}: expected three channels")

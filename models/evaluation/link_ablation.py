@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...probes.arguments import check_arguments, checked
 from ...probes.hooks.model_state import evaluating
 from ...probes.similarity.intervals import mean_interval
 from ...probes.stimuli.controls import noise_for
@@ -23,9 +24,11 @@ from ...probes.stimuli.stimulus_set import Stimuli
 from ..fusion.fused_model import FusedModel
 from ..fusion.two_towers import UnderstandingStates
 from ..generation.flow import velocity_loss
+from ..generation.sampling import check_sampling
 from ..scenes.scene import SIZE
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
+from .evaluation_options import EvaluationOptions
 from .scores import draw_scenes
 
 TIMES = (0.5, 0.75, 0.9)  # about the quartiles of the times that bridges are trained at
@@ -123,7 +126,9 @@ def ablate_links(
     Raises
     ------
     ValueError
-        A time lies outside 0 to 1, or the part does not exist.
+        A time lies outside 0 to 1, the part does not exist, a number is out of its range, or an option is unknown.
+    TypeError
+        An argument is of another type.
 
     See Also
     --------
@@ -140,6 +145,10 @@ def ablate_links(
     >>> links = ablate_links(fused, scene_stimuli("validation", 8), each=0)  # no scenes are drawn
     >>> links[["link", "drift", "loss_increase"]]
     """
+    _check_arguments(fused, stimuli, times, batch_size)
+    checked("each", each, int, least=0)
+    check_arguments(EvaluationOptions, {"part": part, "seed": seed})
+    check_sampling(**sampling)
     began = time.monotonic()
     effects = _effects(fused, stimuli, times, batch_size)
     whole = _correct(fused, part, each, seed, sampling)
@@ -182,6 +191,7 @@ def link_drift(
         One row for each link and block: link, layer, depth, drift, low, high, samples. Before the broken bridge the
         drift is exactly 0.
     """
+    _check_arguments(fused, stimuli, times, batch_size)
     rows = []
     for label, effect in _effects(fused, stimuli, times, batch_size).items():
         mean, low, high = mean_interval(effect.drift)
@@ -189,6 +199,17 @@ def link_drift(
             row = {"link": label, "layer": path.rpartition(".")[2], "depth": (number + 1) / len(mean)}
             rows.append(row | {"drift": mean[number], "low": low[number], "high": high[number]})
     return pd.DataFrame(rows).assign(samples=len(stimuli))
+
+
+def _check_arguments(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_size: int) -> None:
+    """Raise the error that says what is wrong with an argument that `ablate_links` and `link_drift` share."""
+    if not isinstance(fused, FusedModel):
+        raise TypeError(f"fused is a {type(fused).__name__}: expected a FusedModel, whose links are bridges")
+    if not isinstance(stimuli, Stimuli):
+        raise TypeError(f"stimuli are a {type(stimuli).__name__}: open images with their captions by load_stimuli")
+    remedy = "0 is the clean image, 1 is noise"
+    checked("times", times, Sequence[float], above=0, most=1, remedy=remedy)
+    checked("batch_size", batch_size, int, least=1)
 
 
 def _links(fused: FusedModel) -> dict[str, list[int]]:
@@ -199,8 +220,6 @@ def _links(fused: FusedModel) -> dict[str, list[int]]:
 
 def _effects(fused: FusedModel, stimuli: Stimuli, times: Sequence[float], batch_size: int) -> dict[str, _Effects]:
     """Measure drift and loss of every link."""
-    if not times or not all(0 < time <= 1 for time in times):
-        raise ValueError(f"times {tuple(times)} must lie in 0 (clean image, excluded) to 1 (noise), at least one")
     links = _links(fused)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {label: [] for label in links}
     tower = fused.image_tower()

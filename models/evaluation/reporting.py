@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...probes.arguments import check_arguments, file_name
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
 from ...probes.tensor_files import read_sealed
 from ..costs.step_costs import costs
 from ..experts.opening import open_expert
 from ..fusion.fused_model import FusedModel
-from ..generation.sampling import draws, generate
+from ..generation.sampling import check_sampling, draws, generate
 from ..scenes.composing import examples
 from ..scenes.dense_captions import dense_captions, dense_score
 from ..scenes.rendering import render_scene
 from ..training.scene_batches import dit_batch
 from ..unified.flow_model import UnifiedModel
 from ..unified.token_model import UnifiedTokens
+from .evaluation_options import EvaluationOptions
 from .image_distance import image_distance
 from .scores import answers, draw_scenes, question_accuracy, scene_score, skills_of
 
@@ -56,7 +58,7 @@ def open_model(name: str | Path) -> Any:
     --------
     >>> model = open_model("runs/h")
     """
-    folder = Path(name)
+    folder = file_name("name", name)
     if not (folder / "plan.json").is_file():
         return open_expert(name)
     if BridgePlan.load(folder / "plan.json").layout in TRUNKS:
@@ -125,6 +127,9 @@ def report(
     >>> tables = report(vlm, each=2)
     >>> tables["question accuracy"][["skill", "score", "low", "high"]]
     """
+    asked = {"part": part, "each": each, "seed": seed, "dense": dense, "distance": distance, "cost": cost}
+    check_arguments(EvaluationOptions, asked)
+    check_sampling(**sampling)
     skills = skills_of(part, each)
     if not draws(model) and not answers(model):
         raise TypeError(f"expected a model that draws or answers, got {type(model).__name__}")

@@ -14,14 +14,16 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
 
+from ...probes.arguments import check_arguments, checked
 from ..experts.vision_language import LlavaExpert
-from ..generation.sampling import draws, generate
+from ..generation.sampling import check_sampling, draws, generate, no_generator
 from ..scenes import checker
 from ..scenes.composing import examples
-from ..scenes.dialogues import likeliest_answers
+from ..scenes.dialogues import check_questions, likeliest_answers
 from ..scenes.questions import compose_question
 from ..scenes.rendering import render_scene
-from ..scenes.scene import PARTS, SKILLS, check_part
+from ..scenes.scene import PARTS, SKILLS
+from .evaluation_options import EvaluationOptions
 
 
 class Drawn(NamedTuple):
@@ -90,7 +92,8 @@ def evaluate(model: Any, part: str = "test", each: int = 40, seed: int = 0, **sa
     >>> evaluate(dit, each=1, steps=2)["skill"].iloc[-1]
     'all'
     """
-    skills_of(part, each)
+    check_arguments(EvaluationOptions, {"part": part, "each": each, "seed": seed})
+    check_sampling(**sampling)
     tables = {}
     if draws(model):
         tables["generation"] = scene_score(draw_scenes(model, part, each, seed, **sampling))
@@ -125,7 +128,7 @@ def skills_of(part: str, each: int) -> tuple[str, ...]:
     ValueError
         For an unknown part, or if there is nothing to score.
     """
-    check_part(part, each)
+    check_arguments(EvaluationOptions, {"part": part, "each": each})
     return tuple(s for s in SKILLS if part != "new" or s != "one object")
 
 
@@ -180,6 +183,10 @@ def draw_scenes(model: Any, part: str = "test", each: int = 40, seed: int = 0, *
     --------
     >>> drawn = draw_scenes(open_expert("scenes-dit"), each=1, steps=2)
     """
+    check_arguments(EvaluationOptions, {"part": part, "each": each, "seed": seed})
+    check_sampling(**sampling)
+    if not draws(model):
+        raise no_generator(model)
     wanted = list(examples(part, skills_of(part, each), each, seed))
     ids = [f"{part} {seed} {number}" for number in range(len(wanted))]
     images = generate(model, [e.caption for e in wanted], ids, **sampling)
@@ -203,6 +210,7 @@ def scene_score(drawn: Sequence[Drawn]) -> pd.DataFrame:
         One row per skill and a last one, "all", the mean of the skills (as in GenEval): skill, score, low, high
         (95 %, Wilson), samples.
     """
+    checked("drawn", drawn, Sequence[Drawn], remedy="draw_scenes returns them")
     return _by_skill(pd.DataFrame({"skill": [d.skill for d in drawn], "score": [float(d.correct) for d in drawn]}))
 
 
@@ -228,6 +236,12 @@ def question_accuracy(model: Any, part: str = "test", each: int = 200, seed: int
         question_only, samples. The baselines give the most common answer of the skill (`majority`) and of the question
         (`question_only`), as counted in training.
     """
+    check_arguments(EvaluationOptions, {"part": part, "each": each, "seed": seed})
+    if not answers(model):
+        raise TypeError(
+            f"a {type(model).__name__} answers no questions: expected a vision-language expert, or a model with "
+            "answer(images, questions)"
+        )
     reply = getattr(model, "answer", None) or partial(answer, model)
     rng = np.random.default_rng((seed, PARTS.index(part), 1))
     asked = [compose_question(rng, skill, part) for skill in SKILLS for _ in range(each)]
@@ -267,6 +281,9 @@ def answer(expert: LlavaExpert, images: Sequence[Image.Image], questions: Sequen
     list of str
         The answers.
     """
+    if not isinstance(expert, LlavaExpert):
+        raise TypeError(f"a {type(expert).__name__} answers no questions: expected a vision-language expert")
+    check_questions(images, questions)
     device = expert.model.device
     pixels = expert.processor(list(images), return_tensors="pt").pixel_values.to(device)
 

@@ -1,21 +1,16 @@
 """Open understanding and generation experts."""
 
-from .language import TextExpert
-from .native_unified import UNIFIED
-from .opening import CHECKPOINTS, FAMILIES, OWN, open_expert
-from .pixel_dit import DitExpert
-from .vision import VisionExpert
-from .vision_language import LlavaExpert, VlmExpert
+import lazy_loader
 
-__all__ = [
-    "CHECKPOINTS",
-    "FAMILIES",
-    "OWN",
-    "UNIFIED",
-    "DitExpert",
-    "LlavaExpert",
-    "TextExpert",
-    "VisionExpert",
-    "VlmExpert",
-    "open_expert",
-]
+# Each name is imported when it is first used, so that a check of a name waits for no library.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "language": ["TextExpert"],
+        "native_unified": ["UNIFIED"],
+        "opening": ["CHECKPOINTS", "FAMILIES", "OWN", "open_expert"],
+        "pixel_dit": ["DitExpert"],
+        "vision": ["VisionExpert"],
+        "vision_language": ["LlavaExpert", "VlmExpert"],
+    },
+)

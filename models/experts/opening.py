@@ -13,8 +13,10 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 
+from ...probes.arguments import SEEDS, checked
 from .diffusion.opening_pipelines import is_pipeline, open_pipeline
 from .downloads import weights
+from .downloads.expert_sources import CHECKPOINTS, OWN, source_of
 from .language import in_chat, is_text, open_text
 from .native_unified import is_unified, open_unified
 from .opening_vision_language import is_vlm, open_vlm
@@ -24,9 +26,6 @@ from .vision_language import LlavaExpert
 from .weight_files.loading import Checkpoint
 from .weight_files.loading_messages import quiet_loading
 from .weight_files.weight_placement import WeightPlacement
-
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-OWN = ("scenes-vlm", "scenes-reader", "scenes-dit", "scenes-dit-wide", "emoji-dit")
 
 
 def _open_pipeline(checkpoint: Checkpoint) -> Any:
@@ -146,7 +145,9 @@ def open_expert(
         If name or family is unknown, the code is not transformers' own, the weights are no safetensors, there is no
         text that `front` could stand before, or the family cannot be read in that format or onto those devices.
     FileNotFoundError
-        If files are missing.
+        If a folder or files are missing, or a Hub id is neither in the cache nor can be asked for.
+    TypeError
+        If an argument is of another type.
 
     See Also
     --------
@@ -172,9 +173,14 @@ def open_expert(
     >>> vlm, dit = open_expert("scenes-vlm"), open_expert("scenes-dit")
     >>> twin = open_expert("scenes-dit", random_weights=True)
     """
+    source = source_of(name, CHECKPOINTS)
+    random_weights = checked("random_weights", random_weights, bool)
+    seed = checked("seed", seed, int, **SEEDS)
+    front = checked("front", front, str | None)
+    chat = checked("chat", chat, bool)
     label = Path(str(name)).name + (" (random weights)" if random_weights else "")
     placement = WeightPlacement.of(label, dtype, device_map, quantization, random_weights)
-    checkpoint = Checkpoint(_source(str(name)), label, random_weights, seed, placement)
+    checkpoint = Checkpoint(source, label, random_weights, seed, placement)
     if random_weights:
         from transformers import set_seed  # imports peft and the trainer, which nothing else here needs
 
@@ -201,21 +207,3 @@ def open_expert(
     if not random_weights and hasattr(expert, "show") and str(name) not in (*OWN, *weights.WEIGHTS):
         expert._opened_from = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
     return in_chat(expert) if chat else expert
-
-
-def _source(name: str) -> str:
-    """Return the local folder behind a name, or the name itself where it is a Hub id."""
-    if name in OWN:
-        if not (CHECKPOINTS / name).is_dir():
-            raise FileNotFoundError(
-                f"the shipped expert {name!r} is not in {CHECKPOINTS.name}/: install bridgework again"
-            )
-        return str(CHECKPOINTS / name)
-    if name in weights.WEIGHTS:
-        return str(weights.verify(name))
-    if Path(name).is_dir():
-        return str(Path(name))
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return name
-    known = ", ".join((*OWN, *weights.WEIGHTS))
-    raise ValueError(f"unknown expert {name!r}: expected one of {known}, a local folder, or a Hub id 'owner/name'")

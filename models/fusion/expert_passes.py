@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...probes.arguments import checked
 from ...probes.hooks.block_stacks import find_stacks
 from ...probes.stimuli.stimulus_set import Stimulus
 from ..towers.finding import find_tower
-from ..towers.tower import Tower
+from ..towers.tower import Tower, refuse_meta
 
 _BLANK = Image.new("RGB", (2, 2))
 
@@ -117,3 +118,49 @@ def expert_tower(expert: Any, run: Callable[[], Any], stream: str | None) -> Tow
             f"{', '.join(stacks)}: give the expert one of these as its blocks"
         )
     return find_tower(expert.model, run, stack=whole[0], stream=stream)
+
+
+def check_experts_meet(understanding: Any, generation: Any) -> None:
+    """Raise the error that says why two experts are no reader and generator of a fused model.
+
+    Parameters
+    ----------
+    understanding, generation : Any
+        The experts.
+
+    Raises
+    ------
+    TypeError
+        The first reads no text, or the second does not draw.
+    ValueError
+        The weights of one are on the meta device.
+    """
+    if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
+        raise TypeError(
+            "expected an expert that reads text and one that draws (a DitExpert), in this order, "
+            f"got {type(understanding).__name__} and {type(generation).__name__}"
+        )
+    for expert in (understanding, generation):
+        if isinstance(model := getattr(expert, "model", None), nn.Module):
+            refuse_meta(model)
+
+
+def check_towers(towers: Sequence[Any], examples: Any) -> None:
+    """Raise the error that says why two towers and a pass of each cannot be joined.
+
+    Parameters
+    ----------
+    towers : sequence of Tower
+        The understanding and the generation tower.
+    examples : tuple of callable
+        One forward pass of each model.
+
+    Raises
+    ------
+    TypeError
+        They are no towers, or no two functions.
+    """
+    for name, tower in zip(("understanding", "generation"), towers, strict=True):
+        if not isinstance(tower, Tower):
+            raise TypeError(f"the {name} tower is a {type(tower).__name__}: expected what find_tower returns")
+    checked("examples", examples, tuple[Callable, Callable], remedy="one forward pass of each model")

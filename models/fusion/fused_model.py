@@ -17,14 +17,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ...probes.arguments import checked, file_name
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimulus
+from ..bridges.registry import check_plan
 from ..experts.diffusion.latent_generator import LatentGenerator
 from ..generation.sampling import Generator, as_generator
 from ..towers.tower import Tower
 from ..towers.visiting import visiting
-from .expert_passes import example_pass, expert_tower, noise_pass, text_pass
+from .expert_passes import check_experts_meet, example_pass, expert_tower, noise_pass, text_pass
 from .layer_mixes import layer_weights
 from .losses import caption_loss, fused_loss
 from .saved_model import PLAN, WEIGHTS, check_experts, describe_experts, load_state, read_model, save_model
@@ -91,13 +93,10 @@ class FusedModel(Fusion, Generator):
     _described: list[dict[str, Any]] | None = None
 
     def __init__(self, understanding: Any, generation: Any, plan: BridgePlan) -> None:
+        check_plan(plan)
         if hasattr(generation, "pipe") and not callable(getattr(generation, "predict", None)):
             generation = LatentGenerator(generation)
-        if not callable(getattr(generation, "predict", None)) or "text" not in getattr(understanding, "modalities", ()):
-            raise TypeError(
-                "expected an expert that reads text and one that draws (a DitExpert), in this order, "
-                f"got {type(understanding).__name__} and {type(generation).__name__}"
-            )
+        check_experts_meet(understanding, generation)
         runs = example_pass(understanding), noise_pass(generation)
         towers = (
             expert_tower(understanding, runs[0], None),
@@ -246,7 +245,7 @@ class FusedModel(Fusion, Generator):
             The states are of another expert or for other bridges, or the understanding tower's states change: it is
             trained, or the plan runs both ways.
         """
-        if states is not None:
+        if checked("states", states, TextStates | None, remedy="keep_text_states makes them") is not None:
             states.check(self)
             states.read_missing_by(self.experts[0], self.towers[0])
         self.text_states = states
@@ -254,6 +253,7 @@ class FusedModel(Fusion, Generator):
 
     def condition(self, captions: Sequence[str]) -> UnderstandingStates:
         """Run the understanding tower once on the captions and return what the bridges read of it."""
+        captions = list(checked("captions", captions, Sequence[str]))
         if self.text_states is not None:
             return self.offer(*self.text_states.read(captions, self.blocks_read, self.device))
         run, mask = text_pass(self.experts[0], captions)
@@ -368,9 +368,10 @@ class FusedModel(Fusion, Generator):
             The file is damaged, does not hold what the plan asks for, or was trained with another plan or on other
             experts.
         """
-        plan = BridgePlan.load(Path(folder) / PLAN)
+        folder = file_name("folder", folder)
+        plan = BridgePlan.load(folder / PLAN)
         state, about, (trained, rank, steps) = read_model(folder, plan)
-        fused, path = cls(understanding, generation, plan), Path(folder) / WEIGHTS
+        fused, path = cls(understanding, generation, plan), folder / WEIGHTS
         if about:
             check_experts(path, about["experts"], fused.described_experts())
         if trained != "bridges":

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...probes.arguments import checked
 from ...probes.features.patch_grids import square_patches
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.stimulus_set import Stimulus
@@ -108,6 +109,8 @@ def fused_subject(fused: FusedModel, task: str) -> Subject:
     ------
     ValueError
         Another task.
+    TypeError
+        It is no fused model.
 
     See Also
     --------
@@ -118,6 +121,9 @@ def fused_subject(fused: FusedModel, task: str) -> Subject:
     --------
     >>> features = extract(fused_subject(fused, "generation"), stimuli[:4], timesteps=(0.5,))
     """
+    if not isinstance(fused, FusedModel):
+        raise TypeError(f"fused is a {type(fused).__name__}: expected a FusedModel")
+    checked("task", task, str, known=("understanding", "generation"))
     understanding, generation = fused.experts
     if task == "understanding":
         if fused.plan.both_ways:
@@ -127,9 +133,7 @@ def fused_subject(fused: FusedModel, task: str) -> Subject:
                 stacklevel=2,
             )
         return _named_fused(understanding)
-    if task == "generation":
-        return FusedGenerator("fused", fused, generation.model, generation.blocks)
-    raise ValueError(f"unknown task {task!r}: expected understanding or generation")
+    return FusedGenerator("fused", fused, generation.model, generation.blocks)
 
 
 def _named_fused(expert: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from ...probes.arguments import checked, file_name, folder_name
 from ...probes.files import write_json
 from ...probes.fingerprints.described_values import digest
 from ...probes.fingerprints.processor_settings import processor_settings
@@ -66,9 +67,10 @@ class TextStates:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        if not (Path(folder) / INDEX).is_file():
+        path = file_name("folder", folder) / INDEX
+        if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no text states: keep them by keep_text_states")
-        self._open(Path(folder), read_sealed(Path(folder) / INDEX))
+        self._open(path.parent, read_sealed(path))
 
     @classmethod
     def _unkept(cls, index: dict[str, Any]) -> TextStates:
@@ -270,14 +272,17 @@ def keep_text_states(
     >>> fused = FusedModel(vlm, dit, lay_out("H", 16, 13)).read_text_from(states)
     >>> states = keep_text_states(vlm, (), "runs/states", inside=True)  # captions are read when they are met
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}: states are kept in {' or '.join(DTYPES)}")
+    checked("dtype", dtype, str, known=DTYPES)
+    batch_size, inside = checked("batch_size", batch_size, int, least=1), checked("inside", inside, bool)
+    captions = [] if captions in ((), []) else list(checked("captions", captions, Sequence[str]))
+    folder = None if folder is None else folder_name("folder", folder)
+    if "text" not in getattr(expert, "modalities", ()):
+        raise TypeError(f"a {type(expert).__name__} reads no text: expected an understanding expert, as scenes-vlm is")
     tower = expert_tower(expert, text_pass(expert, ["a", "a"])[0], None)
     reader = _Reader(expert, tower, inside, dtype)
     about = {"expert": describe_experts([expert])[0], "settings": _settings(expert), "inside": inside, "dtype": dtype}
     if folder is None:
         return _with_reader(TextStates._unkept(about | reader.shape()), expert, tower)
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # another process that reads the same captions waits, and finds them
         if (folder / INDEX).is_file():

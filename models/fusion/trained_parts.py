@@ -15,7 +15,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-TRAINED = ("bridges", "lora", "all")
+from ...probes.arguments import checked
+from ..bridges.trained_names import TRAINED
+
 SPARED = 0.01  # of the weights of the blocks may have no adapters without a warning: routers, tables, convolutions
 # `self.out_proj.weight` in a module's code: it takes the weight and never calls the layer, which an adapter changes.
 TAKEN = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\[|\.(?:dtype|device|shape|size|ndim|data|copy_|_))")
@@ -72,8 +74,8 @@ def adapt_towers(towers: Sequence[tuple[nn.Module, Sequence[str]]], trained: str
     ValueError
         As `adapt` does.
     """
-    if trained not in TRAINED:
-        raise ValueError(f"cannot train {trained!r}: expected one of {', '.join(TRAINED)}")
+    checked("trained", trained, str, known=TRAINED)
+    rank = checked("rank", rank, int, least=1)
     stacks: dict[nn.Module, list[str]] = {}
     for model, blocks in towers:
         stacks.setdefault(model, []).extend(path for path in blocks if path not in stacks.get(model, []))

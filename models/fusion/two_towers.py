@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...probes.arguments import checked
 from ...probes.hooks.attention_calls import AttentionCall
 from ...probes.plans.bridge_plan import BridgePlan
 from ..bridges.bridge import KeysValues, Visibility
-from ..bridges.registry import BRIDGES
+from ..bridges.registry import BRIDGES, check_plan
 from ..towers.attention_masks import SequencePlaces, text_after, visible
 from ..towers.tower import Tower
 from ..towers.visiting import measure, skipped_block, visiting
+from .expert_passes import check_towers
 from .lockstep import Meeting, lockstep
 
 Run = Callable[[], Any]
@@ -66,6 +68,8 @@ class Fusion(nn.Module):
     ------
     ValueError
         The plan is of one trunk or of other depths, or the towers cannot be bridged in this way.
+    TypeError
+        The towers are no `Tower`, the plan is no plan, or the examples are no two functions.
 
     See Also
     --------
@@ -87,11 +91,8 @@ class Fusion(nn.Module):
 
     def __init__(self, understanding: Tower, generation: Tower, plan: BridgePlan, examples: tuple[Run, Run]) -> None:
         super().__init__()
-        if plan.layout not in BRIDGES:
-            raise ValueError(
-                f"the layout {plan.layout!r} has one trunk and no bridges: build a UnifiedModel, "
-                f"or plan one of {', '.join(BRIDGES)}"
-            )
+        check_plan(plan)
+        check_towers((understanding, generation), examples)
         self.plan, self.towers = plan, (understanding, generation)
         self.understanding, self.generation = understanding.model, generation.model
         depths = (len(understanding.blocks), len(generation.blocks))
@@ -147,18 +148,8 @@ class Fusion(nn.Module):
         )
 
     def count_parameters(self, rank: int | None) -> int:
-        """Return how many parameters the bridges would have at another rank.
-
-        Parameters
-        ----------
-        rank : int or None
-            The rank of the bridges' maps; None is full rank.
-
-        Returns
-        -------
-        int
-            The number of parameters of all bridges.
-        """
+        """Return how many parameters all bridges would have at another rank; None is full rank."""
+        rank = checked("rank", rank, int | None, least=1)
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in self._new_bridges(rank).parameters())
 
@@ -189,6 +180,7 @@ class Fusion(nn.Module):
         ValueError
             No mask is passed, and the model was given one of another form.
         """
+        checked("run", run, Callable)
         kept: dict[int, tuple[Any, Tensor | None]] = {}
         tower, running = self.towers[0], True
         alone = self.plan.both_ways and not self.inside

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...probes.arguments import check_names, checked
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_image
 
@@ -204,6 +205,52 @@ def draws(model: object) -> bool:
     return draws_tokens(model) or all(hasattr(model, name) for name in ("condition", "predict"))
 
 
+def no_generator(model: object) -> TypeError:
+    """Return the error that says what a generator has, for a model that draws nothing.
+
+    Parameters
+    ----------
+    model : object
+        Any model.
+
+    Returns
+    -------
+    TypeError
+        To be raised by the caller.
+    """
+    return TypeError(f"expected a generator, with condition and predict or with draw, got {type(model).__name__}")
+
+
+def check_sampling(
+    steps: int = 16, guidance: float = 3.0, batch_size: int = 64, **others: Any
+) -> tuple[int, float, int]:
+    """Return the options of `generate`, or raise the error that says what is wrong with one.
+
+    Parameters
+    ----------
+    steps, guidance, batch_size
+        As of `generate`.
+    **others
+        Nothing: what is here is an option that `generate` does not have.
+
+    Returns
+    -------
+    tuple of (int, float, int)
+        The three options.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is unknown, of another type, or out of its range.
+    """
+    check_names("sampling option", others, ("steps", "guidance", "batch_size"))
+    return (
+        checked("steps", steps, int, least=1, most=100_000),
+        checked("guidance", guidance, float),
+        checked("batch_size", batch_size, int, least=1),
+    )
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -238,9 +285,9 @@ def generate(
     Raises
     ------
     ValueError
-        If captions and ids are not equally many, or there are none.
+        If captions and ids are not equally many, or there are none, or a number is out of its range.
     TypeError
-        If the model is no generator.
+        If the model is no generator, or an argument is of another type, such as one text in place of several.
 
     See Also
     --------
@@ -262,10 +309,14 @@ def generate(
     >>> images[0].size
     (32, 32)
     """
-    if len(captions) != len(ids) or not captions:
-        raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")
     if not draws(model):
-        raise TypeError(f"expected a generator, with condition and predict or with draw, got {type(model).__name__}")
+        raise no_generator(model)
+    captions, ids = (
+        list(checked(name, given, Sequence[str])) for name, given in (("captions", captions), ("ids", ids))
+    )
+    if len(captions) != len(ids):
+        raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")
+    steps, guidance, batch_size = check_sampling(steps, guidance, batch_size)
     images = []
     for start in tqdm(range(0, len(captions), batch_size), desc="generate", leave=False):
         part = captions[start : start + batch_size], ids[start : start + batch_size]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...probes.arguments import SEEDS, checked
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus, dealt_by_texts
 from .rendering import render_scene
 from .scene import COLOURS, COUNTS, HELD_OUT, PARTS, PLURAL, RELATIONS, SHAPES, SKILLS, Scene, Thing, check_part
@@ -225,6 +226,8 @@ def scene_stimuli(part: str, count: int, seed: int = 0) -> Stimuli:
     ------
     ValueError
         If the part is unknown, or has not that many scenes.
+    TypeError
+        If count or seed is no whole number.
 
     See Also
     --------
@@ -236,6 +239,7 @@ def scene_stimuli(part: str, count: int, seed: int = 0) -> Stimuli:
     ('...', '...')
     """
     check_part(part)
+    count, seed = checked("count", count, int, least=1), checked("seed", seed, int, **SEEDS)
     rng = np.random.default_rng((seed, PARTS.index(part), 3))
     chosen: dict[str, Stimulus] = {}
     for _ in range(100 * count):

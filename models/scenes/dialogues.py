@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
+from ...probes.arguments import checked
 
 IMAGE = "<image>"
 IMAGE_TOKENS = 16  # (32 / 8)^2 vision patches
@@ -107,6 +111,30 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     The mean is over tokens: full captions, which teach the vision tower, weigh most.
     """
     return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE)
+
+
+def check_questions(images: Sequence[Image.Image], questions: Sequence[str]) -> None:
+    """Raise the error that says what is wrong with images and the questions about them.
+
+    Parameters
+    ----------
+    images : sequence of PIL.Image.Image
+        The images.
+    questions : sequence of str
+        A question about each image.
+
+    Raises
+    ------
+    TypeError
+        They are no images, or no sequence of texts.
+    ValueError
+        There are none, or another number of questions than of images.
+    """
+    checked("questions", questions, Sequence[str])
+    if not isinstance(images, Sequence) or not all(isinstance(image, Image.Image) for image in images):
+        raise TypeError(f"images are {reprlib.repr(images)}: expected a sequence of PIL images")
+    if len(images) != len(questions):
+        raise ValueError(f"expected a question about each image, got {len(images)} images, {len(questions)} questions")
 
 
 def likeliest_answers(tokenizer: Any, questions: Sequence[str], read: Callable[[Tensor, Tensor], Tensor]) -> list[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
+from ...probes.arguments import checked
 from ...probes.stimuli.parts import PARTS as DEALT
 from ...probes.stimuli.parts import part_of
 
@@ -119,8 +120,9 @@ def check_part(part: str, per_skill: int = 1, counted: str = "captions or questi
     ------
     ValueError
         If the part is unknown, or fewer than one is asked for.
+    TypeError
+        If it is no whole number that is asked for.
     """
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: expected one of {', '.join(PARTS)}")
-    if per_skill < 1:
+    checked("part", part, str, known=PARTS)
+    if checked("each", per_skill, int) < 1:
         raise ValueError(f"{per_skill} {counted} leave nothing to score: ask for at least one")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...probes.arguments import checked
 from ...probes.hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ...probes.hooks.block_outputs import (
     AmbiguousStreams,
@@ -24,7 +25,7 @@ from ...probes.subjects.input_changes import Inputs, noise_like, unchanged
 from ...probes.subjects.token_movement import Stream
 from ...probes.subjects.token_streams import find_streams
 from .token_layout import Place, TokenLayout, find_layout, places
-from .tower import SelfAttention, Tower
+from .tower import SelfAttention, Tower, refuse_meta
 
 MOVED = 1e-4  # share of the largest value: a smaller change is rounding
 
@@ -63,7 +64,10 @@ def find_tower(
     Raises
     ------
     ValueError
-        The model has no stack or token stream, does not run this stack, or has no such stream.
+        The model has no stack or token stream, does not run this stack, or has no such stream; or its weights are on
+        the meta device, where they have no values.
+    TypeError
+        The model is no module, or its inputs are neither a mapping nor a function.
 
     See Also
     --------
@@ -76,8 +80,18 @@ def find_tower(
     'model.language_model.layers.0'
     >>> find_tower(sd3, lambda: expert.predict(noisy, text, time), stream="image")
     """
-    if stream not in (None, "image", "text", "both"):
-        raise ValueError(f"unknown stream {stream!r}: expected 'image', 'text', 'both' or None")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
+    if not isinstance(inputs, Mapping) and not callable(inputs):
+        raise TypeError(
+            f"inputs are a {type(inputs).__name__}: expected a mapping that model(**inputs) takes, or a function that "
+            "runs the model"
+        )
+    checked("stream", stream, str | None, known=("image", "text", "both"))
+    checked("stack", stack, str | None)
+    for name, kind in (checked("kinds", kinds, Mapping | None) or {}).items():
+        checked(f"kinds[{name!r}]", kind, str)
+    refuse_meta(model)
     with evaluating(model), torch.no_grad():
         given = _given(model, inputs) if callable(inputs) else inputs
         stacks = find_stacks(model)

@@ -46,6 +46,26 @@ class SelfAttention(NamedTuple):
     order: tuple[str | None, ...]
 
 
+def refuse_meta(model: nn.Module) -> None:
+    """Raise ValueError for a model whose weights are on the meta device, where they have shapes and no values.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model. Nothing of it is changed.
+
+    Raises
+    ------
+    ValueError
+        A weight is there; the message names it.
+    """
+    if name := next((name for name, p in model.named_parameters() if p.device.type == "meta"), None):
+        raise ValueError(
+            f"the weights of {type(model).__name__} are on the meta device, where they have no values ({name!r} is the "
+            "first): open the model with its weights"
+        )
+
+
 Visit = Callable[[Any], Any]
 
 

@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...probes.arguments import checked, folder_name
 from ...probes.folder_locks import writing
 from ...probes.hooks.attention_calls import Attention, Intercept
 from ...probes.workers.heartbeats import wait_for_all
@@ -114,6 +115,8 @@ def fit(
         For TensorBoard where it is not installed; or another process trains in the folder, or a rank has ended.
     OSError
         A checkpoint cannot be written, as on a full disk. The one before stays as it was.
+    TypeError, ValueError
+        For an argument of another type, or a number out of its range.
 
     Notes
     -----
@@ -126,7 +129,19 @@ def fit(
     .. [1] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     .. [2] J. Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv 2502.16982.
     """
-    folder = Path(folder)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    for name, function in {"loss": loss, "lr_scale": lr_scale}.items():
+        checked(name, function, Callable)
+    for name, function in {"validate": validate, "on_log": on_log}.items():
+        checked(name, function, Callable | None)
+    steps = checked("steps", steps, int, least=1)
+    learning_rate = checked("learning_rate", learning_rate, float, above=0)
+    muon = checked("muon", muon, float | None, above=0)
+    average = checked("average", average, float | None, above=0, below=1)
+    checkpoint_every = checked("checkpoint_every", checkpoint_every, int, least=1)
+    checked("tensorboard", tensorboard, bool)
+    folder = folder_name("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     if tensorboard and not is_tensorboard_available():
         raise RuntimeError("TensorBoard is not installed: pip install 'bridgework[tensorboard]', or train without it")

@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...probes.extraction.provenance import opened_from
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
-from ...probes.plans.layouts import lay_out
 from ..experts.downloads import weights
-from ..experts.opening import OWN, open_expert
+from ..experts.downloads.expert_sources import OWN
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("stream", "both_ways", "gated", "rank", "semantic_tokens")  # of `lay_out`
@@ -63,6 +61,8 @@ def plan_of(recipe: Any, understanding: int, generation: int) -> BridgePlan:
     FileNotFoundError, ValueError
         As `BridgePlan.load` and `lay_out` do.
     """
+    from ...probes.plans.layouts import lay_out
+
     if (chosen := chosen_plan(recipe)) is not None:
         return chosen
     if recipe.layout in TRUNKS:
@@ -142,6 +142,9 @@ def open_experts(recipe: Any) -> list[Any]:
     UserWarning
         An expert that the recipe names is another than its plan was chosen on, or has other weights.
     """
+    from ...probes.extraction.provenance import opened_from
+    from ..experts.opening import open_expert
+
     named, plan = with_experts(recipe), chosen_plan(recipe)
     experts = [open_expert(getattr(named, side)) for side in SHIPPED]
     for side, expert, known in zip(SHIPPED, experts, ({}, {}) if plan is None else plan.experts, strict=True):

@@ -13,7 +13,9 @@ from accelerate import PartialState
 from torch import nn
 from transformers import AddedToken, PreTrainedTokenizerFast, SiglipImageProcessorPil
 
+from ...probes.arguments import checked, file_name, unknown
 from ...probes.files import write_folder
+from ..experts.downloads.expert_sources import STEPS
 from ..experts.opening import open_expert
 from ..experts.pixel_dit import DitExpert
 from ..experts.shipped_architectures import build_dit, build_text_encoder, build_tokenizer, build_vlm
@@ -25,7 +27,6 @@ from .batches import stimuli_batch
 from .loop import fit
 from .scene_batches import dit_batch, emoji_part, vlm_batch
 
-STEPS = {"scenes-vlm": 4000, "scenes-reader": 2000, "scenes-dit": 12000, "scenes-dit-wide": 12000, "emoji-dit": 4000}
 SEED = 0
 Trained = tuple[list[dict[str, Any]], Callable[[Path], None]]  # the log, and what writes the checkpoint
 
@@ -53,7 +54,7 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
     Raises
     ------
     ValueError
-        For another name.
+        For another name, or fewer steps than one.
 
     Notes
     -----
@@ -62,8 +63,9 @@ def pretrain(name: str, folder: str | Path, steps: int | None = None) -> Path:
     work.
     """
     if name not in STEPS:
-        raise ValueError(f"unknown expert {name!r}: expected one of {', '.join(STEPS)}")
-    folder, steps = Path(folder), steps or STEPS[name]
+        raise unknown("expert", name, STEPS)
+    folder = file_name("folder", folder)
+    steps = STEPS[name] if steps is None else checked("steps", steps, int, least=1)
     torch.manual_seed(SEED)
     train = _dit if "dit" in name else _vlm
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
+from ...probes.arguments import SEEDS, check_names, check_options, checked, file_name, folder_name, option
 from ...probes.files import write_json
 from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
-from ...probes.tensor_files import with_seal
+from ..bridges.trained_names import TRAINED
 
 if TYPE_CHECKING:
     from .loop import Log
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "studies" / "recipes"
 
+OBJECTIVES = ("flow", "tokens")  # of one trunk
+NAMED: dict[str, Any] = {"filled": True, "remedy": "leave it out for the default"}
 _OF_PLAN = ("layout", "stream", "both_ways", "gated", "rank", "semantic_tokens")  # what a plan settles
 
 
@@ -84,119 +87,81 @@ class Recipe:
     >>> run_recipe(replace(Recipe.load("scenes"), layout="dense"), "runs/dense")
     """
 
-    layout: str | None = field(
-        default=None,
-        metadata={
-            "help": f"How the two experts are joined: one of {', '.join(LAYOUTS)}. "
-            "(default: none; a recipe names a layout or a plan)",
-        },
+    layout: str | None = option(
+        None,
+        f"How the two experts are joined: one of {', '.join(LAYOUTS)}. "
+        "(default: none; a recipe names a layout or a plan)",
+        {"known": tuple(LAYOUTS)},
     )
-    understanding: str | None = field(
-        default=None,
-        metadata={
-            "help": "The understanding expert: a name, a folder or a Hub id. (default: the plan's, else scenes-vlm)"
-        },
+    understanding: str | None = option(
+        None, "The understanding expert: a name, a folder or a Hub id. (default: the plan's, else scenes-vlm)", NAMED
     )
-    generation: str | None = field(
-        default=None,
-        metadata={
-            "help": "The generation expert: a name, a folder or a Hub id. (default: the plan's, else scenes-dit)"
-        },
+    generation: str | None = option(
+        None, "The generation expert: a name, a folder or a Hub id. (default: the plan's, else scenes-dit)", NAMED
     )
-    data: str = field(
-        default="scenes",
-        metadata={"help": "What is trained on: scenes, noto, or a folder, table or archive of images with captions."},
+    data: str = option(
+        "scenes", "What is trained on: scenes, noto, or a folder, table or archive of images with captions.", NAMED
     )
-    image_column: str | None = field(
-        default=None, metadata={"help": "The column of images or their paths. (default: found by its name)"}
+    image_column: str | None = option(None, "The column of images or their paths. (default: found by its name)", NAMED)
+    text_column: str | None = option(None, "The column of captions. (default: found by its name)", NAMED)
+    root: str | None = option(None, "The folder that paths of images begin at. (default: that of the table)", NAMED)
+    plan: str | None = option(
+        None,
+        "The file of a bridge plan (JSON), in place of the layout's published plan. (default: the published plan)",
+        NAMED,
+        metavar="FILE",
     )
-    text_column: str | None = field(
-        default=None, metadata={"help": "The column of captions. (default: found by its name)"}
+    stream: str = option(
+        "image", f"The generation expert's stream that bridges enter: {', '.join(STREAMS)}.", {"known": STREAMS}
     )
-    root: str | None = field(
-        default=None, metadata={"help": "The folder that paths of images begin at. (default: that of the table)"}
+    both_ways: bool = option(False, "Let understanding read generation as well.")
+    gated: bool = option(True, "Pass what a bridge brings through a gate that starts at 0, or without a gate.")
+    rank: int | None = option(None, "The rank of the bridges' linear maps. (default: full rank)", {"least": 1})
+    semantic_tokens: int = option(0, "How many semantic tokens are added to the generator's sequence.", {"least": 0})
+    parameters: int | None = option(
+        None,
+        "How many parameters the bridges may have; the rank is chosen to meet it. (default: no limit)",
+        {"least": 1, "most": 10**12},
     )
-    plan: str | None = field(
-        default=None,
-        metadata={
-            "help": "The file of a bridge plan (JSON), in place of the layout's published plan. "
-            "(default: the published plan)",
-            "metavar": "FILE",
-        },
+    trained: str = option(
+        "bridges", "What is trained: bridges, lora (adapters in both experts as well) or all.", {"known": TRAINED}
     )
-    stream: str = field(
-        default="image",
-        metadata={"help": f"The generation expert's stream that bridges enter: {', '.join(STREAMS)}."},
+    objective: str = option(
+        "flow",
+        "What one trunk draws with: flow (image patches) or tokens (discrete image tokens).",
+        {"known": OBJECTIVES},
     )
-    both_ways: bool = field(default=False, metadata={"help": "Let understanding read generation as well."})
-    gated: bool = field(
-        default=True, metadata={"help": "Pass what a bridge brings through a gate that starts at 0, or without a gate."}
+    text_states: str | None = option(
+        None,
+        "A folder where what bridges read of the frozen understanding expert is kept, so that it reads each caption "
+        "once. (default: it reads every caption at every step)",
+        NAMED,
+        metavar="FOLDER",
     )
-    rank: int | None = field(
-        default=None, metadata={"help": "The rank of the bridges' linear maps. (default: full rank)"}
+    checkpointing: bool = option(False, "Compute the experts' states again in the backward pass, to save memory.")
+    shuffled: bool = option(False, "Train with the captions of other images: the floor of what bridges bring.")
+    steps: int = option(600, "How many training steps are made.", {"least": 1})
+    seed: int = option(0, "The seed of the new weights and of the order of the data.", SEEDS)
+    batch_size: int = option(32, "How many images one training step sees.", {"least": 1, "most": 10**6})
+    learning_rate: float | None = option(
+        None,
+        "The peak learning rate. (default: the one that suits what is trained)",
+        {"above": 0, "remedy": "leave it out for the one that suits what is trained"},
     )
-    semantic_tokens: int = field(
-        default=0, metadata={"help": "How many semantic tokens are added to the generator's sequence."}
+    average: float | None = option(
+        None,
+        "The decay of a moving average of the weights, such as .99. (default: no average)",
+        {"above": 0, "below": 1, "remedy": "it is a decay, such as 0.99"},
     )
-    parameters: int | None = field(
-        default=None,
-        metadata={
-            "help": "How many parameters the bridges may have; the rank is chosen to meet it. (default: no limit)",
-        },
+    validate: int = option(
+        4,
+        "How many validation batches are scored, ten times in a run; 0 for none.",
+        {"least": 0, "most": 10**6},
     )
-    trained: str = field(
-        default="bridges",
-        metadata={"help": "What is trained: bridges, lora (adapters in both experts as well) or all."},
-    )
-    objective: str = field(
-        default="flow",
-        metadata={"help": "What one trunk draws with: flow (image patches) or tokens (discrete image tokens)."},
-    )
-    text_states: str | None = field(
-        default=None,
-        metadata={
-            "help": "A folder where what bridges read of the frozen understanding expert is kept, so that it reads "
-            "each caption once. (default: it reads every caption at every step)",
-            "metavar": "FOLDER",
-        },
-    )
-    checkpointing: bool = field(
-        default=False,
-        metadata={"help": "Compute the experts' states again in the backward pass, to save memory."},
-    )
-    shuffled: bool = field(
-        default=False, metadata={"help": "Train with the captions of other images: the floor of what bridges bring."}
-    )
-    steps: int = field(default=600, metadata={"help": "How many training steps are made."})
-    seed: int = field(default=0, metadata={"help": "The seed of the new weights and of the order of the data."})
-    batch_size: int = field(default=32, metadata={"help": "How many images one training step sees."})
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "The peak learning rate. (default: the one that suits what is trained)"}
-    )
-    average: float | None = field(
-        default=None,
-        metadata={"help": "The decay of a moving average of the weights, such as .99. (default: no average)"},
-    )
-    validate: int = field(
-        default=4, metadata={"help": "How many validation batches are scored, ten times in a run; 0 for none."}
-    )
-    tensorboard: bool = field(default=False, metadata={"help": "Write the log for TensorBoard as well."})
+    tensorboard: bool = option(False, "Write the log for TensorBoard as well.")
 
     def __post_init__(self) -> None:
-        from ..fusion.trained_parts import TRAINED
-
-        for name, kind in get_type_hints(Recipe).items():
-            object.__setattr__(self, name, value := _number(getattr(self, name), kind))
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise TypeError(f"{name} is {value!r}: expected {getattr(kind, '__name__', kind)}")
-        for name, known in (("layout", (*LAYOUTS, None)), ("trained", TRAINED), ("objective", ("flow", "tokens"))):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(filter(None, known))}")
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average is a decay between 0 and 1, such as 0.99, got {self.average}")
+        check_options(self)
         if (self.layout is None) == (self.plan is None):
             raise ValueError("layout or plan must be given, one of the two: a layout's published plan or a plan's file")
         if self.plan is not None:
@@ -209,9 +174,7 @@ class Recipe:
                 raise ValueError(f"{bridging[0]} is of bridges, and the layout {self.layout!r} has none: leave it out")
         elif self.objective != "flow":
             raise ValueError(f"objective {self.objective!r} is of one trunk: choose a layout of {', '.join(TRUNKS)}")
-        if self.text_states is not None and (
-            self.layout in TRUNKS or self.trained != "bridges" or self.both_ways or not self.text_states
-        ):
+        if self.text_states is not None and (self.layout in TRUNKS or self.trained != "bridges" or self.both_ways):
             raise ValueError(
                 f"text_states {self.text_states!r} is a folder for states that do not change: train the bridges alone, "
                 "of a plan of two experts that runs one way, or leave it out"
@@ -240,30 +203,36 @@ class Recipe:
         ValueError
             The file is no recipe; the message names the file and the key that is wrong.
         """
-        from transformers import HfArgumentParser
-        from yaml import YAMLError
-
+        path = file_name("path", path)
         shipped = {recipe.stem: recipe for recipe in sorted(SHIPPED.glob("*.yaml"))}
-        file = Path(path) if Path(path).is_file() else shipped.get(str(path))
+        file = path if path.is_file() else shipped.get(str(path))
         if file is None:
             raise FileNotFoundError(f"no recipe {path}: expected a YAML file or one of {', '.join(shipped)}")
         try:
-            return HfArgumentParser(cls).parse_yaml_file(file)[0]  # type: ignore[arg-type]
-        except YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-        except (AttributeError, TypeError, ValueError) as error:
-            message = str(error).replace("used by the HfArgumentParser", "known")
-            if isinstance(error, AttributeError):
-                message = "expected lines such as 'layout: H'"
-            raise ValueError(f"recipe {path}: {message}") from None
+            return cls(**_fields_of(file.read_bytes()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"recipe {path}: {error}") from None
 
 
-def _number(value: Any, kind: Any) -> Any:
-    """Return a number where YAML reads one as something else: 1e-3 as a word, and 1 as a whole number."""
-    if kind != float | None or isinstance(value, bool) or not isinstance(value, int | str):
-        return value
+def _fields_of(content: bytes) -> dict[str, Any]:
+    """Return the fields of a recipe that a YAML file holds, by name."""
+    from yaml import YAMLError, safe_load
+
     try:
-        return float(value)
+        held = safe_load(content.decode("utf-8"))
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"expected YAML, lines such as 'layout: H' ({' '.join(str(error).split())})") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"expected lines such as 'layout: H', got {type(held).__name__}")
+    check_names("key", map(str, held), [each.name for each in fields(Recipe)])
+    rates = {name: _number(value) for name, value in held.items() if name in ("learning_rate", "average")}
+    return held | rates
+
+
+def _number(value: Any) -> Any:
+    """Return a number where YAML reads one as a word, such as 1e-3."""
+    try:
+        return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
 
@@ -351,14 +320,26 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     >>> short = replace(Recipe.load("scenes"), steps=1, batch_size=2, validate=0)
     >>> fused = run_recipe(short, "runs/short")
     """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe is a {type(recipe).__name__}: expected a Recipe, such as Recipe.load('scenes')")
+    folder = folder_name("folder", folder)
+    checked("on_log", on_log, Callable | None)
+    from ...probes.stimuli.sources import load_stimuli
+    from ..experts.downloads.expert_sources import source_of
+    from .plan_experts import with_experts
+
+    recipe = with_experts(recipe)
+    for expert in (recipe.understanding, recipe.generation):
+        source_of(str(expert))
+    if recipe.data != "scenes" and not Path(recipe.data).expanduser().exists():
+        load_stimuli(recipe.data, 1)
     from accelerate import PartialState
 
+    from ...probes.tensor_files import with_seal
     from ..fusion.text_states import keep_text_states
-    from .plan_experts import with_experts
     from .recipe_data import data_of
     from .train_model import train
 
-    recipe = with_experts(recipe)
     stimuli = data_of(recipe)  # what is wrong with it is said before experts are opened
     model = build(recipe)
     if recipe.text_states is not None:
@@ -372,5 +353,5 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     options = {name: getattr(recipe, name) for name in names}
     train(model, folder, data=stimuli, on_log=on_log, **options)
     if PartialState().is_main_process:
-        write_json(Path(folder) / "recipe.json", with_seal(asdict(recipe)))
+        write_json(folder / "recipe.json", with_seal(asdict(recipe)))
     return model

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...probes.arguments import check_arguments, checked, folder_name
 from ...probes.plans.layout_table import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
 from ...probes.workers.heartbeats import wait_for_all
@@ -17,6 +18,7 @@ from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE
 from .batches import batch_source, process_share
 from .loop import Log, fit
+from .recipe import Recipe
 from .resuming import check_same_run
 from .validation import validation_loss
 
@@ -82,9 +84,10 @@ def train(
     Raises
     ------
     ValueError
-        If `folder` holds a run with another plan or other settings, or the batch cannot be dealt to the processes.
+        If `folder` holds a run with another plan or other settings, the batch cannot be dealt to the processes, or a
+        number is out of its range: a learning rate of 0, steps below 1, an average that is no decay.
     TypeError
-        If the data are not Stimuli, or the model has no loss, as a bare `Fusion`.
+        If the data are not Stimuli, an argument is of another type, or the model has no loss, as a bare `Fusion`.
 
     Warns
     -----
@@ -111,8 +114,14 @@ def train(
             f"a {type(model).__name__} has no loss to train by: build a FusedModel(understanding, generation, plan) of "
             "two experts, or step an optimizer over the bridges by a loop of your own"
         )
+    asked = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "validate": validate}
+    asked |= {"learning_rate": learning_rate, "average": average, "tensorboard": tensorboard}
+    given = check_arguments(Recipe, asked)
+    steps, seed, batch_size, validate = (given[name] for name in ("steps", "seed", "batch_size", "validate"))
+    folder, average = folder_name("folder", folder), given["average"]
+    checked("on_log", on_log, Callable | None)
     trunk = model.plan.layout in TRUNKS
-    rate = learning_rate or (2e-3 if trunk else 1e-2)
+    rate = (2e-3 if trunk else 1e-2) if learning_rate is None else given["learning_rate"]
     settings = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "learning_rate": rate}
     settings |= {"average": average, "data": data.digest if isinstance(data, Stimuli) else "scenes"}
     settings["text_states"] = states.dtype if (states := getattr(model, "text_states", None)) else None
@@ -122,7 +131,7 @@ def train(
     )
     wait_for_all()
     state = Accelerator()
-    check_same_run(Path(folder), model.plan, settings)
+    check_same_run(folder, model.plan, settings)
     model.to(state.device).train()
 
     def loss(step: int) -> Tensor:

@@ -1,8 +1,19 @@
 """Train one trunk for both tasks."""
 
-from .flow_model import PATCH, UnifiedModel
-from .one_trunk import CaptionTokens, OneTrunk
-from .one_trunk import CaptionTokens as Words
-from .token_model import UnifiedTokens
+from typing import Any
 
-__all__ = ["PATCH", "CaptionTokens", "OneTrunk", "UnifiedModel", "UnifiedTokens", "Words"]
+import lazy_loader
+
+# Each name is imported when it is first used.
+_imported, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "flow_model": ["PATCH", "UnifiedModel"],
+        "one_trunk": ["CaptionTokens", "OneTrunk"],
+        "token_model": ["UnifiedTokens"],
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _imported({"Words": "CaptionTokens"}.get(name, name))  # its former name

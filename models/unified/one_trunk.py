@@ -28,6 +28,7 @@ from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from ...probes.arguments import check_names, checked, file_name
 from ...probes.files import write_atomically
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.images import to_pixels
@@ -36,9 +37,9 @@ from ..experts.pixel_dit import DitExpert
 from ..experts.token_rows import pad
 from ..experts.vision_language import LlavaExpert
 from ..experts.weight_files import loading
-from ..scenes.dialogues import IMAGE, answer_loss, likeliest_answers, split_labels, tokenize_rows
+from ..scenes.dialogues import IMAGE, answer_loss, check_questions, likeliest_answers, split_labels, tokenize_rows
 from ..towers.attention_masks import SequencePlaces
-from .trunk import Trunk, TrunkTokens, sequence_places
+from .trunk import Trunk, TrunkTokens, check_parts, sequence_places
 
 DESCRIBED = ("plan.json", "unified.json", "config.json")  # written beside the weights, which hold their hashes
 
@@ -90,10 +91,12 @@ class OneTrunk(nn.Module):
     """
 
     objective: str
+    OPTIONS: tuple[str, ...] = ()  # arguments of the constructor that `from_experts` passes on
 
     def __init__(self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False) -> None:
         super().__init__()
-        _check(config, tokenizer)
+        check_parts(plan, config, tokenizer)
+        causal_images = checked("causal_images", causal_images, bool)
         config = copy.deepcopy(config)
         config.text_config._attn_implementation = "sdpa"  # masks here are boolean
         self.plan, self.tokenizer, self.causal_images = plan, tokenizer, causal_images
@@ -135,13 +138,14 @@ class OneTrunk(nn.Module):
         TypeError
             The experts are of other classes.
         ValueError
-            As the constructor.
+            As the constructor, or an option is unknown.
         """
         if not isinstance(understanding, LlavaExpert) or not isinstance(generation, DitExpert):
             raise TypeError(
-                f"a UnifiedModel is made from a LlavaExpert and a DitExpert, in this order, "
+                f"expected a LlavaExpert and a DitExpert to make a {cls.__name__} from, in this order, "
                 f"got {type(understanding).__name__} and {type(generation).__name__}"
             )
+        check_names("option", options, cls.OPTIONS)
         model = cls(plan, understanding.model.config, understanding.tokenizer, causal_images=True, **options)
         state = understanding.model.state_dict()
         model.reader.load_state_dict(state, strict=False)
@@ -233,6 +237,7 @@ class OneTrunk(nn.Module):
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         """Answer a question about each image in one word: the likeliest next token."""
+        check_questions(images, questions)
         pixels = to_pixels(images, self.size[1]).to(self.device)
 
         def read(ids: Tensor, mask: Tensor) -> Tensor:
@@ -318,7 +323,7 @@ class OneTrunk(nn.Module):
         ValueError
             A file is of another objective, is damaged or was changed, or does not hold the weights of the plan.
         """
-        folder = Path(folder)
+        folder = file_name("folder", folder)
         plan = BridgePlan.load(folder / "plan.json")
         for name in ("unified.json", "unified.safetensors", "config.json"):
             if not (folder / name).is_file():
@@ -364,24 +369,3 @@ def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         own.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor.detach().cpu().contiguous()))
     return dict(own.values())
-
-
-def _check(config: LlavaConfig, tokenizer: Any) -> None:
-    """Raise ValueError for a config or a tokenizer that no trunk can be made of."""
-    kind = config.get_text_config().model_type
-    if kind != "llama":
-        raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")
-    image = tokenizer.get_vocab().get(IMAGE)
-    known = {
-        "begin token": tokenizer.bos_token_id,
-        "end token": tokenizer.eos_token_id,
-        "padding token": tokenizer.pad_token_id,
-        f"{IMAGE!r}": image,
-    }
-    if missing := [name for name, token in known.items() if token is None]:
-        raise ValueError(f"the tokenizer has no {missing[0]}: give it that of scenes-vlm")
-    if image != config.image_token_id:
-        raise ValueError(
-            f"{IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
-            "give the two of one expert"
-        )

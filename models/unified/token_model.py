@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Cache, DynamicCache, LlavaConfig
 
+from ...probes.arguments import checked
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_image
@@ -51,11 +52,13 @@ class UnifiedTokens(OneTrunk):
     """
 
     objective = "tokens"
+    OPTIONS = ("codes",)
 
     def __init__(
         self, plan: BridgePlan, config: LlavaConfig, tokenizer: Any, causal_images: bool = False, codes: int = CODES
     ) -> None:
         super().__init__(plan, config, tokenizer, causal_images)
+        codes = checked("codes", codes, int, least=2, most=10**6)
         text, grid = config.text_config, self.size[1] // PATCH
         self.book = Codebook(codes)
         self.codes = nn.Embedding(codes + 1, text.hidden_size)  # the last one begins an image

@@ -5,15 +5,16 @@ Blocks, norms and rotary angles are transformers' own. A block that is not share
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, LlamaConfig, LlamaModel
+from transformers import Cache, LlamaConfig, LlamaModel, LlavaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
+from ..scenes.dialogues import IMAGE
 from ..towers.attention_masks import SequencePlaces, visible
 
 
@@ -223,3 +224,47 @@ def _run_block_on(block: nn.Module, states: Tensor, part: _ModalityRows, cache: 
 def _index_of_dims(index: Tensor, like: Tensor) -> Tensor:
     """Repeat an index of tokens (batch, picked) for every dim of `like`."""
     return index[..., None].expand(-1, -1, like.shape[-1])
+
+
+def check_parts(plan: BridgePlan, config: Any, tokenizer: Any) -> None:
+    """Raise the error that says why no unified model can be made of these.
+
+    Parameters
+    ----------
+    plan : BridgePlan
+        The plan.
+    config : LlavaConfig
+        The config.
+    tokenizer : PreTrainedTokenizerFast
+        The tokenizer.
+
+    Raises
+    ------
+    TypeError
+        One of them is of another class.
+    ValueError
+        The text model is no Llama, or the tokenizer lacks a token.
+    """
+    if not isinstance(plan, BridgePlan):
+        raise TypeError(f"the plan is a {type(plan).__name__}: expected a BridgePlan of one trunk, as lay_out makes it")
+    if not isinstance(config, LlavaConfig):
+        raise TypeError(f"the config is a {type(config).__name__}: expected a LlavaConfig, that of scenes-vlm")
+    if not hasattr(tokenizer, "get_vocab"):
+        raise TypeError(f"the tokenizer is a {type(tokenizer).__name__}: expected one of transformers")
+    kind = config.get_text_config().model_type
+    if kind != "llama":
+        raise ValueError(f"a trunk is made of the blocks of a Llama, the config's text model is {kind!r}")
+    image = tokenizer.get_vocab().get(IMAGE)
+    known = {
+        "begin token": tokenizer.bos_token_id,
+        "end token": tokenizer.eos_token_id,
+        "padding token": tokenizer.pad_token_id,
+        f"{IMAGE!r}": image,
+    }
+    if missing := [name for name, token in known.items() if token is None]:
+        raise ValueError(f"the tokenizer has no {missing[0]}: give it that of scenes-vlm")
+    if image != config.image_token_id:
+        raise ValueError(
+            f"{IMAGE!r} is token {image} of the tokenizer and {config.image_token_id} of the config: "
+            "give the two of one expert"
+        )

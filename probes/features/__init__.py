@@ -1,6 +1,12 @@
 """Hold, save and read pooled hidden states, (layer, sample, dim)."""
 
-from .features import Features
-from .layer_features import ALLOWED, DTYPES, POOLING, LayerFeatures, Reader, axes_of
+import lazy_loader
 
-__all__ = ["ALLOWED", "DTYPES", "POOLING", "Features", "LayerFeatures", "Reader", "axes_of"]
+# Each name is imported when it is first used, so that a check of a store's folder waits for no library.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "features": ["Features"],
+        "layer_features": ["ALLOWED", "DTYPES", "POOLING", "LayerFeatures", "Reader", "axes_of"],
+    },
+)

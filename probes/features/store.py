@@ -26,7 +26,8 @@ from ..files import cause_of, remove_partial_files, write_atomically
 from .layer_features import LayerFeatures
 from .lazy_values import features_of
 from .shards import FORMAT, UNCHECKED, Shard, open_shard, read_metadata, read_tensor, write_shard
-from .store_index import INDEX, check_folder, check_index, check_same, index_of, read_index
+from .store_folder import INDEX, check_folder
+from .store_index import check_index, check_same, index_of, read_index
 
 
 def shard_path(folder: Path, number: int) -> Path:

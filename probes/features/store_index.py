@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .shards import FORMAT, check_format, not_written
+from .store_folder import INDEX, check_store
 
-INDEX = "features.json"
 SHOWN = 4  # differences that an error names
 OF_STIMULI = ("stimuli_digest", "values", "ids")  # what differs where their numbers do
 HASH = re.compile(r"\b[0-9a-f]{12,64}\b")
@@ -110,12 +110,6 @@ def check_index(path: Path, index: dict[str, Any], rebuilt: dict[str, Any]) -> N
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError where a store is a file."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file, as earlier versions wrote; a store is a folder: extract into one")
-
-
 def read_index(folder: Path, unchecked: bool = False) -> dict[str, Any]:
     """Read features.json.
 
@@ -138,14 +132,8 @@ def read_index(folder: Path, unchecked: bool = False) -> dict[str, Any]:
     ValueError
         The file is no index, or of another format.
     """
-    check_folder(folder)
+    check_store(folder)
     path = folder / INDEX
-    if not path.is_file():
-        if any(folder.glob("shard-*.safetensors")):
-            raise FileNotFoundError(
-                f"{folder} holds an extraction that has not ended: run its command again, and it resumes"
-            )
-        raise FileNotFoundError(f"no features in {folder} (there is no {INDEX}): extract them first")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         found = index["format"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arguments import check_names, check_options, checked, file_name
 from ..files import write_atomically
 from ..notebook_views import plan_drawing, table_view
 from .layout_table import LAYOUTS, TRUNKS, Pairs
@@ -68,8 +69,10 @@ class BridgePlan:
     Raises
     ------
     ValueError
-        If pairs cross, repeat, are missing or out of range, if the stream or the layout is unknown, or if the layout
-        does not allow the pairs or an option.
+        If pairs cross, repeat, are missing or out of range, if the stream or the layout is unknown, if a number is out
+        of range or not finite, or if the layout does not allow the pairs or an option.
+    TypeError
+        If a field is of another type: 2.5 is no rank, and "false" is neither True nor False.
 
     See Also
     --------
@@ -84,31 +87,29 @@ class BridgePlan:
     """
 
     pairs: Pairs
-    stream: str
+    stream: str = field(metadata={"allowed": {"known": STREAMS}})
     rule: str
     evidence: dict[str, Any] = field(hash=False)
-    understanding_layers: int
-    generation_layers: int
+    understanding_layers: int = field(metadata={"allowed": {"least": 1}})
+    generation_layers: int = field(metadata={"allowed": {"least": 1}})
     score: float | None = None
-    layout: str = "H"
+    layout: str = field(default="H", metadata={"allowed": {"known": tuple(LAYOUTS)}})
     both_ways: bool = False
     gated: bool = True
-    rank: int | None = None
-    semantic_tokens: int = 0
+    rank: int | None = field(
+        default=None, metadata={"allowed": {"least": 1, "remedy": "leave it out for bridges of full rank"}}
+    )
+    semantic_tokens: int = field(default=0, metadata={"allowed": {"least": 0}})
     taps: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        try:
-            pairs = tuple((_whole(u), _whole(g)) for u, g in self.pairs)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"pairs must be (understanding layer, generation layer) whole numbers: {self.pairs!r}"
-            ) from None
-        object.__setattr__(self, "pairs", pairs)
-        if not pairs:
-            raise ValueError("a bridge plan needs at least one pair")
-        if self.stream not in STREAMS:
-            raise ValueError(f"unknown stream {self.stream!r}: expected one of {', '.join(STREAMS)}")
+        object.__setattr__(self, "pairs", pairs := _pairs(self.pairs))
+        if self.taps is not None:
+            object.__setattr__(self, "taps", _nested_taps(self.taps))
+        check_options(self)
+        for name in ("x", "y", "stability"):
+            checked(f"evidence[{name!r}]", self.evidence.get(name), dict | None)
+        checked("evidence['peak_p']", self.evidence.get("peak_p"), float | None, least=0, most=1)
         for u, g in pairs:
             if not (0 <= u < self.understanding_layers and 0 <= g < self.generation_layers):
                 raise ValueError(
@@ -120,7 +121,7 @@ class BridgePlan:
                 raise ValueError(f"bridges {first} and {second} cross or repeat: pairs must ascend on both sides")
         _check_layout(self)
         if self.taps is not None:
-            object.__setattr__(self, "taps", _checked_taps(self))
+            _check_taps(self)
 
     def mixed_blocks(self, number: int) -> tuple[int, ...]:
         """Return the understanding blocks that a bridge of the layout "soft" mixes.
@@ -210,8 +211,24 @@ class BridgePlan:
         ----------
         path : str or path
             The file to write.
+
+        Raises
+        ------
+        ValueError
+            The evidence holds something that JSON does not, or there is a folder of this name.
+        TypeError
+            The path is no path.
         """
-        text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
+        path = file_name("path", path)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file for the plan, such as {path / 'plan.json'}")
+        try:
+            text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"the evidence of the plan cannot be written as JSON ({error}): keep finite numbers, texts, lists and "
+                "dicts with texts as keys in it"
+            ) from None
         write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
@@ -234,22 +251,19 @@ class BridgePlan:
             If there is no such file.
         ValueError
             If the file is not a bridge plan, or if the plan does not hold together.
+        TypeError
+            If the path is no path.
         """
-        if not Path(path).is_file():
+        path = file_name("path", path)
+        if not path.is_file():
             raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**_fields_of(path.read_bytes()))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a bridge plan: {error}") from None
 
 
 def _check_layout(plan: BridgePlan) -> None:
-    if plan.layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {plan.layout!r}: expected one of {', '.join(LAYOUTS)}")
-    if plan.rank is not None and plan.rank < 1:
-        raise ValueError(f"rank {plan.rank} of the bridges must be 1 or more, or None for full rank")
-    if plan.semantic_tokens < 0:
-        raise ValueError(f"semantic_tokens must be 0 or more, got {plan.semantic_tokens}")
     if plan.layout in TRUNKS:
         _check_trunk(plan)
     layout = LAYOUTS[plan.layout]
@@ -259,18 +273,11 @@ def _check_layout(plan: BridgePlan) -> None:
         raise ValueError(f"the layout {plan.layout!r} runs one way: both_ways must be false")
 
 
-def _checked_taps(plan: BridgePlan) -> tuple[tuple[int, ...], ...]:
-    """Return the taps of a plan, one tuple for each pair or one for all."""
+def _check_taps(plan: BridgePlan) -> None:
     if not LAYOUTS[plan.layout].reads_all:
         takers = ", ".join(name for name, layout in LAYOUTS.items() if layout.reads_all)
         raise ValueError(f"the layout {plan.layout!r} reads the blocks of its pairs: taps are of {takers}")
-    given: Any = plan.taps
-    try:
-        nested = [given] if all(np.isscalar(block) for block in given) else given
-        taps = tuple(tuple(_whole(block) for block in blocks) for blocks in nested)
-    except TypeError:
-        raise ValueError(f"taps must be blocks, whole numbers, or such blocks for each pair: {given!r}") from None
-    there = range(plan.understanding_layers)
+    there, taps = range(plan.understanding_layers), plan.taps or ()
     for blocks in taps:
         if not blocks or list(blocks) != sorted(set(blocks)) or not set(blocks) <= set(there):
             raise ValueError(
@@ -278,7 +285,6 @@ def _checked_taps(plan: BridgePlan) -> tuple[tuple[int, ...], ...]:
             )
     if len(taps) not in (1, len(plan.pairs)):
         raise ValueError(f"taps of {len(taps)} bridges for a plan of {len(plan.pairs)}: give one for all, or one each")
-    return taps
 
 
 def _check_trunk(plan: BridgePlan) -> None:
@@ -294,6 +300,49 @@ def _check_trunk(plan: BridgePlan) -> None:
 
 def _listed(pairs: Iterable[Sequence[int]]) -> str:
     return " ".join(f"{u}-{g}" for u, g in pairs)
+
+
+def _pairs(given: Any) -> Pairs:
+    """Return pairs of whole numbers as a plan holds them."""
+    try:
+        pairs = tuple((_whole(u), _whole(g)) for u, g in given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"pairs must be (understanding layer, generation layer) whole numbers: {_short(given)}"
+        ) from None
+    if not pairs:
+        raise ValueError("a bridge plan needs at least one pair")
+    return pairs
+
+
+def _nested_taps(given: Any) -> tuple[tuple[int, ...], ...]:
+    """Return taps as one tuple for each pair, or one for all."""
+    try:
+        nested = [given] if all(np.isscalar(block) for block in given) else given
+        return tuple(tuple(_whole(block) for block in blocks) for blocks in nested)
+    except TypeError:
+        raise ValueError(f"taps must be blocks, whole numbers, or such blocks for each pair: {_short(given)}") from None
+
+
+def _fields_of(content: bytes) -> dict[str, Any]:
+    """Return the fields of a plan that a file holds, by name."""
+    try:
+        held = json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("expected the JSON that save wrote, which is not as deep") from None
+    except ValueError as error:
+        raise ValueError(f"expected the JSON that save wrote ({error})") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"expected an object of JSON with the fields of a plan, got {_short(held)}")
+    declared = {each.name: each for each in fields(BridgePlan)}
+    check_names("field", held, declared)
+    if lacking := [n for n, each in declared.items() if each.default is MISSING and n not in held]:
+        raise ValueError(f"there is no {lacking[0]}: expected the JSON that save wrote")
+    return held
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)
 
 
 def _whole(value: object) -> int:

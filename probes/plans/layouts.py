@@ -7,10 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from ..arguments import check_names, checked
 from .bridge_plan import BridgePlan
 from .layout_table import LAYOUTS
-from .matching import match
+from .matching import MATCHINGS, match
 from .production_taps import published_taps
+
+OF_PLAN = ("both_ways", "gated", "rank", "semantic_tokens")  # the fields of a plan that are passed on
 
 
 def lay_out(
@@ -63,7 +66,9 @@ def lay_out(
     ------
     ValueError
         If the layout, the matching or the pipeline is unknown, if the layout does not take the matching, fork, ends or
-        taps, or if a trunk is too shallow to be split.
+        taps, if a trunk is too shallow to be split, or if a field is unknown or out of range.
+    TypeError
+        If a number, flag or map is of another type.
 
     See Also
     --------
@@ -88,8 +93,15 @@ def lay_out(
     >>> lay_out("soft", 30, 13, taps="FLUX.2").mixed_blocks(0)             # layers 10, 20 and 30 of 40
     (7, 14, 22)
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    checked("layout", layout, str, known=LAYOUTS)
+    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
+    generation_layers = checked("generation_layers", generation_layers, int, least=1)
+    check_names("field", fields, OF_PLAN)
+    fork = checked("fork", fork, int | None, least=1)
+    ends = checked("ends", ends, tuple[int, int] | None, least=1)
+    checked("matching", matching, str | None, known=MATCHINGS)
+    if heat is not None and not isinstance(heat, pd.DataFrame):
+        raise TypeError(f"heat is a {type(heat).__name__}: expected a layer map, as similarity_map returns it")
     row = LAYOUTS[layout]
     asked = {"matching": matching, "fork": fork, "ends": ends, "taps": taps}
     given = {name: value for name, value in asked.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
 from ..features.layer_features import LayerFeatures
 from ..metrics import METRICS
 from ..metrics.metric import Array
@@ -56,10 +57,9 @@ def match(
     (((0, 2), (1, 3)), ((0, 0), (1, 1), (1, 2), (1, 3)), ((0, 1), (1, 3)))
     >>> match(2, 4, "optimal", similarity_map(text, image))      # (2, sample, dim) and (4, sample, dim)
     """
-    if how not in MATCHINGS:
-        raise ValueError(f"unknown matching {how!r}: expected one of {', '.join(MATCHINGS)}")
-    if min(understanding_layers, generation_layers) < 1:
-        raise ValueError(f"a tower needs a block, got {understanding_layers} and {generation_layers} blocks")
+    checked("matching", how, str, known=MATCHINGS)
+    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
+    generation_layers = checked("generation_layers", generation_layers, int, least=1)
     fewer, more = sorted((understanding_layers, generation_layers))
     if how == "optimal":
         if heat is None:

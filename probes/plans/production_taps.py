@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arguments import checked
+
 
 class Taps(NamedTuple):
     """What a pipeline reads of its language model, as read in diffusers 0.42.1.
@@ -91,8 +93,10 @@ def published_taps(
     >>> published_taps("Krea-2", 6, 13, depth=36)
     ((0, 1, 2, 3, 4, 5),)
     """
-    if pipeline not in TAPS:
-        raise ValueError(f"unknown pipeline {pipeline!r}: expected one of {', '.join(TAPS)}")
+    checked("pipeline", pipeline, str, known=TAPS)
+    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
+    generation_layers = checked("generation_layers", generation_layers, int, least=1)
+    depth = checked("depth", depth, int | None, least=1)
     model, states, known = TAPS[pipeline]
     if not states:
         return None

@@ -1,7 +1,13 @@
 """Paired images and texts to show to every subject."""
 
-from .controls import mismatched, noise_for
-from .sources import load_stimuli
-from .stimulus_set import Stimuli, Stimulus
+import lazy_loader
 
-__all__ = ["Stimuli", "Stimulus", "load_stimuli", "mismatched", "noise_for"]
+# Each name is imported when it is first used, so that a check of a name waits for no library.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "controls": ["mismatched", "noise_for"],
+        "sources": ["load_stimuli"],
+        "stimulus_set": ["Stimuli", "Stimulus"],
+    },
+)

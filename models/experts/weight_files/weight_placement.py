@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from ....probes.workers.devices import chosen_device
+
 DTYPES = {
     "fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16,
     "fp16": torch.float16, "float16": torch.float16,
 }  # fmt: skip
 AUTO = "auto"
+PLACED = ("auto", "balanced", "balanced_low_0", "sequential", "disk", "meta")  # words of transformers and accelerate
 FLAGS = {"bitsandbytes_4bit": {"load_in_4bit": True}, "bitsandbytes_8bit": {"load_in_8bit": True}}  # one class for both
 
 
@@ -67,6 +70,13 @@ class WeightPlacement:
             raise ValueError(
                 f"the weights of {label!r} are drawn at random: leave device_map, quantization and dtype='auto' out"
             )
+        if device_map is not None and not isinstance(device_map, str | int | dict | torch.device):
+            raise TypeError(
+                f"device_map of expert {label!r} is {device_map!r}: expected a word of transformers such as 'auto', a "
+                "device such as 'cuda:1', or a dict of them by the names of modules"
+            )
+        if isinstance(device_map, str) and device_map not in PLACED:
+            chosen_device(device_map)
         return cls(known, device_map, _quantization(label, quantization))
 
     @property
@@ -117,11 +127,13 @@ class WeightPlacement:
 
 def _quantization(label: str, quantization: Any) -> Any:
     """Return the config of a quantisation that is named."""
-    if quantization is None or not isinstance(quantization, str):
-        return quantization
+    if quantization is None:
+        return None
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
 
-    if quantization not in KNOWN:
+    if hasattr(quantization, "quant_method") or (isinstance(quantization, dict) and "quant_method" in quantization):
+        return quantization
+    if not isinstance(quantization, str) or quantization not in KNOWN:
         raise ValueError(
             f"quantization of expert {label!r} is {quantization!r}: expected a config of transformers, or one of "
             f"{', '.join(sorted(KNOWN))}"

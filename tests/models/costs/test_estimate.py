@@ -126,7 +126,7 @@ def test_kinds_add_up_to_the_peak(planned):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "H", "batch": 0}, "batch must be 1 or more, got 0"),
+        ({"layout": "H", "batch": 0}, "batch is 0: expected a whole number from 1 to"),
         ({"layout": "H", "precision": "int8"}, "unknown precision 'int8': expected one of float32, mixed, bf16"),
         ({"layout": "Y"}, "one trunk fuses no two experts"),
         ({"layout": "zigzag"}, "unknown layout 'zigzag'"),
@@ -141,7 +141,7 @@ def test_what_cannot_be_planned(options, message, small):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("TPU",), "unknown GPU 'TPU'"), (("H100", 40), "utilisation 40 must be")]
+    ("arguments", "message"), [(("TPU",), "unknown gpu 'TPU'"), (("H100", 40), "utilisation is 40: expected")]
 )
 def test_hours_of_what_is_no_gpu_or_share(planned, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -244,7 +244,7 @@ def test_bad_input_is_one_sentence(linear, tiny_vlm):
         ("have 80 samples, the generator is shown 40 stimuli", ValueError, {"stimuli": PICTURES[:40]}),
         ("stimuli are a list: open images", TypeError, {"stimuli": list(PICTURES)}),
         ("LlavaExpert has no predict, so there is no loss", TypeError, {"generation": tiny_vlm}),
-        ("draws must be a whole number from 1 on, got 0", ValueError, {"draws": 0}),
+        ("draws is 0: expected a whole number of at least 1", ValueError, {"draws": 0}),
         ("groups must hold one label for each of 80", ValueError, {"groups": ["a"]}),
         ("layer '0' of text features of 'vlm' holds NaN", ValueError, {"understanding": text_states(nowhere)}),
     ]:

@@ -246,7 +246,7 @@ def test_score_lost_is_paired(fused, stimuli, monkeypatch):
 
 @pytest.mark.parametrize("times", [(), (0.0,), (0.5, 1.2)])
 def test_times_are_checked(fused, times):
-    with pytest.raises(ValueError, match="must lie in 0"):
+    with pytest.raises(ValueError, match=r"times is .*each part a finite number above 0 and of at most 1"):
         link_drift(fused, scene_stimuli("train", 2), times=times)
 
 

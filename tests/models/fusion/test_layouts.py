@@ -192,7 +192,7 @@ def test_lora_starts_at_the_experts_and_trains_adapters_alone(fuse, make_experts
 
 
 def test_what_is_trained_is_said_once_and_by_name(fuse):
-    with pytest.raises(ValueError, match="cannot train 'everything': expected one of bridges, lora, all"):
+    with pytest.raises(ValueError, match="unknown trained 'everything': expected one of bridges, lora, all"):
         fuse(plan_for("H")).adapt("everything")
     with pytest.raises(ValueError, match="trains 'all' already"):
         fuse(plan_for("H")).adapt("all").adapt("lora")

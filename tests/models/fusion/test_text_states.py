@@ -290,7 +290,7 @@ def test_what_does_not_fit_is_refused(fuse, states, make_experts, tmp_path):
         keep_text_states(make_experts()[0], [], outside.folder, inside=True)
     with pytest.raises(ValueError, match=r"holds states in float16, not float32: choose another folder"):
         keep_text_states(make_experts()[0], [], outside.folder, dtype="float32")
-    with pytest.raises(ValueError, match="unknown dtype 'bfloat16': states are kept in float16 or float32"):
+    with pytest.raises(ValueError, match="unknown dtype 'bfloat16': expected one of float16, float32"):
         keep_text_states(make_experts()[0], [], tmp_path / "new", dtype="bfloat16")
     assert not (tmp_path / "new").exists()
     with pytest.raises(FileNotFoundError, match="holds no text states: keep them by keep_text_states"):

@@ -44,11 +44,14 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
     ("text", "message"),
     [
         ("layout: Z", "unknown layout 'Z': expected one of shared, Y, X, dense, H, double fusion, last, soft"),
-        ("layout: H\nlayers: 3", "layers"),
-        ("layout: H\nsteps: many", "steps is 'many': expected int"),
-        ("layout: H\nsteps: true", "steps is True: expected int"),
-        ("layout: H\nsteps: 0", "steps must be 1 or more, got 0"),
-        ("layout: H\naverage: 2", "average is a decay between 0 and 1"),
+        ("layout: H\nlayers: 3", "unknown key 'layers': expected one of layout, understanding"),
+        ("layout: H\nsteps: many", "steps is 'many': expected a whole number of at least 1"),
+        ("layout: H\nsteps: true", "steps is True: expected a whole number of at least 1"),
+        ("layout: H\nsteps: 0", "steps is 0: expected a whole number of at least 1"),
+        (
+            "layout: H\naverage: 2",
+            "average is 2.0: expected a finite number above 0 and below 1 or None: it is a decay",
+        ),
         ("layout: H\ntrained: some", "unknown trained 'some'"),
         ("layout: H\nplan: a.json", "layout or plan must be given, one of the two"),
         ("steps: 3", "layout or plan must be given, one of the two"),
@@ -60,7 +63,7 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
         ("layout: H\ntext_states: a\nboth_ways: true", "text_states 'a' is a folder for states that do not change"),
         ("layout: Y\ntext_states: a", "text_states 'a' is a folder for states that do not change"),
         ("H", "expected lines such as 'layout: H'"),
-        ("layout: [", "is not YAML"),
+        ("layout: [", "expected YAML, lines such as"),
     ],
 )
 def test_wrong_recipes_are_refused_by_file_and_key(tmp_path, text, message):

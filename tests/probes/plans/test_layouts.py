@@ -80,7 +80,7 @@ def test_choices():
         ({"layout": "Y", "ends": (1, 1)}, "'Y' takes no ends: only X does"),
         ({"layout": "Y", "fork": 6}, "fork 6 must leave blocks on both sides: from 1 to 5"),
         ({"layout": "X", "ends": (3, 3)}, r"ends \(3, 3\) of 6 blocks"),
-        ({"layout": "X", "ends": (0, 3)}, "must be 1 or more each"),
+        ({"layout": "X", "ends": (0, 3)}, r"ends is \(0, 3\): expected a sequence of 2"),
         (
             {"layout": "X", "understanding_layers": 2, "generation_layers": 2},
             "needs a trunk of 3 blocks or more, got 2",
