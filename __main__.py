@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from . import commands
+from .command_checks import check_shown, check_stores
 from .command_line import Command, parse
 
 FORESEEN = (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError)
@@ -71,6 +73,7 @@ COMMANDS = {
         },
         "probes.extraction.options:ExtractionOptions",
         without=("tokens", "store"),
+        early=check_shown,
     ),
     "check": Command(
         "Check that a model is read rightly: passes, tokens, batches, padding, hooks; exit status 1 if not.",
@@ -175,6 +178,7 @@ COMMANDS = {
             "out": {"help": "The plan to write, a JSON file.", "type": Path},
         },
         "probes.plans.choosing:ChoiceOptions",
+        early=lambda *words: check_stores(*map(Path, words[:2])),
     ),
     "train": Command(
         "Train a recipe, a plan or one of our experts; a stopped run resumes; torchrun shares the work.",
@@ -229,6 +233,7 @@ COMMANDS = {
             **COLUMNS,
         },
         "pair_report:ReportOptions",
+        early=partial(check_shown, experts=2),
     ),
     "figure": Command(
         "Draw one figure from feature stores or a plan, and save it with its numbers (CSV) and its record (JSON).",

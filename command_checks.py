@@ -40,12 +40,49 @@ def check_model(name: str) -> None:
     FileNotFoundError, ValueError
         As `check_experts`, or as `BridgePlan.load` for the plan of the trained model.
     """
-    from .probes.plans.bridge_plan import BridgePlan
-
     if (plan := Path(name) / "plan.json").is_file():
-        BridgePlan.load(plan)
+        check_plans(plan)
     else:
         check_experts(name)
+
+
+def check_shown(*words: str, experts: int = 1) -> None:
+    """Raise the error that says why experts, or what they are shown, cannot be opened by their names.
+
+    Parameters
+    ----------
+    *words : str
+        The experts, then the stimuli, then what is not checked, as far as they are given.
+    experts : int, optional
+        How many experts there are.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `check_experts` and `check_stimuli`.
+    """
+    check_experts(*words[:experts])
+    for data in words[experts : experts + 1]:
+        check_stimuli(data, None)
+
+
+def check_plans(*files: str | Path) -> None:
+    """Raise the error that says why a file holds no bridge plan.
+
+    Parameters
+    ----------
+    *files : path
+        The files.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `BridgePlan.load`.
+    """
+    from .probes.plans.bridge_plan import BridgePlan
+
+    for file in files:
+        BridgePlan.load(file)
 
 
 def check_stores(*folders: Path) -> None:

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
+from itertools import takewhile
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -37,6 +38,9 @@ class Command(NamedTuple):
         Fields of the options class that the command does not offer.
     aliases : tuple of str
         Other names of the command.
+    early : callable or None
+        Called with the words that stand in front of all options, before the options class is imported, where that takes
+        seconds. It raises the error of a name that is wrong.
     """
 
     about: str
@@ -46,6 +50,7 @@ class Command(NamedTuple):
     options: str = ""
     without: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    early: Callable[..., None] | None = None
 
 
 def parse(
@@ -89,6 +94,8 @@ def parse(
         if arguments and arguments[0] in (name, *command.aliases):
             for argument, settings in command.arguments.items():
                 sub.add_argument(argument, **settings | {"help": _help(settings)})
+            if command.early is not None and not {"-h", "--help"} & set(arguments):
+                command.early(*takewhile(lambda word: not word.startswith("-"), arguments[1:]))
             if command.options:
                 add_options(sub, _class(command.options), command.without)
     given = vars(parser.parse_args(arguments))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command_checks import check_experts, check_model, check_stimuli, check_stores
+from .command_checks import check_experts, check_model, check_plans, check_shown, check_stimuli, check_stores
+from .probes.arguments import checked, folder_name
 
 SCENES = 512  # scenes that are composed if nobody says how many
 
@@ -71,7 +73,6 @@ def extract(
     **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
-    check_experts(expert)
     check_stimuli(stimuli, limit)
     from .models.experts.opening import open_expert
     from .probes.extraction.extracting import extract_with
@@ -152,8 +153,8 @@ def check(
     quantization: str | None,
 ) -> None:
     """Print what is right and wrong with a model; exit status 1 where something is wrong."""
-    check_experts(model)
-    check_stimuli(stimuli, None)
+    check_shown(model, stimuli)
+    checked("timesteps", timesteps, Sequence[float], above=0, most=1, remedy="0 is the clean image, 1 is noise")
     from .models.experts.opening import open_expert
     from .probes.checks.model_checks import AMONG, FAILS, check_model
     from .probes.stimuli.sources import load_stimuli
@@ -184,7 +185,6 @@ def report(
     **options: Any,
 ) -> None:
     """Write the page of two experts on one set of stimuli; `options` are fields of `ReportOptions`."""
-    check_experts(understanding, generation)
     check_stimuli(data, limit)
     from .pair_report import ReportOptions, write_report
 
@@ -287,7 +287,6 @@ def map_layers(
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
     """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
-    check_stores(understanding, generation)
     from .probes.features.features import Features
     from .probes.plans.choosing import ChoiceOptions
     from .probes.plans.fixed_rules import FIXED
@@ -315,13 +314,13 @@ def train(what: str, folder: Path, **options: Any) -> None:
 
     from .models.experts.downloads.expert_sources import STEPS
     from .models.training.recipe import Recipe, run_recipe
-    from .probes.arguments import check_arguments, folder_name
+    from .models.training.training_limits import check_training
 
     folder = folder_name("the folder of the run", folder)
     if what in STEPS:
         if others := options.keys() - {"steps"}:
             raise ValueError(f"{what} is trained as it was shipped: it takes no {min(others)}, only steps")
-        check_arguments(Recipe, options)
+        check_training(**options)
         from .models.training.pretraining import pretrain
 
         print(f"trained: {pretrain(what, folder, **options)}")
@@ -349,12 +348,9 @@ def evaluate(model: str, **options: Any) -> None:
 def estimate(understanding: str, generation: str, out: Path | None, **options: Any) -> None:
     """Print what fusing two experts takes, and write it if asked; `options` are fields of `CostOptions`."""
     from .models.costs.cost_options import CostOptions, published_names
-    from .probes.plans.bridge_plan import BridgePlan
 
     asked = CostOptions(**options)
-    for layout in asked.layout:
-        if layout.endswith(".json"):
-            BridgePlan.load(layout)
+    check_plans(*(layout for layout in asked.layout if layout.endswith(".json")))
     check_experts(understanding, generation, more=published_names())
     from .models.costs.estimate import costs_as_text, estimate_costs
     from .probes.files import write_csv

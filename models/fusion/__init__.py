@@ -1,19 +1,8 @@
 """Join two experts at the layers of a bridge plan."""
 
-from typing import Any
+from .fused_model import FusedModel
+from .probe_subject import fused_subject
+from .two_towers import Fusion, UnderstandingStates
+from .two_towers import UnderstandingStates as States
 
-import lazy_loader
-
-# Each name is imported when it is first used.
-_imported, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "fused_model": ["FusedModel"],
-        "probe_subject": ["fused_subject"],
-        "two_towers": ["Fusion", "UnderstandingStates"],
-    },
-)
-
-
-def __getattr__(name: str) -> Any:
-    return _imported({"States": "UnderstandingStates"}.get(name, name))  # its former name
+__all__ = ["FusedModel", "Fusion", "States", "UnderstandingStates", "fused_subject"]

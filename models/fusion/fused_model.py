@@ -104,8 +104,7 @@ class FusedModel(Fusion, Generator):
         )
         super().__init__(*towers, plan, runs)
         self.experts = (understanding, generation)
-        self.trained_experts, self.rank = "bridges", 0
-        self.steps = 0
+        self.trained_experts, self.rank, self.steps = "bridges", 0, 0
         encoder = getattr(generation, "text_encoder", None)
         if isinstance(encoder, nn.Module):
             self.text_encoder = encoder.requires_grad_(False)
@@ -245,7 +244,8 @@ class FusedModel(Fusion, Generator):
             The states are of another expert or for other bridges, or the understanding tower's states change: it is
             trained, or the plan runs both ways.
         """
-        if checked("states", states, TextStates | None, remedy="keep_text_states makes them") is not None:
+        checked("states", states, TextStates | None, remedy="keep_text_states makes them")
+        if states is not None:
             states.check(self)
             states.read_missing_by(self.experts[0], self.towers[0])
         self.text_states = states

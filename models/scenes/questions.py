@@ -224,3 +224,6 @@ def _colour_and_shape(rng: np.random.Generator, scene: Scene, yes: bool) -> tupl
         choices = [p for p in (both if rng.integers(4) else either) if p not in pairs]
     choices = [(c, s) for c, s in choices if ("colour", c, s) not in HELD_OUT]
     return choices[rng.integers(len(choices))] if choices else None
+
+
+ask = compose_question  # its former name

@@ -64,3 +64,6 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
         box = canvas[top : top + size, left : left + size]
         box[:] = cover * COLOURS[thing.colour] + (1 - cover) * box
     return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+draw, mask_of = render_scene, shape_mask  # their former names

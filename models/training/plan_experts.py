@@ -1,4 +1,4 @@
-"""Find the experts of a recipe: those that it names, those that its plan was chosen on, or the shipped ones."""
+"""Find the experts and the data of a recipe: those that it names, those that its plan was chosen on, or ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.plans.layout_table import TRUNKS
+from ...probes.stimuli.sources import load_stimuli
+from ...probes.stimuli.stimulus_set import Stimuli
 from ..experts.downloads import weights
 from ..experts.downloads.expert_sources import OWN
 
@@ -162,3 +164,30 @@ def open_experts(recipe: Any) -> list[Any]:
                 stacklevel=3,
             )
     return experts
+
+
+def data_of(recipe: Any) -> Stimuli | None:
+    """Return the recipe's images and captions, or None, which stands for scenes.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+
+    Returns
+    -------
+    Stimuli or None
+        The images with their captions.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Something has no caption or is missing; the message names it and the remedy.
+    """
+    columns = {"image": recipe.image_column, "text": recipe.text_column, "root": recipe.root}
+    given: dict[str, Any] = {name: value for name, value in columns.items() if value is not None}
+    if recipe.data == "scenes":
+        if given:
+            raise ValueError(f"scenes have images and captions of their own: leave {min(given)} out, or name data")
+        return None
+    return load_stimuli(recipe.data, **given)

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...probes.arguments import SEEDS, check_names, check_options, checked, file_name, folder_name, option
+from ...probes.arguments import check_names, check_options, checked, file_name, folder_name, option
 from ...probes.files import write_json
 from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
 from ..bridges.trained_names import TRAINED
+from .training_limits import LIMITS
 
 if TYPE_CHECKING:
     from .loop import Log
@@ -140,23 +141,23 @@ class Recipe:
     )
     checkpointing: bool = option(False, "Compute the experts' states again in the backward pass, to save memory.")
     shuffled: bool = option(False, "Train with the captions of other images: the floor of what bridges bring.")
-    steps: int = option(600, "How many training steps are made.", {"least": 1})
-    seed: int = option(0, "The seed of the new weights and of the order of the data.", SEEDS)
-    batch_size: int = option(32, "How many images one training step sees.", {"least": 1, "most": 10**6})
+    steps: int = option(600, "How many training steps are made.", LIMITS["steps"])
+    seed: int = option(0, "The seed of the new weights and of the order of the data.", LIMITS["seed"])
+    batch_size: int = option(32, "How many images one training step sees.", LIMITS["batch_size"])
     learning_rate: float | None = option(
         None,
         "The peak learning rate. (default: the one that suits what is trained)",
-        {"above": 0, "remedy": "leave it out for the one that suits what is trained"},
+        LIMITS["learning_rate"],
     )
     average: float | None = option(
         None,
         "The decay of a moving average of the weights, such as .99. (default: no average)",
-        {"above": 0, "below": 1, "remedy": "it is a decay, such as 0.99"},
+        LIMITS["average"],
     )
     validate: int = option(
         4,
         "How many validation batches are scored, ten times in a run; 0 for none.",
-        {"least": 0, "most": 10**6},
+        LIMITS["validate"],
     )
     tensorboard: bool = option(False, "Write the log for TensorBoard as well.")
 
@@ -326,7 +327,7 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     checked("on_log", on_log, Callable | None)
     from ...probes.stimuli.sources import load_stimuli
     from ..experts.downloads.expert_sources import source_of
-    from .plan_experts import with_experts
+    from .plan_experts import data_of, with_experts
 
     recipe = with_experts(recipe)
     for expert in (recipe.understanding, recipe.generation):
@@ -337,7 +338,6 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
 
     from ...probes.tensor_files import with_seal
     from ..fusion.text_states import keep_text_states
-    from .recipe_data import data_of
     from .train_model import train
 
     stimuli = data_of(recipe)  # what is wrong with it is said before experts are opened

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...probes.arguments import check_arguments, checked, folder_name
+from ...probes.arguments import checked, folder_name
 from ...probes.plans.layout_table import TRUNKS
 from ...probes.stimuli.stimulus_set import Stimuli
 from ...probes.workers.heartbeats import wait_for_all
@@ -18,8 +18,8 @@ from ..generation.sampling import as_generator
 from ..scenes.dialogues import IMAGE
 from .batches import batch_source, process_share
 from .loop import Log, fit
-from .recipe import Recipe
 from .resuming import check_same_run
+from .training_limits import check_training
 from .validation import validation_loss
 
 _EXPERT = re.compile(r"(^|\.)(understanding|generation)\.")  # names of an expert's own weights
@@ -114,9 +114,10 @@ def train(
             f"a {type(model).__name__} has no loss to train by: build a FusedModel(understanding, generation, plan) of "
             "two experts, or step an optimizer over the bridges by a loop of your own"
         )
-    asked = {"steps": steps, "seed": seed, "shuffled": shuffled, "batch_size": batch_size, "validate": validate}
-    asked |= {"learning_rate": learning_rate, "average": average, "tensorboard": tensorboard}
-    given = check_arguments(Recipe, asked)
+    numbers = {"steps": steps, "seed": seed, "batch_size": batch_size, "validate": validate}
+    given = check_training(
+        **numbers, learning_rate=learning_rate, average=average, shuffled=shuffled, tensorboard=tensorboard
+    )
     steps, seed, batch_size, validate = (given[name] for name in ("steps", "seed", "batch_size", "validate"))
     folder, average = folder_name("folder", folder), given["average"]
     checked("on_log", on_log, Callable | None)

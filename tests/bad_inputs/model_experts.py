@@ -32,6 +32,10 @@ def vlm(**options: Any) -> Any:
     return lambda: open_expert("scenes-vlm", **options)
 
 
+def named(name: Any) -> Any:
+    return lambda: open_expert(name)
+
+
 def blocks() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 
@@ -84,9 +88,9 @@ ROWS = [
     BadInput("open_expert", "a name in capitals", lambda: open_expert("DINOv2-s"), ["the nearest is 'dinov2-s'"],
              "name"),
     BadInput("open_expert", "no name", lambda: open_expert(""), ["the name of the expert is empty"], "missing"),
-    BadInput("open_expert", "None", lambda: open_expert(None), ["the name of the expert is None"], "type", TypeError),
-    BadInput("open_expert", "a number", lambda: open_expert(3), ["the name of the expert is 3"], "type", TypeError),
-    BadInput("open_expert", "a model", lambda: open_expert(blocks()), ["expected a path"], "type", TypeError),
+    BadInput("open_expert", "None", named(None), ["the name of the expert is None"], "type", TypeError),
+    BadInput("open_expert", "a number", named(3), ["the name of the expert is 3"], "type", TypeError),
+    BadInput("open_expert", "a model", named(blocks()), ["expected a path"], "type", TypeError),
     BadInput("open_expert", "a relative folder that is missing", lambda: open_expert("./missing"),
              ["there is no folder ./missing", "name a folder"], "missing", FileNotFoundError),
     BadInput("open_expert", "a whole path that is missing", lambda: open_expert("/no/such/folder"),

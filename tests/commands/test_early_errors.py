@@ -8,6 +8,13 @@ import subprocess
 import sys
 
 LINES = """
+extract scenes-vml noto out
+extract runs/model noto out
+extract scenes-vlm ./missing out --limit 3
+extract scenes-vlm scenes-dev out
+choose missing missing plan.json
+report scenes-vlm ./missing noto out
+report scenes-vlm scenes-dit nothing out
 train scense run
 train missing.json run
 train plan.json run

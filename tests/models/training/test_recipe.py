@@ -10,9 +10,8 @@ import torch
 
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.fusion.text_states import TextStates
-from bridgework.models.training.plan_experts import plan_of, with_experts
+from bridgework.models.training.plan_experts import data_of, plan_of, with_experts
 from bridgework.models.training.recipe import Recipe, build, run_recipe
-from bridgework.models.training.recipe_data import data_of
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.layout_table import LAYOUTS, TRUNKS
@@ -50,7 +49,7 @@ def test_what_is_left_out_is_as_the_class_has_it(tmp_path):
         ("layout: H\nsteps: 0", "steps is 0: expected a whole number of at least 1"),
         (
             "layout: H\naverage: 2",
-            "average is 2.0: expected a finite number above 0 and below 1 or None: it is a decay",
+            "average is 2: expected a finite number above 0 and below 1 or None: it is a decay",
         ),
         ("layout: H\ntrained: some", "unknown trained 'some'"),
         ("layout: H\nplan: a.json", "layout or plan must be given, one of the two"),
