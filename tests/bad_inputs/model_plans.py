@@ -166,7 +166,7 @@ ROWS = [
     BadInput(
         "BridgePlan.load", "a folder", BridgePlan.load, ["no bridge plan"], "missing", FileNotFoundError
     ),
-    BadInput("BridgePlan.load", "a number as a path", lambda: BridgePlan.load(3), ["path is 3", "a path"], "type", TypeError),
+    BadInput("BridgePlan.load", "a number as a path", lambda: BridgePlan.load(3), ["path is 3"], "type", TypeError),
     BadInput("BridgePlan.load", "an empty name", lambda: BridgePlan.load(""), ["path is empty"], "missing"),
     BadInput(
         "BridgePlan.save", "a folder", lambda here: BridgePlan(**RIGHT).save(here), ["is a folder", "name a"], "file"

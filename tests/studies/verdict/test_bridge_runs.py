@@ -8,8 +8,9 @@ import pytest
 
 from bridgework.models import open_expert
 from bridgework.models.evaluation.scene_facts import facts_held
-from bridgework.models.scenes import compose, render_scene
+from bridgework.models.scenes.composing import compose
 from bridgework.models.scenes.read_captions import read_captions
+from bridgework.models.scenes.rendering import render_scene
 from bridgework.studies.settings import RESULTS
 from bridgework.studies.verdict import bridge_runs, caption_pool, outcomes, rule_maps, testbed, trained_maps
 from bridgework.studies.verdict.bridge_runs import Cell, run_cell
