@@ -282,7 +282,7 @@ COMMANDS = {
         {
             "names": {
                 "help": "The studies: scenes, half-trained, stability, costs, real, causal, layouts, emoji, verdict, "
-                "editing. (default: all of them)",
+                "claims, editing. (default: all of them)",
                 "nargs": "*",
                 "metavar": "STUDY",
             },

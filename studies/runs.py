@@ -21,6 +21,7 @@ from ..probes.plans.bridge_plan import BridgePlan
 from . import layout_training, smollm2_emoji
 from .alignment_curves import measure, read_map
 from .causal import measure_causal
+from .claims import claim_report, claim_runs, trunk_curves
 from .editing import edit_claims, edit_runs
 from .effect.demo_page import write_page
 from .effect.half_trained import measure_after, measure_before, measure_ends, probe_trained, train_half, train_on
@@ -185,6 +186,15 @@ def run_editing(runs: Path) -> None:
     edit_claims.write_edit_report(runs / "editing")
 
 
+def run_claims(runs: Path) -> None:
+    """Train layouts on equal terms, and judge the claims of four papers, as the study's protocol.md says."""
+    folder = runs / "claims"
+    claim_runs.run_missing(folder)
+    claim_runs.gather(folder)
+    trunk_curves.measure_curves(folder)
+    claim_report.write_report(folder)
+
+
 class Study(NamedTuple):
     """Hold a study whose results are committed.
 
@@ -269,6 +279,12 @@ STUDIES = {
         run_verdict,
         ".",
         ("verdict/kinds.csv", "verdict/outcomes.parquet", *(f"verdict/{file}" for file in report.FILES)),
+    ),
+    "claims": Study(
+        "layouts of one trunk and of two towers on equal terms; eight hours of one core; fetched weights are needed",
+        run_claims,
+        ".",
+        tuple(f"claims/{file}" for file in (claim_runs.COMMITTED.name, *trunk_curves.FILES, *claim_report.FILES)),
     ),
     "editing": Study(
         "edits of scenes by instructions, each layout with each kind of source tokens; three hours of one core",

@@ -141,6 +141,8 @@ def gather(folder: Path) -> pd.DataFrame:
 def restore(folder: Path) -> None:
     """Put the committed rows into a folder, so that they are not run again.
 
+    Runs whose weights are kept for the curves are not among them: weights are not committed.
+
     Parameters
     ----------
     folder : Path
@@ -150,10 +152,9 @@ def restore(folder: Path) -> None:
         return
     for row in pd.read_parquet(COMMITTED).itertuples():
         path = folder / "cells" / f"{row.key}.json"
-        if not path.is_file():
+        if not path.is_file() and "keep" not in json.loads(row.about):
             path.parent.mkdir(parents=True, exist_ok=True)
-            about = {**json.loads(row.about), "seed": row.seed}
-            write_json(path, about | json.loads(row.measured) | {"config": row.config})
+    X(path, about | json.loads(row.measured) | {"config": row.config})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
