@@ -154,7 +154,8 @@ def restore(folder: Path) -> None:
         path = folder / "cells" / f"{row.key}.json"
         if not path.is_file() and "keep" not in json.loads(row.about):
             path.parent.mkdir(parents=True, exist_ok=True)
-    X(path, about | json.loads(row.measured) | {"config": row.config})
+            about = {**json.loads(row.about), "seed": row.seed}
+            write_json(path, about | json.loads(row.measured) | {"config": row.config})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

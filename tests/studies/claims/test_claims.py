@@ -12,7 +12,7 @@ import torch
 from bridgework.models.experts.opening import open_expert
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.studies.claims import cell_lists, claim_runs, claim_settings, trunk_models, trunk_runs
-from bridgework.studies.claims.claim_cells import Cell
+from bridgework.studies.claims.claim_cells import Cell, read_cell
 from bridgework.studies.claims.claim_report import report_tables
 from bridgework.studies.claims.claim_tables import read_runs
 from bridgework.studies.claims.claim_verdicts import CLAIMS, FAILS, HOLDS, UNDECIDED, UNMEASURED, Difference, judge
@@ -124,6 +124,27 @@ def test_a_batch_is_the_same_for_every_trunk(base):
     assert both == pytest.approx(drawing + answering, rel=1e-5)
     with torch.no_grad():
         assert both == pytest.approx(float(trunk_runs._loss(base, 3, 1, "both")), rel=1e-6)
+
+
+def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
+    cells = [Cell("tasks", {"layout": "shared", "steps": 1} | more, 0) for more in ({}, {"keep": "drawing"})]
+    rows = [
+        {
+            "study": c.study,
+            "key": c.key,
+            "config": "x",
+            "seed": 0,
+            "about": json.dumps(c.about),
+            "measured": '{"loss": 1}',
+        }
+        for c in cells
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
+    monkeypatch.setattr(claim_runs, "COMMITTED", tmp_path / "runs.parquet")
+    claim_runs.restore(tmp_path)
+    assert read_cell(cells[0], tmp_path, "x") == {"layout": "shared", "steps": 1, "seed": 0, "loss": 1, "config": "x"}
+    assert read_cell(cells[0], tmp_path, "other") is None
+    assert read_cell(cells[1], tmp_path, "x") is None  # its weights are needed again
 
 
 def test_blocks_are_injected_at_their_depth_deeper_or_from_the_last():
