@@ -127,6 +127,7 @@ def test_a_batch_is_the_same_for_every_trunk(base):
 
 
 def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
+    measured = '{"loss": 1}'
     cells = [Cell("tasks", {"layout": "shared", "steps": 1} | more, 0) for more in ({}, {"keep": "drawing"})]
     rows = [
         {
