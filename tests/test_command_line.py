@@ -318,6 +318,14 @@ def test_an_interruption_that_a_library_turns_into_an_error_is_one(monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_interrupted_with_one_line(name, monkeypatch, capsys):
+    interrupted = COMMANDS[name]._replace(run=lambda **_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setitem(COMMANDS, name, interrupted)
+    status, text = run_to_exit(capsys, *shlex.split(interrupted.example)[1:])
+    assert (status, text) == (130, "bridgework: stopped; run the same command again to resume\n")
+
+
 def test_a_flag_takes_no_value(capsys):
     status, _ = run_to_exit(capsys, "evaluate", "--dense", "scenes-vlm")
     assert str(status).startswith("bridgework: scenes-vlm draws nothing")

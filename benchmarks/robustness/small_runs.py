@@ -52,18 +52,22 @@ def _frequent_checkpoints() -> Iterator[None]:
         yield
 
 
+def _short(name: str) -> Recipe:
+    """Return a shipped recipe with few steps."""
+    return replace(Recipe.load(name), steps=2, batch_size=2, validate=0)
+
+
 @contextmanager
 def _small_studies() -> Iterator[None]:
     """Choose plans from few scenes, and train two layouts for a few steps."""
     few = replace(COMMITTED, samples=16)
-    load = lambda name: replace(Recipe.load(name), steps=2, batch_size=2, validate=0)  # noqa: E731
     compare = partial(layout_training.compare, layouts=("last",), batches=1)
     study = runs.STUDIES["layouts"]._replace(files=("layouts.csv",))
     with (
         _frequent_checkpoints(),
         mock.patch.multiple(plan_stability, SCENES=24, FIRST=(16, 24), DRAWS=2, COMMITTED=few),
         mock.patch.multiple(layout_training, compare=compare, draw=lambda folder: None, step_seconds=lambda *_: 0.0),
-        mock.patch.object(runs, "Recipe", SimpleNamespace(load=load)),
+        mock.patch.object(runs, "Recipe", SimpleNamespace(load=_short)),
         mock.patch.dict(runs.STUDIES, layouts=study),
     ):
         yield
