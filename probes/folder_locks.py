@@ -96,6 +96,9 @@ def _locked(path: Path) -> int | None:
             ) from None
         except OSError:  # no locks on this file system, or no room for the name
             pass
+        except BaseException:  # interrupted: this process would keep the lock, and not know it
+            os.close(handle)
+            raise
         return handle
 
 

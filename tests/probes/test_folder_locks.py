@@ -90,6 +90,18 @@ def test_one_thread_may_lock_again_and_another_may_not(tmp_path):
         pass
 
 
+def test_who_is_interrupted_while_locking_keeps_no_lock(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folder_locks.json, "dumps", interrupted)
+        with writing(tmp_path):
+            pass
+    with writing(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".writing"]
+
+
 def test_what_is_complete_is_read_while_nobody_may_write(tmp_path, monkeypatch):
     extract(open_toy(), letters("a", "b"), store=tmp_path / "store")
 

@@ -80,7 +80,7 @@ def test_stopped_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("bridgework.models.training.resuming.json.dumps", interrupted)
+        patch.setattr("bridgework.models.training.resuming.write_json", interrupted)
         run(tmp_path)
     numbers: list[int] = []
     resumed, _ = run(tmp_path, numbers=numbers)

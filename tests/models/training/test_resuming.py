@@ -84,9 +84,9 @@ MOMENTS = {
     "a batch": (loop, "_check_finite", 7, True),
     "the weights are written": (resuming, "write_state", 5, True),
     "all but the step is written": (resuming, "write_state", 8, False),
-    "the step is written": (resuming.json, "dumps", 12, False),
-    "the old one is moved away": (resuming.os, "replace", 2, False),
-    "the new one is in its place": (resuming.os, "replace", 3, False),
+    "the step is written": (resuming.json, "dumps", 13, False),
+    "the old one is moved away": (resuming.os, "replace", 4, False),
+    "the new one is in its place": (resuming.os, "replace", 5, False),
 }
 
 
