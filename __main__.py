@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import commands
 from .command_checks import check_shown, check_stores
-from .command_line import Command, parse
+from .command_line import Command, check_early, parse
 
 FORESEEN = (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError)
 EXPERTS = (
@@ -329,7 +329,9 @@ def _run(arguments: list[str] | None, interruptions: list[int]) -> None:
         about = "Measure where two experts align, layer by layer, and bridge them there."
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _announce()
-        run, given = parse(COMMANDS, sys.argv[1:] if arguments is None else arguments, about=about)
+        words = sys.argv[1:] if arguments is None else arguments
+        check_early(COMMANDS, words)
+        run, given = parse(COMMANDS, words, about=about)
         run(**given)
     except KeyboardInterrupt:
         _stop()

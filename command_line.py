@@ -40,7 +40,7 @@ class Command(NamedTuple):
         Other names of the command.
     early : callable or None
         Called with the words that stand in front of all options, before the options class is imported, where that takes
-        seconds. It raises the error of a name that is wrong.
+        seconds (`check_early`). It raises the error of a name that is wrong.
     """
 
     about: str
@@ -51,6 +51,21 @@ class Command(NamedTuple):
     without: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     early: Callable[..., None] | None = None
+
+
+def check_early(commands: Mapping[str, Command], arguments: Sequence[str]) -> None:
+    """Raise the error of a name that is wrong, before the options class of its command is imported.
+
+    Parameters
+    ----------
+    commands : mapping of str to Command
+        The commands by name.
+    arguments : sequence of str
+        The command line, without the name of the program. Where help is asked for, nothing is checked.
+    """
+    command = commands.get(arguments[0]) if arguments else None
+    if command is not None and command.early is not None and not {"-h", "--help"} & set(arguments):
+        command.early(*takewhile(lambda word: not word.startswith("-"), arguments[1:]))
 
 
 def parse(
@@ -94,8 +109,6 @@ def parse(
         if arguments and arguments[0] in (name, *command.aliases):
             for argument, settings in command.arguments.items():
                 sub.add_argument(argument, **settings | {"help": _help(settings)})
-            if command.early is not None and not {"-h", "--help"} & set(arguments):
-                command.early(*takewhile(lambda word: not word.startswith("-"), arguments[1:]))
             if command.options:
                 add_options(sub, _class(command.options), command.without)
     given = vars(parser.parse_args(arguments))

@@ -144,7 +144,9 @@ def test_help_and_wrong_arguments_wait_for_no_model(tmp_path):
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("dance",), ("extract",), ("extract", "a", "noto", "b", "--limit", "many")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("dance",), ("extract",), ("extract", "scenes-vlm", "noto", "b", "--limit", "many")]
+)
 def test_wrong_arguments(arguments, capsys):
     status, text = run_to_exit(capsys, *arguments)
     assert status == 2

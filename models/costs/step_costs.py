@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ...probes.arguments import checked
 from ...probes.plans.bridge_plan import BridgePlan
 
 _ATEN = torch.ops.aten
@@ -81,8 +82,7 @@ def costs(model: Any, batch: dict[str, Any], rounds: int = 5) -> dict[str, Any]:
     """
     if not all(hasattr(model, name) for name in ("loss", "plan", "parameters")):
         raise TypeError(f"expected a fused or unified model, with a loss and a plan, got {type(model).__name__}")
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds measure nothing: ask for at least one")
+    rounds = checked("rounds", rounds, int, least=1)
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("nothing of the model is trained: a training step needs parameters that require gradients")
@@ -149,6 +149,8 @@ def attention_sharing(plan: BridgePlan) -> float:
     ----------
     .. [1] HBridge, arXiv 2511.20520.
     """
+    if not isinstance(plan, BridgePlan):
+        raise TypeError(f"the plan is a {type(plan).__name__}: expected a BridgePlan")
     return len({generation for _, generation in plan.pairs}) / plan.generation_layers
 
 
@@ -165,6 +167,7 @@ def count_flops(run: Callable[[], object]) -> Flops:
     Flops
         All operations, and those between tokens.
     """
+    checked("run", run, Callable)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
         run()
     counts = {operation: int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
@@ -189,6 +192,8 @@ def step_seconds(run: Callable[[], object], device: torch.device, rounds: int = 
     float
         Seconds.
     """
+    checked("run", run, Callable)
+    rounds, device = checked("rounds", rounds, int, least=1), checked("device", device, torch.device)
     seconds = []
     for number in range(WARM_UP + rounds):
         _wait(device)
@@ -226,6 +231,8 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     the same thing, to the byte and the same in every run. The process's resident memory would not do: Python, code
     and what the allocator or the system keeps in reserve are in it.
     """
+    checked("run", run, Callable)
+    checked("device", device, torch.device)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"memory is measured on cpu and cuda, not on {device.type}: move the model")
     run()
@@ -277,6 +284,8 @@ def held_bytes(tensors: list[torch.Tensor]) -> int:
     int
         Bytes.
     """
+    if len(tensors := list(tensors)):
+        checked("tensors", tensors, Sequence[torch.Tensor])
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 

@@ -170,6 +170,8 @@ def question_tokenizer(model: Any) -> Any:
     PreTrainedTokenizerFast or None
         None if the experts are frozen, or if their tokenizer does not have the scenes' placeholder of an image.
     """
+    if not hasattr(model, "plan"):
+        raise TypeError(f"a {type(model).__name__} has no plan: expected a fused or unified model")
     if model.plan.layout not in TRUNKS and model.trained_experts == "bridges":
         return None
     tokenizer = model.tokenizer if model.plan.layout in TRUNKS else model.experts[0].tokenizer

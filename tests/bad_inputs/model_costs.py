@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from bridgework.models import estimate_cost
+from bridgework.models.costs import attention_sharing, costs, count_flops, held_bytes, peak_bytes, step_seconds
 from bridgework.models.costs.cost_options import CostOptions
 from bridgework.models.costs.estimate import CostEstimate, estimate_costs
 from bridgework.models.costs.simulation import Step
@@ -47,8 +50,15 @@ HOURS: list[tuple[str, Any, str, str, bool]] = [
     ("utilisation", math.nan, "above 0", "finite", False),
     ("utilisation", "0.4", "above 0", "type", True),
 ]
+CPU = torch.device("cpu")
 SEMANTIC = lay_out("H", 4, 3, semantic_tokens=2)
 ESTIMATE = CostEstimate(lay_out("H", 4, 3), Step({}, {}, 1, 1, 1), 0, 1, 1, 1, "mixed")
+
+
+class Blank:
+    """What a model is asked for before it is measured."""
+
+    loss = plan = parameters = None
 
 
 def asked(**options: Any) -> Any:
@@ -96,6 +106,16 @@ ROWS = [
              "type", TypeError),
     BadInput("estimate_cost", "a number as an expert", asked(generation=3), ["the generation expert is 3"],
              "type", TypeError),
+    BadInput("costs", "no model", lambda: costs(None, {}), ["a fused or unified model", "NoneType"], "type", TypeError),
+    BadInput("costs", "no rounds", lambda: costs(Blank(), {}, 0), ["rounds is 0", "of at least 1"], "range"),
+    BadInput("attention_sharing", "a layout", lambda: attention_sharing("H"), ["the plan is a str"], "type", TypeError),
+    BadInput("count_flops", "no run", lambda: count_flops(None), ["run is None", "a function"], "type", TypeError),
+    BadInput("step_seconds", "no run", lambda: step_seconds(3, CPU), ["run is 3", "a function"], "type", TypeError),
+    BadInput("step_seconds", "no rounds", lambda: step_seconds(list, CPU, 0), ["rounds is 0"], "range"),
+    BadInput("step_seconds", "a word", lambda: step_seconds(list, "cpu"), ["device is 'cpu'"], "type", TypeError),
+    BadInput("peak_bytes", "no run", lambda: peak_bytes(3, CPU), ["run is 3", "a function"], "type", TypeError),
+    BadInput("peak_bytes", "meta", lambda: peak_bytes(list, torch.device("meta")), ["not on meta"], "missing"),
+    BadInput("held_bytes", "numbers", lambda: held_bytes([3]), ["tensors is [3]", "a Tensor"], "type", TypeError),
     BadInput("bridgework estimate", "an unknown expert", ["estimate", "qwen-vl-7b", "scenes-dit"],
              ["unknown expert 'qwen-vl-7b'", "the nearest is 'qwen2.5-vl-7b'"], "name"),
     BadInput("bridgework estimate", "a missing folder", ["estimate", "runs/model", "scenes-dit"],

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bridgework.models import Recipe, run_recipe, train
-from bridgework.models.training import fit
+from bridgework.models.training import fit, question_tokenizer
 from bridgework.models.training.pretraining import pretrain
 from bridgework.probes.plans import lay_out
 from bridgework.tests.bad_inputs.frame import BadInput
@@ -193,6 +193,8 @@ ROWS = [
     BadInput("fit", "a checkpoint after 0 steps", fitted(checkpoint_every=0), ["checkpoint_every is 0"], "range"),
     BadInput("fit", "a scale that cannot be called", fitted(lr_scale=2), ["lr_scale is 2", "a function"],
              "type", TypeError),
+    BadInput("question_tokenizer", "no model", lambda: question_tokenizer(None),
+             ["NoneType has no plan", "a fused or unified model"], "type", TypeError),
     BadInput("pretrain", "another name", lambda here: pretrain("scenes-vml", here), ["the nearest is 'scenes-vlm'"],
              "name"),
     BadInput("pretrain", "no steps", lambda here: pretrain("scenes-vlm", here, 0), ["steps is 0"], "range"),

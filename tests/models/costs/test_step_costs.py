@@ -198,7 +198,7 @@ def test_what_has_no_costs(fuse, tiny_dit, plan, batch):
     with pytest.raises(TypeError, match="expected a fused or unified model, with a loss and a plan, got DitExpert"):
         costs(tiny_dit, batch)
     fused = fuse(plan)
-    with pytest.raises(ValueError, match="0 rounds measure nothing"):
+    with pytest.raises(ValueError, match="rounds is 0: expected a whole number of at least 1"):
         costs(fused, batch, rounds=0)
     with pytest.raises(ValueError, match="nothing of the model is trained"):
         costs(fused.requires_grad_(False), batch)
