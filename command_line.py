@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import takewhile
 from types import NoneType
@@ -95,6 +96,7 @@ def parse(
         Help was asked for (status 0), or an argument is wrong (status 2).
     """
     parser = argparse.ArgumentParser(prog=prog, description=about, epilog=f"'{prog} COMMAND --help' shows an example.")
+    options: list[str] = []
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, command in commands.items():
         sub = subparsers.add_parser(
@@ -111,7 +113,14 @@ def parse(
                 sub.add_argument(argument, **settings | {"help": _help(settings)})
             if command.options:
                 add_options(sub, _class(command.options), command.without)
-    given = vars(parser.parse_args(arguments))
+            options = [option for action in sub._actions for option in action.option_strings]
+    found, extra = parser.parse_known_args(arguments)
+    if extra:
+        near = get_close_matches(extra[0], options, 1)
+        said = f"; the nearest option is {near[0]}" if near else ""
+        remedy = f"leave them out, or see '{prog} {arguments[0]} --help'{said}"
+        parser.error(f"unrecognized arguments: {' '.join(extra)}: {remedy}")
+    given = vars(found)
     return given.pop("run"), given
 
 

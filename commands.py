@@ -32,6 +32,13 @@ def layer_of(text: str) -> str | int | float:
     return text
 
 
+def _at(timestep: float, *sides: Any) -> list[Any]:
+    """Return the features of two stores at one timestep; those of a store without timesteps stay as they are."""
+    if not any(side.timesteps for side in sides):
+        raise ValueError(f"--timesteps {timestep:g} is given, and neither store holds timesteps: leave it out")
+    return [side.at(timestep) if side.timesteps else side for side in sides]
+
+
 def _stimuli(data: str, limit: int | None, part: str | None, **columns: Any) -> tuple[Any, str]:
     """Return the stimuli that a command names, and the call of the package that returns them."""
     from .models.scenes.composing import scene_stimuli
@@ -119,7 +126,7 @@ def align(
     stores = Features.load(features), Features.load(features if text is None else text)
     x, y = (store[modality] for store, modality in zip(stores, modalities, strict=True))
     if timestep is not None:
-        x, y = (side.at(timestep) if side.timesteps else side for side in (x, y))
+        x, y = _at(timestep, x, y)
     if text is not None:
         y = y.at_layer("last" if text_layer is None else text_layer)
     curve = alignment_curve(x, y, metric, k, block=block, tolerance=tolerance)
@@ -236,7 +243,7 @@ def figure(
             wanted = ("image", "text") if kind == "curve" else ("text", "image")
             x, y = (side[modality] for side, modality in zip(sides, wanted, strict=True))
             if timestep is not None:
-                x, y = (side.at(timestep) if side.timesteps else side for side in (x, y))
+                x, y = _at(timestep, x, y)
             if kind == "curve":
                 y = y.at_layer("last" if text_layer is None else text_layer) if len(sources) == 2 else y
                 made = figures.alignment_curves(alignment_curve(x, y, metric, k))
@@ -275,7 +282,7 @@ def map_layers(
     sides = [Features.load(folder)[part] for folder, part in zip((understanding, generation), modalities, strict=True)]
     times = timesteps or next((side.timesteps for side in sides if side.swept), None) or (None,)
     for at in times:
-        x, y = (side if at is None or not side.timesteps else side.at(at) for side in sides)
+        x, y = sides if at is None else _at(at, *sides)
         folder = out if len(times) == 1 else out / f"t{at:g}"
         heat = similarity_map(x, y, metric, k, store=folder)
         if _is_first():

@@ -13,6 +13,8 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from ..probes.arguments import checked
+
 FOLDER = "figures/gallery"
 TEMPLATE = Path(__file__).with_name("gallery.html")
 ROWS = 40
@@ -96,6 +98,11 @@ def write_gallery(
     >>> curves = figures.alignment_curves(curve)
     >>> page = figures.write_gallery("page", [("curves", curves, "Alignment by depth.", curve)])
     """
+    folder = Path(checked("folder", folder, str | os.PathLike, remedy="it is where the page is written"))
+    checked("figures", figures, Iterable, remedy="pass (name, figure, caption, numbers, label) of each")
+    checked("tables", tables, Mapping | None)
+    checked("title", title, str)
+    checked("headline", headline, Mapping | None)
     entries = [_entry(item) for item in figures]
     tables = dict(tables or {})
     if not entries:
@@ -106,7 +113,6 @@ def write_gallery(
         twice = next(name for name, file in zip(names, files, strict=True) if files.count(file) > 1)
         raise ValueError(f"write_gallery: the name {twice!r} is taken twice: every figure and table needs its own")
 
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
         part = Path(temporary)
@@ -133,7 +139,10 @@ def _entry(item: tuple) -> Entry:
     try:
         entry = Entry(*item)
     except TypeError:
-        raise TypeError(f"write_gallery: expected (name, figure, caption, numbers, label), got {item!r}") from None
+        kind = type(item).__name__
+        raise TypeError(f"write_gallery: expected (name, figure, caption, numbers, label), got a {kind}") from None
+    for what, words in (("name", entry.name), ("caption", entry.caption), ("label", entry.label)):
+        checked(f"the {what} of a figure", words, str)
     for part, kind in ((entry.figure, Figure), (entry.numbers, pd.DataFrame)):
         if not isinstance(part, kind):
             raise TypeError(f"write_gallery: {entry.name!r}: expected a {kind.__name__}, got {type(part).__name__}")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..probes.arguments import checked
 from .publishing.drawn import Drawn, LabelledFigure, remember
 from .publishing.line_names import name_ends
 from .publishing.page import page_height, page_width
@@ -95,18 +96,21 @@ def live_curve(log: Sequence[Mapping[str, float]], *, ax: Axes | None = None) ->
     >>> display(live_curve([]), display_id="loss")
     >>> train(fused, "runs/mine", on_log=lambda log: update_display(live_curve(log), display_id="loss"))
     """
+    checked("log", log, Sequence, remedy="pass a list of lines, as train gives them to on_log")
     size = page_width(6.4), page_height(2.9, 0.3 + 0.5 * page_width(0))
     figure, ax = one_panel(ax if ax is not None else LabelledFigure(figsize=size).subplots(), size, "live_curve")
     ax.set(xlabel="step", ylabel="loss", title="no steps yet")
     if not len(log):
         return figure
+    for row in log:
+        checked("a line of the log", row, Mapping, remedy="such as {'step': 25, 'loss': 0.5}")
     table = need(pd.DataFrame(list(log)), ("step", "loss"), "live_curve", "train")
     title = f"step {table.step.iloc[-1]:g}: loss {table.loss.iloc[-1]:.3g}"
     ends = [("training", *_losses(ax, table))]
-    if "validation_loss" in table and (checked := table.dropna(subset="validation_loss")).size:
-        ax.plot(checked.step, checked.validation_loss, color=NO, marker="o")
-        title += f", validation {checked.validation_loss.iloc[-1]:.3g}"
-        ends.append(("validation", checked.validation_loss.iloc[-1], NO))
+    if "validation_loss" in table and (measured := table.dropna(subset="validation_loss")).size:
+        ax.plot(measured.step, measured.validation_loss, color=NO, marker="o")
+        title += f", validation {measured.validation_loss.iloc[-1]:.3g}"
+        ends.append(("validation", measured.validation_loss.iloc[-1], NO))
     name_ends(ax, ends, 1.0)
     _logarithmic(ax, table.loss)
     ax.set_title(title)

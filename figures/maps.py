@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import ceil
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from ..probes.arguments import checked
+from ..probes.curves.table_checks import check_layer_map
+from ..probes.plans.bridge_plan import BridgePlan
 from .publishing.drawn import remember
 from .publishing.map_descriptions import map_drawn
 from .publishing.page import current_page, page_height, page_width, panels_across, points, wrapped
 from .style import NOISE, heading, measured, one_panel, panels, styled, width_of
-
-if TYPE_CHECKING:
-    from ..probes.plans.bridge_plan import BridgePlan
 
 RING = "#ffb000"
 WIDE, HIGH = 0.15, 0.11  # inches on paper: what the number of a block takes
@@ -77,6 +76,7 @@ def layer_map(
     --------
     >>> figure = figures.layer_map(heat, choose_bridges(heat, "alignment", bridges=4))
     """
+    checked("plan", plan, BridgePlan | None, remedy="make one with choose_bridges, or read it with BridgePlan.load")
     if isinstance(heat, Mapping):
         if ax is not None:
             raise ValueError("layer_map: ax= is one panel: draw one map of the sweep")
@@ -197,6 +197,7 @@ def check_map(heat: object, name: str) -> None:
         raise TypeError(f"{name}: expected the DataFrame of similarity_map, got {type(heat).__name__}")
     if heat.empty:
         raise ValueError(f"{name}: the map has no cells: pass a table from similarity_map")
+    check_layer_map(f"{name}: heat", heat)
     missing = [key for key in ("metric", "samples") if key not in heat.attrs]
     if missing:
         raise ValueError(f"{name}: heat.attrs lacks {', '.join(missing)}: set it as similarity_map does")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from ..probes.arguments import checked
+from ..probes.plans.bridge_plan import BridgePlan
 from ..probes.plans.layout_table import LAYOUTS
 from .plan_shapes import BETWEEN, BLOCK, PLACES, TRUNK, WIDTH, draw_arrow, draw_block, point_along, rounded_box
 from .publishing.drawn import Drawn, remember
 from .publishing.page import current_page, page_height, page_width, panels_across, points, wrapped
 from .style import NOISE, QUIET, TRAINED, heading, one_panel, panels, styled
-
-if TYPE_CHECKING:
-    from ..probes.plans.bridge_plan import BridgePlan
 
 TASKS = ("understanding", "generation")
 STREAMS = {
@@ -71,6 +69,8 @@ def architecture(
     --------
     >>> figure = figures.architecture(lay_out("H", 28, 32), names=("Qwen2.5-VL", "Wan2.2"))
     """
+    _check_plan("plan", plan)
+    checked("names", names, tuple[str, str], remedy="they are the names of the two experts")
     size = page_width(6.2), page_height(2.2 + _inches(plan), 1.5 + 0.6 * _inches(plan))
     alone = ax is None
     figure, ax = one_panel(ax, size, "architecture")
@@ -123,8 +123,11 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
     --------
     >>> figure = figures.architectures([lay_out(layout, 12, 14) for layout in ("H", "soft", "Y")])
     """
+    checked("plans", plans, Sequence, remedy="pass a list of plans")
     if not plans:
         raise ValueError("architectures: no plans: pass at least one")
+    for place, plan in enumerate(plans):
+        _check_plan(f"plan {place}", plan)
     columns = panels_across(len(plans), 4, 1.05)
     rows = -(-len(plans) // columns)
     tallest = max(_inches(plan) for plan in plans)
@@ -139,6 +142,10 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
     layouts = ", ".join(dict.fromkeys(plan.layout for plan in plans))
     remember(figure, _drawn("architectures", plans, f"Bridge plans of the layouts {layouts}."))
     return figure
+
+
+def _check_plan(name: str, plan: object) -> None:
+    checked(name, plan, BridgePlan, remedy="make one with choose_bridges, or read it with BridgePlan.load")
 
 
 def _drawn(function: str, plans: Sequence[BridgePlan], text: str, options: dict | None = None) -> Drawn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..probes.arguments import checked
+from ..probes.plans.bridge_plan import BridgePlan
 from .gap import GAP, draw_gap, gap_summary, plan_means
 from .maps import RING, cells_of, check_map, draw_map
 from .publishing.drawn import Drawn, LabelledFigure, remember
@@ -20,9 +21,6 @@ from .publishing.line_names import legend_below
 from .publishing.map_descriptions import map_drawn
 from .publishing.page import current_page, is_narrow, page_width
 from .style import QUIET, heading, measured, panels, styled
-
-if TYPE_CHECKING:
-    from ..probes.plans.bridge_plan import BridgePlan
 
 LOOKS = {
     "alignment": (RING, "o"),
@@ -79,6 +77,7 @@ def plan_outcomes(heat: pd.DataFrame, table: pd.DataFrame, plan: BridgePlan) -> 
     >>> figure = figures.plan_outcomes(heat, gap, plan)
     """
     check_map(heat, "plan_outcomes")
+    checked("plan", plan, BridgePlan, remedy="make one with choose_bridges, or read it with BridgePlan.load")
     means = plan_means(table, "plan_outcomes")
     others = cycle(OTHERS)
     looks = {str(name): LOOKS.get(str(name)) or next(others) for name in means.index}

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..probes.arguments import checked
 from .publishing.drawn import Drawn, remember
 from .publishing.page import page_height, page_width, panels_across, points
 from .style import NO, QUIET, YES, need, panels, styled
@@ -50,9 +51,14 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     >>> images = generate(dit, ["a red circle"], ["first"], steps=2)
     >>> figure = figures.sample_grid(images, ["a red circle"], [True])
     """
+    for name, given in (("images", images), ("captions", captions), ("verdicts", verdicts)):
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise TypeError(f"sample_grid: {name} is a {type(given).__name__}: expected a list, one part an image")
     if not len(images) or not len(images) == len(captions) == len(verdicts):
         counts = f"{len(images)} images, {len(captions)} captions, {len(verdicts)} verdicts"
         raise ValueError(f"sample_grid: {counts}: expected as many of each, at least one")
+    for place, caption in enumerate(captions):
+        checked(f"caption {place}", caption, str)
     pictures = [_picture(image, place) for place, image in enumerate(images)]
     columns = panels_across(len(images), 6, 1.0)
     rows = -(-len(images) // columns)
@@ -159,6 +165,8 @@ def edit_grid(table: pd.DataFrame) -> Figure:
 
 def _picture(image: object, place: int) -> np.ndarray:
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if array.dtype.kind not in "fiub" or not array.size:
+        raise TypeError(f"sample_grid: image {place} is no picture: expected a PIL image, or an array of numbers")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"sample_grid: image {place} has shape {array.shape}: expected (height, width) or (.., .., 3)")
     if array.dtype != np.uint8 and not (array.min() >= 0 and array.max() <= 1):

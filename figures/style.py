@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..probes.curves.table_checks import holds_numbers
 from .publishing.drawn import LabelledFigure, figure_of
 from .publishing.line_names import spread_names
 from .publishing.page import CLOSE, close_lines, current_page, page_height, points, wrapped
@@ -22,6 +23,12 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 # From seaborn's "colorblind" palette: told apart under the common colour-vision deficiencies, in grey too.
 TASK_COLOUR = {"understanding": "#0173b2", "generation": "#de8f05"}
 TRAINED, YES, NO, QUIET = "#029e73", "#0173b2", "#d55e00", "#6b6b6b"
+WORDS = {"text.parse_math": False}  # names and captions hold dollars: no text of a figure is a formula
+NUMBERS = {  # columns of all tables that figures draw, which hold numbers
+    "depth", "score", "low", "high", "chance", "null_mean", "null95", "p", "k", "samples", "timestep", "step", "loss",
+    "validation_loss", "share", "seed", "worth", "gain", "rho", "partial", "ceiling", "partial_ceiling", "attribution",
+    "mass", "expected", "conflict", "batches", "effective_rank", "dims", "own_x", "own_y", "near", "far",
+}  # fmt: skip
 NOISE = 0.05  # p above which a score is marked as no more than unrelated features give
 
 Arguments = ParamSpec("Arguments")
@@ -44,7 +51,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     @wraps(draw)
     def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         page = current_page()
-        with plt.style.context(["default", STYLE, dict(page.settings) if page else {}]):
+        with plt.style.context(["default", STYLE, WORDS, dict(page.settings) if page else {}]):
             figure = draw(*args, **kwargs)
             if page and page.letters and kwargs.get("ax") is None:
                 letter_panels(figure, [part for part in figure.axes if part.get_title(loc="left")])
@@ -151,8 +158,9 @@ def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.Dat
     TypeError
         If it is no DataFrame.
     ValueError
-        If columns or rows are missing.
+        If columns or rows are missing, a column is there twice, or one of `NUMBERS` holds something else.
     """
+    columns = tuple(columns)
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"{name}: expected a pandas.DataFrame from {maker}, got {type(table).__name__}")
     missing = [column for column in columns if column not in table.columns]
@@ -160,6 +168,11 @@ def need(table: object, columns: Iterable[str], name: str, maker: str) -> pd.Dat
         raise ValueError(f"{name}: missing columns {', '.join(missing)}: pass a table from {maker}")
     if table.empty:
         raise ValueError(f"{name}: the table has no rows: pass a table from {maker}")
+    for column in columns:
+        if not isinstance(table[column], pd.Series):
+            raise ValueError(f"{name}: the column {column!r} is there twice: pass a table from {maker}")
+        if column in NUMBERS and not holds_numbers(table[column]):
+            raise ValueError(f"{name}: the column {column!r} holds no finite numbers: pass a table from {maker}")
     return table
 
 

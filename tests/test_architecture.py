@@ -20,7 +20,7 @@ FOLDER = 12
 # What each part may import: those to its left, of the same row none. In probes and models the parts are folders.
 ORDER = {
     "probes": [
-        "arguments files notebook_views tensor_files", "folder_locks", "workers", "hooks metrics",
+        "arguments files notebook_views tensor_files", "comparison_options folder_locks", "workers", "hooks metrics",
         "fingerprints stimuli features", "subjects similarity", "reading", "extraction curves",
         "checks evidence", "plans",
     ],

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ...probes.arguments import checked
 from ...probes.features.caption_groups import image_by_image
 from ...probes.features.features import Features
 from ...probes.features.layer_features import LayerFeatures
 from ...probes.metrics import METRICS
 from ...probes.metrics.metric import Array
 from ...probes.metrics.neighbours import rank_neighbours
+from ...probes.plans.bridge_plan import STREAMS
 from ...probes.similarity.inputs import (
     Layers,
     Stack,
     check_dims,
+    check_metric,
     check_same_stimuli,
     check_samples,
     full_precision,
@@ -27,6 +31,7 @@ from ...probes.similarity.inputs import (
 from ...probes.similarity.intervals import half_k, random_halves
 from ...probes.similarity.nulls import check_block, draw_orders
 from ...probes.similarity.rows import check_exchangeable, side_of
+from ...probes.stimuli.stimulus_set import Stimuli
 
 LIVE = "mutual_knn"  # the metric that the page itself computes, for any k and timestep
 FEWEST_RANKS = 64  # ranks that are kept of each sample: half of them, and so k of a half, are nearly always in a half
@@ -199,6 +204,38 @@ class ExploredLayers:
             rows = [rank_neighbours(x, count) for x in self.xs]
             columns = [[rank_neighbours(y, count) for y in ys] for ys in self.ys]
         return rows, columns
+
+
+def check_asked(
+    metrics: Sequence[str],
+    k: int,
+    largest_k: int,
+    bridges: int | None,
+    stream: str,
+    stimuli: Stimuli | None,
+    maps: Sequence[pd.DataFrame],
+) -> None:
+    """Check what an explorer is asked to show, before anything is measured.
+
+    Parameters
+    ----------
+    metrics, k, largest_k, bridges, stream, stimuli, maps
+        As of `explorer`; its metric is the first of the metrics.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `checked` does, for the first one that is wrong.
+    """
+    for metric in metrics:
+        check_metric(metric)
+    for name, count in (("k", k), ("largest_k", largest_k)):
+        checked(name, count, int, least=1)
+    checked("bridges", bridges, int | None, least=1)
+    checked("stream", stream, str, known=STREAMS)
+    checked("stimuli", stimuli, Stimuli | None, remedy="pass what load_stimuli returns")
+    for place, heat in enumerate(checked("maps", maps, Sequence)):
+        checked(f"map {place}", heat, pd.DataFrame, remedy="make one with similarity_map")
 
 
 def read_layers(

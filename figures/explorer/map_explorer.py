@@ -17,9 +17,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from ...probes.arguments import check_names, checked
 from ...probes.files import write_atomically
 from ...probes.metrics import DEFAULT_METRIC, METRICS
-from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.bridge_plan import FREE_FIELDS, BridgePlan
 from ...probes.plans.choosing import choose_bridges, score_plan
 from ...probes.plans.matching import count_blocks
 from ...probes.plans.rules import evidence_summary
@@ -28,7 +29,7 @@ from ...probes.stimuli.stimulus_set import Stimuli, first_captions
 from ..maps import layer_map
 from .cost_lines import describe_cost
 from .data_bundle import Bundle, describe_view, make_bundle, pack
-from .explored_layers import LIVE, ExploredLayers, read_layers
+from .explored_layers import LIVE, ExploredLayers, check_asked, read_layers
 from .map_views import MapView, common_neighbours, measure_view, view_of_map
 from .notebook_widget import has_widgets, make_widget
 from .page_writing import write_frame, write_page
@@ -119,6 +120,8 @@ def explorer(
     >>> explorer.save("explorer.html")  # one file, without a kernel
     >>> figures.explorer(seen["text"], made["image"], cost=lambda plan: f"{len(plan.pairs)} bridges")
     """
+    check_names("field of a plan", fields, FREE_FIELDS)
+    check_asked((metric, *checked("metrics", metrics, Sequence[str])), k, largest_k, bridges, stream, stimuli, maps)
     explored = read_layers(understanding, generation, largest_k, draws, permutations, block)
     if stimuli is not None and stimuli.groups:
         stimuli = first_captions(stimuli)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
+from ...probes.arguments import checked
 from ..publishing.drawn import Drawn, remember
 from ..publishing.line_names import legend_below, name_ends
 from ..publishing.page import page_height, page_width, panels_across
@@ -57,6 +58,7 @@ def companions(tables: Mapping[str, pd.DataFrame]) -> Figure:
     >>> ranks = effective_rank(features["image"]).assign(side="understanding", modality="image")
     >>> figures.companions({"effective rank": ranks})
     """
+    checked("tables", tables, Mapping, remedy="pass tables by name, as {'effective rank': effective_rank(features)}")
     if unknown := [name for name in tables if name not in NEEDED]:
         raise ValueError(f"companions: unknown table {unknown[0]!r}: expected {', '.join(NEEDED)}")
     if not tables:

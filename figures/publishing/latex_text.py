@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...probes.arguments import checked
 from .drawn import Drawn, drawn_into
 from .saving import numbers_of
 
@@ -51,6 +52,8 @@ def caption(figure: Figure, first: str = "", *, label: str | None = None) -> str
     --------
     >>> print(figures.caption(figure, r"\textbf{Alignment peaks early.}", label="fig:curves"))
     """
+    checked("first", first, str)
+    checked("label", label, str | None)
     calls = _calls(figure, "caption")
     texts = [escaped(call.caption) for call in calls]
     if len(texts) > 1:
@@ -92,6 +95,9 @@ def latex_table(figure: Figure, *, columns: Sequence[str] | None = None, decimal
     --------
     >>> Path("peaks.tex").write_text(figures.latex_table(figure, columns=["subject", "peak layer", "score"]))
     """
+    checked("decimals", decimals, int, least=0, most=15)
+    checked("columns", columns, Sequence[str] | None)
+    checked("every", every, bool)
     calls = _calls(figure, "latex_table")
     tables = [numbers_of(figure)] if every else [call.summary for call in calls]
     return "\n\n".join(_tabular(table, columns, decimals) for table in tables)
@@ -119,6 +125,7 @@ def escaped(text: object) -> str:
 
 
 def _calls(figure: Figure, name: str) -> list[Drawn]:
+    checked("figure", figure, Figure, remedy="pass what a function of bridgework.figures returns")
     calls = drawn_into(figure)
     if not calls:
         raise ValueError(f"{name}: the figure was not drawn by bridgework.figures, so nothing is known of its numbers")

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ...probes.arguments import checked
+
 
 def letter_panels(figure: Figure, axes: Iterable[Axes] | None = None) -> Figure:
     """Write (a), (b), (c) before the titles of a figure's panels.
@@ -42,7 +44,11 @@ def letter_panels(figure: Figure, axes: Iterable[Axes] | None = None) -> Figure:
     >>> figures.layer_map(heat, ax=right)
     >>> figures.letter_panels(figure)
     """
-    panels = list(axes) if axes is not None else [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    checked("figure", figure, Figure, remedy="pass what a function of bridgework.figures returns")
+    given = None if axes is None else list(checked("axes", axes, Iterable, remedy="pass some of figure.axes"))
+    for place, ax in enumerate(given or ()):
+        checked(f"panel {place} of axes", ax, Axes, remedy="pass some of figure.axes")
+    panels = given if given is not None else [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     if len(panels) > len(ascii_lowercase):
         raise ValueError(f"letter_panels: {len(panels)} panels: name at most {len(ascii_lowercase)} by axes=")
     titles = [ax.get_title(loc="left") for ax in panels]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...probes.arguments import checked
 from ...probes.files import write_atomically
 from .curve_descriptions import kept
 from .drawn import EMBEDDED, drawn_into
@@ -82,7 +83,11 @@ def save(
     """
     if not isinstance(figure, Figure):
         raise TypeError(f"save: expected a matplotlib Figure, got {type(figure).__name__}")
-    path = Path(path)
+    checked("dpi", dpi, float, least=1, most=2400)
+    checked("provenance", provenance, Mapping | None)
+    path = Path(checked("path", path, str | os.PathLike))
+    if not path.name or path.is_dir():
+        raise ValueError(f"save: the path {str(path)!r} is a folder: name a file, such as curves.pdf")
     formats = [path.suffix[1:].lower()] if path.suffix else list(FORMATS)
     if formats[0] not in FORMATS:
         raise ValueError(
@@ -101,7 +106,7 @@ def save(
         record["provenance"] = dict(provenance)
     try:
         compact = json.dumps(record, sort_keys=True)
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"save: provenance= holds what JSON has not: {error}") from None
     files = []
     with _settled(figure), mpl.rc_context(EMBEDDED):
@@ -147,6 +152,7 @@ def numbers_of(figure: Figure) -> pd.DataFrame:
     >>> figures.numbers_of(figures.layer_map(heat)).columns.tolist()
     ['understanding', 'generation', 'value']
     """
+    checked("figure", figure, Figure, remedy="pass what a function of bridgework.figures returns")
     calls = drawn_into(figure)
     if not calls:
         raise ValueError(

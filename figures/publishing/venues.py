@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import rc_params_from_file
 
+from ...probes.arguments import checked
 from ..style import STYLE
 from .page import Page, current_page, set_page
 
@@ -97,9 +98,10 @@ def paper(venue: str, columns: int = 1, *, width: float | None = None, letters: 
     >>> with figures.paper("cvpr"):
     ...     figures.save(figures.layer_map(heat, plan), "layer_map.pdf")
     """
-    if venue not in VENUES:
-        raise ValueError(f"paper: unknown venue {venue!r}: expected {', '.join(VENUES)}")
-    if columns not in (1, 2):
+    checked("venue", venue, str, known=VENUES)
+    checked("letters", letters, bool)
+    checked("width", width, float | None, above=0, remedy="it is a number of inches")
+    if checked("columns", columns, int) not in (1, 2):
         raise ValueError(f"paper: columns is {columns!r}: expected 1 (one column) or 2 (the whole width of the text)")
     inches, text = VENUES[venue][columns - 1], VENUES[venue][1]
     if width is not None and not 2 <= width <= text:

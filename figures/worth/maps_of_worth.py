@@ -69,7 +69,7 @@ def worth_maps(worths: pd.DataFrame, maps: pd.DataFrame, ranks: pd.DataFrame) ->
     """
     maker = "bridgework.studies.verdict.report"
     worths = need(worths, [*CELL, "worth"], "worth_maps, worths", maker)
-    maps = need(maps, [*CELL, "rule", "gain"], "worth_maps, maps", maker) if len(maps) else NO_MAPS
+    maps = need(maps, [*CELL, "rule", "gain"], "worth_maps, maps", maker) if _has_rows(maps) else NO_MAPS
     ranks = need(ranks, ["rule", "pair", "rho", "partial", "ceiling", "partial_ceiling"], "worth_maps, ranks", maker)
     for name, table, keys in (("worths", worths, CELL), ("maps", maps, [*CELL, "rule"])):
         if table.duplicated(keys).any():
@@ -113,6 +113,11 @@ def worth_maps(worths: pd.DataFrame, maps: pd.DataFrame, ranks: pd.DataFrame) ->
     tables = {"worths": worths, "maps": maps, "ranks": ranks}
     remember(figure, Drawn("worth_maps", tables, text, best[[*CELL, "worth"]]))
     return figure
+
+
+def _has_rows(table: object) -> bool:
+    """Return whether a table is to be read; an empty one is that of no rules."""
+    return not isinstance(table, pd.DataFrame) or len(table) > 0
 
 
 def _draw_pair(

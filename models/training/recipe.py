@@ -259,7 +259,7 @@ def build(recipe: Recipe) -> Any:
     """
     import torch
 
-    from ...probes.plans.choosing import rank_for
+    from ...probes.plans.rank_budget import rank_for
     from ..fusion.fused_model import FusedModel
     from ..unified.flow_model import UnifiedModel
     from ..unified.token_model import UnifiedTokens

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..extraction.checking import PADDING, STATE, differences, tolerance
-from ..extraction.options import ExtractionOptions
+from ..extraction.options import ExtractionOptions, check_shown
 from ..extraction.passes import PassRunner, concatenate_batches
 from ..extraction.token_selection import token_positions
 from ..fingerprints.running_state import fingerprint
@@ -99,6 +100,9 @@ def check_model(
     >>> table = check_model(open_expert("scenes-vlm"), load_stimuli("noto", 4))
     >>> table[table["verdict"] == "fails"]
     """
+    check_shown(subject, stimuli)
+    checked("timesteps", timesteps, Sequence[float], above=0, most=1)
+    device = chosen_device(device)
     batch = _unlike_lengths(stimuli)
     modes = [
         (_mode(subject, task, joint, timesteps, device, batch), f"{task}, {_shown(subject, joint)}")
@@ -110,7 +114,7 @@ def check_model(
         rows = [_blocks(subject)]
         modules = modules_of(subject).values()
         before = [module.training for part in modules for module in walk(part)]
-        with prepared(subject, chosen_device(device)):
+        with prepared(subject, device):
             made = {name: fingerprint(part) for name, part in modules_of(subject).items()}
             output = _output(modes[0][0], batch)
             hooks = _hooks(subject)  # after a pass: transformers hooks a vision tower by itself when it first runs

@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ..arguments import checked
+from ..comparison_options import check_comparison
 from ..features.caption_groups import image_by_image
-from ..features.features import Features
 from ..features.layer_features import LayerFeatures
+from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..metrics.named_metrics import count_samples
 from ..similarity.calibration import TOO_HIGH, Null, chance, used_k, warn_of_k
 from ..similarity.inputs import (
     Layers,
-    as_tensor,
     check_dims,
-    check_finite,
+    check_metric,
     check_same_stimuli,
     check_samples,
     full_precision,
@@ -34,6 +35,7 @@ from ..similarity.intervals import SPLITS, curve_draws, interval
 from ..similarity.nulls import check_block, curve_null, mean_null
 from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.sampled_maps import Sampled, check_tolerance, draws_around, sampled_scores
+from .curve_sides import check_side
 from .curve_table import CurveTable
 
 
@@ -127,10 +129,13 @@ def alignment_curve(
     >>> curve = alignment_curve(features["image"], features["text"])
     >>> curve = alignment_curve(dino["image"], minilm["text"].at_layer("last"))  # two models on the same stimuli
     """
-    for name, side in (("x", x), ("y", y)):
-        if isinstance(side, Features) or (name == "x" and not isinstance(side, LayerFeatures)):
-            kind = type(side).__name__
-            raise TypeError(f"{name} must be LayerFeatures of one modality, such as features['image'], got {kind}")
+    check_side("x", x)
+    if isinstance(y, Mapping):
+        check_side("y", y)
+    check_metric(metric)
+    check_comparison(permutations=permutations, seed=seed, block=block)
+    if samples is not None:
+        checked("samples", samples, Sequence[str], remedy="they are the ids of the rows of y")
     seen = image_by_image(x, y, None, captions)
     check_tolerance(metric, tolerance, block=block, captions=seen.numbers is not None or len(seen.pairs) > 1)
     _check_reference(x if samples is None or len(samples) == len(x.samples) else seen.pairs[0][0], y, samples)

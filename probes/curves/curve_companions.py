@@ -10,11 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import checked
+from ..comparison_options import check_comparison
 from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC, METRICS
 from ..similarity.calibration import chance, used_k
+from ..similarity.inputs import check_metric
 from ..similarity.scoring import similarity
+from .curve_sides import check_one_time
 
 FEWEST = 8  # samples of a part
 DISTANT = 6 / 16  # the published distance of distant patches, 6 of 16 rows
@@ -71,9 +75,15 @@ def score_by_samples(
     --------
     >>> score_by_samples(features["image"], features["text"]).pivot(index="layer", columns="samples", values="score")
     """
+    _check_both(x, y, metric)
+    check_comparison(k=k, draws=draws, seed=seed)
+    checked("parts", parts, Sequence[float], above=0, most=1, remedy="they are shares of the samples")
     x, y = image_by_image(x, y).pairs[0]
     rng, count = np.random.default_rng(seed), len(x.samples)
     sizes = sorted({round(part * count) for part in parts if round(part * count) >= max(FEWEST, 2 * k)})
+    if not sizes:
+        least = max(FEWEST, 2 * k)
+        raise ValueError(f"no part of {count} samples holds {least}, the fewest for k = {k}: name larger parts")
     rows = []
     for size in sizes:
         chosen = [torch.from_numpy(rng.permutation(count)[:size]) for _ in range(draws if size < count else 1)]
@@ -121,7 +131,7 @@ def effective_rank(features: LayerFeatures) -> pd.DataFrame:
     --------
     >>> effective_rank(features["image"])
     """
-    _check_one_time(features)
+    check_one_time("features", features)
     features = image_by_image(features, features).pairs[0][0]
     rows = []
     for layer, depth in zip(features.layers, features.depths, strict=True):
@@ -180,8 +190,10 @@ def halves_ceiling(
     --------
     >>> halves_ceiling(features["image"], features["text"])
     """
+    _check_both(x, y, metric)
+    check_comparison(k=k, draws=draws, seed=seed)
     x, y = image_by_image(x, y).pairs[0]
-    if metric in METRICS and METRICS[metric].is_distance:
+    if METRICS[metric].is_distance:
         raise ValueError(f"{metric} is a distance, which has no ceiling: choose a similarity")
     rng, rows = np.random.default_rng(seed), []
     for layer, depth, one, other in _matched(x, y):
@@ -230,7 +242,7 @@ def spatial_similarity(features: LayerFeatures, distance: int | None = None) -> 
     >>> grid = extract(expert, stimuli[:64], pooling="grid:8")
     >>> spatial_similarity(grid["image"])
     """
-    _check_one_time(features)
+    check_one_time("features", features)
     if not features.pooling.startswith("grid:"):
         raise ValueError(
             f"the features are pooled by {features.pooling}: extract them with a patch grid, as pooling='grid:8'"
@@ -238,10 +250,11 @@ def spatial_similarity(features: LayerFeatures, distance: int | None = None) -> 
     rows, columns = features.layer(features.layers[0]).shape[1:3]
     if min(rows, columns) < 2:
         raise ValueError(f"a grid of {rows} x {columns} cells has no rows and columns: extract with pooling='grid:8'")
+    checked("distance", distance, int | None, least=1)
     steps = max(2, round(DISTANT * min(rows, columns))) if distance is None else distance
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
     apart = (places[:, None] - places).abs().sum(-1)
-    if steps < 1 or not (apart >= steps).any():
+    if not (apart >= steps).any():
         most = rows + columns - 2
         raise ValueError(f"distance {steps} is not between 1 and {most}, the most steps on {rows} x {columns} cells")
     table = []
@@ -263,18 +276,16 @@ def _of_halves(values: Tensor, metric: str, k: int, rng: np.random.Generator) ->
     return float(similarity(values[:, order[: dims // 2]], values[:, order[dims // 2 :]], metric, k=k))
 
 
-def _check_one_time(features: LayerFeatures) -> None:
-    if features.swept:
-        times = ", ".join(f"{time:g}" for time in features.timesteps)
-        raise ValueError(
-            f"the features hold the timesteps {times}: choose one, as features.at({features.timesteps[0]:g})"
-        )
+def _check_both(x: LayerFeatures, y: LayerFeatures, metric: str) -> None:
+    """Raise an error where x or y is not the features of one modality and timestep, or the metric is unknown."""
+    check_metric(metric)
+    check_one_time("x", x)
+    check_one_time("y", y)
 
 
 def _matched(x: LayerFeatures, y: LayerFeatures) -> list[tuple[str, float, Tensor, Tensor]]:
     """Return the layers that a curve compares: those of one name, or each of x with the one of y."""
     for side in (x, y):
-        _check_one_time(side)
         if side.groups:
             raise ValueError(
                 "the features hold several captions of each image, whose rows are no samples of their own: load the "

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..arguments import check_options, checked
 from ..metrics.metric import Array
 from ..similarity.intervals import interval
 from .shapes import read_curve, rises
+from .table_checks import check_table
 
+KINDS = ("split", "peak")
+NUMBERS = ("depth", "score", "k", "samples", "timestep")
+DEPTH = {"allowed": {"least": 0, "most": 1}}
+COUNT = {"allowed": {"least": 1}}
 TOO_FEW = "behind which understanding has fewer than three layers: too few to say whether it rises"
 
 
@@ -38,20 +44,28 @@ class Divergence:
     timestep : float or None
         The timestep of the generation curve; None for a subject without timesteps.
 
+    Raises
+    ------
+    TypeError, ValueError
+        A field is no such value, such as a depth beyond 0 to 1.
+
     See Also
     --------
     divergence : Finds the depth from two curves; it makes all objects of this class.
     """
 
-    kind: str
-    depth: float | None
-    low: float | None
-    high: float | None
+    kind: str = field(metadata={"allowed": {"known": KINDS}})
+    depth: float | None = field(metadata=DEPTH)
+    low: float | None = field(metadata=DEPTH)
+    high: float | None = field(metadata=DEPTH)
     reason: str
     metric: str | None = None
-    k: int | None = None
-    samples: int | None = None
-    timestep: float | None = None
+    k: int | None = field(default=None, metadata=COUNT)
+    samples: int | None = field(default=None, metadata=COUNT)
+    timestep: float | None = field(default=None, metadata=DEPTH)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def divergence(
@@ -96,12 +110,16 @@ def divergence(
     >>> divergence(understanding_curve, generation_curve).reason
     "generation peaks at depth 0.38, from where on understanding's Spearman is -0.50 [-0.82, -0.19]: it does not rise"
     """
+    for name, curve in (("understanding_curve", understanding_curve), ("generation_curve", generation_curve)):
+        check_table(name, curve, ("layer", "depth", "score"), "alignment_curve", NUMBERS)
+    checked("kind", kind, str | None, known=KINDS)
     if kind is None:
+        for curve in (understanding_curve, generation_curve):
+            if "subject" not in curve:
+                raise ValueError("a curve has no column 'subject': name kind='split' or kind='peak'")
         one_subject = set(understanding_curve["subject"]) == set(generation_curve["subject"])
         kind = "split" if one_subject else "peak"
     _check_alike(understanding_curve, generation_curve, kind)
-    if kind not in ("split", "peak"):
-        raise ValueError(f"unknown kind {kind!r}: expected split (one trunk, two tasks) or peak (two experts)")
     found = (_split if kind == "split" else _peak)(understanding_curve, generation_curve)
     return replace(found, **_measured(generation_curve))
 
@@ -132,9 +150,13 @@ def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) ->
     """Find where the curves of one trunk on two tasks part for good."""
     common = [layer for layer in understanding_curve["layer"] if layer in set(generation_curve["layer"])]
     if not common:
-        raise ValueError("the two curves have no layer in common")
+        raise ValueError("the two curves have no layer in common: expected two tasks of one trunk, or kind='peak'")
     sides = [curve[curve["layer"].isin(common)] for curve in (understanding_curve, generation_curve)]
-    (depths, ours, our_draws), (_, theirs, their_draws) = (read_curve(side) for side in sides)
+    (depths, ours, our_draws), (_, theirs, their_draws) = (
+        read_curve(side, name) for side, name in zip(sides, ("understanding_curve", "generation_curve"), strict=True)
+    )
+    if our_draws.shape != their_draws.shape:
+        raise ValueError("the curves hold other numbers of draws: measure both with the same options")
     gap, gap_draws = ours - theirs, our_draws - their_draws
     reach = interval(gap, gap_draws)[1] - gap
 
@@ -157,9 +179,10 @@ def _split(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) ->
 
 def _peak(understanding_curve: pd.DataFrame, generation_curve: pd.DataFrame) -> Divergence:
     """Find the peak of the generation curve after which the understanding curve still rises."""
-    depths, scores, draws = read_curve(generation_curve)
+    depths, scores, draws = read_curve(generation_curve, "generation_curve")
     depth = float(depths[int(np.argmax(scores))])
-    read_curve(understanding_curve)  # a fault of the whole curve is named before one of its upper part
+    # A fault of the whole curve is named before one of its upper part.
+    read_curve(understanding_curve, "understanding_curve")
     after = rises(understanding_curve[understanding_curve["depth"] >= depth - 1e-9])
     rank = after.intervals["spearman"]
     if np.isnan(rank.value):

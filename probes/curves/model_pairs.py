@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
+from ..comparison_options import check_comparison
 from ..features.caption_groups import image_by_image
 from ..features.features import Features
 from ..features.layer_features import LayerFeatures
 from ..metrics import DEFAULT_METRIC, METRICS
 from ..similarity.calibration import TOO_HIGH, chance, used_k, warn_of_k
-from ..similarity.inputs import check_same_stimuli, check_samples
+from ..similarity.inputs import check_metric, check_same_stimuli, check_samples
 from ..similarity.nulls import map_null
 
 Layer = str | int | float
@@ -86,6 +88,8 @@ def alignment_matrix(
     >>> alignment_matrix([dino["image"], clip["image"], minilm["text"]])  # the best layers of each pair
     >>> alignment_matrix([dino["image"], minilm["text"]], layer="last")  # what the models' outputs have in common
     """
+    check_metric(metric)
+    check_comparison(permutations=permutations, seed=seed, block=block)
     sides = [image_by_image(side, side).pairs[0][0] for side in _sides(features, layer)]
     check_samples(metric, k, len(sides[0].samples), len(sides[0].samples))
     warn_of_k(metric, k, len(sides[0].samples), most=TOO_HIGH)
@@ -150,6 +154,9 @@ def _sides(features: Sequence[LayerFeatures], layer: Layer | Sequence[Layer] | N
         if side.origin in known:
             raise ValueError(f"the {side.modality} features of {side.subject!r} are given twice: leave one out")
         known.append(side.origin)
+    listed = isinstance(layer, Sequence) and not isinstance(layer, str)
+    for name in layer if listed else [layer]:
+        checked("layer", name, str | int | float | None)
     if layer is None:
         return list(features)
     chosen = [layer] * len(features) if isinstance(layer, str | int | float) else list(layer)

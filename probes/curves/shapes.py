@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from ..metrics.metric import Array
 from ..similarity.intervals import interval
+from .table_checks import check_table
 
 
 class Interval(NamedTuple):
@@ -117,13 +118,15 @@ def rises_then_falls(curve: pd.DataFrame) -> ShapeTest:
     return ShapeTest(rise.low > 0 and fall.low > 0, {"peak minus first": rise, "peak minus last": fall})
 
 
-def read_curve(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
+def read_curve(curve: pd.DataFrame, name: str = "curve") -> tuple[Array, Array, Array]:
     """Read depths, scores and draws of one curve in depth order.
 
     Parameters
     ----------
     curve : DataFrame
         A curve of `alignment_curve`, also read again from CSV or Parquet.
+    name : str
+        What messages call it.
 
     Returns
     -------
@@ -135,16 +138,16 @@ def read_curve(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
     Raises
     ------
     ValueError
-        Missing columns, no rows, several curves in one frame, or a score that is NaN.
+        Missing columns, no rows, several curves in one frame, a score that is NaN, or draws that are no numbers.
+    TypeError
+        It is no DataFrame.
     """
-    missing = [name for name in ("layer", "depth", "score", "draws") if name not in curve]
-    if missing == ["draws"]:
+    if isinstance(curve, pd.DataFrame) and "draws" not in curve and {"layer", "depth", "score"} <= {*curve}:
         raise ValueError(
-            "the curve has no draws, which its CSV file leaves out: read the Parquet file of `bridgework align --out`, "
+            f"{name} has no draws, which its CSV file leaves out: read the Parquet file of `bridgework align --out`, "
             "or measure it again with alignment_curve"
         )
-    if missing or curve.empty:
-        raise ValueError(f"not an alignment curve ({', '.join(missing) or 'no rows'}): make one with alignment_curve")
+    check_table(name, curve, ("layer", "depth", "score", "draws"), "alignment_curve", ("depth", "score"))
     if curve["depth"].duplicated().any():
         raise ValueError(
             "more than one curve in the frame: pick one subject, task and timestep, curve[curve.timestep == .5]"
@@ -152,9 +155,24 @@ def read_curve(curve: pd.DataFrame) -> tuple[Array, Array, Array]:
     if curve["score"].isna().any():
         layer = curve["layer"][curve["score"].isna()].iloc[0]
         raise ValueError(f"layer {layer!r} has no score, its features are constant: leave its row out")
+    if curve["depth"].isna().any():
+        raise ValueError(f"{name} has a layer without a depth: expected a table of alignment_curve")
     curve = curve.sort_values("depth")
-    draws: list[Any] = [json.loads(d.replace("nan", "NaN")) if isinstance(d, str) else d for d in curve["draws"]]
-    return curve["depth"].to_numpy(float), curve["score"].to_numpy(float), np.array(draws, float).T
+    return curve["depth"].to_numpy(float), curve["score"].to_numpy(float), _draws(curve["draws"], name)
+
+
+def _draws(column: pd.Series, name: str) -> Array:
+    """Return the draws (draw, layer) of the layers of a curve."""
+    try:
+        draws: list[Any] = [json.loads(d.replace("nan", "NaN")) if isinstance(d, str) else d for d in column]
+        found = np.array(draws, float).T
+    except (ValueError, TypeError):
+        found = np.empty(0)
+    if found.ndim != 2 or not len(found) or np.isinf(found).any():
+        raise ValueError(
+            f"{name} holds no lists of numbers, as many for each layer, in the column 'draws': measure it again"
+        )
+    return found
 
 
 def _spread(statistic: Callable[[Array], Array], scores: Array, draws: Array, bound: float = np.inf) -> Interval:

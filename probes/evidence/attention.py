@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..extraction.options import check_task
+from ..extraction.options import check_shown, check_task
 from ..extraction.token_selection import token_positions
 from ..hooks.attention_calls import AttentionCall, AttentionVisit, intercepted
 from ..similarity.intervals import mean_interval
@@ -84,6 +84,7 @@ def attention_mass(
     >>> mass = attention_mass(vlm, stimuli)
     >>> mass[(mass["query"] == "text") & (mass["key"] == "image")].set_index("depth")[["mass", "expected"]].plot()
     """
+    check_shown(subject, stimuli)
     task = check_task(subject, task, () if timestep is None else (timestep,))
     device = chosen_device(device)
     keys = (*subject.modalities, OTHER)

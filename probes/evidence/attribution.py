@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..extraction.options import check_task
+from ..arguments import checked
+from ..extraction.options import check_shown, check_task
 from ..extraction.token_selection import token_positions
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..similarity.intervals import mean_interval
@@ -113,10 +114,13 @@ def attribute(
     >>> from bridgework.models.evaluation.objectives import answer_log_probability
     >>> attribute(vlm, stimuli[:2], answer_log_probability(vlm.tokenizer), method="ablation")
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    if steps < 2 or batch_size < 2:
-        raise ValueError(f"{steps} steps, {batch_size} at once: a path needs at least two of both")
+    checked("method", method, str, known=METHODS)
+    for name, count in (("steps", steps), ("batch_size", batch_size)):
+        checked(name, count, int, least=2, remedy="a path has two ends")
+    checked(
+        "output", output, Callable, remedy="it takes (result, stimuli, shown) and returns a tensor, one number a sample"
+    )
+    check_shown(subject, stimuli)
     task = check_task(subject, task, () if timestep is None else (timestep,))
     device = chosen_device(device)
     rows = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..features.caption_groups import known_groups
+from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, folds, numbered
-from ..similarity.inputs import Stack, as_tensor, check_finite, check_same_stimuli, read_stack
+from ..similarity.inputs import Stack, check_same_stimuli, read_stack
 from .ridge import FoldProducts, fit_ridges, fold_products
 
 METRIC = "complementarity"
@@ -113,12 +114,19 @@ def complementarity_map(
 
 def _target(target: Tensor | Array | Sequence[str | float]) -> Array:
     """Return the target as (sample, dim), centred, float64."""
-    values = target if isinstance(target, Tensor) else np.asarray(target)
+    if isinstance(target, str | Mapping):
+        raise TypeError(
+            f"target is a {type(target).__name__}: expected one label or number a sample, or a vector of each"
+        )
+    listed = isinstance(target, list | tuple) and all(isinstance(label, str) for label in target)
+    values: Any = np.asarray(target) if listed else target
     if isinstance(values, np.ndarray) and values.dtype.kind == "U":
         values = (values[:, None] == np.unique(values)).astype(float)
     wanted = as_tensor(values, "target")
     if wanted.ndim not in (1, 2):
         raise ValueError(f"target must be (sample,) or (sample, dim), got shape {tuple(wanted.shape)}")
+    if not wanted.numel():
+        raise ValueError(f"target is empty, of shape {tuple(wanted.shape)}: expected one label or number a sample")
     wanted = wanted.reshape(len(wanted), -1)
     check_finite([wanted], ["target"])
     values = centred(wanted.double()).cpu().numpy()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..arguments import checked
+from ..comparison_options import MOST_DRAWS, check_comparison
 from ..hooks.block_stacks import find_block
 from ..hooks.model_state import evaluating, frozen
 from ..similarity.intervals import Z95
@@ -80,6 +82,13 @@ def gradient_conflict(
     >>> short, long = ([partial(loss, text) for text in texts] for texts in (["a red circle"] * 8, stimuli.texts[:8]))
     >>> gradient_conflict(vlm.model, vlm.blocks[-2:], {"short": short, "long": long})
     """
+    checked("model", model, nn.Module, remedy="pass the torch module whose blocks are measured")
+    checked("blocks", blocks, Sequence[str], remedy="name blocks by their paths, as find_stacks lists them")
+    checked("tasks", tasks, Mapping, remedy="pass two names, each with functions that return a loss")
+    checked("splits", splits, int, least=1, most=MOST_DRAWS)
+    check_comparison(seed=seed)
+    for name, losses in tasks.items():
+        checked(f"the batches of {name}", losses, Sequence[Callable], remedy="pass functions that return a loss")
     names, count = tuple(tasks), len(next(iter(tasks.values()), ()))
     if len(names) != 2 or {len(losses) for losses in tasks.values()} != {count} or count < 4 or count % 4:
         counts = {name: len(losses) for name, losses in tasks.items()}
@@ -156,7 +165,11 @@ def _gram(model: nn.Module, path: str, losses: Losses) -> np.ndarray:
     with _only(model, path) as parameters, torch.enable_grad():
         gradients = []
         for loss in losses:
-            found = torch.autograd.grad(loss(), parameters, allow_unused=True)
+            found = torch.autograd.grad(_checked_loss(loss()), parameters, allow_unused=True)
+            if any(g is not None and not g.isfinite().all() for g in found):
+                raise ValueError(
+                    f"a gradient of the loss at block {path!r} is not finite: train or load the model first"
+                )
             if all(g is None or not g.any() for g in found):
                 raise ValueError(f"no gradient of the loss reaches block {path!r}: it has no conflict to measure")
             whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
@@ -166,6 +179,18 @@ def _gram(model: nn.Module, path: str, losses: Losses) -> np.ndarray:
         for columns in rows.split(1 << 16, dim=1):
             gram += columns.double() @ columns.double().T
         return gram.cpu().numpy()
+
+
+def _checked_loss(loss: object) -> Tensor:
+    """Return what a user's function gave, if it is a finite loss that has a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"a function of tasks gave {found}: expected a loss, a tensor of one number")
+    if not loss.isfinite().all():
+        raise ValueError(f"a function of tasks gave the loss {loss.item()}: expected a finite number")
+    if not loss.requires_grad:
+        raise ValueError("a function of tasks gave a loss without a gradient: compute it outside no_grad, on the model")
+    return loss.reshape(())
 
 
 @contextmanager

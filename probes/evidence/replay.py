@@ -152,9 +152,15 @@ class Replay:
             for handle in handles:
                 handle.remove()
         value = self.output(result, [self.stimulus] * copies, shown)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"output gave a {type(value).__name__}: expected a tensor, one number a sample")
         if value.shape != (copies,):
             raise ValueError(
-                f"the output function gave {tuple(value.shape)} for a batch of {copies}: expected one number a sample"
+                f"output gave {tuple(value.shape)} for a batch of {copies}: expected one number a sample, ({copies},)"
+            )
+        if value.is_complex() or not value.isfinite().all():
+            raise ValueError(
+                f"output gave {value.flatten()[0].item()} for {self.stimulus.id!r}: expected finite real numbers"
             )
         return value
 

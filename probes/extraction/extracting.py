@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..arguments import check_names, checked
 from ..features.features import Features
 from ..features.store import is_complete, read_ending, write_index
 from ..folder_locks import writing
@@ -192,7 +193,7 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
     """
     if options.store is None:
         return prepare_job(subject, stimuli, options).features(fresh=True)
-    folder = Path(options.store)
+    folder = Path(checked("store", options.store, str | os.PathLike, remedy="it is the folder to write"))
     with Processes(ranks_of(*modules_of(subject).values())) as ranks, ExitStack() as held:
         job = prepare_job(subject, stimuli, options)
         if ranks.leads and ranks.worker == 0:
@@ -245,6 +246,8 @@ def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: 
     >>> extract_cached(Path("runs"), dit, stimuli, timesteps=(0.5,))["image"].timesteps
     (0.5,)
     """
+    folder = Path(checked("folder", folder, str | os.PathLike))
+    check_names("option of extract", options, [each.name for each in fields(ExtractionOptions) if each.name != "store"])
     asked = ExtractionOptions(**options)
     provenance = json.dumps(prepare_job(subject, stimuli, asked).provenance, sort_keys=True)
     store = folder / "features" / hashlib.sha256(provenance.encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ from ..workers.devices import chosen_device
 from ..workers.processes import Processes
 from .checking import KeptStimulus, batch_to_check, check_stimulus
 from .memory_shortage import BatchSize
-from .options import ExtractionOptions
+from .options import ExtractionOptions, check_shown
 from .passes import PassRunner, concatenate_batches
 from .pooling import pooling_of
 from .provenance import made_of, opened_from
@@ -332,10 +332,7 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     ValueError, TypeError
         An option does not fit the subject, as `ExtractionOptions.checked` says; or it is no subject, or no stimuli.
     """
-    if not isinstance(stimuli, Stimuli):
-        raise TypeError(
-            f"stimuli is a {type(stimuli).__name__}: expected what load_stimuli returns, or Stimuli(samples)"
-        )
+    check_shown(subject, stimuli)
     options = (options or ExtractionOptions()).checked(subject)
     words = "text" in subject.modalities
     lengths = [len(text) for text in stimuli.texts] if words else [0] * len(stimuli)

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..features.layer_features import ALLOWED, DTYPES
 from ..fingerprints.described_values import describe, digest
 from ..hooks.model_state import dispatched
 from ..reading.generated_tokens import generation_settings
 from ..reading.layer_names import layer_paths
+from ..stimuli.stimulus_set import Stimuli
 from ..subjects.subject import Subject
 from ..workers.devices import chosen_device
 from .token_selection import Chosen
@@ -50,7 +52,7 @@ def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = 
     """
     if task is None and len(subject.tasks) == 1:
         task = subject.tasks[0]
-    if task not in subject.tasks:
+    if not isinstance(task, str) or task not in subject.tasks:
         raise ValueError(f"unknown task {task!r}: {subject.name} has {', '.join(subject.tasks)}")
     timed = task in subject.timed_tasks
     if timed != bool(timesteps):
@@ -63,8 +65,40 @@ def check_task(subject: Subject, task: str | None, timesteps: Sequence[float] = 
     return task
 
 
+def check_shown(subject: Any, stimuli: Any) -> None:
+    """Raise TypeError for what is no subject, or what is no stimuli.
+
+    Parameters
+    ----------
+    subject : Any
+        What is to be probed.
+    stimuli : Any
+        What it is to be shown.
+
+    Raises
+    ------
+    TypeError
+        One of them is something else.
+    """
+    _check_subject(subject)
+    if not isinstance(stimuli, Stimuli):
+        raise TypeError(
+            f"stimuli is a {type(stimuli).__name__}: expected what load_stimuli returns, or Stimuli(samples)"
+        )
+
+
+def _check_subject(subject: Any) -> None:
+    # A class with a __getattr__ of its own, such as a dual encoder, says itself what to give instead.
+    if isinstance(subject, type) or (not hasattr(subject, "show") and "__getattr__" not in vars(type(subject))):
+        raise TypeError(
+            f"the subject is a {type(subject).__name__}: expected what open_expert returns, or "
+            "AnyModel(model, inputs) around a model of your own"
+        )
+
+
 def check_pooling(pooling: str) -> None:
     """Raise ValueError for an unknown pooling."""
+    checked("pooling", pooling, str)
     if pooling not in POOLINGS[:-1] and not re.fullmatch(r"grid:[1-9]\d*", pooling):
         raise ValueError(f"unknown pooling {pooling!r}: expected one of {', '.join(POOLINGS)}, such as grid:4")
 
@@ -209,12 +243,14 @@ class ExtractionOptions:
         TypeError
             It is no subject.
         """
-        # A class with a __getattr__ of its own, such as a dual encoder, says itself what to give instead.
-        if not hasattr(subject, "show") and "__getattr__" not in vars(type(subject)):
-            raise TypeError(
-                f"the subject is a {type(subject).__name__}: expected what open_expert returns, or "
-                "AnyModel(model, inputs) around a model of your own"
-            )
+        _check_subject(subject)
+        for name in ("joint", "special", "sinks", "cleaned", "check"):
+            checked(name, getattr(self, name), bool)
+        checked("batch_size", self.batch_size, int, least=1)
+        checked("precision", self.precision, str | None, known=PRECISIONS)
+        checked("store", self.store, str | os.PathLike | None, remedy="it is the folder that features are written to")
+        checked("tokens", self.tokens, Mapping | None, remedy="name tokens by modality, as {'text': slice(1, None)}")
+        checked("generate", self.generate, int | Mapping | None, least=1, remedy="it is a number of new tokens")
         times = _times(self.timesteps)
         task = check_task(subject, self.task, times, self.joint)
         check_pooling(self.pooling)
@@ -224,23 +260,17 @@ class ExtractionOptions:
                 f"{subject.name} has the modality {unknown[0]!r}: expected {', '.join(ALLOWED['modality'])}; name it "
                 "by the one that it is like"
             )
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, torch.dtype) or self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype}: expected torch.float32, float16 or bfloat16")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {self.precision!r}: expected {', '.join(PRECISIONS)}, or None for the model's own"
-            )
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size!r}: expected a whole number of at least 1")
-        if self.calls is not None and self.calls != "all" and (not isinstance(self.calls, int) or self.calls < 1):
-            raise ValueError(f"calls is {self.calls!r}: expected a whole number of at least 1, or 'all'")
+        checked("calls", self.calls, int | str | None, least=1, known=("all",))
         if self.generate is not None:
             generation_settings(subject.model, self.generate)
             if self.joint or self.timesteps:
                 raise ValueError("written tokens have no joint pass and no timesteps: leave joint and timesteps out")
         if unknown := [modality for modality in self.tokens or {} if modality not in subject.modalities]:
             raise ValueError(
-                f"tokens of {unknown[0]!r} are chosen, but {subject.name} has {', '.join(subject.modalities)}"
+                f"tokens of {unknown[0]!r} are chosen: expected some of {', '.join(subject.modalities)}, as "
+                f"{subject.name} has them"
             )
         if self.special and self.pooling.startswith("grid:"):
             raise ValueError("special tokens have no place on a patch grid: leave special or the grid out")
@@ -278,7 +308,9 @@ class ExtractionOptions:
 
 def _times(timesteps: Any) -> tuple[float, ...]:
     try:
-        return tuple(float(time) for time in timesteps)
+        if isinstance(timesteps, str | Mapping):
+            raise TypeError
+        return tuple(checked("a timestep", time, float) for time in timesteps)
     except (TypeError, ValueError):
         raise ValueError(f"timesteps is {timesteps!r}: expected a sequence of numbers, such as (0.5,)") from None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..arguments import check_names, checked
 from ..features.features import Features
 from ..features.shards import read_metadata
 from ..features.store import is_complete, read_ending, shard_path, write_index
@@ -73,6 +75,10 @@ def extract_on_ray(
     --------
     >>> extract_on_ray(lambda: open_expert("dinov2-s"), stimuli, "/shared/dino", workers=8, num_cpus=4, batch_size=64)
     """
+    checked("open_subject", open_subject, Callable, remedy="it takes nothing and returns the subject")
+    checked("stimuli", stimuli, Stimuli, remedy="pass what load_stimuli returns")
+    checked("store", store, str | os.PathLike)
+    check_names("option of extract", options, [each.name for each in fields(ExtractionOptions) if each.name != "store"])
     start_ray("extraction", workers, num_cpus)
     import ray.data  # not part of a bare Ray
 

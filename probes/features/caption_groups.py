@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import checked
+from ..comparison_options import group_labels
 from .layer_features import LayerFeatures
 
 Array = NDArray[Any]
@@ -70,10 +72,9 @@ def image_by_image(
     ValueError
         An unknown word, or sides of other images or captions.
     """
-    if captions is not None and captions not in CAPTIONS:
-        raise ValueError(f"captions is {captions!r}: expected one of {', '.join(CAPTIONS)}")
+    checked("captions", captions, str | None, known=CAPTIONS)
     known = [side for side in (x, y) if isinstance(side, LayerFeatures) and side.groups] if groups is None else []
-    labels = tuple(np.asarray(groups, object).tolist()) if groups is not None else known[0].groups if known else ()
+    labels = group_labels(groups) if groups is not None else known[0].groups if known else ()
     if not labels:
         return Compared([(x, y)])
     captions, names = captions or "mean", tuple(dict.fromkeys(labels))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arguments import checked
 from .layer_features import LayerFeatures
 from .store import load, save
 
@@ -41,9 +42,12 @@ class Features(Mapping[str, LayerFeatures]):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        checked("modalities", self.modalities, Mapping, remedy="name LayerFeatures by their modality")
+        checked("provenance", self.provenance, Mapping)
         for name, part in self.modalities.items():
+            checked(f"the part {name!r} of modalities", part, LayerFeatures)
             if part.modality != name:
-                raise ValueError(f"features under {name!r} say that their modality is {part.modality!r}")
+                raise ValueError(f"the features under {name!r} are of {part.modality!r}: name each by its modality")
 
     def __getitem__(self, modality: str) -> LayerFeatures:
         if modality not in self.modalities:
@@ -75,6 +79,7 @@ class Features(Mapping[str, LayerFeatures]):
         OSError
             The folder cannot be written.
         """
+        checked("folder", folder, str | os.PathLike, remedy="it is the folder of the store")
         save(self, self.provenance, folder)
 
     @classmethod
@@ -98,4 +103,5 @@ class Features(Mapping[str, LayerFeatures]):
         ValueError
             The store was written by another version, or a file in it is damaged or of another kind.
         """
+        checked("folder", folder, str | os.PathLike, remedy="it is the folder of the store")
         return cls(*load(folder))

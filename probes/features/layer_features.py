@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -128,6 +128,8 @@ class LayerFeatures:
 
     def __post_init__(self) -> None:
         for name in ("layers", "depths", "timesteps", "samples", "widths", "groups"):
+            if isinstance(found := getattr(self, name), str | bytes) or not isinstance(found, Iterable):
+                raise TypeError(f"{name} is {found!r}: expected a tuple, as of the features that extract returns")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         given: Any = self.__dict__["values"]
         if not isinstance(given, Tensor) and hasattr(given, "read"):
@@ -142,7 +144,7 @@ class LayerFeatures:
                 raise ValueError(
                     f"{what}: unknown {name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}"
                 )
-        if not POOLING.fullmatch(self.pooling):
+        if not isinstance(self.pooling, str) or not POOLING.fullmatch(self.pooling):
             raise ValueError(f"{what}: unknown pooling {self.pooling!r}: expected mean, last, first, none or grid:N")
         self._check(tuple(given.shape), what)
 
@@ -162,7 +164,9 @@ class LayerFeatures:
             counts["groups"] = shape[swept + 1]
         for name, count in counts.items():
             if len(getattr(self, name)) != count:
-                raise ValueError(f"{what}: {len(getattr(self, name))} {name} for {count} in values {shape}")
+                raise ValueError(
+                    f"{what}: {len(getattr(self, name))} {name} for {count} in values {shape}: expected one for each"
+                )
         if not swept and len(self.timesteps) > 1:
             raise ValueError(f"{what}: {len(self.timesteps)} timesteps, but values have no timestep axis")
         if len(set(self.layers)) != len(self.layers):

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..arguments import checked
 from .features import Features
 from .layer_features import LayerFeatures
 
@@ -77,11 +78,15 @@ def read_hidden_states(
     >>> read_hidden_states(paths, layer_ids=(8, 16, 24), blocks=24, leave_out=(151644,))["text"].layers
     ('7', '15', '23')
     """
-    ids = [int(number) for number in layer_ids]
+    checked("files", files, str | os.PathLike | Mapping, remedy="name a folder, or the file of each stimulus")
+    checked("blocks", blocks, int, least=1)
+    checked("tokens", tokens, slice | None)
+    checked("name", name, str)
+    left = checked("leave_out", list(leave_out) or None, Sequence[int] | None, least=0, remedy="they are token ids")
+    ids = [*checked("layer_ids", layer_ids, Sequence[int], least=0, remedy="they are numbers of the engine")]
     if not ids or len(set(ids)) < len(ids) or not all(0 <= number <= blocks for number in ids):
         raise ValueError(f"layer_ids are {tuple(layer_ids)}: expected different numbers from 0 to blocks, {blocks}")
-    if pooling not in POOLINGS:
-        raise ValueError(f"unknown pooling {pooling!r}: expected one of {', '.join(POOLINGS)}")
+    checked("pooling", pooling, str, known=POOLINGS)
     rows, digest, first = [], hashlib.sha256(), None
     for stimulus, path in _paths(files).items():
         states, token_ids = _read(path, len(ids))
@@ -90,7 +95,7 @@ def read_hidden_states(
             raise ValueError(
                 f"{path} holds states of {states.shape[-1]} dims, {first[0]} of {first[1]}: read one model's"
             )
-        kept = ~torch.isin(token_ids, torch.tensor(sorted(leave_out), dtype=token_ids.dtype))
+        kept = ~torch.isin(token_ids, torch.tensor(sorted(left or ()), dtype=token_ids.dtype))
         own = states[kept] if tokens is None else states[kept][tokens]
         if not len(own):
             raise ValueError(f"no token of stimulus {stimulus!r} is left to pool: {path} holds {len(token_ids)} tokens")

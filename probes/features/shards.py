@@ -111,7 +111,7 @@ def _metadata_of(file: Any, path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads((file.metadata() or {})[KEY])
         found = metadata["format"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise ValueError(f"{path} is a safetensors file but no shard of features: remove it") from None
     if found == FORMAT and metadata.get("seal") != seal(metadata):
         raise ValueError(

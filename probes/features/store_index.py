@@ -137,8 +137,10 @@ def read_index(folder: Path, unchecked: bool = False) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         found = index["format"]
-        _ = [(entry["file"], entry["bytes"], entry["places"]) for entry in index["shards"]]
-    except (ValueError, TypeError, KeyError):
+        listed = [(entry["file"], entry["bytes"], entry["places"]) for entry in index["shards"]]
+        if not listed:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{path} is no index of features: remove it, and the same command writes it again") from None
     check_format(path, found, unchecked)
     return index

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..arguments import checked
 from .parallel_models import check_parallel
 
 COMPILED = "_orig_mod"  # the name under which torch.compile holds what it has wrapped
@@ -48,6 +49,7 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
     >>> {path: len(blocks) for path, blocks in find_stacks(vlm).items()}
     {'model.vision_tower.encoder.layers': 4, 'model.language_model.layers': 16}
     """
+    checked("model", model, nn.Module, remedy="pass a torch module, such as expert.model")
     check_parallel(model)
     found: dict[str, list[str]] = {}
     for path, module in _named_modules(model):
@@ -86,11 +88,14 @@ def find_block(model: nn.Module, path: str) -> nn.Module:
     ValueError
         The path is wrong. The message names the model's stacks.
     """
+    checked("model", model, nn.Module, remedy="pass a torch module")
     try:
-        return model.get_submodule(path)
+        return model.get_submodule(checked("a layer", path, str, remedy="name it by its path, as find_stacks does"))
     except AttributeError:
         stacks = "; ".join(f"{stack} ({len(blocks)} blocks)" for stack, blocks in find_stacks(model).items())
-        raise ValueError(f"unknown layer {path!r}: {type(model).__name__} has the stacks {stacks}") from None
+        raise ValueError(
+            f"unknown layer {path!r}: {type(model).__name__} has the stacks {stacks}: name a block by its path"
+        ) from None
 
 
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

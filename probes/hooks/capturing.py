@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .block_outputs import (
     AmbiguousStreams,
     State,
@@ -31,6 +32,7 @@ from .parallel_models import StateGathering, gathers_weights
 from .run_errors import LayerNeverRan, LayerRanAgain, PassRecord, may_run_again, siblings
 
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
+READINGS: list[_Reading] = []  # those that are open: one inside another must not end the pass of the outer one
 Keep = Callable[[str, str | None, Tensor], Any]
 
 __all__ = ["EMBEDDINGS", "Keep", "LayerNeverRan", "LayerRanAgain", "capture"]
@@ -68,8 +70,9 @@ def capture(
     stop : bool
         End the forward pass after the deepest layer. The model's own result is then not returned. A model that
         accelerate or diffusers offloads, or FSDP2 shards, runs to its end all the same: it would be left half on the
-        device, or half gathered. So does one whose code may run the layer again. Where nothing in the code shows it, a
-        block that runs several times is read the first time; without `stop` that is an error.
+        device, or half gathered. So does one inside another capture, and one whose code may run the layer again. Where
+        nothing in the code shows it, a block that runs several times is read the first time; without `stop` that is an
+        error.
     calls : int or "all"
         How often each block runs in the context. It is more than one for guidance in two passes, a prefill and a flow
         step, or the steps of a sampler. Then `taps[path]` is a list with one entry per call, in order. "all" takes as
@@ -106,10 +109,17 @@ def capture(
     >>> taps[vlm.blocks[3]].shape  # (batch, token, dim)
     torch.Size([1, 4, 128])
     """
+    checked("model", model, nn.Module, remedy="pass a torch module")
+    if wrong := [paths for paths in (layers, sites) if isinstance(paths, str) or not isinstance(paths, Iterable)]:
+        raise TypeError(f"layers is {wrong[0]!r}: expected a list of paths, as find_stacks lists them; so is sites")
+    layers, sites = list(layers), list(sites)
+    checked("keep", keep, Callable | None, remedy="it takes (path, stream, state)")
+    checked("stop", stop, bool)
+    checked("calls", calls, int | str, least=1, known=("all",))
     if not sites and all(path == EMBEDDINGS for path in layers):
         raise ValueError("no block to capture: name at least one besides 'embeddings'")
     if len({*layers, *sites}) < len(layers) + len(sites):
-        raise ValueError("a layer is named twice in `layers`")
+        raise ValueError("a layer is named twice in layers and sites: name each once")
     check_no_cache(model)
     reading = _Reading(model, layers, sites, keep, stop, calls, boundary=sys._getframe(2))
     try:
@@ -151,7 +161,8 @@ class _Reading:
         self.first = next(iter(self.blocks), None) if EMBEDDINGS in layers else None
         self.places = {path: find_block(model, path.removesuffix(":input")) for path in sites}
         self.modules = walk(model)
-        self.stop = stop and calls != "all" and not hooked(self.modules) and not gathers_weights(model)
+        around = any(set(map(id, self.modules)) & set(map(id, other.modules)) for other in READINGS)
+        self.stop = stop and calls != "all" and not (around or hooked(self.modules) or gathers_weights(model))
         self.gathering = StateGathering(model)
         # An unpooled state is copied: the next block may change it in place.
         self.keep = keep or (lambda path, stream, state: state.clone())
@@ -168,6 +179,7 @@ class _Reading:
 
     def begin(self) -> None:
         """Register all hooks."""
+        READINGS.append(self)
         self.record.begin(self.family)
         for module in self.modules:  # a compiled module does not see hooks
             uncompile(self.compiled, module)
@@ -188,6 +200,7 @@ class _Reading:
 
     def close(self) -> None:
         """Remove all hooks."""
+        READINGS[:] = [other for other in READINGS if other is not self]
         for handle in self.handles:
             handle.remove()
         self.record.remove()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..comparison_options import group_labels
 from .metric import Array, Metric, centred, defined, permuted_by_reordering, scores_from_all
 
 FOLDS = 5
@@ -98,7 +99,7 @@ def numbered(groups: Sequence[Any] | Array, samples: int) -> Array:
         Not one label a sample, or fewer groups than folds.
     """
     names: dict[Any, int] = {}
-    numbers = np.array([names.setdefault(name, len(names)) for name in np.asarray(groups, dtype=object).tolist()])
+    numbers = np.array([names.setdefault(name, len(names)) for name in group_labels(groups)])
     if numbers.shape != (samples,):
         raise ValueError(f"groups must hold one label for each of {samples} samples, got shape {numbers.shape}")
     if len(names) < FOLDS:

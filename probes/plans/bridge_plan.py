@@ -19,6 +19,14 @@ from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
 OF_EXPERT = ("subject", "opened", "weights")  # what a plan keeps of an expert
+FREE_FIELDS = (
+    "layout",
+    "both_ways",
+    "gated",
+    "rank",
+    "semantic_tokens",
+    "taps",
+)  # what a caller may set beside the pairs
 NOISE = 0.05  # p above which a score is no more than unrelated features give
 
 
@@ -259,7 +267,7 @@ class BridgePlan:
             raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
         try:
             return cls(**_fields_of(path.read_bytes()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a bridge plan: {error}") from None
 
 

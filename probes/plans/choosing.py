@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
+from ..arguments import check_names, checked
+from ..comparison_options import check_comparison
 from ..metrics import DEFAULT_METRIC
-from .bridge_plan import NOISE, STREAMS, BridgePlan
+from .bridge_plan import FREE_FIELDS, NOISE, STREAMS, BridgePlan
 from .fixed_rules import FIXED
 from .layout_table import LAYOUTS
-from .matching import MATCHINGS, best_pairs
+from .matching import MATCHINGS, MOST_BLOCKS, best_pairs
+from .rank_budget import rank_for
 from .rules import RULES, Evidence, count_layers, evidence_summary
 from .stability import check_stability, held_against_null, measure_stability
 
@@ -159,6 +161,13 @@ def choose_bridges(
     >>> choose_bridges(heat, "alignment", bridges=4, rank=8)                   # K bridges of equal rank
     >>> choose_bridges(heat, bridges=4, parameters=100_000, count=trainable)   # the largest rank within a budget
     """
+    checked("rule", rule, str | None, known=[*RULES, *FIXED])
+    checked("bridges", bridges, int | None, least=1)
+    checked("layers", layers, tuple[int, int] | None, least=1, most=MOST_BLOCKS)
+    checked("stream", stream, str, known=STREAMS)
+    checked("parameters", parameters, int | None, least=1, most=2**63)
+    check_names("field of a plan", fields, FREE_FIELDS)
+    check_comparison(seed=seed, block=block)
     if rule is None:
         rule = DEFAULT_RULE
         if evidence is not None and draws is None and features is None:
@@ -167,8 +176,6 @@ def choose_bridges(
                 f"rule that the evidence belongs to, to choose by it, or rule={rule!r} to leave out this warning",
                 stacklevel=2,
             )
-    if rule not in RULES and rule not in FIXED:
-        raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join([*RULES, *FIXED])}")
     if parameters is not None and (count is None or fields.get("rank") is not None):
         raise ValueError("a budget of parameters is met through the rank: pass count, and no rank")
     check_stability(rule, draws, features)
@@ -234,57 +241,14 @@ def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") ->
     >>> score_plan(middle, heat) <= score_plan(best, heat) == best.score
     True
     """
-    if rule not in RULES:
-        raise ValueError(f"no score for rule {rule!r}: expected one of {', '.join(RULES)}")
+    checked("plan", plan, BridgePlan, remedy="make one with choose_bridges, or read it with BridgePlan.load")
+    checked("rule", rule, str, known=RULES, remedy="only these have a score")
     gains = RULES[rule].gains(evidence, (plan.understanding_layers, plan.generation_layers)).values
     return float(sum(gains[pair] for pair in plan.pairs))
 
 
-def rank_for(parameters: int, count: Callable[[int], int]) -> int:
-    """Return the largest rank whose bridges have at most so many trainable parameters.
-
-    Parameters
-    ----------
-    parameters : int
-        The budget of trainable parameters.
-    count : callable
-        A function that returns the trainable parameters of the bridges at a rank.
-
-    Returns
-    -------
-    int
-        The rank, 1 or more.
-
-    Raises
-    ------
-    ValueError
-        If rank 1 has more parameters, or if the count does not grow with the rank.
-
-    Examples
-    --------
-    >>> rank_for(100, lambda rank: 3 * rank + 7)
-    31
-    """
-    count = cache(count)  # a call may build a model
-    if (least := count(1)) > parameters:
-        raise ValueError(f"{parameters} trainable parameters are too few: bridges of rank 1 have {least}")
-    if (step := count(2) - least) > 0:
-        linear = 1 + (parameters - least) // step  # right where every rank adds as many parameters
-        if count(linear) <= parameters < count(linear + 1):
-            return linear
-    low, high = 1, 2
-    while (found := count(high)) <= parameters:
-        if found <= count(low):
-            raise ValueError(f"the parameters do not grow with the rank: {found} at rank {low} and at {high}")
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
-    return low
-
-
 def _check(bridges: int, depths: tuple[int, int]) -> int:
-    if not (isinstance(bridges, int) and 1 <= bridges <= min(depths)):
+    if not 1 <= bridges <= min(depths):
         raise ValueError(
             f"bridges must be from 1 to {min(depths)}, the blocks of the shallower tower (the towers have "
             f"{depths[0]} and {depths[1]}), got {bridges!r}"

@@ -10,7 +10,7 @@ import pandas as pd
 from ..arguments import check_names, checked
 from .bridge_plan import BridgePlan
 from .layout_table import LAYOUTS
-from .matching import MATCHINGS, match
+from .matching import MATCHINGS, check_blocks, match
 from .production_taps import published_taps
 
 OF_PLAN = ("both_ways", "gated", "rank", "semantic_tokens")  # the fields of a plan that are passed on
@@ -94,14 +94,12 @@ def lay_out(
     (7, 14, 22)
     """
     checked("layout", layout, str, known=LAYOUTS)
-    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
-    generation_layers = checked("generation_layers", generation_layers, int, least=1)
+    check_blocks(understanding_layers, generation_layers)
     check_names("field", fields, OF_PLAN)
     fork = checked("fork", fork, int | None, least=1)
     ends = checked("ends", ends, tuple[int, int] | None, least=1)
     checked("matching", matching, str | None, known=MATCHINGS)
-    if heat is not None and not isinstance(heat, pd.DataFrame):
-        raise TypeError(f"heat is a {type(heat).__name__}: expected a layer map, as similarity_map returns it")
+    checked("heat", heat, pd.DataFrame | None, remedy="pass a layer map, as similarity_map returns it")
     row = LAYOUTS[layout]
     asked = {"matching": matching, "fork": fork, "ends": ends, "taps": taps}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -109,6 +107,8 @@ def lay_out(
         if not row.takes(name):
             takers = [other.name for other in LAYOUTS.values() if other.takes(name)]
             raise ValueError(f"the layout {layout!r} takes no {name}: only {', '.join(takers)} does")
+    if heat is not None and (matching or row.matching) != "optimal":
+        raise ValueError("heat is the map of the matching 'optimal': leave it out, or pass matching='optimal'")
     evidence: dict[str, Any] = {}
     mixed: Any = given.pop("taps", None)
     if isinstance(mixed, str):

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked
+from ..curves.table_checks import check_layer_map
 from ..features.layer_features import LayerFeatures
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from .layout_table import Pairs
 
+MOST_BLOCKS = 10**4  # the deepest towers have hundreds
 MATCHINGS = ("prelude", "repeat", "proportional", "optimal")
 
 
@@ -58,12 +60,12 @@ def match(
     >>> match(2, 4, "optimal", similarity_map(text, image))      # (2, sample, dim) and (4, sample, dim)
     """
     checked("matching", how, str, known=MATCHINGS)
-    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
-    generation_layers = checked("generation_layers", generation_layers, int, least=1)
+    check_blocks(understanding_layers, generation_layers)
     fewer, more = sorted((understanding_layers, generation_layers))
     if how == "optimal":
         if heat is None:
             raise ValueError("the matching 'optimal' needs a layer map: pass heat=similarity_map(...)")
+        checked("heat", heat, pd.DataFrame, remedy="make one with similarity_map")
         check_depths(heat, understanding_layers, generation_layers)
         return best_pairs(block_values(heat), fewer)[0]
     if how == "prelude":
@@ -73,6 +75,23 @@ def match(
     else:
         ascending = [(i, int((i + 1) * more / fewer + 0.5) - 1) for i in range(fewer)]
     return tuple((i, j) if understanding_layers <= generation_layers else (j, i) for i, j in ascending)
+
+
+def check_blocks(understanding_layers: int, generation_layers: int) -> None:
+    """Raise an error where the numbers of blocks of two towers are no whole numbers from 1 to `MOST_BLOCKS`.
+
+    Parameters
+    ----------
+    understanding_layers, generation_layers : int
+        The number of blocks of the two towers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `checked` does.
+    """
+    for name, count in (("understanding_layers", understanding_layers), ("generation_layers", generation_layers)):
+        checked(name, count, int, least=1, most=MOST_BLOCKS, remedy="it is the number of blocks of the tower")
 
 
 def best_pairs(gains: Array, bridges: int) -> tuple[Pairs, float]:
@@ -230,6 +249,7 @@ def block_values(heat: pd.DataFrame) -> Array:
     ValueError
         As `count_blocks` does; also a map of a metric that is high by chance and was not scaled by a null.
     """
+    check_layer_map("the layer map", heat)
     metric = heat.attrs.get("metric")
     if metric in METRICS and METRICS[metric].high_by_chance and not heat.attrs.get("scaled"):
         raise ValueError(

@@ -8,15 +8,20 @@ from typing import Any
 
 import pandas as pd
 
+from ..arguments import checked
+from ..comparison_options import MOST_DRAWS, check_comparison
 from ..features.features import Features
 from ..features.layer_features import LayerFeatures
+from ..similarity.inputs import check_metric
 from ..similarity.nulls import map_null
-from .bridge_plan import BridgePlan
+from .bridge_plan import STREAMS, BridgePlan
 from .choosing import ChoiceOptions, choose_bridges
+from .evidence_files import read_evidence
 from .fixed_rules import FIXED
+from .layout_table import LAYOUTS
 from .layouts import lay_out
-from .matching import count_towers
-from .rules import RULES, read_evidence, text_target
+from .matching import MATCHINGS, count_towers
+from .rules import RULES, text_target
 from .stability import check_stability
 
 
@@ -60,6 +65,13 @@ def choose_from_features(
     >>> plan, cost = choose_from_features(vlm, dit, ChoiceOptions("alignment", timestep=0.5, bridges=4))
     """
     options = options or ChoiceOptions()
+    checked("rule", options.rule, str, known=[*RULES, *FIXED, "published"])
+    checked("layout", options.layout, str, known=LAYOUTS)
+    checked("stream", options.stream, str, known=STREAMS)
+    checked("matching", options.matching, str | None, known=MATCHINGS)
+    check_metric(options.metric)
+    check_comparison(k=options.k, seed=options.seed, block=options.block)
+    checked("permutations", options.permutations, int, least=0, most=MOST_DRAWS)
     if options.timestep is not None:
         parts = {name: part.at(options.timestep) for name, part in generation.modalities.items()}
         generation = Features(parts, generation.provenance)

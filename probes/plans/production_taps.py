@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..arguments import checked
+from .matching import MOST_BLOCKS, check_blocks
 
 
 class Taps(NamedTuple):
@@ -94,9 +95,8 @@ def published_taps(
     ((0, 1, 2, 3, 4, 5),)
     """
     checked("pipeline", pipeline, str, known=TAPS)
-    understanding_layers = checked("understanding_layers", understanding_layers, int, least=1)
-    generation_layers = checked("generation_layers", generation_layers, int, least=1)
-    depth = checked("depth", depth, int | None, least=1)
+    check_blocks(understanding_layers, generation_layers)
+    checked("depth", depth, int | None, least=1, most=MOST_BLOCKS)
     model, states, known = TAPS[pipeline]
     if not states:
         return None

@@ -5,11 +5,8 @@ To add a rule, add its row to `RULES` here. Rules without a score are in probes/
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -19,11 +16,11 @@ from torch import Tensor
 
 from ..curves.curve import alignment_curve
 from ..curves.divergence_depth import Divergence, divergence
+from ..curves.table_checks import check_layer_map, check_table
 from ..evidence.complementarity import METRIC as COMPLEMENTARITY
 from ..evidence.complementarity import complementarity_map
 from ..evidence.descent import METRIC as DESCENT
 from ..features.features import Features
-from ..files import read_parquet
 from ..metrics import METRICS
 from ..metrics.metric import Array
 from ..similarity.scaled_maps import scaled_map
@@ -115,7 +112,9 @@ def _causal_gains(links: pd.DataFrame, layers: Depths | None = None) -> Gains:
     Where no scenes were drawn, the gain is the increase of loss. Several models are averaged. A pair without a link has
     no gain and is never chosen.
     """
-    _check_columns("causal", links, ("understanding", "generation", "score_lost", "loss_increase"))
+    columns = ("understanding", "generation", "score_lost", "loss_increase")
+    _check_columns("causal", links, columns)
+    check_table("the table of links", links, columns, "ablate_links", columns)
     ends = ["understanding", "generation"]
     single = links.dropna(subset=ends).astype(dict.fromkeys(ends, int))  # without the row of all links
     effects = single.groupby(ends)[["score_lost", "loss_increase"]].mean()
@@ -137,6 +136,7 @@ def _conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gai
     and stands on both sides. Several measurements of a block are averaged.
     """
     _check_columns("gradient_conflict", conflict, ("layer", "depth", "conflict"))
+    check_table("the table of conflicts", conflict, (), "gradient_conflict", ("depth", "conflict"))
     subjects = conflict["subject"] if "subject" in conflict else pd.Series("trunk", conflict.index)
     names = list(dict.fromkeys(subjects))
     if len(names) > 2:
@@ -144,7 +144,7 @@ def _conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gai
     sides = []
     for name in (names[0], names[-1]):
         rows = conflict[subjects == name]
-        numbers = rows["layer"].astype(int)
+        numbers = _block_numbers(rows["layer"])
         blocks = int(((numbers + 1) / rows["depth"].astype(float)).round().max())
         sides.append(rows["conflict"].groupby(numbers).mean().reindex(range(blocks)).to_numpy(float))
     gains = -(sides[0][:, None] + sides[1][None])
@@ -155,6 +155,13 @@ def _conflict_gains(conflict: pd.DataFrame, layers: Depths | None = None) -> Gai
             )
         )
     return Gains(gains)
+
+
+def _block_numbers(labels: pd.Series) -> pd.Series:
+    try:
+        return labels.astype(int)
+    except (TypeError, ValueError):
+        raise ValueError(f"layers of gradient_conflict must be block numbers, got {labels.tolist()}") from None
 
 
 def _divergence_gains(apart: Divergence, layers: Depths | None = None) -> Gains:
@@ -197,6 +204,7 @@ def count_layers(evidence: Evidence | None, layers: Depths | None) -> Depths:
     if layers is not None:
         return layers
     if isinstance(evidence, pd.DataFrame) and _is_map(evidence):
+        check_layer_map("the layer map", evidence)
         return count_blocks(evidence)
     raise ValueError("the towers' depths are unknown: pass a layer map, or layers=(understanding, generation)")
 
@@ -223,54 +231,6 @@ def evidence_summary(evidence: Evidence, rule: str) -> dict[str, Any]:
     return ({"cost": None} if RULES[rule].trained else {}) | summary
 
 
-def read_evidence(path: str | os.PathLike[str]) -> Evidence:
-    """Read evidence from a file.
-
-    Parameters
-    ----------
-    path : str or path
-        A table as CSV, with its `attrs` in a JSON file of the same name beside it if there are any; a table as Parquet,
-        which holds both; or a `Divergence`, as the JSON of `dataclasses.asdict`. A trained model's cost belongs into
-        `attrs` as {"cost": {"steps": 600, "seconds": 1200}}, for a plain table as well.
-
-    Returns
-    -------
-    DataFrame or Divergence
-        The evidence, with its `attrs`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is of another kind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no evidence {path}: expected a CSV, Parquet or JSON file")
-    try:
-        if path.suffix == ".json":
-            return Divergence(**json.loads(path.read_text(encoding="utf-8")))
-        if path.suffix == ".parquet":
-            return read_parquet(path)
-        table = pd.read_csv(path)
-        if (beside := path.with_suffix(".json")).is_file():
-            table.attrs = json.loads(beside.read_text(encoding="utf-8"))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no evidence, neither a table nor a divergence: {error}") from None
-    if table.columns[0] != "understanding layer":
-        return table
-    attrs, table = table.attrs, table.set_index("understanding layer")
-    described = tuple(len(attrs[name]) if name in attrs else size for name, size in zip(MAP_DEPTHS, table.shape))
-    if described != table.shape:
-        raise ValueError(
-            f"{path.with_suffix('.json')} describes a layer map of {described[0]} x {described[1]} layers, {path} "
-            f"holds {table.shape[0]} x {table.shape[1]}: put back the JSON that was written with it"
-        )
-    table.attrs = attrs
-    return table
-
-
 def _is_map(table: pd.DataFrame) -> bool:
     return any(str(label) == "embeddings" or str(label).isdecimal() for label in table.columns)
 
@@ -280,6 +240,7 @@ def _check_map(rule: str, heat: object, layers: Depths | None) -> None:
         raise _wrong(rule, f"the maps of timesteps {', '.join(map(str, heat))}: pass one, as heat[{next(iter(heat))}]")
     if not (isinstance(heat, pd.DataFrame) and _is_map(heat)):
         raise _wrong(rule, "another table" if isinstance(heat, pd.DataFrame) else f"a {type(heat).__name__}")
+    check_layer_map("the layer map", heat)
     if layers is not None:
         check_depths(heat, *layers)
 

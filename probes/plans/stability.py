@@ -13,6 +13,8 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import checked
+from ..comparison_options import MOST_DRAWS
 from ..evidence.complementarity import complementarity_map
 from ..features.caption_groups import image_by_image
 from ..features.features import Features
@@ -66,8 +68,7 @@ def check_stability(rule: str, draws: int | None, features: Sequence[Any] | None
             f"draws measure the rules {' and '.join(TAKEN)}, whose evidence is a map of features, not {rule!r}: leave "
             "draws out"
         )
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < FEWEST_DRAWS:
-        raise ValueError(f"draws must be a whole number of at least {FEWEST_DRAWS}, got {draws!r}: 200 are usual")
+    checked("draws", draws, int, least=FEWEST_DRAWS, most=MOST_DRAWS, remedy="200 are usual")
     if features is None:
         raise ValueError(
             f"draws need the features that the map was made from, since a map alone cannot be drawn again: pass "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, capture
 from ..hooks.model_memory import forgetting
@@ -56,6 +57,7 @@ def hidden_states_index(
     >>> hidden_states_index(llama, 3)
     4
     """
+    checked("layer", layer, int | str)
     names = hidden_state_layers(model, inputs, stack)
     if str(layer) not in names:
         held = ", ".join(f"{index}: {name or 'none of its layers'}" for index, name in enumerate(names))
@@ -102,6 +104,7 @@ def layer_of_hidden_states(
     >>> layer_of_hidden_states(llama, 2)
     '1'
     """
+    checked("index", index, int)
     names = hidden_state_layers(model, inputs, stack)
     if not -len(names) <= index < len(names):
         raise ValueError(f"{type(model).__name__} returns {len(names)} hidden states: there is no index {index}")
@@ -131,6 +134,8 @@ def hidden_state_layers(model: nn.Module, inputs: Mapping[str, Any] | None, stac
     ValueError
         The model returns no hidden states, or has several stacks and none is named.
     """
+    checked("inputs", inputs, Mapping | None, remedy="name what the model is called with")
+    checked("stack", stack, str | None)
     stacks = find_stacks(model)
     if stack is not None and stack not in stacks:
         raise ValueError(f"{type(model).__name__} has no stack {stack!r}: it has {', '.join(stacks)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -34,7 +34,8 @@ def layer_paths(subject: Subject, layers: Sequence[str] | None) -> dict[str, str
     known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
     if layers is None:
         return known
-    if isinstance(layers, str) or not layers:
+    named = isinstance(layers, Iterable) and not isinstance(layers, str | bytes | Mapping) and layers
+    if not named or not all(isinstance(name, str | int) and not isinstance(name, bool) for name in layers):
         raise ValueError(f"layers is {layers!r}: expected a list of names such as ['embeddings', '7']")
     names = {path: name for name, path in known.items()}
     paths = {}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import unknown
+from ..comparison_options import check_comparison
 from ..features.layer_features import LayerFeatures
+from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics import METRICS
 from ..metrics.metric import Array
 
@@ -74,47 +74,6 @@ def read_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tupl
     check_dims(metric, pair[:1], pair[1:])
     (one,), (other,) = to_common_dtype(pair[:1], pair[1:])
     return one, other
-
-
-def as_tensor(values: Tensor | Array, name: str) -> Tensor:
-    """Convert an array or tensor to a float32 or float64 tensor.
-
-    Parameters
-    ----------
-    values : Tensor or Array
-        Real numbers. Half precision becomes float32, integers become float64.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    Tensor
-        The values without gradients, which share memory with the input where they can.
-
-    Raises
-    ------
-    TypeError
-        Something that is not a dense array of real numbers.
-    """
-    if isinstance(values, LayerFeatures):
-        raise TypeError(f"{name} is LayerFeatures, with all layers: expected one layer, as features.layer('7')")
-    if not isinstance(values, Tensor):
-        values = np.asarray(values)
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"{name} must be an array or tensor of real numbers, got {values.dtype}")
-        if values.dtype.kind == "f" and values.dtype.itemsize > 8:
-            values = values.astype(np.float64)
-        if not values.dtype.isnative or min(values.strides, default=0) < 0:  # which torch cannot read
-            values = values.astype(values.dtype.newbyteorder("="), order="C")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an array mapped from disk is read-only: so are we
-            values = torch.from_numpy(values)
-    values = values.detach()
-    if values.is_complex() or values.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense array or tensor of real numbers, got {values.dtype}, {values.layout}")
-    if values.dtype in (torch.float32, torch.float64):
-        return values
-    return values.float() if values.is_floating_point() else values.double()
 
 
 def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
@@ -259,39 +218,10 @@ def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Laye
     return list(values)
 
 
-def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
-    """Raise ValueError for the first layer that is empty or holds NaN or infinity.
-
-    Parameters
-    ----------
-    layers : iterable of Tensor
-        (sample, dim) each.
-    names : sequence of str
-        What the message calls each layer.
-
-    Raises
-    ------
-    ValueError
-        The layer, and the first sample where it is not finite.
-    """
-    for layer, name in zip(layers, names, strict=True):
-        if not layer.numel():
-            raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
-        if math.isfinite(float(layer.sum(dtype=torch.float64))):
-            continue
-        bad = ~layer.isfinite()
-        if bad.any():
-            sample = int(bad.any(1).nonzero()[0])
-            raise ValueError(
-                f"{name} holds NaN or infinity ({int(bad.sum())} values, the first in sample {sample}): leave that "
-                "sample out, or extract in float32"
-            )
-
-
 def check_metric(metric: str) -> None:
     """Raise ValueError where the metric is unknown."""
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
 
 
 def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bool = True) -> None:
@@ -311,10 +241,13 @@ def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bo
     Raises
     ------
     ValueError
-        An unknown metric, different numbers of samples, too few samples, or a k that is no integer from 1 to
-        samples - 1.
+        An unknown metric, different numbers of samples, too few samples, or a k that is not from 1 to samples - 1.
+    TypeError
+        A k that is no whole number.
     """
     check_metric(metric)
+    if METRICS[metric].neighbours:
+        check_comparison(k=k)
     if x_samples != y_samples:
         raise ValueError(f"x has {x_samples} samples, y has {y_samples}: both must be extracted from the same stimuli")
     if not alone:
@@ -322,9 +255,7 @@ def check_samples(metric: str, k: int, x_samples: int, y_samples: int, alone: bo
     if x_samples < METRICS[metric].least:
         raise ValueError(f"{metric} needs at least {METRICS[metric].least} samples, got {x_samples}: use more stimuli")
     least = METRICS[metric].least_k
-    if METRICS[metric].neighbours and not (
-        isinstance(k, int | np.integer) and k is not True and least <= k < x_samples
-    ):
+    if METRICS[metric].neighbours and not least <= k < x_samples:
         remedy = "use a smaller k or more stimuli" if k != 1 else f"{metric} is not defined for one neighbour"
         raise ValueError(f"k must be an integer from {least} to samples - 1 = {x_samples - 1}, got {k}: {remedy}")
 

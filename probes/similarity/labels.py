@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,9 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
+from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics.metric import Array, centred
 from ..metrics.probe import FOLDS, numbered, penalties
-from .inputs import as_tensor, check_finite
 
 
 class LabelProbe(NamedTuple):
@@ -109,6 +109,8 @@ def label_probe(
 
 
 def _classes(labels: Tensor | Array | Sequence[str | int | bool]) -> Array:
+    if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable) or np.ma.is_masked(labels):
+        raise TypeError(f"labels is a {type(labels).__name__}: expected one string, integer or boolean a sample")
     classes = np.asarray(labels.cpu() if isinstance(labels, Tensor) else list(labels))
     if classes.ndim != 1:
         raise ValueError(f"labels must be one per sample, got shape {classes.shape}")

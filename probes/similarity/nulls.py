@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..comparison_options import check_comparison
 from ..features.caption_groups import image_by_image
 from ..metrics import DEFAULT_METRIC, METRICS
 from ..metrics.metric import Array, Metric
@@ -122,12 +123,12 @@ def curve_null(
         As `similarity`; also no permutations, samples that are not whole blocks, or a metric that does not depend on
         which samples belong together.
     """
+    check_comparison(permutations=permutations, seed=seed)
     opened, formula = open_pairs(pairs, metric, k), formula_of(metric, groups)
     samples = count_samples(metric, len(opened[0][0]), groups)
     check_block(samples, block)
     check_pairs("a null", opened, block, groups)
     _check_null(metric, groups)
-    _check_permutations(permutations)
     observed, scores = np.empty(len(pairs)), np.empty((permutations, len(pairs)))
     for index, (x, y) in enumerate(opened):
         with full_precision():
@@ -205,16 +206,16 @@ def map_null(
     >>> null.scores.shape  # (permutation, x layer, y layer)
     (99, 17, 14)
     """
+    check_metric(metric)
+    check_comparison(permutations=permutations, seed=seed)
     seen = image_by_image(x, y, groups, captions)
     numbers = seen.numbers
     check_tolerance(metric, tolerance, block=block, groups=numbers is not None, draws=len(seen.pairs) > 1)
     if len(seen.pairs) > 1:
         return mean_null([map_null(*pair, metric, k, permutations, seed, block) for pair in seen.pairs])
     x, y = seen.pairs[0]
-    check_metric(metric)
     _check_null(metric, numbers)
     xs, ys = _open_map(x, y, metric, k, block, numbers)
-    _check_permutations(permutations)
     formula, shape = formula_of(metric, numbers), (len(xs), len(ys))
     samples = count_samples(metric, len(xs[0]), numbers)
     with full_precision():
@@ -302,7 +303,8 @@ def check_block(samples: int, block: int) -> None:
     ValueError
         What does not fit.
     """
-    if not isinstance(block, int | np.integer) or block is True or block < 1 or samples % block:
+    check_comparison(block=block)
+    if samples % block:
         raise ValueError(
             f"{samples} samples are not whole blocks of {block}: block is the number of rows that move together, such "
             "as the patches of an image"
@@ -323,12 +325,6 @@ def _check_null(metric: str, groups: Array | None = None) -> None:
         )
     if not METRICS[metric].sees_pairs:
         raise ValueError(f"{metric} does not see which samples belong together: a null that permutes them says nothing")
-
-
-def _check_permutations(permutations: int) -> None:
-    """Raise ValueError where there are no permutations."""
-    if permutations < 1:
-        raise ValueError(f"permutations must be at least 1, got {permutations}: 200 resolve p down to .005")
 
 
 def _scores(

@@ -6,8 +6,9 @@ import torch
 
 from ..features.layer_features import LayerFeatures
 from ..features.patch_grids import regrid
+from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics.metric import Array
-from .inputs import as_tensor, check_same_stimuli
+from .inputs import check_same_stimuli
 from .rows import PATCHES
 
 Patches = torch.Tensor | Array | LayerFeatures
@@ -94,4 +95,5 @@ def _grid(values: Patches, name: str) -> torch.Tensor:
             f"{name} must be (..., sample, height, width, dim), got shape {tuple(values.shape)}: unfold the patches "
             "into their grid, without class or register tokens"
         )
+    check_finite([values.reshape(-1, values.shape[-1])], [name])
     return values

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
 from ..folder_locks import writing
@@ -21,7 +22,7 @@ from ..metrics import DEFAULT_METRIC
 from ..metrics.metric import Array
 from ..workers.ray_actors import run_on_workers, start_ray
 from ..workers.shared_parts import as_worker, is_complete, remove_parts
-from .inputs import Stack, check_same_stimuli, check_samples, swept_times
+from .inputs import Stack, check_metric, check_same_stimuli, check_samples, swept_times
 from .scoring import similarity_map
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def similarity_map_on_ray(
         )
     if swept_times(x, y):
         raise ValueError("a map on a cluster is of one timestep, but x or y holds a sweep: select one with .at(t)")
+    check_metric(metric)
+    checked("store", store, str | os.PathLike)
     one, other = image_by_image(x, y).pairs[0]
     check_samples(metric, k, _samples(one), _samples(other))
     check_same_stimuli(one, other)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..features.plain_arrays import check_finite
 from ..metrics import METRICS
 from ..metrics.estimators.query_rows import nearest_of, permuted_shares, shares
 from ..metrics.estimators.sample_blocks import (
@@ -21,7 +22,7 @@ from ..metrics.estimators.sample_blocks import (
 )
 from ..metrics.metric import MEMORY, Array, unit_rows
 from ..metrics.neighbours import one_way
-from .inputs import Layers, check_finite
+from .inputs import Layers
 
 BY_ROWS = ("mutual_knn",)
 BY_BLOCKS = ("cka", "cka_units")
@@ -80,8 +81,8 @@ def check_tolerance(metric: str, tolerance: float | None, **others: object) -> N
     if tolerance is None:
         return
     number = isinstance(tolerance, int | float | np.number) and not isinstance(tolerance, bool)
-    if not number or not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance must be a standard error above 0, such as 0.002, got {tolerance!r}")
+    if not number or not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be a standard error above 0 and below 1, such as 0.002, got {tolerance!r}")
     for name, value in others.items():
         if value not in (None, False) and not (name == "block" and value == 1):
             raise ValueError(f"tolerance cannot go with {name}=, which needs all samples: leave one of them out")

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import checked
+from ..comparison_options import MOST_DRAWS, check_comparison
 from ..features.caption_groups import image_by_image
 from ..features.layer_features import LayerFeatures
+from ..features.plain_arrays import check_finite
 from ..metrics import DEFAULT_METRIC
 from ..metrics.batched_cka import batch_map
 from ..metrics.metric import MEMORY, Array
@@ -25,7 +28,6 @@ from .inputs import (
     Stack,
     at_time,
     check_dims,
-    check_finite,
     check_metric,
     check_same_stimuli,
     check_samples,
@@ -145,6 +147,7 @@ def similarity(
     --------
     >>> similarity(features["image"].layer("3"), features["text"].layer("3"), metric="mutual_knn", k=10)
     """
+    check_metric(metric)
     seen = image_by_image(x, y, groups, _default(metric, groups, captions))
     if len(seen.pairs) > 1:
         return float(np.mean([similarity(a, b, metric, k) for a, b in seen.pairs]))
@@ -243,6 +246,10 @@ def similarity_map(
     >>> similarity_map(understanding["text"], swept["image"])[0.5]  # the map at one timestep of a sweep
     >>> similarity_map(((xb, yb) for xb, yb in loader), metric="cka")  # batches, xb (layer, sample, dim)
     """
+    check_metric(metric)
+    check_comparison(memory=memory, minibatch=minibatch)
+    checked("permutations", permutations, int, least=0, most=MOST_DRAWS)
+    checked("store", store, str | os.PathLike | None, remedy="it is the folder that the map is written to")
     if y is None and isinstance(x, LayerFeatures | Tensor | np.ndarray):
         raise ValueError("y is missing: pass two stacks, or one iterable of batches, pairs of stacks")
     if store is not None and (y is None or tolerance is not None):

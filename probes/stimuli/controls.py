@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import checked
+from ..comparison_options import check_comparison
 from .stimulus_set import Stimuli, with_texts
 
 
@@ -46,6 +48,7 @@ def mismatched(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     >>> joint = extract(vlm, stimuli, joint=True)
     >>> control = extract(vlm, mismatched(stimuli), joint=True)
     """
+    _check(stimuli, seed)
     images = list(dict.fromkeys(stimuli.groups or stimuli.ids))
     if len(images) < 2:
         raise ValueError("one image cannot be mismatched: give at least two")
@@ -90,10 +93,16 @@ def scrambled(stimuli: Stimuli, seed: int = 0) -> Stimuli:
     --------
     >>> scrambled(scene_stimuli("evidence", 2)).texts
     """
+    _check(stimuli, seed)
     texts = [_scrambled(text, id, seed) for text, id in zip(stimuli.texts, stimuli.ids, strict=True)]
     if texts == list(stimuli.texts):
         raise ValueError(f"no caption of {stimuli.name!r} has words to scramble: give captions of several words")
     return with_texts(stimuli, texts, f"{stimuli.name} scrambled")
+
+
+def _check(stimuli: object, seed: int) -> None:
+    checked("stimuli", stimuli, Stimuli, remedy="pass what load_stimuli returns")
+    check_comparison(seed=seed)
 
 
 def _scrambled(text: str, id: str, seed: int) -> str:

@@ -52,12 +52,15 @@ class Records(NamedTuple):
         What the source is, for error messages.
     root : Path
         The folder that paths of images begin at.
+    within : Path, optional
+        The folder that images must lie in, links followed.
     """
 
     rows: Iterable[Record]
     name: str
     about: str
     root: Path = Path()
+    within: Path | None = None
 
 
 def open_file(path: Path) -> Records:
@@ -124,12 +127,12 @@ def open_folder(folder: Path) -> Records:
         return open_dataset(importlib.import_module("datasets").load_from_disk(str(folder)))._replace(name=name)
     for metadata in METADATA:
         if (folder / metadata).is_file():
-            return open_file(folder / metadata)._replace(name=name, about=str(folder / metadata))
+            return open_file(folder / metadata)._replace(name=name, about=str(folder / metadata), within=folder)
     if archives := sorted(folder.glob("*.tar*")):
         return Records((row for archive in archives for row in _archive(archive)), name, str(folder))
     images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES)
     if images and any(image.with_suffix(".txt").is_file() for image in images):
-        return Records(_beside(folder, images), name, str(folder), folder)
+        return Records(_beside(folder, images), name, str(folder), folder, folder)
     raise FileNotFoundError(
         f"there is no metadata.jsonl in {folder}, nor another table of captions ({', '.join(METADATA[1:])}), nor text "
         'files beside images: write one line per image, {"file_name": "a.png", "text": "its caption"}'
@@ -201,8 +204,9 @@ def open_dataset(dataset: Any) -> Records:
 def _table(path: Path, read: Any) -> Iterator[Record]:
     try:
         frame = read(path)
-    except (ValueError, OSError) as error:  # pandas' own errors and pyarrow's are of these kinds
-        raise ValueError(f"{path} cannot be read: replace or correct the file ({error})") from None
+    except Exception as error:  # readers of tables raise anything on damaged files, such as zlib.error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: replace or correct the file ({said})") from None
     yield from _rows(frame, path.name)
 
 
@@ -237,7 +241,7 @@ def json_lines(content: bytes, path: str) -> Iterator[Record]:
             where = f"line {number} of {path}"
             try:
                 row = json.loads(line)
-            except ValueError as error:  # json's own error, or bytes that are not UTF-8
+            except (ValueError, RecursionError) as error:  # json's own error, or bytes that are not UTF-8
                 raise ValueError(f"{where} is not valid JSON in UTF-8: correct or remove it ({error})") from None
             yield Record(where, row if isinstance(row, dict) else {}, str(number - 1))
 
@@ -245,7 +249,7 @@ def json_lines(content: bytes, path: str) -> Iterator[Record]:
 def _json(path: Path) -> Iterator[Record]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON in UTF-8: correct it ({error})") from None
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         yield from _coco(content, path)
@@ -257,6 +261,12 @@ def _json(path: Path) -> Iterator[Record]:
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> Iterator[Record]:
+    for part in ("images", "annotations"):
+        listed = content[part]
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            raise ValueError(f"{part} of {path} is no list of objects: expected COCO captions")
+        if any(isinstance(value, list | dict) for each in listed for value in (each.get("id"), each.get("image_id"))):
+            raise ValueError(f"{part} of {path} hold an id that is no number or text: expected COCO captions")
     captions: dict[Any, list[Any]] = {}
     for annotation in content["annotations"]:
         captions.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
@@ -292,7 +302,8 @@ def _archive(path: Path) -> Iterator[Record]:
             if last is not None:
                 yield Record(f"sample {last} of {path.name}", sample, last)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no archive that can be read: replace the file ({error})") from None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no archive that can be read: replace the file ({said})") from None
 
 
 def _is_plain(path: Path) -> bool:
@@ -310,7 +321,7 @@ def _decoded(ending: str, content: bytes, where: str) -> dict[str, Any]:
     if ending == "json":
         try:
             row = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not valid JSON in UTF-8: correct or remove it ({error})") from None
         return {f"json.{name}": value for name, value in row.items()} if isinstance(row, dict) else {}
     return {ending: content}
@@ -333,6 +344,8 @@ def _beside(folder: Path, images: Sequence[Path]) -> Iterator[Record]:
     for image in images:
         name, text = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
         values: dict[str, Any] = {"image": name}
+        if text.is_file() and not text.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{text} is a link out of {folder}: put the file there")
         if text.is_file():
             values["text"] = _words(text.read_bytes(), str(text))
         yield Record(f"image {name} of {folder}", values, name)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
+from ..arguments import checked
+from .images import deep_colours, to_rgb, too_deep
 from .picture_sets import PICTURE_SETS, REMEDY, fetched
 from .records import (
     IMAGE_FILES,
@@ -23,7 +25,7 @@ from .records import (
     open_frame,
     open_list,
 )
-from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, dealt_by_texts, to_rgb
+from .stimulus_set import CheckedStimulus, Stimuli, check_stimulus, dealt_by_texts
 
 _NOTO = Path(__file__).parent / "noto" / "noto.zip"
 _SOURCES = (
@@ -114,10 +116,11 @@ def load_stimuli(
     >>> load_stimuli("flickr8k/captions.csv", image="image", text="caption", root="flickr8k/Images", captions="first")
     Stimuli('captions', ... samples, digest ...)
     """
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise ValueError(f"limit is {limit!r}: expected a whole number of at least 1, or None for all")
-    if captions not in (None, "first", "all"):
-        raise ValueError(f"captions is {captions!r}: expected 'first' or 'all', or None where every image has one")
+    checked("limit", limit, int | None, least=1)
+    checked("captions", captions, str | None, known=("first", "all"))
+    for column, given_name in (("image", image), ("text", text), ("id", id)):
+        checked(column, given_name, str | None, remedy="it is the name of a column")
+    checked("root", root, str | Path | None, remedy="it is the folder that paths of images begin at")
     chosen = {"image": image, "text": text, "id": id}
     if isinstance(source, str) and (source == "noto" or source in PICTURE_SETS):
         if given := [name for name, value in (chosen | {"root": root}).items() if value is not None]:
@@ -125,7 +128,7 @@ def load_stimuli(
         return _known(source, limit)
     records = _open(source)
     if root is not None:
-        records = records._replace(root=Path(root).expanduser())
+        records = records._replace(root=Path(root).expanduser(), within=None)
     return Stimuli(_entries(records, limit, chosen, captions), records.name)
 
 
@@ -191,6 +194,8 @@ def _entries(
             if key in known:
                 continue
             texts = texts[:1]
+        if records.within is not None and named:
+            _check_within(records.within, records.root / found, record.where)
         read = _reader(record, columns.image, records.root)
         # checked on what was read, kept as a function that reads it: reading a row twice doubles the time
         shown = last[1] if named and last[0] == found else None
@@ -242,6 +247,19 @@ def _reader(record: Record, column: str, root: Path) -> Callable[[], Image.Image
     raise TypeError(f"the {column} of {where} is a {type(value).__name__}: expected a path, bytes or a PIL image")
 
 
+def _check_within(folder: Path, file: Path, where: str) -> None:
+    """Raise ValueError where a file that metadata name lies outside their folder, also behind a link."""
+    try:
+        inside = file.resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError, RuntimeError):  # a zero byte, half a character, a circle of links
+        raise ValueError(f"{where} names {str(file)!r}, which is no path: correct or remove it") from None
+    if not inside:
+        raise ValueError(
+            f"{where} names {str(file)!r}, which lies outside the folder {str(folder)!r}, or is a link out of it: put "
+            "the file there, or say that paths may leave it by root="
+        )
+
+
 def _read_again(record: Record, column: str, root: Path) -> Image.Image:
     assert record.again is not None
     return _reader(record._replace(values=record.again()), column, root)()
@@ -253,11 +271,14 @@ def _read_image(source: Path | bytes, where: str) -> Image.Image:
         raise FileNotFoundError(f"{where}: there is no image {source}: {remedy}")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            upright = ImageOps.exif_transpose(image)
+            deep = deep_colours(image)
+            upright = image if deep else ImageOps.exif_transpose(image)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error on damaged files
         place = f" {source}" if isinstance(source, Path) else ""
         message = f"{where}: the image{place} cannot be read or is truncated: replace the file ({error})"
         raise ValueError(message) from None
+    if deep:
+        raise too_deep(deep, where)
     return to_rgb(upright, where)
 
 

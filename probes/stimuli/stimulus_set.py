@@ -10,14 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..arguments import checked, unknown
 from ..notebook_views import table_view, thumbnails
+from .images import to_rgb
 from .parts import PARTS, part_of
+
+HALVES = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs, which no encoding can write
+PLACEHOLDER = re.compile(
+    r"<\|\w+\|>|</?(start_of_|end_of_)?(image|img|im|video|vid|audio|vision|speech)(_\w+)?>", re.IGNORECASE
+)
 
 
 class Stimulus(NamedTuple):
@@ -97,7 +105,8 @@ class Stimuli(Sequence[Stimulus]):
     Raises
     ------
     ValueError
-        The set is empty, two ids are equal, a caption is blank, or an image has no 8-bit colours.
+        The set is empty, two ids are equal, an image has no pixels or no 8-bit colours, or a caption is blank or holds
+        a control word of models, such as <image>.
     TypeError
         An image, caption or id has the wrong type.
 
@@ -108,7 +117,10 @@ class Stimuli(Sequence[Stimulus]):
     """
 
     def __init__(self, samples: Iterable[Stimulus | CheckedStimulus], name: str = "stimuli"):
-        self.name = name
+        self.name = checked("name", name, str)
+        checked("samples", samples, Iterable, remedy="pass (image, text, id) of each stimulus")
+        if isinstance(samples, str | bytes | Mapping):
+            raise TypeError(f"samples is a {type(samples).__name__}: expected (image, text, id) of each stimulus")
         bar = tqdm(samples, "checking stimuli", unit="image", delay=2, leave=False, disable=None)
         self._entries = tuple(s if isinstance(s, CheckedStimulus) else _check_sample(s, i) for i, s in enumerate(bar))
         if not self._entries:
@@ -135,11 +147,12 @@ class Stimuli(Sequence[Stimulus]):
         image, text, id, _, shows, *_ = self._entries[index]
         if not isinstance(image, Image.Image):
             image = image()
-            if _hash_pixels(image) != shows.split()[1]:
-                raise ValueError(
-                    f"the image {id!r} of stimuli {self.name!r} is another than when it was loaded: make the stimuli "
-                    "again if its file has changed; if its dataset draws at random (augmentation), switch that off"
-                )
+        if _hash_pixels(image) != shows.split()[1]:
+            raise ValueError(
+                f"the image {id!r} of stimuli {self.name!r} is another than when it was loaded: make the stimuli "
+                "again if its file has changed or it was drawn into; if its dataset draws at random (augmentation), "
+                "switch that off"
+            )
         return Stimulus(image, text, id)
 
     @property
@@ -205,7 +218,7 @@ class Stimuli(Sequence[Stimulus]):
         Stimuli('noto-evidence', 150 samples, digest 252b9ef4bde2)
         """
         if name not in PARTS:
-            raise ValueError(f"unknown part {name!r}: expected one of {', '.join(PARTS)}")
+            raise unknown("part", name, PARTS)
         parts = self.parts
         counts = ", ".join(f"{parts.count(part):,} {part}" for part in PARTS)
         if name not in parts:
@@ -264,12 +277,23 @@ def check_stimulus(
     TypeError
         The caption is no string.
     ValueError
-        The caption is blank.
+        The caption is blank, or holds half of a character or a control word of models; the image has no pixels.
     """
     if not isinstance(text, str):
         raise TypeError(f"the caption of {where} is a {type(text).__name__}: expected one string per image")
     if not text.strip():
         raise ValueError(f"the caption of {where} is blank: write one, or leave the image out")
+    for what, words in (("caption", text), ("id", id)):
+        if half := HALVES.search(words):
+            raise ValueError(
+                f"the {what} of {where} holds half of a character, {half[0]!r} at letter {half.start()}: read the file "
+                "again as UTF-8"
+            )
+    if word := PLACEHOLDER.search(text):
+        raise ValueError(
+            f"the caption of {where} holds {word[0]!r}, which models take for the place of an image or for a control "
+            "token: leave the word out"
+        )
     pixels = image if isinstance(image, Image.Image) else image()
     # JSON keeps the fields apart: without it ("ab", "c") and ("a", "bc") would share a digest.
     label, colours = json.dumps([id, text, pixels.size]).encode(), pixels.tobytes()
@@ -338,32 +362,3 @@ def _hash_pixels(image: Image.Image) -> str:
     found = hashlib.sha256(str(image.size).encode())
     found.update(image.tobytes())
     return found.hexdigest()[:16]
-
-
-def to_rgb(image: Image.Image, where: str) -> Image.Image:
-    """Convert an image to RGB, with white behind what is transparent.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        An image of any mode with 8 bits a channel or less.
-    where : str
-        Where the image stands, for error messages.
-
-    Returns
-    -------
-    PIL.Image.Image
-        The image in RGB.
-
-    Raises
-    ------
-    ValueError
-        The image has more than 8 bits a channel.
-    """
-    if image.mode.startswith(("I", "F")):
-        # PIL would clip these to 0..255 without a word, and leave a white image.
-        raise ValueError(f"the image of {where} has mode {image.mode!r}: expected 8 bits a channel, convert it first")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
+from ..features.layer_features import ALLOWED
 from ..hooks.block_stacks import COMPILED, find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_memory import forgetting
@@ -116,7 +119,16 @@ class AnyModel(SubjectView):
     _remembered: StreamMemory = field(default_factory=StreamMemory, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.name = self.name or type(getattr(self.model, COMPILED, self.model)).__name__
+        checked("inputs", self.inputs, Callable, remedy="it takes stimuli and returns what the model is called with")
+        checked("stack", self.stack, str | Sequence[str] | None)
+        for name in ("modalities", "tasks", "timed_tasks", "denoised"):
+            if isinstance(named := getattr(self, name), str) or not isinstance(named, Sequence | NoneType):
+                raise TypeError(f"{name} is {named!r}: expected a tuple of names, such as ('image', 'text')")
+        if unknown := [task for task in self.tasks or ("none",) if task not in ALLOWED["task"]]:
+            raise ValueError(f"unknown task {unknown[0]!r}: expected some of {', '.join(ALLOWED['task'])}")
+        checked("kinds", self.kinds, Mapping)
+        checked("grids", self.grids, Callable | None)
+        self.name = checked("name", self.name, str) or type(getattr(self.model, COMPILED, self.model)).__name__
         stacks = find_stacks(self.model)
         named = [self.stack] if isinstance(self.stack, str) else list(self.stack or stacks)
         listing = ", ".join(f"{path!r} ({len(blocks)} blocks)" for path, blocks in stacks.items())

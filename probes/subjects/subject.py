@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
@@ -197,7 +198,17 @@ def prepared(subject: Subject, device: str) -> Iterator[None]:
         The subject. Its model stays on the device.
     device : str
         The device, such as "cuda:0".
+
+    Raises
+    ------
+    ValueError
+        A weight holds no values; nothing is moved.
     """
+    for name, value in chain(subject.model.named_parameters(), subject.model.named_buffers()):
+        if value.is_meta and not dispatched(subject.model):
+            raise ValueError(
+                f"{name!r} of {subject.name} lies on the device meta, which holds no values: load its weights first"
+            )
     if not dispatched(subject.model):
         subject.model.to(device)
     modules = modules_of(subject).values()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import capture
 from ..hooks.model_memory import forgetting
@@ -95,6 +96,8 @@ def find_streams(
     >>> find_streams(llava, inputs)["model.language_model.layers"][None].positions["image"]
     tensor([[ 3,  4, ..., 18], [27, 28, ..., 42]])          # two samples of 24 tokens
     """
+    checked("model", model, nn.Module, remedy="pass a torch module")
+    checked("inputs", inputs, Mapping, remedy="name what the model is called with")
     data = data_inputs(inputs, kinds or {})
     samples = samples or count_samples(inputs)
     rows = divide_inputs(model, inputs, data, samples)

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from ..arguments import checked
+
 
 def local_device() -> str:
     """Return the device of this process.
@@ -38,14 +40,21 @@ def chosen_device(device: str | torch.device) -> str:
     ValueError
         The name is unknown, or there is no such device.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return local_device()
     try:
-        found = torch.device(device)
+        found = torch.device(checked("device", device, str | torch.device))
     except (RuntimeError, TypeError):
         raise ValueError(f"device is {device!r}: expected 'auto', or one such as 'cpu' or 'cuda:1'") from None
+    if found.type == "meta":
+        raise ValueError("device is 'meta', which holds no values: expected 'auto', or one such as 'cpu' or 'cuda:1'")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {str(device)!r}, but torch finds no GPU: leave device at 'auto'")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device is {str(device)!r}, and torch finds {torch.cuda.device_count()} GPUs, counted from 0")
+    if found.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=found)
+        except Exception:  # torch raises another error for each kind of device that it was built without
+            raise ValueError(f"device is {str(device)!r}, and torch finds none here: leave device at 'auto'") from None
     return str(device)

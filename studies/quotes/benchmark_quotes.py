@@ -27,7 +27,18 @@ ZOO = (
 def numbers(results: Path) -> dict[str, str]:
     """Return every quotable number of the benchmarks by name."""
     found: dict[str, str] = {}
-    for part in (_similarity, _sampled, _workers, _extraction, _fingerprints, _fusion, _memory, _models, _report):
+    for part in (
+        _similarity,
+        _sampled,
+        _workers,
+        _extraction,
+        _fingerprints,
+        _fusion,
+        _memory,
+        _models,
+        _report,
+        _fuzzing,
+    ):
         found |= part(results)
     return found
 
@@ -42,6 +53,7 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
         "extraction": lambda: extraction_table(results),
         "bridge overhead": lambda: overhead_table(results),
         "layout costs": lambda: layout_costs_table(results),
+        "bad inputs": lambda: bad_inputs_table(results),
     }
 
 
@@ -250,3 +262,18 @@ def _report(results: Path) -> dict[str, str]:
     (row,) = pd.read_csv(results / "first_report.csv").to_dict("records")
     found = {name: whole(row[name]) for name in ("images", "figures")} | {"seconds": whole(row["cpu_seconds"])}
     return {f"report.{name}": value for name, value in found.items()}
+
+
+def _fuzzing(results: Path) -> dict[str, str]:
+    rows = pd.read_csv(results / "fuzzing.csv")
+    found = {name: whole(rows[name].sum()) for name in ("files", "values", "refused", "unhandled")}
+    found |= {"readers": whole(len(rows)), "seconds": whole(rows["seconds"].sum())}
+    return {f"fuzzing.{name}": value for name, value in found.items()}
+
+
+def bad_inputs_table(results: Path) -> str:
+    """Return how many bad inputs of each kind are tried, and of how many public names and commands."""
+    rows = pd.read_csv(results / "bad_inputs.csv")
+    return table(
+        ["what is wrong", *rows.columns[1:]], [[str(cell) for cell in row] for row in rows.to_numpy().tolist()]
+    )

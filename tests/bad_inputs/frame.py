@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,27 @@ class BadInput(NamedTuple):
     error: type[Exception] = ValueError
 
 
+def all_rows() -> list[BadInput]:
+    """The rows of all modules below this folder that have some."""
+    folder = Path(__file__).parent
+    others = ("test_", "frame", "good_", "__")
+    files = sorted(file for file in folder.rglob("*.py") if not file.stem.startswith(others))
+    names = [".".join(file.relative_to(folder).with_suffix("").parts) for file in files]
+    return [row for name in names for row in import_module(f"bridgework.tests.bad_inputs.{name}").ROWS]
+
+
+def rows_of(name: str, *rows: tuple[Any, ...]) -> list[BadInput]:
+    """Make the rows of one public name.
+
+    Each is (case, call, says, kind), and the error behind it where it is not TypeError of the kind "type" or ValueError
+    of the others.
+    """
+    return [
+        BadInput(name, case, call, says, kind, *(error or (TypeError if kind == "type" else ValueError,)))
+        for case, call, says, kind, *error in rows
+    ]
+
+
 def raised_by(row: BadInput, here: Path) -> Exception | SystemExit:
     """Call a row and return its error; AssertionError where it has none."""
     try:
@@ -96,12 +118,12 @@ def foreign(error: BaseException) -> bool:
 
 
 def shown_frames(error: BaseException) -> list[str]:
-    """The frames of the package, and of libraries, in the traceback that a user is shown."""
+    """The frames of the package in the traceback that a user is shown."""
     shown = up_to_public_call(error, error.__traceback__)
     names = []
     while shown is not None:
         module = shown.tb_frame.f_globals.get("__name__", "")
-        if not module.startswith("bridgework.tests."):
+        if module.startswith("bridgework.") and not module.startswith("bridgework.tests."):
             names.append(f"{module}: {shown.tb_frame.f_code.co_qualname}")
         shown = shown.tb_next
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def layer_features(modality: str = "image", seed: int = 0, **fields) -> LayerFea
         "samples": tuple(f"id {number}" for number in range(SAMPLES)),
     }
     return LayerFeatures(layers(seed), **given | fields)
+
+
+@cache
+def swept() -> LayerFeatures:
+    """The layers at two timesteps."""
+    both = torch.stack([layers(0), layers(1)])
+    return replace(layer_features(task="generation"), values=both, timesteps=(0.2, 0.5))
 
 
 @cache

@@ -19,7 +19,7 @@ from bridgework.models.towers.visiting import visiting
 from bridgework.probes.evidence.descent import explained_map
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.plans.choosing import choose_bridges
-from bridgework.probes.plans.rules import read_evidence
+from bridgework.probes.plans.evidence_files import read_evidence
 from bridgework.probes.stimuli.images import to_pixels
 from bridgework.probes.stimuli.stimulus_set import Stimuli
 

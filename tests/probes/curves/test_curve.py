@@ -226,7 +226,7 @@ def test_csv_and_html_leave_the_draws_out():
             assert "draws" not in written and "null95" in written
     assert len(curve.to_csv(index=False)) < 400 * len(curve)
     assert "draws" not in curve.drop(columns="draws").to_csv()
-    with pytest.raises(ValueError, match="the curve has no draws, which its CSV file leaves out"):
+    with pytest.raises(ValueError, match="curve has no draws, which its CSV file leaves out"):
         rises(pd.read_csv(io.StringIO(curve.to_csv(index=False))))
 
 
@@ -342,10 +342,10 @@ def test_bad_input_is_named():
         (lambda: alignment_curve(image, nan), "layer '0' of text features of 'expert' holds NaN"),
         (lambda: alignment_curve(image, text, metric="ckaa"), "unknown metric 'ckaa'"),
         (lambda: alignment_curve(image, text, k=60), "k must be an integer from 1 to samples - 1 = 59"),
-        (lambda: alignment_curve(image, text, permutations=0), "permutations must be at least 1"),
+        (lambda: alignment_curve(image, text, permutations=0), "permutations is 0: expected a whole number from 1"),
         (lambda: alignment_curve(image, text.values), r"\(sample, dim\) reference, got shape \(3, 60, 6\)"),
         (lambda: alignment_curve(image, text.values[0, :50]), "x has 60 samples, y has 50"),
-        (lambda: rises(curve.drop(columns="draws")), "the curve has no draws, which its CSV file leaves out"),
+        (lambda: rises(curve.drop(columns="draws")), "curve has no draws, which its CSV file leaves out"),
         (lambda: rises(curve.iloc[:0]), "no rows"),
         (lambda: divergence(curve, curve.assign(pairing="two")), "differ in pairing .one and two."),
         (lambda: divergence(curve, curve.assign(k=5)), "differ in k"),

@@ -322,7 +322,7 @@ def test_what_is_wrong_is_named(stimuli):
     toy = make("mask")
     with pytest.raises(ValueError, match="unknown method 'saliency'"):
         run(toy, stimuli, "saliency")
-    with pytest.raises(ValueError, match="at least two of both"):
+    with pytest.raises(ValueError, match="batch_size is 1: expected a whole number of at least 2"):
         run(toy, stimuli, "conductance", batch_size=1)
     with pytest.raises(ValueError, match="unknown task 'generation'"):
         run(toy, stimuli, "conductance", task="generation")

@@ -43,7 +43,7 @@ def test_checked_options_name_what_was_left_open():
         ({"timesteps": (0.5,)}, "takes no timesteps"),
         ({"pooling": "grid:0"}, "unknown pooling 'grid:0'"),
         ({"dtype": torch.float64}, "dtype is torch.float64: expected torch.float32, float16 or bfloat16"),
-        ({"precision": "int8"}, "precision is 'int8': expected bf16, fp16"),
+        ({"precision": "int8"}, "unknown precision 'int8': expected one of bf16, fp16"),
         ({"batch_size": 0}, "batch_size is 0: expected a whole number of at least 1"),
         ({"tokens": {"sound": [0]}}, "tokens of 'sound' are chosen"),
         ({"special": True, "pooling": "grid:2"}, "special tokens have no place on a patch grid"),

@@ -69,7 +69,7 @@ def test_chosen_tokens(toy, stimuli):
     some = extract(toy, stimuli, tokens={"image": [1, 3]})
     assert (some["image"].pooling, some["text"].pooling) == ("mean + chosen", "mean")
     torch.testing.assert_close(some["image"].values, every[:, :, [1, 3]].mean(2))
-    with pytest.raises(ValueError, match="tokens of 'sound' are chosen, but toy has image, text"):
+    with pytest.raises(ValueError, match="tokens of 'sound' are chosen: expected some of image, text"):
         extract(toy, stimuli, tokens={"sound": [0]})
     with pytest.raises(ValueError, match="do not fit a sample of 4 image tokens"):
         extract(toy, stimuli, tokens={"image": [4]})

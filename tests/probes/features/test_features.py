@@ -67,7 +67,7 @@ def test_refuses_what_does_not_fit(changes, message):
 
 
 def test_modality_must_match_its_key():
-    with pytest.raises(ValueError, match="say that their modality"):
+    with pytest.raises(ValueError, match="name each by its modality"):
         Features({"text": layer_features("image")})
     with pytest.raises(KeyError, match="there are image"):
         Features({"image": layer_features()})["text"]

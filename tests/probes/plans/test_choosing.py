@@ -15,10 +15,11 @@ import pytest
 
 from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.bridge_plan import BridgePlan
-from bridgework.probes.plans.choosing import choose_bridges, rank_for, score_plan
+from bridgework.probes.plans.choosing import choose_bridges, score_plan
 from bridgework.probes.plans.fixed_rules import FIXED
 from bridgework.probes.plans.layouts import lay_out
 from bridgework.probes.plans.matching import count_blocks
+from bridgework.probes.plans.rank_budget import rank_for
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scaled_maps import scaled_map
 from bridgework.probes.similarity.scoring import similarity_map
@@ -304,7 +305,7 @@ def test_score_of_any_plan():
     heat = heat_of(values)
     plan = choose_bridges(heat, "last", 2)
     assert score_plan(plan, heat) == values[2, 2] + values[3, 3]
-    with pytest.raises(ValueError, match="no score for rule 'middle': expected one of alignment"):
+    with pytest.raises(ValueError, match="unknown rule 'middle': expected one of alignment"):
         score_plan(plan, heat, "middle")
     with pytest.raises(ValueError, match="towers of 4 and 4 blocks, the map of 3 and 4"):
         score_plan(plan, heat.iloc[:3])
@@ -344,7 +345,7 @@ def test_bad_input_is_told():
             lambda: choose_bridges(heat, "alignment", bridges=4),
             r"from 1 to 3, the blocks of the shallower tower .*3 and 5\), got 4",
         ),
-        (lambda: choose_bridges(heat, "alignment", bridges=0), "got 0"),
+        (lambda: choose_bridges(heat, "alignment", bridges=0), "bridges is 0"),
         (lambda: choose_bridges(heat, "alignment", bridges=1, stream="x"), "unknown stream"),
         (lambda: choose_bridges(heat_of([[1.0]], embeddings=True), "alignment"), "no blocks to bridge"),
         (

@@ -59,10 +59,10 @@ def test_bad_input_is_told():
             lambda: match(2, 3, "nearest"),
             "unknown matching 'nearest': expected one of prelude, repeat, proportional, opt",
         ),
-        (lambda: match(0, 3), "understanding_layers is 0: expected a whole number of at least 1"),
+        (lambda: match(0, 3), "understanding_layers is 0: expected a whole number from 1"),
         (lambda: match(2, 3, "optimal"), "needs a layer map: pass heat=similarity_map"),
         (lambda: match(3, 3, "optimal", holes), "towers of 3 and 3 blocks, the map of 2 and 3"),
-        (lambda: match(2, 3, "optimal", holes), "too few finite values for 2 bridges"),
+        (lambda: match(2, 3, "optimal", holes), "holds NaN alone"),
     ]:
         with pytest.raises(ValueError, match=told):
             bad()

@@ -15,7 +15,8 @@ from bridgework.probes.evidence.complementarity import complementarity_map
 from bridgework.probes.features.features import Features
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.plans.choosing import choose_bridges, score_plan
-from bridgework.probes.plans.rules import RULES, read_evidence
+from bridgework.probes.plans.evidence_files import read_evidence
+from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scoring import similarity_map
 
 HEAT = similarity_map(*np.random.default_rng(0).standard_normal((2, 3, 20, 5)), metric="cka")

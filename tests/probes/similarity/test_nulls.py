@@ -233,7 +233,7 @@ def test_intervals_cover_the_truth(metric, signal):
 
 def test_bad_input_is_named():
     x = rng(0).standard_normal((2, 10, 3))
-    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="permutations is 0: expected a whole number from 1"):
         map_null(x, x, "cka", permutations=0)
     with pytest.raises(ValueError, match="10 samples are not whole blocks of 3"):
         map_null(x, x, "cka", block=3)

@@ -188,7 +188,7 @@ def test_all_captions_stay_as_groups_of_their_image(frame, root, tmp_path):
     [
         ({"text": "words"}, r"the table has columns \['path', 'caption', 'split'\] and no column 'words': name them"),
         ({"image": "split"}, r"row 0 of the table: there is no image .*train: add the file, .* begin \(root=\)"),
-        ({"captions": "some"}, "captions is 'some': expected 'first' or 'all', or None"),
+        ({"captions": "some"}, "unknown captions 'some': expected one of first, all"),
     ],
 )
 def test_bad_options(options, message, frame, root):
