@@ -109,6 +109,7 @@ def _as_child(run: Run, stores: Path, out: Path, at_write: int | None, log: Path
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         counts = [0]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
         random.seed(0)  # Python seeds its own generator anew in every process, and checkpoints hold its state
         np.random.seed(0)
         torch.manual_seed(0)
