@@ -38,8 +38,11 @@ def text_pass(expert: Any, captions: Sequence[str]) -> tuple[Callable[[], Any], 
     Raises
     ------
     ValueError
-        The expert does not hold its text as (batch, token, dim).
+        The expert does not hold its text as (batch, token, dim), or there are no captions.
+    TypeError
+        The captions are no texts.
     """
+    captions = checked("captions", captions, Sequence[str])
     shown = expert.show([Stimulus(_BLANK, text, text) for text in captions], ("text",), "understanding", None)
     text, special = shown.tokens["text"], shown.special.get("text")
     if text is None or text.dtype != torch.bool:

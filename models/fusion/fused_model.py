@@ -240,9 +240,9 @@ class FusedModel(Fusion, Generator):
 
         Raises
         ------
-        ValueError
-            The states are of another expert or for other bridges, or the understanding tower's states change: it is
-            trained, or the plan runs both ways.
+        ValueError, TypeError
+            They are no states, of another expert or for other bridges, or the understanding tower's states change: it
+            is trained, or the plan runs both ways.
         """
         checked("states", states, TextStates | None, remedy="keep_text_states makes them")
         if states is not None:
@@ -253,7 +253,6 @@ class FusedModel(Fusion, Generator):
 
     def condition(self, captions: Sequence[str]) -> UnderstandingStates:
         """Run the understanding tower once on the captions and return what the bridges read of it."""
-        captions = list(checked("captions", captions, Sequence[str]))
         if self.text_states is not None:
             return self.offer(*self.text_states.read(captions, self.blocks_read, self.device))
         run, mask = text_pass(self.experts[0], captions)

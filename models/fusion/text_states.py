@@ -254,8 +254,8 @@ def keep_text_states(
 
     Raises
     ------
-    ValueError
-        The folder holds the states of another expert, or others of this one.
+    ValueError, TypeError
+        The folder holds the states of another expert or others of this one, or an argument is of another kind.
 
     See Also
     --------

@@ -138,6 +138,7 @@ class Fusion(nn.Module):
         self.disabled_bridges: set[int] = set()
 
     def _new_bridges(self, rank: int | None) -> nn.ModuleList:
+        checked("rank", rank, int | None, least=1)
         kind, plan, (first, second) = BRIDGES[self.plan.layout], self.plan, self._widths
         if not kind.reads_all:
             return nn.ModuleList(kind(first[u], second[g], plan.gated, rank, plan.both_ways) for u, g in plan.pairs)
@@ -148,8 +149,18 @@ class Fusion(nn.Module):
         )
 
     def count_parameters(self, rank: int | None) -> int:
-        """Return how many parameters all bridges would have at another rank; None is full rank."""
-        rank = checked("rank", rank, int | None, least=1)
+        """Return how many parameters the bridges would have at another rank.
+
+        Parameters
+        ----------
+        rank : int or None
+            The rank of the bridges' maps; None is full rank.
+
+        Returns
+        -------
+        int
+            The number of parameters of all bridges.
+        """
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in self._new_bridges(rank).parameters())
 
@@ -180,7 +191,6 @@ class Fusion(nn.Module):
         ValueError
             No mask is passed, and the model was given one of another form.
         """
-        checked("run", run, Callable)
         kept: dict[int, tuple[Any, Tensor | None]] = {}
         tower, running = self.towers[0], True
         alone = self.plan.both_ways and not self.inside

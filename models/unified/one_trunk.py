@@ -236,7 +236,25 @@ class OneTrunk(nn.Module):
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        """Answer a question about each image in one word: the likeliest next token."""
+        """Answer a question about each image in one word: the likeliest next token.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+            The images.
+        questions : sequence of str
+            A question about each image.
+
+        Returns
+        -------
+        list of str
+            The answers.
+
+        Raises
+        ------
+        ValueError, TypeError
+            They are no images and texts, or not equally many.
+        """
         check_questions(images, questions)
         pixels = to_pixels(images, self.size[1]).to(self.device)
 

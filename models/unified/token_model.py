@@ -41,6 +41,11 @@ class UnifiedTokens(OneTrunk):
     codes : int
         How many image codes there are.
 
+    Raises
+    ------
+    ValueError, TypeError
+        As `UnifiedModel`; or there are fewer codes than two.
+
     See Also
     --------
     UnifiedModel : Draws by denoising patches, where this draws discrete tokens one by one.

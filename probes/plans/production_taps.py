@@ -82,6 +82,8 @@ def published_taps(
     ------
     ValueError
         The pipeline is unknown, the depth of its language model is not known, or it has fewer blocks than are read.
+    TypeError
+        A depth is no whole number.
 
     See Also
     --------
