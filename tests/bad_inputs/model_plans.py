@@ -190,7 +190,7 @@ ROWS = [
     BadInput("lay_out", "a gate in words", lambda: lay_out("H", 4, 3, gated="no"), ["gated is 'no'"],
              "type", TypeError),
     BadInput("lay_out", "a map that is a list", lambda: lay_out("H", 4, 3, matching="optimal", heat=[1]),
-             ["heat is a list", "similarity_map"], "type", TypeError),
+             ["heat is [1]", "similarity_map"], "type", TypeError),
     BadInput("lay_out", "the best matching of no map", lambda: lay_out("H", 4, 3, matching="optimal"),
              ["needs a layer map"], "missing"),
     BadInput("lay_out", "a fork of towers", lambda: lay_out("H", 4, 3, fork=2), ["takes no fork"], "conflict"),
