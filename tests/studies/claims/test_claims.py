@@ -136,7 +136,7 @@ def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
             "config": "x",
             "seed": 0,
             "about": json.dumps(c.about),
-            "measured": '{"loss": 1}',
+            "measured": measured,
         }
         for c in cells
     ]
