@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_pixels(images: Sequence[Image.Image], rows: int, columns: int | None = None) -> Tensor:
@@ -27,6 +29,8 @@ def to_pixels(images: Sequence[Image.Image], rows: int, columns: int | None = No
     torch.Tensor
         (image, channel, row, column), float32 in -1..1.
     """
+    import torch  # here, so that a check of an image waits for no library
+
     resized = [i.convert("RGB").resize((columns or rows, rows), Image.Resampling.LANCZOS) for i in images]
     return torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -44,6 +48,8 @@ def to_image(pixels: Tensor) -> Image.Image:
     PIL.Image.Image
         An RGB image.
     """
+    import torch
+
     array = (pixels.detach().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(array.cpu().numpy())
 
