@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ..probes.curves.table_checks import holds_numbers
 from .publishing.drawn import LabelledFigure, figure_of
@@ -23,7 +24,7 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 # From seaborn's "colorblind" palette: told apart under the common colour-vision deficiencies, in grey too.
 TASK_COLOUR = {"understanding": "#0173b2", "generation": "#de8f05"}
 TRAINED, YES, NO, QUIET = "#029e73", "#0173b2", "#d55e00", "#6b6b6b"
-WORDS = {"text.parse_math": False}  # names and captions hold dollars: no text of a figure is a formula
+WORDS = {"text.parse_math": False}  # names and captions hold dollars: only ticks are formulas
 NUMBERS = {  # columns of all tables that figures draw, which hold numbers
     "depth", "score", "low", "high", "chance", "null_mean", "null95", "p", "k", "samples", "timestep", "step", "loss",
     "validation_loss", "share", "seed", "worth", "gain", "rho", "partial", "ceiling", "partial_ceiling", "attribution",
@@ -57,12 +58,25 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
                 letter_panels(figure, [part for part in figure.axes if part.get_title(loc="left")])
             # Ticks are made on the first drawing, with the settings of that moment: make them now.
             close_lines(figure if kwargs.get("ax") is None else kwargs["ax"])
+            _read_powers(figure)
             figure.draw_without_rendering()
-            if spread_names(figure):
+            if spread_names(figure) | _read_powers(figure):
                 figure.draw_without_rendering()
         return figure
 
     return inside
+
+
+def _read_powers(figure: Figure) -> bool:
+    """Let ticks of logarithmic axes be formulas, which no name stands in; return whether one was not yet."""
+    changed = False
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        major = axis.get_major_formatter(), axis.get_major_ticks()
+        for formatter, ticks in (major, (axis.get_minor_formatter(), axis.get_minor_ticks())):
+            for tick in ticks if isinstance(formatter, LogFormatter) else ():
+                changed |= not tick.label1.get_parse_math()
+                tick.label1.set_parse_math(True)
+    return changed
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:

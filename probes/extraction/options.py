@@ -310,7 +310,10 @@ def _times(timesteps: Any) -> tuple[float, ...]:
     try:
         if isinstance(timesteps, str | Mapping):
             raise TypeError
-        return tuple(checked("a timestep", time, float) for time in timesteps)
+        listed = tuple(timesteps)
+        if any(isinstance(time, bool | str | bytes) for time in listed):
+            raise TypeError
+        return tuple(float(time) for time in listed)  # one beyond the range is named by `check_task`
     except (TypeError, ValueError):
         raise ValueError(f"timesteps is {timesteps!r}: expected a sequence of numbers, such as (0.5,)") from None
 

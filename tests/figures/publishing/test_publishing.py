@@ -204,7 +204,7 @@ def test_paper_is_undone_by_with_and_by_close():
 
 
 def test_pages_that_do_not_exist_are_named():
-    with pytest.raises(ValueError, match="unknown venue 'acl': expected cvpr, icml, neurips, iclr"):
+    with pytest.raises(ValueError, match="unknown venue 'acl': expected one of cvpr, icml, neurips, iclr"):
         figures.paper("acl")
     with pytest.raises(ValueError, match="columns is 3: expected 1 "):
         figures.paper("cvpr", columns=3)

@@ -355,7 +355,7 @@ def test_bad_input_is_named():
         ),
         (lambda: divergence(curve, curve.assign(metric="cka"), kind="peak"), "differ in metric"),
         (lambda: divergence(curve, curve.assign(layer=["a", "b", "c"])), "no layer in common"),
-        (lambda: divergence(curve, curve, kind="best"), "unknown kind 'best': expected split"),
+        (lambda: divergence(curve, curve, kind="best"), "unknown kind 'best': expected one of split"),
     ]:
         with pytest.raises(ValueError, match=message):
             bad()

@@ -168,7 +168,7 @@ def test_autocast(toy, stimuli):
     assert low.values.dtype == torch.float32
     assert not torch.equal(plain.values[1], low.values[1])
     torch.testing.assert_close(plain.values, low.values, rtol=0.05, atol=0.05)
-    with pytest.raises(ValueError, match=r"precision is 'half': expected bf16, fp16, or None"):
+    with pytest.raises(ValueError, match=r"unknown precision 'half': expected one of bf16, fp16"):
         extract(toy, stimuli, precision="half")
 
 

@@ -32,7 +32,7 @@ def test_without_text_the_order_is_that_of_the_stimuli():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_batches_of_nothing(batch_size):
-    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+    with pytest.raises((ValueError, TypeError), match="expected a whole number of at least 1"):
         prepare_job(open_toy(), many(), ExtractionOptions(batch_size=batch_size))
 
 

@@ -313,7 +313,7 @@ def test_turns_that_do_not_fit_are_refused():
         extract(looped("two"), stimuli, calls=3)
     with pytest.raises(ValueError, match=r"layer '2@3' is asked for, but 'core.0' of toy ran 2 times"):
         extract(looped("two"), stimuli, calls="all", layers=["2@3"])
-    with pytest.raises(ValueError, match="calls is 'many': expected a whole number of at least 1, or 'all'"):
+    with pytest.raises(ValueError, match="unknown calls 'many': expected one of all"):
         extract(looped("two"), stimuli, calls="many")
 
 
