@@ -142,7 +142,7 @@ class OneTrunk(nn.Module):
         """
         if not isinstance(understanding, LlavaExpert) or not isinstance(generation, DitExpert):
             raise TypeError(
-                f"expected a LlavaExpert and a DitExpert to make a {cls.__name__} from, in this order, "
+                f"a {cls.__name__} is made from two experts: expected a LlavaExpert and a DitExpert, in this order, "
                 f"got {type(understanding).__name__} and {type(generation).__name__}"
             )
         check_names("option", options, cls.OPTIONS)
