@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser jupyterlab setup stimuli docs clean
+.PHONY: help demo test browser jupyterlab setup stimuli docs hashes release clean
 
 # This target prints every target below that has a sentence behind two hashes.
 help: ## print this list
@@ -76,6 +76,32 @@ $(SPHINX): $(INSTALLED)
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[docs]'
 	$(BIN)/python -m pip check
 	touch $@
+
+hashes: ## constraints-hashed.txt, from constraints.txt and the hashes that the registry has
+	$(PYTHON) -m venv build/hashing
+	build/hashing/bin/python -m pip install --quiet uv
+	grep -v '^torch==' constraints.txt > build/pinned.txt
+	build/hashing/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate \
+		--python build/hashing/bin/python --output-file build/hashes.txt build/pinned.txt
+	{ grep '^#' constraints-hashed.txt; cat build/hashes.txt; } > build/constraints.txt
+	mv build/constraints.txt constraints-hashed.txt
+
+# The wheel is made of the source archive, and installed where nothing else is.
+release: $(INSTALLED) ## source archive and wheel in dist/, installed into an empty environment and tried from outside
+	rm -rf dist build/release
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet -c constraints.txt torch
+	build/release/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	build/release/bin/python -m pip check
+	mkdir build/release/outside && cd build/release/outside && export HF_HUB_OFFLINE=1 MPLBACKEND=Agg PATH=$(CURDIR)/build/release/bin:$$PATH \
+		&& bridgework doctor \
+		&& bridgework extract scenes-vlm noto understanding --limit 64 \
+		&& bridgework extract scenes-dit noto generation --limit 64 --timesteps .5 \
+		&& bridgework choose understanding generation plan.json --rule alignment --bridges 4 \
+		&& bridgework figure plan plan.json --out drawn.pdf
+	@ls -l dist
 
 clean: ## remove the environment, fetched weights, runs, the gallery and the site
 	rm -rf $(VENV) weights runs figures/gallery build dist *.egg-info .pytest_cache .ruff_cache

@@ -54,7 +54,16 @@ def describe_installation() -> pd.DataFrame:
 
 
 def _all_but_python() -> list[Finding]:
-    return [*_packages(), *_torchvision(), *_devices(), *_settings(), *_weights(), *_pictures(), _disk()]
+    return [
+        *_packages(),
+        *_torchvision(),
+        *_private_names(),
+        *_devices(),
+        *_settings(),
+        *_weights(),
+        *_pictures(),
+        _disk(),
+    ]
 
 
 def _packages() -> list[Finding]:
@@ -94,6 +103,13 @@ def _torchvision() -> list[Finding]:
             )
         ]
     return [Finding("torchvision", found)]
+
+
+def _private_names() -> list[Finding]:
+    """Return a row for each private name of a library that is used and is gone."""
+    from .probes.private_names import missing_names
+
+    return [Finding("private names", sentence, WRONG) for sentence in missing_names()]
 
 
 def _devices() -> list[Finding]:

@@ -22,6 +22,7 @@ from ..models.costs.estimate import estimate_cost
 from ..models.costs.step_costs import held_bytes, peak_bytes
 from ..models.experts.opening import open_expert
 from ..models.fusion.fused_model import FusedModel
+from ..models.towers.checkpointing import checkpoint_blocks
 from ..models.training.optimizers import build_optimizers
 from ..models.training.scene_batches import dit_batch
 from ..probes.plans.layouts import lay_out
@@ -80,8 +81,8 @@ def measure(
     depths = len(experts[0].blocks), len(experts[1].blocks)
     fused = FusedModel(*experts, lay_out(layout, *depths)).adapt(trained)
     if checkpointing:
-        experts[0].model.gradient_checkpointing_enable()
-        experts[1].model.enable_gradient_checkpointing()
+        for expert in experts:
+            checkpoint_blocks(expert.model)
     fused.train()
     scenes = dit_batch(0, 0, size=batch)
     named = [(name, p) for name, p in fused.trained().named_parameters() if p.requires_grad]

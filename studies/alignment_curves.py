@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..probes.curves.shapes import rises, rises_then_falls
 from ..probes.extraction.extracting import extract_cached
 from ..probes.features.features import Features
 from ..probes.features.layer_features import LayerFeatures
+from ..probes.file_formats import read_json, with_format
 from ..probes.files import write_csv, write_json, write_parquet
 from ..probes.plans.choosing import choose_bridges
 from ..probes.similarity.calibration import chance, used_k
@@ -71,7 +71,7 @@ def measure(folder: Path, budget: Budget) -> None:
         features[EXPERTS[0]]["text"], features[EXPERTS[1]]["image"].at(PLAN_TIMESTEP), metric=PLAN_METRIC
     )
     write_csv(folder / "map.csv", heat, index=True)
-    write_json(folder / "map.json", heat.attrs)
+    write_json(folder / "map.json", with_format("layer map", heat.attrs))
     choose_bridges(heat, rule="alignment", bridges=budget.bridges).save(folder / "plan.json")
 
 
@@ -98,7 +98,7 @@ def read_map(folder: Path) -> pd.DataFrame:
     """
     heat = pd.read_csv(folder / "map.csv", index_col=0, dtype={0: str})
     heat.columns.name = "generation layer"
-    heat.attrs = json.loads((folder / "map.json").read_text())
+    heat.attrs = read_json("layer map", folder / "map.json")
     return heat
 
 

@@ -26,10 +26,9 @@ def run(command: list[str | Path], cwd: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the checkout in which every folder beside the packages holds a module."""
-    folder = tmp_path_factory.mktemp("package")
-    checkout = folder / "checkout"
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the checkout in which every folder beside the packages holds a module."""
+    checkout = tmp_path_factory.mktemp("package") / "checkout"
     skip = shutil.ignore_patterns("__pycache__", "gallery")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, checkout / name, ignore=skip)
@@ -39,10 +38,19 @@ def wheel(tmp_path_factory) -> Path:
     for name in BESIDE:
         (checkout / name).mkdir(parents=True, exist_ok=True)
         (checkout / name / "stray.py").write_text("")
+    return checkout
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    run([*pip, "--wheel-dir", folder, checkout], cwd=folder)
+    run([*pip, "--wheel-dir", folder, source], cwd=source.parent)
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout, tmp_path_factory) -> Path:
+    return build_wheel(checkout, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -83,9 +91,18 @@ def test_wheel_holds_weights_their_configs_style_and_licences(names):
     assert {"bridgework/figures/style.mplstyle", "bridgework/figures/gallery.html"} <= names
     parts = [file for file in (ROOT / "figures" / "explorer").iterdir() if file.suffix in (".js", ".css", ".html")]
     assert {f"bridgework/figures/explorer/{file.name}" for file in parts} <= names and parts
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for file in ("LICENSE", "LICENSES.md"):
+        assert any(name.endswith(f".dist-info/licenses/{file}") for name in names)
     noto = [Path(name).name.lower() for name in names if name.startswith("bridgework/probes/stimuli/noto/")]
     assert any("licen" in name or "ofl" in name for name in noto)
+
+
+def test_the_source_archive_makes_the_same_wheel(checkout, names, tmp_path):
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    run([sys.executable, "-c", code], cwd=checkout)
+    (archive,) = tmp_path.glob("bridgework-*.tar.gz")
+    with zipfile.ZipFile(build_wheel(archive, tmp_path / "wheel")) as made:
+        assert {name for name in made.namelist() if not name.endswith("/")} == names
 
 
 def test_dependencies_leave_torchvision_out(wheel):
@@ -134,3 +151,7 @@ def test_installed_alone_it_runs_beside_a_foreign_models_package(wheel, tmp_path
     assert seen["marker"] == "foreign"
     assert Path(seen["home"]).is_relative_to(environment)
     assert seen["stimuli"] == 2
+    plan = Path(seen["home"]).parents[1] / "studies" / "results" / "half_trained" / "plan.json"
+    command = [python.with_name("bridgework"), "figure", "plan", plan, "--out", foreign / "plan.svg"]
+    assert str(foreign / "plan.svg") in run(command, cwd=foreign)
+    assert (foreign / "plan.svg").stat().st_size > 1000

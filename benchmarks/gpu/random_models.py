@@ -25,6 +25,7 @@ from ...models.experts.vision import VisionExpert
 from ...models.experts.weight_files import loading
 from ...models.generation.flow import add_noise
 from ...models.scenes.composing import scene_stimuli
+from ...probes.private_names import build_from_config
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.images import to_pixels
 from ...probes.stimuli.stimulus_set import Stimuli, Stimulus
@@ -66,7 +67,7 @@ def text_expert(config: Config, device: str, dtype: torch.dtype) -> TextExpert:
     tokenizer = shipped_tokenizer()
     tokenizer.model_max_length = LONGEST
     with torch.device(device):
-        model = Qwen3ForCausalLM._from_config(Qwen3Config(**config), dtype=dtype).eval()
+        model = build_from_config(Qwen3ForCausalLM, Qwen3Config(**config), dtype=dtype).eval()
     blocks = loading.language_stack(model)
     return TextExpert("Qwen3, random weights", model, tokenizer, blocks, True, front=tokenizer.bos_token)
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +21,7 @@ from ...models.scenes.dialogues import answer_loss, split_labels
 from ...models.training.loop import fit
 from ...models.training.scene_batches import dit_batch, emoji_part, vlm_batch
 from ...probes.extraction.memory_shortage import free_memory, short_of_memory
+from ...probes.private_names import forget_settings
 from .maps import matrix_rate
 from .random_models import pixel_generator, reader, shipped_tokenizer
 from .rows import Row
@@ -240,11 +240,11 @@ def in_bfloat16(device: str) -> Iterator[None]:
     wanted = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_CPU": str(device == "cpu").lower()}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_settings()
     try:
         yield
     finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+        forget_settings()
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:

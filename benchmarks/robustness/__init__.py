@@ -1,1 +1,1 @@
-"""What kills, interruptions, flipped bits and hours of work do, measured; run by hand."""
+"""What kills, interruptions, flipped bits, hours of work and other versions of libraries do, measured; run by hand."""

@@ -68,7 +68,8 @@ def save(
     TypeError
         If `figure` is no Figure, `numbers` no DataFrame, or JSON has no such `provenance`.
     ValueError
-        If the format is unknown, or if nothing is known of the numbers.
+        If the format is unknown, if nothing is known of the numbers, or if NAME.json is there and holds something else
+        than a figure's record, such as the plan that is drawn.
 
     See Also
     --------
@@ -94,6 +95,7 @@ def save(
             f"save: unknown format {path.suffix!r}: expected .pdf, .svg, .png, or no suffix for all three; "
             "figure.savefig writes other formats, without numbers and provenance"
         )
+    _check_record(path.with_suffix(".json"))
     table = numbers_of(figure) if numbers is None else numbers
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"save: expected a pandas DataFrame as numbers=, got {type(table).__name__}")
@@ -121,6 +123,21 @@ def save(
         files.append(path.with_suffix(suffix))
         write_atomically(files[-1], lambda file, content=content: file.write_bytes(content.encode()))
     return files
+
+
+def _check_record(path: Path) -> None:
+    """Raise ValueError where a file that is no figure's record would be written over."""
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and {"drawn", "numbers"} <= found.keys()):
+        raise ValueError(
+            f"save: {path} is there and is no figure's record, which would be written over it: give the figure another "
+            f"name than {path.stem}"
+        )
 
 
 def numbers_of(figure: Figure) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 
 from ...probes.hooks.attention_calls import AttentionCall
+from ...probes.private_names import tree_map_only
 from ..towers.attention_masks import concatenate_masks
 from ..towers.tower import BlockWidths
 from .low_rank import LowRankLinear

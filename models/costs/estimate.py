@@ -16,22 +16,23 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import (
+
+from ...probes.arguments import check_arguments, file_name
+from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.plans.layouts import lay_out
+from ...probes.private_names import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
-
-from ...probes.arguments import check_arguments, file_name
-from ...probes.plans.bridge_plan import BridgePlan
-from ...probes.plans.layouts import lay_out
 from ..fusion.fused_model import FusedModel
+from ..towers.checkpointing import checkpoint_blocks
 from ..training.optimizers import build_optimizers
 from .cost_options import GPUS, UTILISATION, CostOptions, check_bridged
 from .published import Unplanned, build_planned_generator, build_planned_reader
 from .simulation import KINDS, Step, simulate
-from .step_models import PlannedModel, are_open, checkpoint, gathered, learn_in, opened_experts
+from .step_models import PlannedModel, are_open, gathered, learn_in, opened_experts
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
@@ -231,7 +232,7 @@ def _counted(
         model.adapt(trained)
     learn_in(model, torch.bfloat16 if half and sharded else torch.float32)
     for expert in experts if checkpointing else ():
-        checkpoint(expert)
+        checkpoint_blocks(expert.model)
     model.train()
     device = torch.device("cpu") if fake else model.device
 

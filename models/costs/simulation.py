@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
+from ...probes.private_names import TorchDispatchMode, address_of, tree_iter
 from .step_costs import CPU_ATTENTION_FLOPS
 
 KINDS = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "update")
@@ -93,7 +92,7 @@ class Ledger(TorchDispatchMode):
         """Count the storages of tensors as one kind, whatever they were counted as before."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            key = storage._cdata
+            key = address_of(storage)
             if key in self._alive:
                 self.bytes[self._alive[key][1]] -= self._alive[key][0]
             else:
@@ -124,7 +123,7 @@ class Ledger(TorchDispatchMode):
         if (count := _OPERATIONS.get(func.overloadpacket)) is not None:
             self.operations += int(count(*args, **(kwargs or {}), out_val=output))
         tensors = (leaf for leaf in tree_iter(output) if isinstance(leaf, Tensor))
-        self.file([t for t in tensors if t.untyped_storage()._cdata not in self._alive], self.arriving)
+        self.file([t for t in tensors if address_of(t.untyped_storage()) not in self._alive], self.arriving)
         return output
 
 

@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from ...probes.arguments import checked
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.private_names import (
+    _scaled_dot_product_flash_attention_for_cpu,
+    _scaled_dot_product_flash_attention_for_cpu_backward,
+)
 
 _ATEN = torch.ops.aten
 # torch counts the attention kernels of GPUs alone; without these, attention on a CPU would cost nothing.
 CPU_ATTENTION_FLOPS = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *states, **_: sdpa_flop_count(*states[:3]),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *states, **_: sdpa_backward_flop_count(*states[:4])
-    ),
+    _scaled_dot_product_flash_attention_for_cpu: lambda *states, **_: sdpa_flop_count(*states[:3]),
+    _scaled_dot_product_flash_attention_for_cpu_backward: (lambda *states, **_: sdpa_backward_flop_count(*states[:4])),
 }
 _BATCHED = (_ATEN.bmm, _ATEN.baddbmm)
 WARM_UP = 2  # runs before time is taken

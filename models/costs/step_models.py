@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.private_names import parameters_of
 from ..experts.downloads import weights
 from ..experts.opening import OWN, open_expert
 from ..fusion.fused_model import FusedModel
@@ -97,21 +98,13 @@ def are_open(given: tuple[str | Path | Any, str | Path | Any]) -> bool:
     return all(hasattr(expert, "show") or str(expert) in known or Path(expert).is_dir() for expert in given)
 
 
-def checkpoint(expert: Any) -> None:
-    """Switch gradient checkpointing of an expert on: diffusers names it the other way than transformers."""
-    if hasattr(expert.model, "gradient_checkpointing_enable"):
-        expert.model.gradient_checkpointing_enable()
-    else:
-        expert.model.enable_gradient_checkpointing()
-
-
 def learn_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Put trained parameters into this precision."""
     for module in model.modules():
-        for name, p in list(module._parameters.items()):
+        for name, p in list(parameters_of(module).items()):
             if p is not None and p.requires_grad and (p.dtype != dtype or p.device.type == "meta"):
                 values = torch.empty(p.shape, dtype=dtype) if p.device.type == "meta" else p.detach().to(dtype)
-                module._parameters[name] = nn.Parameter(values)
+                parameters_of(module)[name] = nn.Parameter(values)
 
 
 def gathered(model: FusedModel) -> int:

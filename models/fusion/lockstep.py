@@ -10,12 +10,26 @@ from typing import Any
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
-from torch.utils import _python_dispatch as dispatch
+
+from ...probes.private_names import (
+    _InferenceMode,
+    _is_fwd_grad_enabled,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+    _pop_mode,
+    _pop_saved_tensors_default_hooks,
+    _pop_torch_function_stack,
+    _push_mode,
+    _push_on_torch_function_stack,
+    _push_saved_tensors_default_hooks,
+    _set_fwd_grad_enabled,
+    _top_saved_tensors_default_hooks,
+    dispatch_flags,
+    set_dispatch_flags,
+)
 
 SIDES = ("first", "second")
 DEVICES = ("cpu", "cuda", "mps", "xpu")  # whose autocast is kept
-FLAGS = ("_is_in_torch_dispatch_mode", "_is_in_non_infra_torch_dispatch_mode")
-hooks = torch._C._autograd
 
 
 class Meeting:
@@ -205,13 +219,13 @@ def _copied() -> list[Callable[[], None]]:
 def _take_off() -> list[Callable[[], None]]:
     """Take off every mode of this thread; return how each is put on again, to be called from the last to the first."""
     modes: list[Callable[[], None]] = []
-    grad, forward_grad = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+    grad, forward_grad = torch.is_grad_enabled(), _is_fwd_grad_enabled()
     autocasts = [(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in DEVICES]
     cached = torch.is_autocast_cache_enabled()
 
     def put_on() -> None:
         torch.set_grad_enabled(grad)
-        torch._C._set_fwd_grad_enabled(forward_grad)
+        _set_fwd_grad_enabled(forward_grad)
         for device, enabled, dtype in autocasts:
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
@@ -222,22 +236,22 @@ def _take_off() -> list[Callable[[], None]]:
         torch.clear_autocast_cache()  # a weight cast under no_grad would be cast without gradients for the other, too
     for device in DEVICES:
         torch.set_autocast_enabled(device, False)
-    while (pair := hooks._top_saved_tensors_default_hooks(False)) is not None:
-        hooks._pop_saved_tensors_default_hooks()
-        modes.append(lambda pair=pair: hooks._push_saved_tensors_default_hooks(*pair))
-    while torch._C._len_torch_function_stack():
-        mode = torch._C._pop_torch_function_stack()
-        modes.append(lambda mode=mode: torch._C._push_on_torch_function_stack(mode))
-    flags = {name: getattr(dispatch, name) for name in FLAGS if hasattr(dispatch, name)}
-    modes.append(lambda: vars(dispatch).update(flags))
-    while torch._C._len_torch_dispatch_stack():
-        within: Any = dispatch._pop_mode()
-        modes.append(lambda mode=within: dispatch._push_mode(mode))
-    vars(dispatch).update(dict.fromkeys(flags, False))
+    while (pair := _top_saved_tensors_default_hooks(False)) is not None:
+        _pop_saved_tensors_default_hooks()
+        modes.append(lambda pair=pair: _push_saved_tensors_default_hooks(*pair))
+    while _len_torch_function_stack():
+        mode = _pop_torch_function_stack()
+        modes.append(lambda mode=mode: _push_on_torch_function_stack(mode))
+    flags = dispatch_flags()
+    modes.append(lambda: set_dispatch_flags(flags))
+    while _len_torch_dispatch_stack():
+        within: Any = _pop_mode()
+        modes.append(lambda mode=within: _push_mode(mode))
+    set_dispatch_flags(dict.fromkeys(flags, False))
     if torch.is_inference_mode_enabled():
         modes.append(_Inference())
     torch.set_grad_enabled(True)
-    torch._C._set_fwd_grad_enabled(True)
+    _set_fwd_grad_enabled(True)
     return modes
 
 
@@ -245,7 +259,7 @@ class _Inference:
     """Leave inference mode when made, and return to it when called."""
 
     def __init__(self) -> None:
-        self.guard = torch._C._InferenceMode(False)
+        self.guard = _InferenceMode(False)
         self.guard.__enter__()
 
     def __call__(self) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...probes.file_formats import with_format, without_format
 from ...probes.files import write_atomically
 from ...probes.fingerprints.described_values import digest
 from ...probes.fingerprints.model_description import describe_parts
@@ -89,7 +90,8 @@ def save_model(
     """
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}
-    metadata = sealed(state, {"plan": asdict(plan), "experts": experts, "trained": trained})
+    about = with_format("fused model", {"plan": asdict(plan), "experts": experts, "trained": trained})
+    metadata = sealed(state, about)
     write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata=metadata))
     plan.save(folder / PLAN)
 
@@ -137,6 +139,7 @@ def read_model(folder: str | os.PathLike[str], plan: BridgePlan) -> tuple[dict[s
             stacklevel=4,
         )
         return state, {}, trained
+    about = without_format("fused model", path, about)[1]
     wanted = json.loads(json.dumps(asdict(plan)))
     if other := [name for name in wanted if wanted[name] != about["plan"].get(name)]:
         name = "pairs" if "pairs" in other else other[0]

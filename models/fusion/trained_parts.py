@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ...probes.arguments import checked
+from ...probes.private_names import children_of
 from ..bridges.trained_names import TRAINED
 
 SPARED = 0.01  # of the weights of the blocks may have no adapters without a warning: routers, tables, convolutions
@@ -164,13 +165,13 @@ def _inject(model: nn.Module, blocks: Sequence[str], layers: Sequence[str], rank
 
 def _way_back(model: nn.Module) -> Callable[[], None]:
     """Return what puts a model's modules and flags back as they are now."""
-    modules = [(module, dict(module._modules)) for module in model.modules()]
+    modules = [(module, dict(children_of(module))) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
 
     def back() -> None:
         for module, parts in modules:
-            module._modules.clear()
-            module._modules.update(parts)
+            children_of(module).clear()
+            children_of(module).update(parts)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

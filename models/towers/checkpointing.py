@@ -14,8 +14,27 @@ from typing import Any, Protocol
 import torch
 from torch.utils import checkpoint as torch_checkpoint
 
-LATER, REENTRANT = "_checkpoint_without_reentrant_generator", "CheckpointFunction"
+from ...probes.private_names import CHECKPOINT_GENERATOR
+
+LATER, REENTRANT = CHECKPOINT_GENERATOR, "CheckpointFunction"
 ORIGINALS = {name: getattr(torch_checkpoint, name) for name in (LATER, REENTRANT)}
+
+# The methods that switch it on: of transformers today, of transformers before, and of diffusers.
+SWITCHES = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
+
+
+def checkpoint_blocks(model: Any, **options: Any) -> None:
+    """Switch gradient checkpointing of a model's blocks on.
+
+    Parameters
+    ----------
+    model : Any
+        A model of transformers or diffusers.
+    **options
+        Of `torch.utils.checkpoint.checkpoint`, such as ``use_reentrant=False``. Models of diffusers take none.
+    """
+    switch = next((name for name in SWITCHES if hasattr(model, name)), SWITCHES[-1])
+    getattr(model, switch)(*([options] if options and switch != SWITCHES[-1] else []))
 
 
 class Listener(Protocol):

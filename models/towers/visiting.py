@@ -18,6 +18,12 @@ from ...probes.hooks.block_outputs import named_inputs
 from ...probes.hooks.block_stacks import find_block
 from ...probes.hooks.compiled_blocks import CompiledCall, check_parents, put, uncompile_all
 from ...probes.hooks.hook_order import register_before_readers
+from ...probes.private_names import (
+    COMPILED_CALL,
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
 from .checkpointing import hearing
 from .tower import BlockWidths, SelfAttention, Tower, Visit
 
@@ -177,13 +183,13 @@ class _Pass:
                     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
                     stack.callback(block.register_forward_hook(after, always_call=True).remove)
                     continue
-                compiled = getattr(block, "_compiled_call_impl", None)
+                compiled = getattr(block, COMPILED_CALL, None)
                 if compiled is None:
                     stack.callback(register_before_readers(block, self._after(number)).remove)
                     continue
                 if not isinstance(compiled, CompiledCall):
                     compiled = CompiledCall(compiled)
-                    put(stack, block, "_compiled_call_impl", compiled)
+                    put(stack, block, COMPILED_CALL, compiled)
                 hook = self._after(number)
                 compiled.hooks.insert(0, hook)
                 stack.callback(compiled.hooks.remove, hook)
@@ -196,10 +202,10 @@ class _Pass:
             if (intercept := self.running.pop().intercept) is not None:
                 intercept.leave(mode=False)
                 left.append(intercept.mode)
-        modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+        modes = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
         for mode in reversed(modes):
             if not any(mode is other for other in left):
-                torch._C._push_on_torch_function_stack(mode)
+                _push_on_torch_function_stack(mode)
 
     @property
     def silent(self) -> bool:

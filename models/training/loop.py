@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ...probes.arguments import checked, folder_name
 from ...probes.folder_locks import writing
 from ...probes.hooks.attention_calls import Attention, Intercept
+from ...probes.private_names import parameters_of
 from ...probes.workers.heartbeats import wait_for_all
 from .optimizers import build_optimizers
 from .resuming import Checkpoints
@@ -257,4 +258,4 @@ def _gather(model: nn.Module) -> None:
     for name, p in list(model.named_parameters()):
         if p.requires_grad and hasattr(p, "full_tensor"):
             owner, _, leaf = name.rpartition(".")
-            model.get_submodule(owner)._parameters[leaf] = nn.Parameter(p.detach().full_tensor())  # type: ignore[attr-defined]
+            parameters_of(model.get_submodule(owner))[leaf] = nn.Parameter(p.detach().full_tensor())  # type: ignore[attr-defined]

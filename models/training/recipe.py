@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...probes.arguments import check_names, check_options, checked, file_name, folder_name, option
+from ...probes.file_formats import with_format, without_format
 from ...probes.files import write_json
 from ...probes.plans.bridge_plan import STREAMS
 from ...probes.plans.layout_table import LAYOUTS, TRUNKS
+from ...probes.tensor_files import read_sealed, with_seal
 from ..bridges.trained_names import TRAINED
 from .training_limits import LIMITS
 
@@ -190,7 +192,7 @@ class Recipe:
         Parameters
         ----------
         path : path
-            A YAML file, or the name of a recipe in studies/recipes, such as "scenes".
+            A YAML file, the recipe.json of a run, or the name of a recipe in studies/recipes, such as "scenes".
 
         Returns
         -------
@@ -210,21 +212,22 @@ class Recipe:
         if file is None:
             raise FileNotFoundError(f"no recipe {path}: expected a YAML file or one of {', '.join(shipped)}")
         try:
-            return cls(**_fields_of(file.read_bytes()))
+            return cls(**_fields_of(file))
         except (TypeError, ValueError) as error:
             raise ValueError(f"recipe {path}: {error}") from None
 
 
-def _fields_of(content: bytes) -> dict[str, Any]:
-    """Return the fields of a recipe that a YAML file holds, by name."""
+def _fields_of(file: Path) -> dict[str, Any]:
+    """Return the fields of a recipe that a YAML file or a run's recipe.json holds, by name."""
     from yaml import YAMLError, safe_load
 
     try:
-        held = safe_load(content.decode("utf-8"))
+        held = read_sealed(file) if file.suffix == ".json" else safe_load(file.read_bytes().decode("utf-8"))
     except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected YAML, lines such as 'layout: H' ({' '.join(str(error).split())})") from None
     if not isinstance(held, dict):
         raise ValueError(f"expected lines such as 'layout: H', got {type(held).__name__}")
+    held = without_format("recipe", file, held)[1]
     check_names("key", map(str, held), [each.name for each in fields(Recipe)])
     rates = {name: _number(value) for name, value in held.items() if name in ("learning_rate", "average")}
     return held | rates
@@ -261,6 +264,7 @@ def build(recipe: Recipe) -> Any:
 
     from ...probes.plans.rank_budget import rank_for
     from ..fusion.fused_model import FusedModel
+    from ..towers.checkpointing import checkpoint_blocks
     from ..unified.flow_model import UnifiedModel
     from ..unified.token_model import UnifiedTokens
     from .plan_experts import open_experts, plan_of
@@ -280,12 +284,7 @@ def build(recipe: Recipe) -> Any:
         rank = rank_for(recipe.parameters, fuse(1).count_parameters)
     model = fuse(rank).adapt(recipe.trained)
     for expert in experts if recipe.checkpointing else ():
-        of_transformers = hasattr(expert.model, "gradient_checkpointing_enable")  # diffusers names it the other way
-        (
-            expert.model.gradient_checkpointing_enable
-            if of_transformers
-            else expert.model.enable_gradient_checkpointing
-        )()
+        checkpoint_blocks(expert.model)
     return model
 
 
@@ -336,7 +335,6 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
         load_stimuli(recipe.data, 1)
     from accelerate import PartialState
 
-    from ...probes.tensor_files import with_seal
     from ..fusion.text_states import keep_text_states
     from .train_model import train
 
@@ -353,5 +351,5 @@ def run_recipe(recipe: Recipe, folder: str | Path, on_log: Callable[[Log], objec
     options = {name: getattr(recipe, name) for name in names}
     train(model, folder, data=stimuli, on_log=on_log, **options)
     if PartialState().is_main_process:
-        write_json(folder / "recipe.json", with_seal(asdict(recipe)))
+        write_json(folder / "recipe.json", with_seal(with_format("recipe", asdict(recipe))))
     return model

@@ -14,7 +14,6 @@ variant, no U-Net), the model predicts the clean image and is trained on the vel
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,10 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from ...probes.arguments import check_names, checked, file_name
-from ...probes.files import write_atomically
+from ...probes.file_formats import read_json, with_format
+from ...probes.files import write_atomically, write_json
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.private_names import set_attention
 from ...probes.stimuli.images import to_pixels
 from ...probes.tensor_files import hash_file, read_tensors, sealed
 from ..experts.pixel_dit import DitExpert
@@ -98,7 +99,7 @@ class OneTrunk(nn.Module):
         check_parts(plan, config, tokenizer)
         causal_images = checked("causal_images", causal_images, bool)
         config = copy.deepcopy(config)
-        config.text_config._attn_implementation = "sdpa"  # masks here are boolean
+        set_attention(config.text_config, "sdpa")  # masks here are boolean
         self.plan, self.tokenizer, self.causal_images = plan, tokenizer, causal_images
         self.name = f"unified {plan.layout}"
         trunk = Trunk(config.text_config, plan)
@@ -319,8 +320,9 @@ class OneTrunk(nn.Module):
         self.plan.save(folder / "plan.json")
         self.reader.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        settings = json.dumps({"objective": self.objective, **self.settings()}, sort_keys=True) + "\n"
-        write_atomically(folder / "unified.json", lambda path: path.write_text(settings, encoding="utf-8"))
+        write_json(
+            folder / "unified.json", with_format("unified model", self.settings() | {"objective": self.objective})
+        )
         state = _once(self.state_dict())
         metadata = sealed(state, {name: hash_file(folder / name) for name in DESCRIBED})
         write_atomically(folder / "unified.safetensors", lambda path: save_file(state, path, metadata=metadata))
@@ -346,7 +348,7 @@ class OneTrunk(nn.Module):
         for name in ("unified.json", "unified.safetensors", "config.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}: expected what {cls.__name__}.save writes")
-        settings = json.loads((folder / "unified.json").read_text(encoding="utf-8"))
+        settings = read_json("unified model", folder / "unified.json")
         if (found := settings.pop("objective")) != cls.objective:
             raise ValueError(
                 f"{folder / 'unified.json'} is of the objective {found!r}, {cls.__name__} draws by {cls.objective!r}: "

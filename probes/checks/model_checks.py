@@ -21,6 +21,7 @@ from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import EMBEDDINGS
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import walk
+from ..private_names import HOOKS
 from ..reading.hidden_state_index import hidden_state_layers
 from ..stimuli.stimulus_set import Stimuli, Stimulus
 from ..subjects.subject import Subject, denoised_modalities, modules_of, prepared
@@ -333,9 +334,8 @@ def _equal(one: Tensor, two: Tensor) -> bool:
 
 def _hooks(subject: Subject) -> int:
     """Count all hooks of a subject's modules."""
-    stores = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     modules = [module for part in modules_of(subject).values() for module in walk(part)]
-    return sum(len(getattr(module, store)) for module in modules for store in stores)
+    return sum(len(getattr(module, store)) for module in modules for store in HOOKS)
 
 
 def _tokenizers(subject: Subject) -> Iterator[Any]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..hooks.block_stacks import find_block
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.hook_order import Reader
+from ..private_names import tree_flatten, tree_unflatten
 from ..stimuli.stimulus_set import Stimulus
 from ..subjects.subject import ForwardPass, Subject
 

@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
-import torch
 from torch import nn
 
+from ..private_names import (
+    ATTENTION,
+    COMPILED,
+    COMPILED_FROM,
+    DIFFUSERS_HOOK,
+    FORWARD_HOOKS,
+    FORWARD_PRE_HOOKS,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 from .described_values import describe, describe_function, digest, versioned
 
 # Packages whose hooks record, move or shard, and change no value.
@@ -23,12 +32,11 @@ QUIET_WRAPPERS = (
     "torch._dynamo",
 )
 INNER = ("original_forward", "old_forward")  # what such wrappers call the function that they wrap
-HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+HOOKS = (FORWARD_PRE_HOOKS, FORWARD_HOOKS)
 TABLES = (  # module and name of transformers' tables of attention functions
     ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS"),
     ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS"),
 )
-REGISTRY = "_diffusers_hook"
 DECORATING = {*sys.stdlib_module_names, "huggingface_hub"} - {"__main__"}  # of functions that libraries decorate
 
 
@@ -50,10 +58,9 @@ def interventions_of(model: nn.Module) -> dict[str, str]:
         it holds: a vector that a hook adds is part of it.
     """
     found: dict[str, str] = {}
-    torch_hooks = torch.nn.modules.module
     everywhere = [
         describe_function(hook)
-        for hooks in (torch_hooks._global_forward_pre_hooks, torch_hooks._global_forward_hooks)
+        for hooks in (_global_forward_pre_hooks, _global_forward_hooks)
         for hook in hooks.values()
         if not _quiet(hook, QUIET_HOOKS)
     ]
@@ -61,7 +68,7 @@ def interventions_of(model: nn.Module) -> dict[str, str]:
         found["a hook on every module"] = digest(everywhere)
     classes: dict[type, None] = {}
     for path, module in model.named_modules():
-        place = path.replace("_orig_mod.", "") or "the model itself"
+        place = path.replace(f"{COMPILED}.", "") or "the model itself"
         classes[type(module)] = None
         hooks = [
             [kind, describe_function(hook)]
@@ -70,8 +77,8 @@ def interventions_of(model: nn.Module) -> dict[str, str]:
             if not _quiet(hook, QUIET_HOOKS)
         ]
         hooks += [
-            [REGISTRY, type(hook).__qualname__, {k: describe(v) for k, v in vars(hook).items() if k != "fn_ref"}]
-            for hook in getattr(module.__dict__.get(REGISTRY), "hooks", {}).values()
+            [DIFFUSERS_HOOK, type(hook).__qualname__, {k: describe(v) for k, v in vars(hook).items() if k != "fn_ref"}]
+            for hook in getattr(module.__dict__.get(DIFFUSERS_HOOK), "hooks", {}).values()
             if "Offload" not in type(hook).__name__
         ]
         if hooks:
@@ -86,7 +93,7 @@ def interventions_of(model: nn.Module) -> dict[str, str]:
         for name, function in vars(sys.modules.get(home, object)).items():
             if isinstance(function, FunctionType) and _foreign(function, home):
                 found[f"{name} of {home}"] = digest(describe_function(function))
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    attention = getattr(getattr(model, "config", None), ATTENTION, None)
     for name, function in _registered(attention):
         found[name] = digest(describe_function(function))
     return found
@@ -122,7 +129,7 @@ def _replaced(module: nn.Module) -> Callable[..., Any] | None:
             return None
         if not _quiet(forward, QUIET_WRAPPERS):
             return forward
-        inner = getattr(forward, "__wrapped__", None) or getattr(forward, "_torchdynamo_orig_callable", None)
+        inner = getattr(forward, "__wrapped__", None) or getattr(forward, COMPILED_FROM, None)
         if inner is None and isinstance(forward, FunctionType):
             cells = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
             inner = next((cells[name].cell_contents for name in INNER if name in cells), None)

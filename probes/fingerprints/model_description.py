@@ -8,6 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..private_names import (
+    ACCELERATE_HOOK,
+    ATTENTION,
+    COMMIT,
+    COMPILED,
+    NAME_OR_PATH,
+    SAVES_STATE,
+    buffers_of,
+    parameters_of,
+    save_extra_state,
+)
 from .described_values import EMPTY, config_digest, describe, describe_class, digest, is_config, versioned
 from .interventions import interventions_of
 from .tensor_hash import hash_tensor
@@ -40,14 +51,14 @@ def describe_parts(model: nn.Module) -> dict[str, Any]:
         and buffers by part ("model.layers.3.mlp"), and of all plain attributes by class of modules; which adapters are
         on; hooks and replaced functions (`interventions.interventions_of`).
     """
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    model = getattr(model, COMPILED, model)  # torch.compile's wrapper
     config = getattr(model, "config", None)
     parts = _Parts(model)
     return {
         "class": _class_name(model),
         "revision": _revision(config, model),
         "config": config_digest(config),
-        "attention": getattr(config, "_attn_implementation", None),
+        "attention": getattr(config, ATTENTION, None),
         "weights": parts.weights,
         "settings": parts.settings,
         **({"adapters": parts.adapters} if parts.adapters else {}),
@@ -79,7 +90,7 @@ class _Parts:
         code: dict[str, Any] = {}
         own = getattr(model, "config", None)
         for path, module in model.named_modules(remove_duplicate=False):
-            path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")
+            path = path.replace(f"{COMPILED}.", "").removesuffix(COMPILED)
             self._note_offloading(path, module)
             for name, value in self._state(path, module):
                 weights.setdefault(_part_of(f"{path}.{name}" if path else name), []).append([path, name, value])
@@ -103,21 +114,21 @@ class _Parts:
         self.adapters = {name: _of_all(found) for name, found in adapters.items()}
 
     def _note_offloading(self, path: str, module: nn.Module) -> None:
-        hook = module.__dict__.get("_hf_hook")
+        hook = module.__dict__.get(ACCELERATE_HOOK)
         for each in getattr(hook, "hooks", (hook,)):
             if (held := getattr(each, "weights_map", None)) is not None:
                 self._offloaded.append((f"{path}." if path else "", held))
 
     def _state(self, path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
         """Yield name and hash of each parameter, buffer and extra state of one module, without those inside it."""
-        tensors = module._parameters | module._buffers
+        tensors = parameters_of(module) | buffers_of(module)
         for name, tensor in tensors.items():
             if tensor is not None:
                 yield name, hash_tensor(self._held(f"{path}.{name}" if path else name, tensor))
         kind = type(module)
-        if any(getattr(kind, n) is not getattr(nn.Module, n) for n in ("_save_to_state_dict", "get_extra_state")):
+        if any(getattr(kind, n) is not getattr(nn.Module, n) for n in (SAVES_STATE, "get_extra_state")):
             saved: dict[str, Any] = {}
-            module._save_to_state_dict(saved, "", True)
+            save_extra_state(module, saved)
             for name, value in saved.items():
                 if name not in tensors:
                     yield name, describe(value)
@@ -158,7 +169,7 @@ def _class_name(model: nn.Module) -> str:
 
 
 def _revision(config: Any, model: nn.Module) -> str | None:
-    commit = getattr(config, "_commit_hash", None)
-    path = str(getattr(config, "_name_or_path", "") or getattr(model, "_name_or_path", "") or "")
+    commit = getattr(config, COMMIT, None)
+    path = str(getattr(config, NAME_OR_PATH, "") or getattr(model, NAME_OR_PATH, "") or "")
     found = re.search(r"snapshots[/\\]([0-9a-f]{40})", path)
     return commit or (found.group(1) if found else None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from ..hooks.parallel_models import all_ranks, whole
+from ..private_names import version_of
 
 WORDS = 1 << 10  # the 8-byte words of a block
 BLOCKS = 128  # that are summed at once: a MiB
@@ -155,7 +156,7 @@ def _stamp(tensor: Tensor) -> Any:
     if tensor.is_inference() or tensor.device.type == "meta" or tensor.layout != torch.strided:
         return None
     plain = tensor.detach().as_subclass(Tensor)
-    where = (tensor._version, plain.data_ptr(), tuple(plain.shape), plain.stride(), plain.dtype, plain.device)
+    where = (version_of(tensor), plain.data_ptr(), tuple(plain.shape), plain.stride(), plain.dtype, plain.device)
     return where, _glance(plain)
 
 

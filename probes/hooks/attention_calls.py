@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..private_names import _len_torch_function_stack
 from .block_outputs import named_inputs
 from .block_stacks import find_block
 
@@ -170,7 +171,7 @@ class BlockIntercept:
         self._calls, self._calls_by_name = 0, 0
         attend = intercept_calls(visit).attend
         self.mode: Intercept | None = None
-        if named and not torch._C._len_torch_function_stack():
+        if named and not _len_torch_function_stack():
             self._by_name = NamedIntercept(attend)
             return
 

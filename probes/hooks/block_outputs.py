@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .block_stacks import COMPILED
+from ..private_names import COMPILED
 from .next_block import OutputOrder, OutputTrace, order_from_next
 
 State = Tensor | dict[str, Tensor]  # one hidden state, or one for each stream

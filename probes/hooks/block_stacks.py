@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..arguments import checked
+from ..private_names import COMPILED
 from .parallel_models import check_parallel
 
-COMPILED = "_orig_mod"  # the name under which torch.compile holds what it has wrapped
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 

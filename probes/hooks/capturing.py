@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..arguments import checked
+from ..private_names import _current_graph_task_id
 from .block_outputs import (
     AmbiguousStreams,
     State,
@@ -386,4 +386,4 @@ def _waiting(path: str, inputs: Mapping[str, Any], output: Any, unclear: Ambiguo
 
 def _recomputed() -> bool:
     """Return whether a backward pass is running, in which gradient checkpointing runs blocks again."""
-    return torch._C._current_graph_task_id() != -1
+    return _current_graph_task_id() != -1

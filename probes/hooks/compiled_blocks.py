@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from .block_stacks import COMPILED, find_block
+from ..private_names import COMPILED, COMPILED_CALL, children_of
+from .block_stacks import find_block
 from .hook_order import register_before_readers
 
 
@@ -59,12 +60,12 @@ def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 
 def uncompile(stack: ExitStack, module: nn.Module) -> None:
     """Let a module run as it did before it was compiled, until the stack is left. Hooks behind it stay."""
-    compiled = module.__dict__.get("_compiled_call_impl")
+    compiled = module.__dict__.get(COMPILED_CALL)
     if compiled is not None:
-        put(stack, module, "_compiled_call_impl", None)
+        put(stack, module, COMPILED_CALL, None)
     for hook in compiled.hooks if isinstance(compiled, CompiledCall) else ():
         stack.callback(register_before_readers(module, hook).remove)
-    if (original := module._modules.get(COMPILED)) is not None:
+    if (original := children_of(module).get(COMPILED)) is not None:
         put(stack, module, "forward", original.__call__)
 
 
@@ -73,9 +74,9 @@ def uncompile_all(stack: ExitStack, block: nn.Module) -> None:
     modules = [block]
     while modules:  # `block.modules()` takes several times as long, in every pass
         module = modules.pop()
-        if module.__dict__.get("_compiled_call_impl") is not None or COMPILED in module._modules:
+        if module.__dict__.get(COMPILED_CALL) is not None or COMPILED in children_of(module):
             uncompile(stack, module)
-        modules += [child for child in module._modules.values() if child is not None]
+        modules += [child for child in children_of(module).values() if child is not None]
 
 
 def check_parents(model: nn.Module, path: str) -> None:
@@ -91,8 +92,8 @@ def check_parents(model: nn.Module, path: str) -> None:
     names = path.split(".")
     for count in range(len(names)):
         parent = model.get_submodule(".".join(names[:count]))
-        whole = COMPILED in parent._modules and parent is not find_block(model, path)
-        if whole or getattr(parent, "_compiled_call_impl", None) is not None:
+        whole = COMPILED in children_of(parent) and parent is not find_block(model, path)
+        if whole or getattr(parent, COMPILED_CALL, None) is not None:
             raise ValueError(
                 f"{type(getattr(model, COMPILED, model)).__name__} is compiled around block {path!r}, which hides it "
                 "from bridges: compile the blocks one by one instead, as block.compile()"

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ..private_names import forward_hooks_of
+
 
 class Reader(partial):
     """Mark a forward hook of this project. It stays behind hooks that are registered by `register_before_readers`."""
@@ -29,8 +31,9 @@ def register_before_readers(module: nn.Module, hook: Callable[..., Any]) -> Remo
     torch.utils.hooks.RemovableHandle
         The handle that removes it.
     """
-    readers = [key for key, other in module._forward_hooks.items() if isinstance(other, Reader)]
+    hooks = forward_hooks_of(module)
+    readers = [key for key, other in hooks.items() if isinstance(other, Reader)]
     handle = module.register_forward_hook(Reader(hook))
     for key in readers:
-        module._forward_hooks[key] = module._forward_hooks.pop(key)
+        hooks[key] = hooks.pop(key)
     return handle

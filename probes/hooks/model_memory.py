@@ -14,13 +14,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..private_names import DIFFUSERS_HOOK, KEPT_BY_TORCH, STATEFUL, buffers_of, parameters_of, version_of
 from .model_state import OFFLOADING, walk
 
 PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
 CONTAINERS = (dict, list, set, deque)
 # What torch and accelerate keep in a module for themselves.
-INTERNAL = {"_parameters", "_modules", "_buffers", "_non_persistent_buffers_set", "_is_full_backward_hook", "training"}
-REGISTRY = "_diffusers_hook"  # the attribute by which diffusers hooks a module
+INTERNAL = KEPT_BY_TORCH | {"training"}
 GUIDING = ("SkipHook", "SmoothedEnergyGuidanceHook")  # its hooks that keep no state and change what blocks do
 LIBRARIES = ("torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "numpy", "PIL")
 OURS = tuple(f"{__name__.partition('.probes.')[0]}.{package}." for package in ("probes", "models"))
@@ -117,14 +117,14 @@ def check_no_cache(model: nn.Module) -> None:
     RuntimeError
         A cache or a layer skip is on.
     """
-    if not any(REGISTRY in module.__dict__ for module in walk(model)):
+    if not any(DIFFUSERS_HOOK in module.__dict__ for module in walk(model)):
         return
     for path, module in model.named_modules():
-        registry = getattr(module, REGISTRY, None)
+        registry = getattr(module, DIFFUSERS_HOOK, None)
         for hook in getattr(registry, "hooks", {}).values():
             kind = type(hook).__name__
             what = f"{kind} on {path or 'the model itself'!r} of {type(model).__name__}"
-            if getattr(hook, "_is_stateful", False):
+            if getattr(hook, STATEFUL, False):
                 raise RuntimeError(
                     f"{what} is a cache: its blocks return states of earlier steps. Call disable_cache() on the model"
                 )
@@ -144,13 +144,13 @@ class _Snapshot:
         self.bytes = 0
         for path, module in model.named_modules():
             name = path or type(model).__name__
-            for parameter in module._parameters.values():
+            for parameter in parameters_of(module).values():
                 if type(parameter) is nn.Parameter and not parameter.is_inference():
-                    self.tensors.append((parameter, parameter._version, None, f"a parameter of {name!r}"))
+                    self.tensors.append((parameter, version_of(parameter), None, f"a parameter of {name!r}"))
             if any(hasattr(module, hook) for hook in OFFLOADING):
                 continue
             self._holder(module, {k: v for k, v in module.__dict__.items() if _own(k)}, name)
-            self._content(module._buffers, name)
+            self._content(buffers_of(module), name)
             if not _of_library(type(module)):
                 self._class(type(module), name)
 
@@ -206,7 +206,7 @@ class _Snapshot:
             return
         self.bytes += tensor.numel() * tensor.element_size()
         copy = tensor.detach().clone() if self.bytes <= LARGEST else None
-        self.tensors.append((tensor, tensor._version, copy, name))
+        self.tensors.append((tensor, version_of(tensor), copy, name))
 
     def _function(self, function: types.FunctionType, name: str) -> None:
         if _of_library(function):
@@ -250,7 +250,7 @@ class _Snapshot:
                 changes.append(Place(container, _CONTENT, content, "a container"))
                 _write(changes[-1])
         for tensor, version, copy, name in self.tensors:
-            if tensor._version != version and copy is not None and not torch.equal(tensor, copy):
+            if version_of(tensor) != version and copy is not None and not torch.equal(tensor, copy):
                 with torch.no_grad():
                     tensor.copy_(copy)
                 changes.append(Place(tensor, _VALUES, copy, name))
@@ -258,7 +258,9 @@ class _Snapshot:
 
     def lost(self) -> str | None:
         """Return the name of a tensor that was changed in place and of which there is no copy."""
-        return next((name for t, version, copy, name in self.tensors if copy is None and t._version != version), None)
+        return next(
+            (name for t, version, copy, name in self.tensors if copy is None and version_of(t) != version), None
+        )
 
 
 _CONTENT, _VALUES = object(), object()

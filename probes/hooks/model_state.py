@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-OFFLOADING = ("_hf_hook", "_diffusers_hook")  # the attributes by which accelerate and diffusers hook modules they move
+from ..private_names import ACCELERATE_HOOK, DIFFUSERS_HOOK, children_of, parameters_of
+
+OFFLOADING = (ACCELERATE_HOOK, DIFFUSERS_HOOK)  # by which accelerate and diffusers hook modules that they move
 
 
 def walk(model: nn.Module) -> list[nn.Module]:
@@ -29,10 +31,10 @@ def walk(model: nn.Module) -> list[nn.Module]:
     found = {id(model): model}
     waiting = [model]
     while waiting:
-        for child in waiting.pop()._modules.values():
+        for child in children_of(waiting.pop()).values():
             if child is not None and id(child) not in found:
                 found[id(child)] = child
-                if child._modules:
+                if children_of(child):
                     waiting.append(child)
     return list(found.values())
 
@@ -109,10 +111,10 @@ def device_of(model: nn.Module) -> torch.device:
     torch.device
         The first of its devices, by name; the CPU for a model without parameters.
     """
-    held = (p for module in walk(model) for p in module._parameters.values() if p is not None)
+    held = (p for module in walk(model) for p in parameters_of(module).values() if p is not None)
     devices = {p.device for p in held} or {torch.device("cpu")}
     if torch.device("meta") in devices:
-        hooks = [hook for m in model.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
+        hooks = [hook for m in model.modules() if (hook := getattr(m, ACCELERATE_HOOK, None)) is not None]
         devices = {
             torch.device(d) for d in (getattr(hook, "execution_device", None) for hook in hooks) if d is not None
         }
@@ -132,4 +134,4 @@ def dispatched(model: nn.Module) -> bool:
     bool
         True for a model that was opened with a device map or is offloaded. Such a model must not be moved.
     """
-    return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, "_hf_hook") for m in walk(model))
+    return bool(getattr(model, "hf_device_map", None)) or any(hasattr(m, ACCELERATE_HOOK) for m in walk(model))

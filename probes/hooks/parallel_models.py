@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..private_names import MESH, PARALLEL_CONFIG, PIPELINE_STAGE, buffers_of, parameters_of
 from .model_state import walk
 
 ALIKE = 1e-2  # of the largest value: ranks that hold one state may differ in rounding, parts of it differ by far more
@@ -43,8 +44,8 @@ def ranks_of(*models: nn.Module) -> tuple[int, ...]:
     for model in models:
         check_parallel(model)
         for module in model.modules():
-            sequence = getattr(getattr(module, "_parallel_config", None), "context_parallel_config", None)
-            meshes = [getattr(sequence, "_mesh", None)]
+            sequence = getattr(getattr(module, PARALLEL_CONFIG, None), "context_parallel_config", None)
+            meshes = [getattr(sequence, MESH, None)]
             meshes += [getattr(tensor, "device_mesh", None) for tensor in _own_tensors(module)]
             found.update(rank for mesh in meshes if mesh is not None for rank in mesh.mesh.flatten().tolist())
     return tuple(sorted(found))
@@ -67,7 +68,7 @@ def check_parallel(model: nn.Module) -> None:
         return
     for module in model.modules():
         name = type(module).__name__
-        if name == "PipelineIdentityLayer" or getattr(module, "_pp_stage", None) is not None:
+        if name == "PipelineIdentityLayer" or getattr(module, PIPELINE_STAGE, None) is not None:
             why = (
                 "is one stage of a pipeline, so that this rank has only some of its blocks: open it whole, or sharded "
                 "by tensor parallelism or fully_shard"
@@ -255,7 +256,7 @@ def no_buffer_broadcasts(*modules: nn.Module) -> Iterator[None]:
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+    return [tensor for tensor in (*parameters_of(module).values(), *buffers_of(module).values()) if tensor is not None]
 
 
 @lru_cache

@@ -8,11 +8,13 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arguments import check_names, check_options, checked, file_name
+from ..file_formats import with_format, without_format
 from ..files import write_atomically
 from ..notebook_views import plan_drawing, table_view
 from .layout_table import LAYOUTS, TRUNKS, Pairs
@@ -231,7 +233,7 @@ class BridgePlan:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for the plan, such as {path / 'plan.json'}")
         try:
-            text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
+            text = json.dumps(with_format("bridge plan", asdict(self)), indent=2, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"the evidence of the plan cannot be written as JSON ({error}): keep finite numbers, texts, lists and "
@@ -258,7 +260,7 @@ class BridgePlan:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is not a bridge plan, or if the plan does not hold together.
+            If the file is not a bridge plan, or of a newer format, or if the plan does not hold together.
         TypeError
             If the path is no path.
         """
@@ -266,7 +268,7 @@ class BridgePlan:
         if not path.is_file():
             raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
         try:
-            return cls(**_fields_of(path.read_bytes()))
+            return cls(**_fields_of(path))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a bridge plan: {error}") from None
 
@@ -332,16 +334,17 @@ def _nested_taps(given: Any) -> tuple[tuple[int, ...], ...]:
         raise ValueError(f"taps must be blocks, whole numbers, or such blocks for each pair: {_short(given)}") from None
 
 
-def _fields_of(content: bytes) -> dict[str, Any]:
+def _fields_of(path: Path) -> dict[str, Any]:
     """Return the fields of a plan that a file holds, by name."""
     try:
-        held = json.loads(content.decode("utf-8"))
+        held = json.loads(path.read_bytes().decode("utf-8"))
     except RecursionError:
         raise ValueError("expected the JSON that save wrote, which is not as deep") from None
     except ValueError as error:
         raise ValueError(f"expected the JSON that save wrote ({error})") from None
     if not isinstance(held, dict):
         raise ValueError(f"expected an object of JSON with the fields of a plan, got {_short(held)}")
+    held = without_format("bridge plan", path, held)[1]
     declared = {each.name: each for each in fields(BridgePlan)}
     check_names("field", held, declared)
     if lacking := [n for n, each in declared.items() if each.default is MISSING and n not in held]:

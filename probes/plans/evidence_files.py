@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..arguments import check_names, checked
 from ..curves.divergence_depth import Divergence
+from ..file_formats import without_format
 from ..files import read_parquet
 from .rules import MAP_DEPTHS, Evidence
 
@@ -51,7 +52,8 @@ def read_evidence(path: str | os.PathLike[str]) -> Evidence:
             return table
         table = pd.read_csv(path)
         if (beside := path.with_suffix(".json")).is_file():
-            table.attrs = _checked_attrs(json.loads(beside.read_text(encoding="utf-8")))
+            found = _checked_attrs(json.loads(beside.read_text(encoding="utf-8")))
+            table.attrs = without_format("layer map", beside, found)[1]
     except Exception as error:  # readers of tables raise anything on damaged files
         said = " ".join(str(error).split())
         raise ValueError(f"{path} holds no evidence, neither a table nor a divergence: {said}") from None

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..arguments import checked
 from ..features.layer_features import ALLOWED
-from ..hooks.block_stacks import COMPILED, find_stacks
+from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import EMBEDDINGS, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
 from ..notebook_views import SubjectView
+from ..private_names import COMPILED
 from ..stimuli.stimulus_set import Stimulus
 from .caption_tokens import CannotAsk, CaptionTokens, search_captions
 from .input_changes import check_answers, check_kind_of_inputs, data_inputs, own_data_differ, unchanged

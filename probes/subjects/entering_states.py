@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..hooks.capturing import EMBEDDINGS, LayerNeverRan, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
+from ..private_names import _BatchNorm, _ConvNd
 from .input_changes import Inputs, unchanged
 
-MAPS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+MAPS = (_ConvNd, _BatchNorm, nn.GroupNorm)
 MOVED = 1e-6  # a change of less than this share of the largest value is rounding
 
 MEAN = "mean"  # of several states of a token

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import ImageOps
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from ..private_names import tree_map
 from ..stimuli.stimulus_set import Stimulus
 
 # The kind of an input by its name; the first pattern that fits counts. None: it goes with another input, and is never

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from ..hooks.block_stacks import find_stacks
 from ..hooks.skipped_blocks import skipping
+from ..private_names import tree_flatten
 from .entering_states import MOVED, entering_streams, flatten_tokens
 from .input_changes import Grid, Inputs, Rows, noise_like, unchanged
 

@@ -73,7 +73,9 @@ def begin(rank: int | None = None) -> Any:
         return _store
     rank = int(os.environ.get("RANK", "0")) if rank is None else rank
     if dist.is_initialized():
-        found = dist.distributed_c10d._get_default_store()
+        from ..private_names import _get_default_store  # not every build of torch has it
+
+        found = _get_default_store()
     else:
         with _named("a rank has not started"):
             found = next(dist.rendezvous("env://", timeout=timedelta(seconds=patience())))[0]

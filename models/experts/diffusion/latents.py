@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....probes.private_names import patchify_latents, unpatchify_latents
 from ....probes.stimuli.controls import noise_for
 from ....probes.stimuli.images import to_pixels
 from ....probes.stimuli.stimulus_set import Stimulus
@@ -106,8 +107,7 @@ def clean_latents(pipe: Any, images: Tensor) -> Tensor:
             "what it asks for (pipe.vae.enable_tiling()), or wrap the pipeline in your own Subject"
         ) from error
     latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
-    if hasattr(pipe, "_patchify_latents"):  # Flux 2 standardises patches of latents
-        latents = pipe._patchify_latents(latents)
+    latents = patchify_latents(pipe, latents)  # Flux 2 standardises patches of latents
     mean, std = _units(vae, latents)
     return (latents - mean) / std
 
@@ -133,8 +133,7 @@ def decode_latents(pipe: Any, latents: Tensor) -> Tensor:
         latents = latents[:, :, None]
     mean, std = _units(vae, latents)
     latents = latents * std + mean
-    if hasattr(pipe, "_unpatchify_latents"):
-        latents = pipe._unpatchify_latents(latents)
+    latents = unpatchify_latents(pipe, latents)
     with torch.no_grad():
         images = vae.decode(latents).sample
     return images[:, :, 0] if images.dim() == 5 else images

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
+from ....probes.private_names import quiet_lookup
 from ..weight_files import loading
 from ..weight_files.loading_messages import quiet_loading
 from .cosmos3 import cosmos3_expert
@@ -105,11 +106,7 @@ def is_pipeline(source: str) -> bool:
     """
     if Path(source).is_dir():
         return (Path(source) / "model_index.json").is_file()
-    quiet = ("missing_entries", "connection_errors", "gated_repo")
-    return (
-        cached_file(source, "model_index.json", **{f"_raise_exceptions_for_{what}": False for what in quiet})
-        is not None
-    )
+    return cached_file(source, "model_index.json", **quiet_lookup()) is not None
 
 
 def pipeline_expert(pipe: Any, name: str, side: int | None = None) -> PipelineExpert:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....probes.hooks.block_stacks import find_stacks
 from ....probes.notebook_views import SubjectView
+from ....probes.private_names import ACCELERATE_HOOK, execution_device
 from ....probes.stimuli.stimulus_set import Stimulus
 from ....probes.subjects.input_changes import Rows
 from ....probes.subjects.picture_grids import Place, find_grids
@@ -348,10 +349,10 @@ def gather_on_device(pipe: Any, denoiser: Any) -> torch.device:
         Where the pipeline computes.
     """
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    offloaded = getattr(pipe, "hf_device_map", None) or any(hasattr(part, "_hf_hook") for part in parts)
+    offloaded = getattr(pipe, "hf_device_map", None) or any(hasattr(part, ACCELERATE_HOOK) for part in parts)
     if not offloaded and any(part.device != denoiser.device for part in parts):
         pipe.to(denoiser.device)
-    return pipe._execution_device
+    return execution_device(pipe)
 
 
 def _unscale(arguments: dict[str, Any], name: str, drawn: Tensor) -> None:

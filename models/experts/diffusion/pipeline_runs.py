@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ....probes.private_names import FORWARD_HOOKS, FORWARD_PRE_HOOKS, GUIDANCE
 from .prompt_words import EncoderCall, mapped
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -207,7 +208,7 @@ def _stand_in(part: nn.Module, method: str, other: Callable[..., Any]) -> nn.Mod
     copied = copy.copy(part)
     copied.__dict__[method] = other
     if method == "forward":  # hooks that somebody has set are for what the module computes
-        hooks = [name for name in copied.__dict__ if name.startswith(("_forward_hooks", "_forward_pre_hooks"))]
+        hooks = [name for name in copied.__dict__ if name.startswith((FORWARD_HOOKS, FORWARD_PRE_HOOKS))]
         copied.__dict__ |= {name: OrderedDict() for name in hooks}
     return copied
 
@@ -215,7 +216,7 @@ def _stand_in(part: nn.Module, method: str, other: Callable[..., Any]) -> nn.Mod
 def _no_guidance(pipe: Any) -> float:
     """Return the scale at which a pipeline does not guide: 1 for most, 0 for some (Z-Image, Krea 2)."""
     asked = copy.copy(pipe)
-    asked.__dict__["_guidance_scale"] = 1.0
+    asked.__dict__[GUIDANCE] = 1.0
     return 0.0 if getattr(asked, "do_classifier_free_guidance", False) is True else 1.0
 
 

@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ....probes.hooks.block_stacks import find_stacks
+from ....probes.private_names import build_from_config
 from .weight_placement import WeightPlacement
 
 REPACKS = "support_avx512bf16_for_cpu"  # the attribute by which bitsandbytes does so
@@ -134,8 +135,7 @@ def model(auto: Any, checkpoint: Checkpoint) -> Any:
     """
     config, placement = checkpoint.config, checkpoint.placement
     if checkpoint.random_weights:
-        drawn = auto._from_config(config) if hasattr(auto, "_from_config") else auto.from_config(config)
-        return drawn.to(placement.dtype).eval()
+        return build_from_config(auto, config).to(placement.dtype).eval()
     options = placement.options(config)
     opened = weights(auto, checkpoint.source, config=config, trust_remote_code=False, **options).eval()
     # On some CPUs bitsandbytes repacks 4-bit weights in the first pass, beside a note of it that is no part of the

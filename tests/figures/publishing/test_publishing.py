@@ -318,6 +318,12 @@ def test_what_cannot_be_saved_is_named(drawings, tmp_path):
     with pytest.raises(TypeError, match="provenance= holds what JSON has not"):
         figures.save(drawings["learning_curves"](), tmp_path / "own.pdf", provenance={"when": object()})
     assert not list(tmp_path.iterdir())
+    for content in ('{"pairs": [[0, 1]]}', "[1]", "no JSON"):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(ValueError, match=r"plan\.json is there and is no figure's record, which"):
+            figures.save(drawings["learning_curves"](), tmp_path / "plan.pdf")
+        assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+        assert (tmp_path / "plan.json").read_text() == content
     own = pd.DataFrame({"x": [1, 2]})
     figures.save(figure, tmp_path / "own.pdf", numbers=own)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "own.csv"), own)

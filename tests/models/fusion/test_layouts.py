@@ -13,6 +13,7 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from bridgework.models.fusion.expert_passes import text_pass
 from bridgework.models.fusion.fused_model import FusedModel
 from bridgework.models.towers.attention_masks import one_image, text_after
+from bridgework.models.towers.checkpointing import checkpoint_blocks
 from bridgework.models.training.scene_batches import dit_batch, emoji_part, vlm_batch
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
@@ -67,8 +68,8 @@ def test_gradient_checkpointing_changes_no_gradient(fuse, batch, layout, both_wa
     fused = opened(fuse(plan_for(layout, both_ways=both_ways))).adapt("all").train()
     fused.understanding.eval(), fused.generation.eval()
     plain = gradients(fused, batch)
-    fused.understanding.gradient_checkpointing_enable()
-    fused.generation.enable_gradient_checkpointing()
+    checkpoint_blocks(fused.understanding)
+    checkpoint_blocks(fused.generation)
     fused.train()
     calls = []
     mlps = [layer.mlp for layer in fused.understanding.model.language_model.layers]

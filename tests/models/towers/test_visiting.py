@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.integrations import sdpa_attention
 
+from bridgework.models.towers.checkpointing import checkpoint_blocks
 from bridgework.models.towers.visiting import visiting
 from bridgework.probes.hooks.attention_calls import SDPA
 from bridgework.probes.hooks.capturing import capture
@@ -146,10 +147,7 @@ def test_visits_within_visits_change_attention_in_the_same_order_by_name_and_by_
 
 
 def checkpointed(model: Any, reentrant: bool = False) -> None:
-    if hasattr(model, "gradient_checkpointing_enable"):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    else:
-        model.enable_gradient_checkpointing()
+    checkpoint_blocks(model, use_reentrant=reentrant)
     model.train()
 
 

@@ -21,10 +21,12 @@ from bridgework.models.scenes.dialogues import IMAGE, IMAGE_TOKENS, answer_loss,
 from bridgework.models.scenes.questions import compose_question
 from bridgework.models.scenes.rendering import render_scene
 from bridgework.models.scenes.scene import SKILLS
+from bridgework.models.towers.checkpointing import checkpoint_blocks
 from bridgework.models.training.optimizers import _HIDDEN
 from bridgework.models.training.scene_batches import dit_batch
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.models.unified.token_model import UnifiedTokens
+from bridgework.probes.file_formats import NEWEST
 from bridgework.probes.plans.layouts import lay_out
 
 CAPTIONS = ["a red circle", "three blue crosses and a very long black square top left", ""]
@@ -238,7 +240,7 @@ def test_checkpointing_gives_the_same_gradients(make, name):
     for checkpointed in (False, True):
         model = make(PLANS[name]).train()
         if checkpointed:
-            model.reader.gradient_checkpointing_enable()
+            checkpoint_blocks(model.reader)
         blocks = [*model.trunk.layers, *model.trunk.own_layers.values()]
         assert {block.gradient_checkpointing for block in blocks} == {checkpointed}
         model.loss(batch()).backward()
@@ -323,7 +325,8 @@ def test_a_missing_file_is_named(make, tmp_path, missing):
 
 def test_settings_are_plain(make, tmp_path):
     make(PLANS["shared"]).save(tmp_path)
-    assert json.loads((tmp_path / "unified.json").read_text()) == {"causal_images": True, "objective": "flow"}
+    about = {"format": NEWEST["unified model"], "causal_images": True, "objective": "flow"}
+    assert json.loads((tmp_path / "unified.json").read_text()) == about
 
 
 # Bad input

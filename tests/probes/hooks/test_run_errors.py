@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BartConfig, BartModel, LlamaConfig, LlamaForCausalLM
 
+from bridgework.models.towers.checkpointing import checkpoint_blocks
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.hooks.capturing import LayerNeverRan, LayerRanAgain, capture
 from bridgework.tests.probes.toys import DIM, Block, Stack, Toy, letters
@@ -159,7 +160,7 @@ def test_generation_is_named(cache):
 def test_checkpointed_blocks_that_run_again_in_a_backward_pass_are_read_once():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**TINY)).train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_blocks(model, use_reentrant=False)
     ids = torch.tensor([[5, 6, 7]])
     with capture(model, ["model.layers.0", "model.layers.1"], stop=False) as taps:
         model(ids, labels=ids).loss.backward()
