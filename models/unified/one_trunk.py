@@ -321,7 +321,7 @@ class OneTrunk(nn.Module):
         self.reader.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         write_json(
-            folder / "unified.json", with_format("unified model", self.settings() | {"objective": self.objective})
+            folder / "unified.json", with_format("unified model", dict(self.settings(), objective=self.objective))
         )
         state = _once(self.state_dict())
         metadata = sealed(state, {name: hash_file(folder / name) for name in DESCRIBED})
