@@ -190,7 +190,10 @@ def test_plans_and_folds_take_images(many):
 def test_what_does_not_belong_together_is_one_error(many):
     image, text, one_image, _ = many[0]
     cases = [
-        (lambda: similarity_map(image, text, captions="median"), "captions is 'median': expected one of mean, draw"),
+        (
+            lambda: similarity_map(image, text, captions="median"),
+            "unknown captions 'median': expected one of mean, draw",
+        ),
         (
             lambda: similarity_map(image, text, "cka", captions="apart"),
             "'apart' is for mutual_knn and linear_probe",

@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_refused():
     model = LlamaForCausalLM(LlamaConfig(**TEXT)).eval()
     for generate, message in (
         ({"do_sample": True}, "drawn at random"),
-        (0, "expected a number of new tokens"),
+        (0, "generate is 0: expected a whole number of at least 1"),
         ({"max_new_tokens": 3, "eos_token_id": list(range(40))}, r"writes nothing for stimulus 'id m'.*min_new_tokens"),
     ):
         with pytest.raises(ValueError, match=message):
