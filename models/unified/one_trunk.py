@@ -320,11 +320,9 @@ class OneTrunk(nn.Module):
         self.plan.save(folder / "plan.json")
         self.reader.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_json(
-            folder / "unified.json", with_format("unified model", dict(self.settings(), objective=self.objective))
-        )
-        state = _once(self.state_dict())
-        metadata = sealed(state, {name: hash_file(folder / name) for name in DESCRIBED})
+        about = with_format("unified model", dict(self.settings(), objective=self.objective))
+        write_json(folder / "unified.json", about)
+        metadata = sealed(state := _once(self.state_dict()), {name: hash_file(folder / name) for name in DESCRIBED})
         write_atomically(folder / "unified.safetensors", lambda path: save_file(state, path, metadata=metadata))
 
     @classmethod
