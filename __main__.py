@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import commands
 from .command_checks import check_shown, check_stores
-from .command_line import Command, check_early, parse
+from .command_line import Command, check_early, layer_of, parse
 
 FORESEEN = (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError)
 EXPERTS = (
@@ -115,7 +115,7 @@ COMMANDS = {
             "--text-layer": {
                 "help": "The layer of the second store: a name, last, a number from the end such as -2, or a depth "
                 "such as .5. (default: last)",
-                "type": commands.layer_of,
+                "type": layer_of,
                 "metavar": "LAYER",
             },
             "--modalities": {
@@ -262,7 +262,7 @@ COMMANDS = {
             },
             "--text-layer": {
                 "help": "The layer of the second store of a curve. (default: last)",
-                "type": commands.layer_of,
+                "type": layer_of,
                 "metavar": "LAYER",
             },
             "--plan": {"help": "The plan that is drawn into a map. (default: none)", "type": Path, "metavar": "FILE"},

@@ -178,3 +178,13 @@ def _help(settings: Mapping[str, Any]) -> str:
     else:
         shown = str(default).removeprefix("torch.")
     return f"{text} (default: {shown})"
+
+
+def layer_of(text: str) -> str | int | float:
+    """Read a layer as `LayerFeatures.at_layer` takes it: a number, a relative depth, or a name."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -22,16 +22,6 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def layer_of(text: str) -> str | int | float:
-    """Read a layer as `LayerFeatures.at_layer` takes it: a number, a relative depth, or a name."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def _at(timestep: float, *sides: Any) -> list[Any]:
     """Return the features of two stores at one timestep; those of a store without timesteps stay as they are."""
     if not any(side.timesteps for side in sides):

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -294,38 +293,6 @@ def test_a_generator_is_scored_on_dense_captions_and_by_its_distance(capsys):
     ):
         assert words in text
     assert "costs" not in text
-
-
-def test_an_interruption_is_reported(monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("bridgework.models.evaluation.reporting.open_expert", interrupted)
-    status, text = run_to_exit(capsys, "evaluate", "scenes-vlm")
-    assert status == 130
-    assert text == "bridgework: stopped; run the same command again to resume\n"
-
-
-def test_an_interruption_that_a_library_turns_into_an_error_is_one(monkeypatch, capsys):
-    def interrupted(*_):
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise ImportError("cannot import name") from None
-
-    monkeypatch.setattr("bridgework.models.evaluation.reporting.open_expert", interrupted)
-    status, text = run_to_exit(capsys, "evaluate", "scenes-vlm")
-    assert status == 130
-    assert text == "bridgework: stopped; run the same command again to resume\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_interrupted_with_one_line(name, monkeypatch, capsys):
-    interrupted = COMMANDS[name]._replace(run=lambda **_: signal.raise_signal(signal.SIGINT), early=None)
-    monkeypatch.setitem(COMMANDS, name, interrupted)
-    status, text = run_to_exit(capsys, *shlex.split(interrupted.example)[1:])
-    assert (status, text) == (130, "bridgework: stopped; run the same command again to resume\n")
 
 
 def test_a_flag_takes_no_value(capsys):
