@@ -27,6 +27,8 @@ include_patterns = [
     "SECURITY.md",
     "benchmarks/README.md",
     "findings/README.md",
+    "studies/claims/protocol.md",
+    "studies/editing/protocol.md",
     "studies/verdict/protocol.md",
 ]
 exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "weights", "tests", "models", "figures", "**/__pycache__"]

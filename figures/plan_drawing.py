@@ -59,7 +59,9 @@ def architecture(
     Raises
     ------
     TypeError
-        If `ax` is no Axes.
+        If `plan` is no plan, `names` are not two texts, or `ax` is no Axes.
+    ValueError
+        If there are no names.
 
     See Also
     --------
@@ -112,6 +114,8 @@ def architectures(plans: Sequence[BridgePlan]) -> Figure:
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If there are no plans.
 

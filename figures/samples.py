@@ -38,6 +38,8 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If there are no images, or if lengths differ, an array has another shape, or floats lie out of 0..1.
 

@@ -83,10 +83,6 @@ def checked(
     --------
     >>> checked("steps", 3, int, least=1)
     3
-    >>> checked("steps", 0, int, least=1)
-    Traceback (most recent call last):
-    ...
-    ValueError: steps is 0: expected a whole number of at least 1
     """
     limits = {"least": least, "above": above, "most": most, "below": below}
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -349,7 +345,8 @@ def _in_words(kind: Any, limits: Mapping[str, float | None]) -> str:
         inner = [part for part in get_args(kind) if part is not Ellipsis]
         parts = " and ".join(_in_words(part, limits) for part in inner)
         return f"a sequence of {len(inner)}: {parts}" if len(inner) > 1 else f"a sequence, each part {parts}"
-    said = WORDS.get(kind) or WORDS.get(origin) or f"a {getattr(origin or kind, '__name__', kind)}"
+    name = str(getattr(origin or kind, "__name__", kind))
+    said = WORDS.get(kind) or WORDS.get(origin) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     if kind not in (int, float):
         return said
     least, above, most, below = (limits[name] for name in ("least", "above", "most", "below"))

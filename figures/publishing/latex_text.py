@@ -40,6 +40,8 @@ def caption(figure: Figure, first: str = "", *, label: str | None = None) -> str
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the figure was not drawn by a function of `bridgework.figures`.
 
@@ -83,6 +85,8 @@ def latex_table(figure: Figure, *, columns: Sequence[str] | None = None, decimal
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the figure was not drawn by a function of `bridgework.figures`, or if it lacks a column.
 

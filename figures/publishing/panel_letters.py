@@ -30,6 +30,8 @@ def letter_panels(figure: Figure, axes: Iterable[Axes] | None = None) -> Figure:
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If there are more than 26 panels, or if one has a letter already.
 

@@ -157,6 +157,8 @@ def numbers_of(figure: Figure) -> pd.DataFrame:
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If nothing is known of its numbers.
 

@@ -77,6 +77,8 @@ def paper(venue: str, columns: int = 1, *, width: float | None = None, letters: 
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the venue is unknown, if `columns` is neither 1 nor 2, or if the width is below 2 inches or wider than the
         text.

@@ -113,6 +113,8 @@ class EditingModel(nn.Module, Generator):
     >>> generate(editor, [EditRequest(source, "add a red circle top left")], ["first"], steps=2)
     """
 
+    caption_type = EditRequest
+
     def __init__(self, fused: FusedModel, source: str = "both") -> None:
         super().__init__()
         if source not in SOURCES:

@@ -25,7 +25,13 @@ class Generator:
 
     A class of your own need not inherit: `as_generator` fills in what it lacks.
 
+    Attributes
+    ----------
+    caption_type : type
+        What a caption is: a text, or the class of requests that the model takes instead.
     """
+
+    caption_type: type = str
 
     @property
     def device(self) -> torch.device:
@@ -267,7 +273,7 @@ def generate(
     model : Generator
         Or any object that `as_generator` accepts, or one that draws by its own `draw`.
     captions : sequence of str
-        What to draw; of an `EditingModel`, `EditRequest`s.
+        What to draw; of an `EditingModel`, requests of the class `EditRequest`.
     ids : sequence of str
         One for each caption: the same id starts from the same noise.
     steps : int
@@ -311,9 +317,9 @@ def generate(
     """
     if not draws(model):
         raise no_generator(model)
-    captions, ids = (
-        list(checked(name, given, Sequence[str])) for name, given in (("captions", captions), ("ids", ids))
-    )
+    parts: Any = Sequence
+    captions = list(checked("captions", captions, parts[getattr(model, "caption_type", str)]))
+    ids = list(checked("ids", ids, Sequence[str]))
     if len(captions) != len(ids):
         raise ValueError(f"expected one id for each caption, got {len(captions)} captions and {len(ids)} ids")
     steps, guidance, batch_size = check_sampling(steps, guidance, batch_size)

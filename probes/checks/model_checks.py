@@ -84,6 +84,8 @@ def check_model(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         Timesteps or device do not fit the subject.
 

@@ -58,6 +58,8 @@ def score_by_samples(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         No layers match, or the metric is unknown.
 
@@ -224,6 +226,8 @@ def spatial_similarity(features: LayerFeatures, distance: int | None = None) -> 
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         There is a sweep over timesteps, there is no grid of at least 2 x 2 cells, or no patches are so distant.
 

@@ -88,6 +88,8 @@ def divergence(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         As `rises`; also an unknown kind, and curves of a split without paired draws or a common layer.
 

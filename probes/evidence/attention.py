@@ -59,6 +59,8 @@ def attention_mass(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If no block attends through SDPA, or for what `extract` refuses.
     RuntimeError

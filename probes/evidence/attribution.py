@@ -89,6 +89,8 @@ def attribute(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the method is unknown, if a path has too few steps, or for what `extract` refuses.
     RuntimeError

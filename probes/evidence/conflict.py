@@ -58,6 +58,8 @@ def gradient_conflict(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If there is another number of tasks or batches, or if no gradient reaches a block.
 

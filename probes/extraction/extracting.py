@@ -233,6 +233,8 @@ def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: 
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError, RuntimeError, FloatingPointError, MemoryError, OSError
         As `extract` does.
 

@@ -59,6 +59,8 @@ def extract_on_ray(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ImportError
         Ray is not installed.
     ValueError

@@ -26,6 +26,8 @@ class Features(Mapping[str, LayerFeatures]):
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         Features stand under the name of another modality.
     KeyError
@@ -74,6 +76,8 @@ class Features(Mapping[str, LayerFeatures]):
 
         Raises
         ------
+        TypeError
+            An argument is of another kind.
         ValueError
             The folder holds other features, or the modalities have different stimuli.
         OSError
@@ -98,6 +102,8 @@ class Features(Mapping[str, LayerFeatures]):
 
         Raises
         ------
+        TypeError
+            An argument is of another kind.
         FileNotFoundError
             There is no store, or its extraction has not ended.
         ValueError

@@ -100,6 +100,8 @@ class LayerFeatures:
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         A shape, a count or a word does not fit, at construction.
 

@@ -61,6 +61,8 @@ def read_hidden_states(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     FileNotFoundError
         A file, or any file of a folder, is missing.
     ValueError

@@ -34,6 +34,8 @@ def find_stacks(model: nn.Module) -> dict[str, list[str]]:
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         The model has no stack, or this rank has only some of its blocks.
 

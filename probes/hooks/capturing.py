@@ -89,9 +89,9 @@ def capture(
 
     Raises
     ------
-    ValueError
-        A path is unknown, outputs of one shape cannot be told apart, or a parallel model's ranks hold parts of a state
-        that cannot be put together.
+    TypeError, ValueError
+        An argument is of another kind, a path is unknown, outputs of one shape cannot be told apart, or a parallel
+        model's ranks hold parts of a state that cannot be put together.
     RuntimeError
         A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
         steps.

@@ -127,6 +127,8 @@ def choose_bridges(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the rule, the stream or the layout is unknown, if the evidence is of another kind than the rule's or of other
         towers, if there are too many bridges or none, if the values of the evidence do not allow such a plan, or if the
@@ -228,6 +230,8 @@ def score_plan(plan: BridgePlan, evidence: Evidence, rule: str = "alignment") ->
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         If the rule has no score, or if the evidence is of another kind than the rule's or of other towers.
 

@@ -44,6 +44,8 @@ def hidden_states_index(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         The layer is not among the hidden states, or the model returns none. The message says what each index is.
 
@@ -91,6 +93,8 @@ def layer_of_hidden_states(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         There is no such index, or it is none of these.
 

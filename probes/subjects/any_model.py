@@ -83,6 +83,8 @@ class AnyModel(SubjectView):
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         The model has no stack of that name, or several and none is named.
 

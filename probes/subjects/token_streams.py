@@ -82,6 +82,8 @@ def find_streams(
 
     Raises
     ------
+    TypeError
+        An argument is of another kind.
     ValueError
         An input is neither image nor text by its name or by `kinds`; or the model keeps several states of each token,
         and nothing says what becomes of them.

@@ -11,6 +11,14 @@ from bridgework.__main__ import COMMANDS
 from bridgework.tests.test_command_line import run_to_exit
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Hear SIGINT as a terminal's programs do: a shell that starts tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interruption_is_reported(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -39,6 +39,9 @@ def test_figures_import_only_result_types_the_table_of_layouts_and_writing_of_fi
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
     imports = re.findall(r"^\s*from \.+((?:probes|models|studies)\S* import .*)", sources, flags=re.MULTILINE)
     assert set(imports) == {
+        "probes.arguments import checked",
+        "probes.curves.table_checks import check_layer_map",
+        "probes.curves.table_checks import holds_numbers",
         "probes.files import write_atomically",
         "probes.plans.bridge_plan import BridgePlan",
         "probes.plans.layout_table import LAYOUTS",

@@ -158,5 +158,5 @@ def test_an_early_stop_leaves_nothing_behind(fused, stimuli):
 def test_no_joint_pass_and_no_third_task(fused, stimuli):
     with pytest.raises(ValueError, match="fused has no joint pass"):
         extract(fused_subject(fused, "generation"), stimuli, timesteps=(0.5,), joint=True)
-    with pytest.raises(ValueError, match="unknown task 'chess': expected understanding or generation"):
+    with pytest.raises(ValueError, match="unknown task 'chess': expected one of understanding, generation"):
         fused_subject(fused, "chess")

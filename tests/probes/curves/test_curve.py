@@ -359,7 +359,7 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(ValueError, match=message):
             bad()
-    with pytest.raises(TypeError, match=r"x must be LayerFeatures of one modality, .*, got Tensor"):
+    with pytest.raises(TypeError, match=r"x is tensor.*: expected a LayerFeatures"):
         alignment_curve(image.values, text)
-    with pytest.raises(TypeError, match=r"y must be LayerFeatures of one modality, .*, got Features"):
+    with pytest.raises(TypeError, match=r"y is .*: expected"):
         alignment_curve(image, Features({"text": text}))

@@ -262,7 +262,7 @@ def test_extra_state_and_the_code_of_own_classes():
         lambda m: m.compile(),
         lambda m: accelerate.cpu_offload(m, execution_device="cpu"),
         lambda m: accelerate.dispatch_model(m, {"": "cpu"}, main_device="cpu", force_hooks=True),
-        lambda m: (m.train(), m.gradient_checkpointing_enable(), m.enable_input_require_grads()),
+        lambda m: (m.train(), m.activation_checkpointing_enable(), m.enable_input_require_grads()),
         lambda m: m.requires_grad_(False),
         lambda m: m(ids(), output_hidden_states=True),  # leaves hooks behind that record
         lambda m: m.generate(ids(), max_new_tokens=2, do_sample=False),
