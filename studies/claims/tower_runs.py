@@ -20,6 +20,7 @@ from ...models.fusion.fused_model import FusedModel
 from ...models.fusion.saved_model import describe_experts
 from ...models.fusion.text_states import TextStates, keep_text_states
 from ...models.generation.flow import flow_loss
+from ...models.training.batches import BRIDGE_TIME_SHIFT
 from ...models.training.loop import fit
 from ...probes.fingerprints.described_values import digest
 from ...probes.plans.bridge_plan import BridgePlan
@@ -27,7 +28,7 @@ from ...probes.plans.choosing import rank_for
 from ...probes.plans.layouts import lay_out
 from ...probes.plans.matching import match
 from ..verdict.bridge_runs import score_part
-from ..verdict.caption_pool import noisy_batch, pool
+from ..verdict.caption_pool import noisy_batch, pool, training_batch
 from ..verdict.testbed import DROPOUT, POOL
 from . import claim_settings as settings
 from .claim_cells import Cell, Row
@@ -161,7 +162,7 @@ def run_tower(cell: Cell, folder: Path) -> Row:
     shift = float(np.log(about["shift"])) if "shift" in about else settings.TIME_SHIFT
 
     def loss(step: int) -> torch.Tensor:
-        return fused.loss(train_batch(step, cell.seed, about.get("shuffled", False), shift))
+        return fused.loss(training_batch(step, cell.seed, about.get("shuffled", False), shift))
 
     run, began = folder / "training" / f"{cell.key}-{os.getpid()}", time.process_time()
     fit(
@@ -177,7 +178,7 @@ def run_tower(cell: Cell, folder: Path) -> Row:
     }  # fmt: skip
     if about.get("validation"):
         return row | {"loss": validation(fused)}
-    batch = train_batch(0, 0, False, shift)
+    batch = training_batch(0, 0, False, shift)
     row["step_flops"] = count_flops(lambda: fused.loss(batch).backward()).total
     row |= score_part(fused, part, [read.caption for read in pool(part)])
     if about.get("links"):
@@ -191,30 +192,6 @@ def fitting_rank(plan: BridgePlan, experts: list[Any]) -> int | None:
     if fused.count_parameters(None) <= settings.PARAMETERS:
         return None
     return rank_for(settings.PARAMETERS, fused.count_parameters)
-
-
-def train_batch(step: int, seed: int, shuffled: bool, shift: float) -> dict[str, Any]:
-    """Draw a batch of the part train, a function of seed and step alone.
-
-    Parameters
-    ----------
-    step, seed : int
-        The number of the batch and the seed of the run.
-    shuffled : bool
-        Whether every image gets another one's caption.
-    shift : float
-        Mean of the normal distribution whose sigmoid the times are.
-
-    Returns
-    -------
-    dict
-        As `flow_loss` takes it.
-    """
-    rng = np.random.default_rng((seed, step))
-    train = pool("train")
-    chosen = [train[number] for number in rng.choice(len(train), settings.BATCH, replace=False)]
-    captions = ["" if rng.random() < DROPOUT else read.caption for read in chosen]
-    return noisy_batch(rng, chosen, captions[1:] + captions[:1] if shuffled else captions, shift)
 
 
 def validation(model: Any) -> float:
@@ -241,5 +218,7 @@ def score_losses(model: Any, part: str) -> np.ndarray:
     for start in range(0, len(reads), settings.BATCH):
         chosen = reads[start : start + settings.BATCH]
         rng = np.random.default_rng((2**31, start))
-        losses.append(float(flow_loss(model, noisy_batch(rng, chosen, [read.caption for read in chosen], 1.1))))
+        losses.append(
+            float(flow_loss(model, noisy_batch(rng, chosen, [read.caption for read in chosen], BRIDGE_TIME_SHIFT)))
+        )
     return np.array(losses)

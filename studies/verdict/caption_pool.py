@@ -74,7 +74,7 @@ def text_states(name: str, folder: Path) -> TextStates:
     return keep_text_states(open_expert(name), captions, folder / "states" / name)
 
 
-def training_batch(step: int, seed: int, shuffled: bool) -> dict[str, Any]:
+def training_batch(step: int, seed: int, shuffled: bool, shift: float = TIME_SHIFT) -> dict[str, Any]:
     """Draw a batch of the training part, a function of seed and step alone.
 
     Parameters
@@ -83,6 +83,8 @@ def training_batch(step: int, seed: int, shuffled: bool) -> dict[str, Any]:
         The number of the batch, and the seed of the run.
     shuffled : bool
         Whether every image gets the caption of another one.
+    shift : float, optional
+        Mean of the normal distribution whose sigmoid the times are.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def training_batch(step: int, seed: int, shuffled: bool) -> dict[str, Any]:
     rng = np.random.default_rng((seed, step))
     chosen = [pool("train")[number] for number in rng.choice(len(pool("train")), BATCH, replace=False)]
     captions = ["" if rng.random() < DROPOUT else read.caption for read in chosen]
-    return noisy_batch(rng, chosen, captions[1:] + captions[:1] if shuffled else captions, TIME_SHIFT)
+    return noisy_batch(rng, chosen, captions[1:] + captions[:1] if shuffled else captions, shift)
 
 
 def noisy_batch(
