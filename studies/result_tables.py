@@ -13,7 +13,15 @@ from functools import cache
 from pathlib import Path
 
 from ..probes.files import write_atomically
-from .quotes import benchmark_quotes, claim_quotes, fault_quotes, real_quotes, scene_quotes, verdict_quotes
+from .quotes import (
+    benchmark_quotes,
+    claim_quotes,
+    fault_quotes,
+    layout_quotes,
+    real_quotes,
+    scene_quotes,
+    verdict_quotes,
+)
 from .quotes.markers import filled, filled_notebook, read
 from .settings import RESULTS
 
@@ -25,6 +33,7 @@ BENCHMARKS = ROOT / "benchmarks" / "results"
 def numbers() -> dict[str, str]:
     """Return every number that a text may quote, rounded, by name."""
     studies = scene_quotes.numbers(RESULTS) | real_quotes.numbers(RESULTS) | verdict_quotes.numbers(RESULTS)
+    studies |= layout_quotes.numbers()
     return studies | benchmark_quotes.numbers(BENCHMARKS) | fault_quotes.numbers(BENCHMARKS)
 
 
@@ -33,7 +42,7 @@ def tables() -> dict[str, Callable[[], str]]:
     """Return what writes each table that a text may hold, by name."""
     studies = scene_quotes.tables(RESULTS) | real_quotes.tables(RESULTS) | verdict_quotes.tables(RESULTS)
     measured = benchmark_quotes.tables(BENCHMARKS) | fault_quotes.tables(BENCHMARKS)
-    return studies | measured | claim_quotes.tables(RESULTS)
+    return studies | measured | layout_quotes.tables(RESULTS) | claim_quotes.tables(RESULTS)
 
 
 def texts() -> list[Path]:

@@ -134,6 +134,8 @@ def quality_against_compute(table: pd.DataFrame, quality: str = "score") -> Figu
     """
     columns = ["name", "family", "flops", quality, f"{quality}_low", f"{quality}_high"]
     table = need(table, columns, "quality_against_compute", "studies/claims")
+    ends = {f"{quality}_{end}": table[f"{quality}_{end}"].fillna(table[quality]) for end in ("low", "high")}
+    table = table.assign(**ends)  # one seed has no interval
     figure, ((ax,),) = panels(1, 1, (page_width(7), page_height(4.2, 2.4)))
     places = {name: place for place, name in enumerate(table["family"].unique())}
     for family, place in places.items():

@@ -104,7 +104,7 @@ def injection_cells(pair: str, chosen: Chosen) -> list[Cell]:
     fixed = _tower(pair, "double fusion", chosen)
     return [
         Cell("injection", {**fixed, "inject": how}, seed)
-        for seed in seeds_of(pair)
+        for seed in settings.SWEEP_SEEDS
         for how in ("same", "shifted", "last")
     ]
 

@@ -29,19 +29,21 @@ from .claim_tables import (
     layout_table,
     link_table,
     read_runs,
+    sweep_rows,
     sweep_table,
     trunk_table,
 )
-from .claim_verdicts import verdict_table
+from .claim_verdicts import best_table, verdict_table
 from .trunk_curves import SHAPES
 
 TABLES = (
     "layouts", "trunks", "compute", "forks", "first_ends", "last_ends", "bridges", "links", "injection", "shifts",
-    "bounds", "verdicts",
+    "bounds", "verdicts", "best",
 )  # fmt: skip
 FIGURES = ("layouts.png", "trunks.png", "compute.png", "forks.png", "bridges.png", "links.png")
 FILES = (*(f"{name}.csv" for name in TABLES), *FIGURES)
 TRUNK = ("loss", "answer_loss", "score", "accuracy")
+TOWER = (WORTH, "loss", "score")
 
 
 def report_tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -56,32 +58,22 @@ def report_tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     -------
     dict of str to DataFrame
     """
-    forks = pd.concat([runs[runs["study"] == "forks"], _shared_as_fork(runs)], ignore_index=True)
-    ends = runs[runs["study"] == "ends"]
-    first, last = settings.ENDS
-    ends = ends.assign(first=ends["ends"].str[0], last=ends["ends"].str[1]) if len(ends) else ends
-    of_first = ends[ends["last"] == last] if len(ends) else ends
-    of_last = ends[ends["first"] == first] if len(ends) else ends
+    swept = sweep_rows(runs)
     return {
         "layouts": layout_table(runs),
         "trunks": trunk_table(runs),
         "compute": compute_table(runs),
-        "forks": sweep_table(forks, "forks", "fork", TRUNK),
-        "first_ends": sweep_table(of_first, "ends", "first", TRUNK),
-        "last_ends": sweep_table(of_last, "ends", "last", TRUNK),
-        "bridges": sweep_table(runs, "bridges", "middle", (WORTH, "loss", "score")),
+        "forks": sweep_table(swept["forks"], "fork", TRUNK),
+        "first_ends": sweep_table(swept["first_ends"], "first", TRUNK),
+        "last_ends": sweep_table(swept["last_ends"], "last", TRUNK),
+        "bridges": sweep_table(swept["bridges"], "middle", TOWER),
         "links": link_table(runs),
-        "injection": sweep_table(runs, "injection", "inject", (WORTH, "loss", "score")),
-        "shifts": sweep_table(runs, "shifts", "shift", (WORTH, "loss", "score")),
+        "injection": sweep_table(swept["injection"], "inject", TOWER),
+        "shifts": sweep_table(swept["shifts"], "shift", TOWER),
         "bounds": bounds(runs),
         "verdicts": verdict_table(runs),
+        "best": best_table(runs),
     }
-
-
-def _shared_as_fork(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the shared trunk as a fork behind its last block, at the seeds of the sweep."""
-    shared = runs[(runs["study"] == "trunks") & (runs["layout"] == "shared")]
-    return shared[shared["seed"].isin(settings.SWEEP_SEEDS)].assign(study="forks", fork=settings.DEPTH)
 
 
 def draw_report(tables: dict[str, pd.DataFrame], shapes: pd.DataFrame | None = None) -> dict[str, Figure]:

@@ -36,10 +36,13 @@ def config_of(cell: Cell) -> str:
     return tower_config(cell.about["pair"]) if "pair" in cell.about else trunk_config()
 
 
-def row_of(cell: Cell, folder: Path) -> Row:
-    """Return the row of a run, and run it if no earlier call has; another process that runs it is waited for."""
+def row_of(cell: Cell, folder: Path, wait: float = -1) -> Row:
+    """Return the row of a run, and run it if no earlier call has.
+
+    Another process that runs it is waited for: so many seconds, then Timeout is raised; without an end below 0.
+    """
     run = run_tower if "pair" in cell.about else run_trunk
-    with FileLock(folder / "locks" / cell.key):
+    with FileLock(folder / "locks" / cell.key, timeout=wait):
         return run_cell(cell, folder, config_of(cell), lambda each: run(each, folder))
 
 
@@ -104,8 +107,7 @@ def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
                 if read_cell(cell, folder, config_of(cell)) is not None:
                     continue
                 try:
-                    with FileLock(folder / "locks" / cell.key, timeout=0):
-                        row = row_of(cell, folder)
+                    row = row_of(cell, folder, wait=0)
                 except Timeout:  # another process has begun it
                     continue
                 print(f"{cell.study} {dict(cell.about)} seed {cell.seed}: loss {row['loss']:.4f}", flush=True)

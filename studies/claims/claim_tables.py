@@ -172,15 +172,38 @@ def compute_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def sweep_table(runs: pd.DataFrame, study: str, by: str, outcomes: Sequence[str]) -> pd.DataFrame:
-    """Return a sweep: the mean of each outcome at every value, with its interval over seeds.
+def sweep_rows(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the runs of each sweep, in which one number is varied.
 
     Parameters
     ----------
     runs : DataFrame
         Of `read_runs`.
-    study : str
-        "forks", "ends", "bridges", "injection" or "shifts".
+
+    Returns
+    -------
+    dict of str to DataFrame
+        forks, first_ends, last_ends, bridges, injection, shifts. The shared trunk is the fork behind its last block.
+    """
+    shared = runs[(runs["study"] == "trunks") & (runs["layout"] == "shared")]
+    shared = shared[shared["seed"].isin(settings.SWEEP_SEEDS)].assign(study="forks", fork=settings.DEPTH)
+    ends = runs[runs["study"] == "ends"]
+    first, last = settings.ENDS
+    ends = ends.assign(first=ends["ends"].str[0], last=ends["ends"].str[1]) if len(ends) else ends
+    return {
+        "forks": pd.concat([runs[runs["study"] == "forks"], shared], ignore_index=True),
+        "first_ends": ends[ends["last"] == last] if len(ends) else ends,
+        "last_ends": ends[ends["first"] == first] if len(ends) else ends,
+    } | {study: runs[runs["study"] == study] for study in ("bridges", "injection", "shifts")}
+
+
+def sweep_table(rows: pd.DataFrame, by: str, outcomes: Sequence[str]) -> pd.DataFrame:
+    """Return a sweep: the mean of each outcome at every value, with its interval over seeds.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `sweep_rows`.
     by : str
         The column that varies.
     outcomes : sequence of str
@@ -191,7 +214,7 @@ def sweep_table(runs: pd.DataFrame, study: str, by: str, outcomes: Sequence[str]
     DataFrame
         pair, where there is one, the value, seeds, and each outcome with low and high.
     """
-    rows, found = runs[runs["study"] == study], []
+    found: list[dict[str, Any]] = []
     if rows.empty:
         return pd.DataFrame(found)
     rows = rows.assign(pair=rows["pair"].fillna(""), **{by: rows[by].map(_plain)})

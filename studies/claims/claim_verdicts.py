@@ -10,11 +10,12 @@ import pandas as pd
 
 from ...probes.similarity.intervals import mean_interval
 from . import claim_settings as settings
-from .claim_tables import WORTH, paired
+from .claim_tables import WORTH, paired, sweep_rows
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
 MARGIN = 0.05  # worth that may be lost where a claim says "as good as"
 LEAST_SEEDS = 3
+PUBLISHED_BRIDGES = 7  # of 13: what HBridge leaves, scaled to this depth
 
 
 class Difference(NamedTuple):
@@ -80,7 +81,7 @@ def _claims() -> list[Difference]:
         ),
         Difference(
             "middle-7", "HBridge", "Without the bridges of both ends (7 of 13, at one rank) nothing is lost",
-            {"study": "bridges", "middle": 7}, {"study": "bridges", "middle": 13}, WORTH, margin=MARGIN,
+            {"study": "bridges", "middle": PUBLISHED_BRIDGES}, {"study": "bridges", "middle": 13}, WORTH, margin=MARGIN,
         ),
         Difference(
             "double-last", "LightFusion", "Fusing every block is worth more than reading the last state",
@@ -140,6 +141,113 @@ def _have(claim: Difference, runs: pd.DataFrame) -> bool:
     return claim.outcome in runs and all(column in runs for column in (*claim.one, *claim.other))
 
 
+def judge_links(runs: pd.DataFrame) -> pd.DataFrame:
+    """Judge HBridge's evidence for the middle: what breaking a bridge of the trained plan of all bridges costs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `claim_tables.read_runs`.
+
+    Returns
+    -------
+    DataFrame
+        One row as `judge` returns it: by how much more the loss rises, on average, when a bridge of the middle is
+        broken than when one of the ends is.
+    """
+    about = {"name": "middle-links", "paper": "HBridge", "outcome": "loss_increase", "margin": 0.0, "pair": ""}
+    about["claim"] = "In a trained model with all bridges, breaking one of the middle costs more than one of the ends"
+    links = runs.dropna(subset="links")["links"].tolist() if "links" in runs else []
+    if len(links) < LEAST_SEEDS:
+        nothing = {"seeds": 0, "difference": np.nan, "low": np.nan, "high": np.nan, "verdict": UNMEASURED}
+        return pd.DataFrame([about | nothing])
+    losses = np.array(links)  # (seed, link)
+    apart = (losses.shape[1] - PUBLISHED_BRIDGES) // 2
+    ends = np.r_[:apart, apart + PUBLISHED_BRIDGES : losses.shape[1]]
+    middle = losses[:, apart : apart + PUBLISHED_BRIDGES].mean(1)
+    mean, low, high = map(float, mean_interval(middle - losses[:, ends].mean(1)))
+    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
+    row = {"seeds": len(losses), "difference": mean, "low": low, "high": high, "verdict": verdict}
+    return pd.DataFrame([about | row])
+
+
 def verdict_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Judge all claims of `CLAIMS`, one below the other, as `judge` does."""
-    return pd.concat([judge(claim, runs) for claim in CLAIMS], ignore_index=True)
+    """Judge all claims of `CLAIMS`, and that on links, one below the other, as `judge` does."""
+    return pd.concat([*(judge(claim, runs) for claim in CLAIMS), judge_links(runs)], ignore_index=True)
+
+
+class Sweep(NamedTuple):
+    """A claim that a sweep is best at the published value.
+
+    Attributes
+    ----------
+    name, paper, claim : str
+        As in `Difference`.
+    table : str
+        A name of `claim_tables.sweep_rows`.
+    by, outcome : str
+        What is varied, and the loss that decides.
+    published : int
+        The value that the paper chose, scaled to this depth.
+    """
+
+    name: str
+    paper: str
+    claim: str
+    table: str
+    by: str
+    outcome: str
+    published: int
+
+
+def _sweeps() -> list[Sweep]:
+    found = []
+    for outcome, task in (("loss", "drawing"), ("answer_loss", "answering")):
+        half = f"A fork behind half of the blocks is the best one: {task}"
+        found.append(Sweep(f"best-fork-{task}", "UniFork", half, "forks", "fork", outcome, settings.FORK))
+        for place, published in zip(("first", "last"), settings.ENDS, strict=True):
+            claim = f"As many separate {place} blocks as published are the best number: {task}"
+            found.append(Sweep(f"best-{place}-{task}", "Uni-X", claim, f"{place}_ends", place, outcome, published))
+    return found
+
+
+SWEEPS = tuple(_sweeps())
+
+
+def best_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return where each sweep of `SWEEPS` is best, and whether that is the published value.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `claim_tables.read_runs`.
+
+    Returns
+    -------
+    DataFrame
+        name, paper, claim, outcome, published, seeds, best; near, the values whose difference to the best one is
+        within noise; behind, how much the published value's loss is above that of the best, with low and high; verdict:
+        it holds if the published value alone is within noise of the best, fails if it is not within noise.
+    """
+    swept, found = sweep_rows(runs), []
+    for sweep in SWEEPS:
+        row = sweep._asdict() | {"seeds": 0, "best": np.nan, "near": "", "behind": np.nan, "low": np.nan}
+        row |= {"high": np.nan, "verdict": UNMEASURED}
+        rows = swept[sweep.table]
+        if len(rows) and sweep.outcome in rows:
+            losses = rows.pivot_table(index="seed", columns=sweep.by, values=sweep.outcome).dropna()
+            if sweep.published in losses and len(losses) >= LEAST_SEEDS:
+                row |= _judge_sweep(losses, sweep.published)
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def _judge_sweep(losses: pd.DataFrame, published: int) -> dict[str, Any]:
+    """Return the best value of losses (seed, value), those within noise of it, and the verdict on the published one."""
+    best = losses.mean().idxmin()
+    behind = {value: mean_interval((losses[value] - losses[best]).to_numpy()) for value in losses if value != best}
+    near = sorted([best, *(value for value, (_, low, _) in behind.items() if low <= 0)])
+    mean, low, high = map(float, behind.get(published, (0.0, 0.0, 0.0)))
+    verdict = FAILS if published not in near else HOLDS if near == [published] else UNDECIDED
+    row = {"seeds": len(losses), "best": int(best), "near": " ".join(str(int(value)) for value in near)}
+    return row | {"behind": mean, "low": low, "high": high, "verdict": verdict}

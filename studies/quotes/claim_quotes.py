@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from ...probes.similarity.intervals import mean_interval
+from . import layout_quotes
+from .changing import Interval, what_would_change
 from .markers import table
 from .rounding import rounded, with_interval
 from .verdict_quotes import HOLDS, INCOMPLETE
@@ -19,21 +21,23 @@ UNIFORK = "[UniFork](https://arxiv.org/abs/2506.17202)"
 HBRIDGE = "[HBridge](https://arxiv.org/abs/2511.20520)"
 LIGHTFUSION = "[LightFusion](https://arxiv.org/abs/2510.22946)"
 UNI_X = "[Uni-X](https://arxiv.org/abs/2509.24365)"
-FAILS, UNDECIDED, UNMEASURED = "fails", "undecided", "not yet measured"
-SCENES, CAUSAL, VERDICT = (f"`bridgework reproduce {name}`" for name in ("scenes", "causal", "verdict"))
-LAYOUTS = "`bridgework reproduce layouts`"
+PAPERS = {"UniFork": UNIFORK, "HBridge": HBRIDGE, "LightFusion": LIGHTFUSION, "Uni-X": UNI_X}
+FAILS, UNDECIDED = "fails", "undecided"
+SCENES, CAUSAL, VERDICT, CLAIMS = (
+    f"`bridgework reproduce {name}`" for name in ("scenes", "causal", "verdict", "claims")
+)
+PAIRS = "pairs of experts"
 METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
-
-Interval = tuple[float, float, float]  # a number with the ends of its 95 % interval
 
 
 class Claim(NamedTuple):
-    """Hold one claim of a paper: what it says, what was measured here, the verdict, and what measures it again."""
+    """Hold a claim: what it says, what was measured here, the verdict, what would change it, what measures it again."""
 
     paper: str
     claim: str
     measured: str
     verdict: str
+    change: str
     command: str
 
 
@@ -50,6 +54,12 @@ def judged(*numbers: Interval) -> str:
     return FAILS if any(high < 0 for _, _, high in numbers) else UNDECIDED
 
 
+def _claim(paper: str, claim: str, measured: str, numbers: list[Interval], unit: str, command: str) -> Claim:
+    """Return a claim that each of some numbers is above 0, with its verdict."""
+    verdict = judged(*numbers)
+    return Claim(paper, claim, measured, verdict, what_would_change(verdict, numbers, unit), command)
+
+
 def tables(results: Path) -> dict[str, Callable[[], str]]:
     """Return what writes the table of claims, by name."""
     return {"claims": lambda: claims_table(results)}
@@ -57,9 +67,9 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
 
 def claims_table(results: Path) -> str:
     """Return every claim with what was measured of it."""
-    parts = (_curves, _blocks, _layouts, _conflicts, _not_measured)
+    parts = (_curves, _blocks, _layouts, _conflicts, _equal_terms)
     rows = [list(claim) for part in parts for claim in part(results)]
-    return table(["paper", "claim", "measured here", "verdict", "again"], rows)
+    return table(["paper", "claim", "measured here", "verdict", "what would change it", "again"], rows)
 
 
 def _curves(results: Path) -> Iterator[Claim]:
@@ -67,20 +77,20 @@ def _curves(results: Path) -> Iterator[Claim]:
     for metric, title in METRICS.items():
         rise = tuple(shapes[f"scenes-vlm | separate | {metric} | none"]["spearman"])
         claim = f"The alignment of image and text rises with depth in an understanding expert ({title})"
-        yield Claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", judged(rise), SCENES)
+        yield _claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", [rise], "scenes", SCENES)
     for metric, title in METRICS.items():
         shape = shapes[f"scenes-dit | separate | {metric} | none | 0.5"]
         rise, fall = tuple(shape["peak minus first"]), tuple(shape["peak minus last"])
         claim = f"It rises, then falls in a generation expert ({title}, t = .5)"
         measured = f"peak minus first {with_interval(*rise)}, peak minus last {with_interval(*fall)}"
-        yield Claim(UNIFORK, claim, measured, judged(rise, fall), SCENES)
+        yield _claim(UNIFORK, claim, measured, [rise, fall], "scenes", SCENES)
     for metric, title in METRICS.items():
         apart = shapes[f"divergence | {metric} | 0.5"]
         value, low, high = map(float, re.findall(r"-?\d*\.\d+", apart["reason"])[1:4])
         depth = "no depth" if apart["depth"] is None else f"depth {rounded(apart['depth'])}"
         measured = f"{depth}: Spearman of understanding behind generation's peak {with_interval(value, low, high)}"
         claim = f"Both curves part at a depth: understanding goes on rising where generation falls ({title}, t = .5)"
-        yield Claim(UNIFORK, claim, measured, judged((value, low, high)), SCENES)
+        yield _claim(UNIFORK, claim, measured, [(value, low, high)], "scenes", SCENES)
 
 
 def _blocks(results: Path) -> Iterator[Claim]:
@@ -88,15 +98,15 @@ def _blocks(results: Path) -> Iterator[Claim]:
     claim = "Bridges from the middle carry more than those from the first blocks: "
     plain = _mean(shares["middle"] - shares["shallow"])
     measured = f"share of the gap of `middle` less that of `shallow` {with_interval(*plain)}, over training seeds"
-    yield Claim(HBRIDGE, f"{claim}plain captions", measured, judged(plain), SCENES)
+    yield _claim(HBRIDGE, f"{claim}plain captions", measured, [plain], "seeds", SCENES)
     plans = _plans(results)
     read = _mean(plans["middle"] - plans["shallow"])
     measured = f"worth of `middle` less that of `shallow` {with_interval(*read)}, over pairs of experts"
-    yield Claim(HBRIDGE, f"{claim}captions that must be read", measured, judged(read), VERDICT)
+    yield _claim(HBRIDGE, f"{claim}captions that must be read", measured, [read], PAIRS, VERDICT)
     same = _mean(plans["uniform"] - plans["last"])
     measured = f"worth of `uniform` less that of `last` {with_interval(*same)}, over pairs of experts"
     claim = "States of the same depth are worth more than those of the last block"
-    yield Claim(LIGHTFUSION, claim, measured, judged(same), VERDICT)
+    yield _claim(LIGHTFUSION, claim, measured, [same], PAIRS, VERDICT)
 
 
 def _plans(results: Path) -> pd.DataFrame:
@@ -116,11 +126,11 @@ def _layouts(results: Path) -> Iterator[Claim]:
     measured = f"attention FLOPs over those of the bare experts: H {rounded(cost['H'])}, dense {rounded(cost['dense'])}"
     claim = "Joint attention in the middle alone costs less than in every block"
     again = "`python -m bridgework.benchmarks.fusion --only layouts`"
-    yield Claim(HBRIDGE, claim, measured, HOLDS if cost["H"] < cost["dense"] else FAILS, again)
+    yield Claim(HBRIDGE, claim, measured, HOLDS if cost["H"] < cost["dense"] else FAILS, "other depths", again)
     claim = "Double fusion starts from the untouched experts"
     measured = "at gate 0 each tower is the untouched expert, bit for bit"
     again = "`python -m pytest tests/models/fusion/test_layouts.py`"
-    yield Claim(LIGHTFUSION, claim, measured, HOLDS, again)
+    yield Claim(LIGHTFUSION, claim, measured, HOLDS, "a test that fails", again)
 
 
 def _conflicts(results: Path) -> Iterator[Claim]:
@@ -131,8 +141,9 @@ def _conflicts(results: Path) -> Iterator[Claim]:
         measured = (
             f"{title} block {with_interval(row.conflict, row.low, row.high)}, mean of inner blocks {rounded(inner)}"
         )
-        verdict = judged((row.conflict - inner, row.low - inner, row.high - inner))
-        yield Claim(UNI_X, f"Gradients conflict more in the {title} block than inside", measured, verdict, CAUSAL)
+        above = (row.conflict - inner, row.low - inner, row.high - inner)
+        claim = f"Gradients conflict more in the {title} block than inside"
+        yield _claim(UNI_X, claim, measured, [above], "batches", CAUSAL)
     rules = pd.read_csv(results / "verdict" / "verdicts.csv").query("outcome == 'loss'").set_index("rule")
     for paper, rule, claim in (
         (UNIFORK, "alignment, mutual_knn", "Read as a rule, the alignment of two layers says whether to join them"),
@@ -144,20 +155,14 @@ def _conflicts(results: Path) -> Iterator[Claim]:
         (UNI_X, "gradient_conflict", "Read as a rule, the conflict of gradients says which blocks to join"),
     ):
         row = rules.loc[rule]
-        partial = with_interval(row["partial"], row["partial_low"], row["partial_high"])
-        random = with_interval(row["over_random"], row["over_random_low"], row["over_random_high"])
+        decides = [tuple(row[f"{name}{end}"] for end in ("", "_low", "_high")) for name in ("partial", "over_random")]
+        partial, random = (with_interval(*number) for number in decides)
         measured = f"correlation with worth beside depth {partial}, plans over `random` {random}"
         verdict = f"{UNDECIDED}: runs are missing" if row["verdict"] == INCOMPLETE else str(row["verdict"])
-        yield Claim(paper, claim, measured, verdict, VERDICT)
+        yield Claim(paper, claim, measured, verdict, what_would_change(verdict, decides, PAIRS), VERDICT)
 
 
-def _not_measured(_: Path) -> Iterator[Claim]:
-    one = "each layout was trained here with one seed and its own number of parameters, which ranks nothing"
-    for paper, claim, why in (
-        (UNIFORK, "Forking the deep half (Y) is better than sharing all blocks", one),
-        (HBRIDGE, "The middle alone draws as well as bridges in every block", one),
-        (UNI_X, "Separate ends (X) are better than sharing all blocks", one),
-        (UNIFORK, "One trunk that is trained further for each task splits at a depth", "no such training was run"),
-        (HBRIDGE, "Semantic reconstruction tokens help", "they can be trained (`lay_out`), and were not compared"),
-    ):
-        yield Claim(paper, claim, why, UNMEASURED, LAYOUTS if why == one else "-")
+def _equal_terms(results: Path) -> Iterator[Claim]:
+    for found in layout_quotes.judged_claims(results):
+        change = what_would_change(found.verdict, found.numbers, "seeds")
+        yield Claim(PAPERS[found.paper], found.claim, found.measured, found.verdict, change, CLAIMS)

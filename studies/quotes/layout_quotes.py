@@ -1,23 +1,29 @@
-"""Quote the layouts that were trained on equal terms: the tables of both families, and the verdict on each layout."""
+"""Quote what was trained on equal terms: the tables of both families, and every claim with its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ..claims import claim_settings as settings
+from .changing import Interval
 from .markers import table
 from .rounding import rounded, whole, with_interval
 
-NOT_RUN, UNMEASURED = "-", "not yet measured"
+HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
 HIGHER = {
     "loss": "loss of drawing lower by",
     "answer_loss": "loss of answers lower by",
     "worth": "worth higher by",
     "score": "share of facts higher by",
+    "loss_increase": "loss higher by",
 }
+TASKS = {"loss": "drawing", "answer_loss": "answering"}
+METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
+COINCIDE, SPLIT = "both tasks coincide", "tasks split at a depth"
 # Of each layout, the claims on it: for drawing and for answering.
 CLAIMS_OF = {
     "Y": (("Y-active-drawing", "Y-total-drawing"), ("Y-active-answering", "Y-total-answering")),
@@ -32,12 +38,23 @@ SAID = {
 
 
 class Judged(NamedTuple):
-    """Hold a claim with what was measured of it and the verdict."""
+    """Hold a claim with what was measured of it, the verdict, and the numbers that decided."""
 
     paper: str
     claim: str
     measured: str
     verdict: str
+    numbers: Sequence[Interval] = ()
+
+
+def numbers() -> dict[str, str]:
+    """Return the sizes of the study by name."""
+    return {
+        "claims.budget": whole(settings.PARAMETERS),
+        "claims.depth": whole(settings.DEPTH),
+        "claims.base_steps": whole(settings.BASE_STEPS),
+        "claims.trunk_steps": whole(settings.TRUNK_STEPS),
+    }
 
 
 def tables(results: Path) -> dict[str, Callable[[], str]]:
@@ -50,10 +67,71 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
 
 
 def judged_claims(results: Path) -> Iterator[Judged]:
-    """Yield every claim of the study with its differences, by pair of experts."""
+    """Yield every claim of the study with what was measured: differences, the best of sweeps, curves."""
     for _, rows in _read(results, "verdicts").groupby("name", sort=False):
         first = rows.iloc[0]
-        yield Judged(first["paper"], first["claim"], _measured(rows), first["verdict"])
+        numbers = [tuple(row[1:]) for row in (rows[["difference", "low", "high"]] + first["margin"]).itertuples()]
+        yield Judged(first["paper"], first["claim"], _measured(rows), first["verdict"], numbers)
+    for row in _read(results, "best").itertuples():
+        yield Judged(row.paper, row.claim, _best(row), row.verdict, [(row.behind, row.low, row.high)])
+    shapes = _read(results, "shapes")
+    for metric, title in METRICS.items():
+        yield from _curves(shapes[shapes["metric"] == metric] if len(shapes) else shapes, title)
+    yield _fork_at_split(results, shapes)
+
+
+def _best(row: Any) -> str:
+    """Return where a sweep is best, in words."""
+    if not row.seeds:
+        return "its runs are not done"
+    best, near = int(row.best), str(row.near).split()
+    others = [value for value in near if value != str(best)]
+    words = f"best at {best}" + (f" (within noise of it: {', '.join(others)})" if others else "")
+    if best == row.published:
+        return f"{words}, which is the published one; {row.seeds} seeds"
+    behind = with_interval(row.behind, row.low, row.high)
+    return f"{words}; at {row.published}, as published, the loss is higher by {behind}; {row.seeds} seeds"
+
+
+def _curves(shapes: pd.DataFrame, title: str) -> Iterator[Judged]:
+    """Yield UniFork's claims on the curves of one trunk, by one metric."""
+    once = f"In one trunk that is trained on both tasks, the curves of both tasks coincide ({title})"
+    later = f"Trained further on one task each, they split at a depth ({title})"
+    if shapes.empty:
+        for claim in (once, later):
+            yield Judged("UniFork", claim, "its runs are not done", UNMEASURED)
+        return
+    before = shapes[shapes["shape"] == COINCIDE].iloc[0]
+    yield Judged("UniFork", once, _depth(before), HOLDS if before["met"] else FAILS)
+    after = shapes[shapes["shape"] == SPLIT]
+    met = int(after["met"].sum())
+    verdict = HOLDS if met == len(after) else UNDECIDED if met else FAILS
+    found = "; ".join(_depth(row) for _, row in after.iterrows())
+    yield Judged("UniFork", later, f"{found} ({met} of {len(after)} seeds)", verdict)
+
+
+def _depth(row: pd.Series) -> str:
+    if pd.isna(row["value"]):
+        return "no depth of split"
+    return f"split at depth {with_interval(row['value'], row['low'], row['high'])}"
+
+
+def _fork_at_split(results: Path, shapes: pd.DataFrame) -> Judged:
+    """Judge whether Y is best where the tasks of the common trunk split, which is known before Y is trained."""
+    claim = "The fork is best where the tasks' curves split, which is measured before any fork is trained (mutual-kNN)"
+    best = _read(results, "best")
+    forks = best[best["name"].str.startswith("best-fork") & (best["seeds"] > 0)] if len(best) else best
+    if shapes.empty or forks.empty:
+        return Judged("UniFork", claim, "its runs are not done", UNMEASURED)
+    split = shapes[(shapes["shape"] == COINCIDE) & (shapes["metric"] == "mutual_knn")].iloc[0]
+    where = ", ".join(f"{TASKS[row.outcome]} {int(row.best)}" for row in forks.itertuples())
+    if pd.isna(split["value"]):
+        return Judged("UniFork", claim, f"the tasks split nowhere; best forks: {where} of {settings.DEPTH}", UNDECIDED)
+    low, high = settings.DEPTH * split["low"], settings.DEPTH * split["high"]
+    inside = [any(low <= int(value) <= high for value in str(row.near).split()) for row in forks.itertuples()]
+    verdict = HOLDS if all(inside) else UNDECIDED if any(inside) else FAILS
+    at = with_interval(settings.DEPTH * split["value"], low, high)
+    return Judged("UniFork", claim, f"split behind block {at}; best forks: {where} of {settings.DEPTH}", verdict)
 
 
 def _measured(rows: pd.DataFrame) -> str:
@@ -148,6 +226,8 @@ def _editing(results: Path) -> dict[str, str]:
 
 def _read(results: Path, name: str) -> pd.DataFrame:
     path = results / "claims" / f"{name}.csv"
+    if not path.is_file():
+        return pd.DataFrame()
     try:
         return pd.read_csv(path)
     except pd.errors.EmptyDataError:

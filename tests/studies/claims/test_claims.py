@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from bridgework.models.experts.opening import open_expert
 from bridgework.models.unified.flow_model import UnifiedModel
@@ -15,14 +17,25 @@ from bridgework.studies.claims import cell_lists, claim_runs, claim_settings, tr
 from bridgework.studies.claims.claim_cells import Cell, read_cell
 from bridgework.studies.claims.claim_report import report_tables
 from bridgework.studies.claims.claim_tables import read_runs
-from bridgework.studies.claims.claim_verdicts import CLAIMS, FAILS, HOLDS, UNDECIDED, UNMEASURED, Difference, judge
+from bridgework.studies.claims.claim_verdicts import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    UNMEASURED,
+    Difference,
+    _judge_sweep,
+    best_table,
+    judge,
+    judge_links,
+)
 from bridgework.studies.claims.tower_runs import fitting_rank, injected, plan_of, run_tower
 from bridgework.studies.verdict import bridge_runs, caption_pool
 
 PAIR = claim_settings.PAIRS[0]
 CHOSEN = {layout: {"rate": 3e-2, "gated": False} for layout in claim_settings.LAYOUTS}
 TRUNKS = {name: {"rate": 2e-3} for name in cell_lists.TRUNKS}
-EFFECTS = {"dense": 0.0, "H": -0.002, "last": 0.004}  # of the loss
+EFFECTS = {"dense": 0.0, "H": -0.002, "last": 0.004, "shared": 0.02}  # of the loss
 
 
 def all_cells() -> list[Cell]:
@@ -40,10 +53,12 @@ def runs(tmp_path_factory):
     for cell in all_cells():
         about = dict(cell.about)
         loss = 0.07 + EFFECTS.get(about["layout"], 0) + 0.0002 * rng.normal()
+        loss += 0.005 * abs(about["fork"] - 3) if cell.study == "forks" else 0
         loss = {"own text": 0.05}.get(about["layout"], 0.09 if about.get("shuffled") else loss)
         measured = {"loss": loss, "score": 0.4, "exact": 0.1, "sharing": 0.5, "step_flops": 1e10, "step_seconds": 0.3}
         measured |= {"parameters": 3e5, "bridges": 7, "used_rank": 9, "answer_loss": rng.normal(), "accuracy": 0.9}
-        measured |= {"links": [0.1] * 13, "link_pairs": [[i, i] for i in range(13)]} if about.get("links") else {}
+        links = [0.1 + 0.05 * (3 <= link < 10) + 0.001 * rng.normal() for link in range(13)]
+        measured |= {"links": links, "link_pairs": [[i, i] for i in range(13)]} if about.get("links") else {}
         row = {"study": cell.study, "key": cell.key, "config": "x", "seed": cell.seed}
         rows.append(row | {"about": json.dumps(about), "measured": json.dumps(measured)})
     path = tmp_path_factory.mktemp("claims") / "runs.parquet"
@@ -88,6 +103,25 @@ def test_verdicts_are_those_of_the_protocol(runs):
     assert judge(worse, runs[runs["study"] == "trunks"])["verdict"].iloc[0] == UNMEASURED
 
 
+def test_the_best_of_a_sweep_is_named_with_what_is_within_noise_of_it(runs):
+    best = best_table(runs).set_index("name")
+    fork = best.loc["best-fork-drawing"]
+    assert fork["best"] == 3 and fork["near"] == "3" and fork["seeds"] == 3
+    assert fork["behind"] == pytest.approx(0.015, abs=0.001) and fork["low"] > 0 and fork["verdict"] == FAILS
+    noise = pd.DataFrame({3: [1.0, 2.0, 3.1], 6: [1.1, 1.9, 3.2], 9: [4.0, 5.0, 6.0]}, index=[0, 1, 2])
+    found = _judge_sweep(noise, 6)
+    assert (found["best"], found["near"], found["verdict"]) == (3, "3 6", UNDECIDED)
+    assert _judge_sweep(noise - [0, 5, 0], 6)["verdict"] == HOLDS and _judge_sweep(noise, 9)["verdict"] == FAILS
+    assert best_table(runs[runs["study"] != "forks"]).set_index("name")["verdict"]["best-fork-drawing"] == UNMEASURED
+
+
+def test_links_of_the_middle_are_held_against_those_of_the_ends(runs):
+    row = judge_links(runs).iloc[0]
+    assert row["verdict"] == HOLDS and row["seeds"] == 3
+    assert row["difference"] == pytest.approx(0.05, abs=0.002)
+    assert judge_links(runs[runs["study"] == "trunks"])["verdict"].iloc[0] == UNMEASURED
+
+
 def test_runs_of_two_configurations_are_not_mixed(runs, tmp_path):
     rows = pd.DataFrame([
         {"study": "trunks", "key": str(n), "config": config, "seed": 0, "about": '{"layout": "Y"}', "measured": "{}"}
@@ -124,6 +158,28 @@ def test_a_batch_is_the_same_for_every_trunk(base):
     assert both == pytest.approx(drawing + answering, rel=1e-5)
     with torch.no_grad():
         assert both == pytest.approx(float(trunk_runs._loss(base, 3, 1, "both")), rel=1e-6)
+
+
+def test_what_is_missing_is_run_once_and_what_another_process_runs_is_left_to_it(tmp_path, monkeypatch, capsys):
+    cells = [Cell("trunks", {"layout": "Y"}, seed) for seed in range(3)]
+    ran: list[int] = []
+
+    def train(cell, folder):
+        ran.append(cell.seed)
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(claim_runs, "COMMITTED", tmp_path / "none.parquet")
+    monkeypatch.setattr(claim_runs, "stages", lambda family, folder: iter([cells]))
+    monkeypatch.setattr(claim_runs, "run_trunk", train)
+    (tmp_path / "locks").mkdir()
+    with FileLock(tmp_path / "locks" / cells[1].key):  # as another process holds it
+        held = threading.Thread(target=claim_runs.run_missing, args=(tmp_path, ["trunks"]))
+        held.start()
+        held.join()
+    assert ran == [0, 2]
+    claim_runs.run_missing(tmp_path, ["trunks"])
+    assert ran == [0, 2, 1]
+    assert capsys.readouterr().out.count("loss 0.5000") == 3
 
 
 def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
