@@ -8,12 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from . import commands
-from .command_checks import check_shown, check_stores
-from .command_line import Command, check_early, layer_of, parse
+from .command_line import Command, layer_of, parse
+from .probes.comparison_options import DEFAULT_METRIC
 
 FORESEEN = (ValueError, TypeError, OSError, RuntimeError, FloatingPointError, MemoryError, ImportError)
 EXPERTS = (
@@ -23,7 +22,11 @@ EXPERTS = (
 PICTURES = "noto, fluent, tuxpaint, openclipart, scenes-evidence, scenes-test, or a folder, table or archive"
 PLANNED = "a published expert, one of ours, or a folder, of which a step is computed if its family is not known"
 WEIGHTS = {  # how the weights of an expert are read, as `open_expert` takes it
-    "--expert-dtype": {"help": "The format of the weights: fp32, bf16, fp16 or auto. (default: fp32)"},
+    "--expert-dtype": {
+        "help": "The format of the weights: fp32, bf16, fp16 or auto. (default: fp32)",
+        "choices": ("fp32", "bf16", "fp16", "auto", "float32", "bfloat16", "float16"),
+        "metavar": "FORMAT",
+    },
     "--device-map": {"help": "Where the weights lie, such as auto over all GPUs. (default: one device)"},
     "--quantization": {
         "help": "How the weights are quantised, by a name of transformers such as bitsandbytes_4bit. (default: not)"
@@ -40,7 +43,7 @@ COLUMNS = {  # where images and captions stand in a user's own data
     "--part": {"help": "One part of the data: train, evidence, validation or test. (default: all of them)"},
 }
 MEASURED_BY = {
-    "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": "mutual_knn"},
+    "--metric": {"help": "The similarity, any of `bridgework.probes.METRICS`.", "default": DEFAULT_METRIC},
     "--k": {
         "help": "The number of neighbours of mutual_knn, cknna and information_imbalance.",
         "type": int,
@@ -71,9 +74,8 @@ COMMANDS = {
                 "word a sink)",
             },
         },
-        "probes.extraction.options:ExtractionOptions",
+        "probes.extraction_options:ExtractionOptions",
         without=("tokens", "store"),
-        early=check_shown,
     ),
     "check": Command(
         "Check that a model is read rightly: passes, tokens, batches, padding, hooks; exit status 1 if not.",
@@ -177,8 +179,7 @@ COMMANDS = {
             "generation": {"help": "The feature store of the generation expert.", "type": Path},
             "out": {"help": "The plan to write, a JSON file.", "type": Path},
         },
-        "probes.plans.choosing:ChoiceOptions",
-        early=lambda *words: check_stores(*map(Path, words[:2])),
+        "probes.plans.choice_options:ChoiceOptions",
     ),
     "train": Command(
         "Train a recipe, a plan or one of our experts; a stopped run resumes; torchrun shares the work.",
@@ -232,8 +233,7 @@ COMMANDS = {
             "--limit": {"help": "How many stimuli are shown at most. (default: all; of scenes, 512)", "type": int},
             **COLUMNS,
         },
-        "pair_report:ReportOptions",
-        early=partial(check_shown, experts=2),
+        "report_options:ReportOptions",
     ),
     "figure": Command(
         "Draw one figure from feature stores or a plan, and save it with its numbers (CSV) and its record (JSON).",
@@ -331,7 +331,6 @@ def _run(arguments: list[str] | None, interruptions: list[int]) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _announce()
         words = sys.argv[1:] if arguments is None else arguments
-        check_early(COMMANDS, words)
         run, given = parse(COMMANDS, words, about=about)
         run(**given)
     except KeyboardInterrupt:

@@ -1,9 +1,11 @@
-"""Check what the arguments of a command name, before a library that opens it is imported: the error comes at once."""
+"""Check the arguments of a command before a library that opens what they name is imported: the error comes at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from .probes.arguments import checked
 
 
 def check_experts(*names: str, more: Iterable[str] = ()) -> None:
@@ -46,26 +48,6 @@ def check_model(name: str) -> None:
         check_experts(name)
 
 
-def check_shown(*words: str, experts: int = 1) -> None:
-    """Raise the error that says why experts, or what they are shown, cannot be opened by their names.
-
-    Parameters
-    ----------
-    *words : str
-        The experts, then the stimuli, then what is not checked, as far as they are given.
-    experts : int, optional
-        How many experts there are.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `check_experts` and `check_stimuli`.
-    """
-    check_experts(*words[:experts])
-    for data in words[experts : experts + 1]:
-        check_stimuli(data, None)
-
-
 def check_plans(*files: str | Path) -> None:
     """Raise the error that says why a file holds no bridge plan.
 
@@ -104,6 +86,29 @@ def check_stores(*folders: Path) -> None:
         check_store(folder)
 
 
+def check_measured(
+    metric: str, k: int, timesteps: Sequence[float] | None = None, block: int = 1, tolerance: float | None = None
+) -> None:
+    """Raise the error that says why nothing can be measured in such a way, whatever the features are.
+
+    Parameters
+    ----------
+    metric, k, block, tolerance
+        As of `alignment_curve`.
+    timesteps : sequence of float or None
+        The noise levels that are asked for.
+
+    Raises
+    ------
+    ValueError
+        A name is unknown, or a number out of its range.
+    """
+    from .probes.comparison_options import check_comparison
+
+    check_comparison(metric=metric, k=k, block=block, tolerance=tolerance)
+    checked("timesteps", timesteps, Sequence[float] | None, above=0, most=1, remedy="0 is the clean image, 1 is noise")
+
+
 def check_stimuli(data: str, limit: int | None) -> None:
     """Raise the error that says why stimuli cannot be opened by their name.
 
@@ -119,7 +124,6 @@ def check_stimuli(data: str, limit: int | None) -> None:
     FileNotFoundError, ValueError
         As `load_stimuli` and `scene_stimuli`.
     """
-    from .probes.arguments import checked
     from .probes.stimuli.sources import load_stimuli
 
     checked("limit", limit, int | None, least=1, remedy="leave it out for all")

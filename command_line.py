@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import takewhile
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -34,14 +33,12 @@ class Command(NamedTuple):
     arguments : mapping of str to dict
         Arguments that belong to no options class, with their keywords of `add_argument`.
     options : str
-        The options class as MODULE:CLASS, relative to the package; it is imported when its command is chosen.
+        The options class as MODULE:CLASS, relative to the package; it is imported when its command is chosen. Its
+        module imports no library of models, so that wrong values are said at once.
     without : tuple of str
         Fields of the options class that the command does not offer.
     aliases : tuple of str
         Other names of the command.
-    early : callable or None
-        Called with the words that stand in front of all options, before the options class is imported, where that takes
-        seconds (`check_early`). It raises the error of a name that is wrong.
     """
 
     about: str
@@ -51,22 +48,6 @@ class Command(NamedTuple):
     options: str = ""
     without: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    early: Callable[..., None] | None = None
-
-
-def check_early(commands: Mapping[str, Command], arguments: Sequence[str]) -> None:
-    """Raise the error of a name that is wrong, before the options class of its command is imported.
-
-    Parameters
-    ----------
-    commands : mapping of str to Command
-        The commands by name.
-    arguments : sequence of str
-        The command line, without the name of the program. Where help is asked for, nothing is checked.
-    """
-    command = commands.get(arguments[0]) if arguments else None
-    if command is not None and command.early is not None and not {"-h", "--help"} & set(arguments):
-        command.early(*takewhile(lambda word: not word.startswith("-"), arguments[1:]))
 
 
 def parse(

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command_checks import check_experts, check_model, check_plans, check_shown, check_stimuli, check_stores
+from .command_checks import check_experts, check_measured, check_model, check_plans, check_stimuli, check_stores
+from .command_stimuli import open_stimuli
 from .probes.arguments import checked, folder_name
-
-SCENES = 512  # scenes that are composed if nobody says how many
 
 
 def _is_first() -> bool:
@@ -27,29 +26,6 @@ def _at(timestep: float, *sides: Any) -> list[Any]:
     if not any(side.timesteps for side in sides):
         raise ValueError(f"--timesteps {timestep:g} is given, and neither store holds timesteps: leave it out")
     return [side.at(timestep) if side.timesteps else side for side in sides]
-
-
-def _stimuli(data: str, limit: int | None, part: str | None, **columns: Any) -> tuple[Any, str]:
-    """Return the stimuli that a command names, and the call of the package that returns them."""
-    from .models.scenes.composing import scene_stimuli
-    from .probes.stimuli.sources import load_stimuli
-
-    scenes, given = data.removeprefix("scenes-"), {name: value for name, value in columns.items() if value is not None}
-    if data != scenes:
-        if named := [*given, *(["part"] if part is not None else [])]:
-            raise ValueError(f"{data} has images, texts and a part of its own: leave out {', '.join(named)}")
-        count = SCENES if limit is None else limit
-        return scene_stimuli(scenes, count), f'scene_stimuli("{scenes}", {count})'
-    # Whole paths, so that a script with the call runs in any folder.
-    whole = {name: value.resolve() if isinstance(value, Path) else value for name, value in given.items()}
-    source = Path(data).resolve() if Path(data).exists() and (Path(data).suffix or "/" in data) else data
-    words = ", ".join([f'"{source}"', *(f'{name}="{value}"' for name, value in whole.items())])
-    if part is not None:
-        few = "" if limit is None else f"[:{limit}]"
-        shown = load_stimuli(data, **given).part(part)[: None if limit is None else max(limit, 0)]
-        return shown, f'load_stimuli({words}).part("{part}"){few}'
-    few = "" if limit is None else f", limit={limit}"
-    return load_stimuli(data, limit, **given), f"load_stimuli({words}{few})"
 
 
 def extract(
@@ -70,15 +46,19 @@ def extract(
     **options: Any,
 ) -> None:
     """Write the features of an expert to a store; `options` are fields of `ExtractionOptions`."""
-    check_stimuli(stimuli, limit)
+    from .probes.extraction_options import ExtractionOptions
+    from .probes.features.store_folder import check_folder
+
+    asked = ExtractionOptions(store=out, **options)
+    check_folder(out)
+    check_experts(expert)
+    shown, _ = open_stimuli(stimuli, limit, part, image=image_column, text=text_column, root=root, captions=captions)
     from .models.experts.opening import open_expert
     from .probes.extraction.extracting import extract_with
-    from .probes.extraction.options import ExtractionOptions
 
-    shown, _ = _stimuli(stimuli, limit, part, image=image_column, text=text_column, root=root, captions=captions)
     began = time.perf_counter()
     loaded = {"front": front, "dtype": expert_dtype, "device_map": device_map, "quantization": quantization}
-    found = extract_with(open_expert(expert, random_weights, **loaded), shown, ExtractionOptions(store=out, **options))
+    found = extract_with(open_expert(expert, random_weights, **loaded), shown, asked)
     if _is_first():
         parts = ", ".join(f"{len(part.layers)} layers of {name}" for name, part in found.items())
         print(f"{out}: {parts}, over {len(shown)} stimuli of {shown.name!r}, in {time.perf_counter() - began:.0f} s")
@@ -105,6 +85,7 @@ def align(
         text, out = None, out or text
     if text is None and text_layer is not None:
         raise ValueError("--text-layer is a layer of the second store: name that store, or leave the layer out")
+    check_measured(metric, k, None if timestep is None else [timestep], block, tolerance)
     check_stores(features, *([] if text is None else [text]))
     import pandas as pd
 
@@ -150,7 +131,8 @@ def check(
     quantization: str | None,
 ) -> None:
     """Print what is right and wrong with a model; exit status 1 where something is wrong."""
-    check_shown(model, stimuli)
+    check_experts(model)
+    check_stimuli(stimuli, None)
     checked("timesteps", timesteps, Sequence[float], above=0, most=1, remedy="0 is the clean image, 1 is noise")
     from .models.experts.opening import open_expert
     from .probes.checks.model_checks import AMONG, FAILS, check_model
@@ -182,11 +164,14 @@ def report(
     **options: Any,
 ) -> None:
     """Write the page of two experts on one set of stimuli; `options` are fields of `ReportOptions`."""
-    check_stimuli(data, limit)
-    from .pair_report import ReportOptions, write_report
+    from .report_options import ReportOptions
 
-    stimuli, call = _stimuli(data, limit, part, image=image_column, text=text_column, root=root, captions=captions)
-    page = write_report(understanding, generation, stimuli, out, ReportOptions(**options), call)
+    asked, out = ReportOptions(**options), folder_name("out", out)
+    check_experts(understanding, generation)
+    stimuli, call = open_stimuli(data, limit, part, image=image_column, text=text_column, root=root, captions=captions)
+    from .pair_report import write_report
+
+    page = write_report(understanding, generation, stimuli, out, asked, call)
     print(f"{page}: {len(stimuli)} stimuli of {stimuli.name!r}")
     print(f"figures as PDF, SVG and PNG with their numbers: {out / 'figures'}; the script: {out / 'report.py'}")
 
@@ -212,8 +197,12 @@ def figure(
         raise ValueError("--text-layer is a layer of the second store of a curve: leave it out")
     if plan is not None and kind != "map":
         raise ValueError("--plan is drawn into a map: leave it out, or draw it by itself, as figure plan FILE")
+    from .figures.publishing.page import VENUES
     from .probes.plans.bridge_plan import BridgePlan
 
+    check_measured(metric, k, None if timestep is None else [timestep])
+    checked("venue", venue, str | None, known=VENUES)
+    checked("columns", columns, int, least=1, most=2, remedy="one column, or the whole width of the text")
     file = sources[0] if kind == "plan" else plan
     drawn = BridgePlan.load(file) if file is not None else None
     check_stores(*([] if kind == "plan" else sources))
@@ -264,7 +253,9 @@ def map_layers(
     timesteps: list[float] | None,
 ) -> None:
     """Write and print the layer map of two stores, of each timestep; processes of torchrun share it."""
+    check_measured(metric, k, timesteps)
     check_stores(understanding, generation)
+    out = folder_name("out", out)
     from .probes.features.features import Features
     from .probes.files import write_csv
     from .probes.similarity.scoring import similarity_map
@@ -284,14 +275,17 @@ def map_layers(
 
 def choose(understanding: Path, generation: Path, out: Path, **options: Any) -> None:
     """Write and print the bridge plan of two stores; `options` are fields of `ChoiceOptions`."""
+    from .probes.plans.choice_options import ChoiceOptions
+
+    asked = ChoiceOptions(**options)
+    check_stores(understanding, generation)
     from .probes.features.features import Features
-    from .probes.plans.choosing import ChoiceOptions
     from .probes.plans.fixed_rules import FIXED
     from .probes.plans.measured_evidence import choose_from_features
     from .probes.plans.rules import RULES
 
     experts = Features.load(understanding), Features.load(generation)
-    plan, cost = choose_from_features(*experts, ChoiceOptions(**options))
+    plan, cost = choose_from_features(*experts, asked)
     plan.save(out)
     print("understanding block - generation block:", ", ".join(f"{u}-{g}" for u, g in plan.pairs))
     if plan.rule in RULES:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +21,18 @@ from .probes.extraction.extracting import extract
 from .probes.features.features import Features
 from .probes.features.layer_features import LayerFeatures
 from .probes.files import write_atomically
-from .probes.metrics import DEFAULT_METRIC, METRICS
+from .probes.metrics import METRICS
 from .probes.plans.bridge_plan import BridgePlan
-from .probes.plans.choosing import DEFAULT_RULE, choose_bridges, score_plan
+from .probes.plans.choice_options import DEFAULT_RULE
+from .probes.plans.choosing import choose_bridges, score_plan
 from .probes.similarity.nulls import map_null
 from .probes.similarity.scoring import similarity_map
 from .probes.stimuli.stimulus_set import Stimuli
 from .report_companions import Extract, companion_tables, patch_table, scene_controls
+from .report_options import ReportOptions
 
 RULE = "alignment"  # the rule that reads the layer map, beside depth
 TWIN = "random weights"  # the name of that control in curves
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Hold the options of `bridgework report`, each with its help.
-
-    Attributes
-    ----------
-    timesteps
-        The noise levels of generation; the layer map is of the middle one.
-    metric, k, bridges, draws
-        As of `alignment_curve` and `choose_bridges`.
-    twin
-        Whether the experts' twins with random weights are probed as well, as a control.
-    controls
-        Whether bundled scenes are shown again with words scrambled and with an object removed, as controls.
-    venue, columns
-        As of `figures.paper`.
-    device, batch_size
-        As of `extract`.
-    """
-
-    timesteps: Sequence[float] = field(
-        default=(0.2, 0.5, 0.8),
-        metadata={
-            "help": "The noise levels of generation; the layer map is of the middle one.",
-            "type": float,
-            "nargs": "+",
-            "metavar": "T",
-        },
-    )
-    metric: str = field(default=DEFAULT_METRIC, metadata={"help": "The similarity of curves and maps."})
-    k: int = field(default=10, metadata={"help": "The number of neighbours of mutual_knn and cknna."})
-    bridges: int = field(default=4, metadata={"help": "How many bridges the plans have."})
-    draws: int = field(
-        default=200, metadata={"help": "Random halves of the samples that say how stable the plan of the map is."}
-    )
-    twin: bool = field(default=True, metadata={"help": "Probe the experts' twins with random weights as a control."})
-    controls: bool = field(
-        default=True,
-        metadata={"help": "Show bundled scenes again with words scrambled and with an object removed, as controls."},
-    )
-    venue: str | None = field(
-        default=None,
-        metadata={"help": "Draw for a venue's paper: cvpr, icml, neurips or iclr. (default: for the screen)"},
-    )
-    columns: int = field(default=1, metadata={"help": "How many columns of the venue's page a figure takes."})
-    device: str = field(default="auto", metadata={"help": "The device that the experts run on, such as cuda:1."})
-    batch_size: int = field(default=32, metadata={"help": "How many stimuli are shown at once."})
 
 
 def write_report(
@@ -138,8 +90,6 @@ def write_report(
                 f"the {side} expert {experts[side].name!r} {verb} no {modality}: give the expert that reads as "
                 "understanding and the one that draws as generation"
             )
-    if options.venue is not None:
-        figures.paper(options.venue, options.columns).close()  # an unknown venue is said now
     names = {"understanding": understanding, "generation": generation}
 
     def extracted(expert: Any, side: str, shown: Stimuli, store: str, **more: Any) -> Features:

@@ -10,6 +10,11 @@ import numpy as np
 
 from .arguments import SEEDS, check_arguments
 
+DEFAULT_METRIC = "mutual_knn"  # of those of similarity, its map keeps most of worth beside depth (docs/verdict.md)
+METRIC_NAMES = (  # of `METRICS`, for those who only ask whether there is one: its modules take seconds to import
+    "cka", "cka_biased", "cka_rbf", "cka_units", "mutual_knn", "cknna", "information_imbalance", "svcca", "pwcca",
+    "procrustes", "rsa", "linear_probe", "cosine", "modality_gap",
+)  # fmt: skip
 MOST_DRAWS = 10**6  # of permutations and draws: more would not end within days
 
 
@@ -19,7 +24,7 @@ class ComparisonOptions:
 
     Attributes
     ----------
-    k, permutations, seed, block, draws, tolerance, memory, minibatch
+    metric, k, permutations, seed, block, draws, tolerance, memory, minibatch
         As of `similarity_map`, `map_null` and `choose_bridges`.
 
     Notes
@@ -28,6 +33,7 @@ class ComparisonOptions:
     checked where these are known.
     """
 
+    metric: str = field(default=DEFAULT_METRIC, metadata={"allowed": {"known": METRIC_NAMES}})
     k: int = field(default=10, metadata={"allowed": {"least": 1}})
     permutations: int = field(
         default=200,

@@ -12,15 +12,28 @@ from bridgework.models.costs.cost_options import CostOptions
 from bridgework.models.costs.estimate import cost_table, estimate_cost
 from bridgework.models.evaluation.evaluation_options import EvaluationOptions
 from bridgework.models.evaluation.reporting import report
+from bridgework.models.experts.weight_files.weight_placement import AUTO, DTYPES
 from bridgework.models.training.recipe import Recipe
 from bridgework.models.training.train_model import train
 from bridgework.probes import alignment_curve, map_null, scaled_map, similarity, similarity_map
-from bridgework.probes.extraction.options import ExtractionOptions
-from bridgework.probes.metrics import DEFAULT_METRIC
-from bridgework.probes.plans.choosing import DEFAULT_RULE, ChoiceOptions, choose_bridges
+from bridgework.probes.comparison_options import METRIC_NAMES
+from bridgework.probes.extraction_options import ExtractionOptions
+from bridgework.probes.metrics import DEFAULT_METRIC, METRICS
+from bridgework.probes.plans.choice_options import (
+    DEFAULT_RULE,
+    DRAWN,
+    SCORED,
+    UNSCORED,
+    ChoiceOptions,
+)
+from bridgework.probes.plans.choosing import choose_bridges
+from bridgework.probes.plans.fixed_rules import FIXED
 from bridgework.probes.plans.layouts import lay_out
+from bridgework.probes.plans.rules import RULES
+from bridgework.probes.plans.stability import TAKEN
+from bridgework.report_options import ReportOptions
 
-CLASSES = (ExtractionOptions, ChoiceOptions, Recipe, EvaluationOptions, CostOptions)
+CLASSES = (ExtractionOptions, ChoiceOptions, ReportOptions, Recipe, EvaluationOptions, CostOptions)
 
 
 def defaults(function) -> dict[str, object]:
@@ -75,3 +88,10 @@ def test_every_option_has_a_plain_sentence(options):
 def test_one_metric_is_the_default_everywhere(function):
     assert defaults(function)["metric"] == DEFAULT_METRIC == ChoiceOptions.metric
     assert COMMANDS["align"].arguments["--metric"]["default"] == DEFAULT_METRIC
+
+
+def test_names_that_are_known_before_their_modules_are_those_of_the_tables():
+    assert tuple(METRICS) == METRIC_NAMES
+    assert (tuple(RULES), tuple(FIXED), tuple(TAKEN)) == (SCORED, UNSCORED, DRAWN)
+    named = COMMANDS["extract"].arguments["--expert-dtype"]["choices"]
+    assert set(named) == {*DTYPES, AUTO}

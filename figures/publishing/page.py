@@ -11,6 +11,13 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.text import Text
 
+# Inches of one column and of the whole text: LaTeX's \columnwidth and \textwidth.
+VENUES = {
+    "cvpr": (3.25, 6.875),
+    "icml": (3.25, 6.75),
+    "neurips": (5.5, 5.5),
+    "iclr": (5.5, 5.5),
+}
 SCREEN_LETTERS = 9  # points: `font.size` of style.mplstyle, for which the sizes in this package are written
 LETTER = 0.5  # of the size of a font: the width of its mean letter, in the fonts of papers
 

@@ -10,15 +10,8 @@ from matplotlib import rc_params_from_file
 
 from ...probes.arguments import checked
 from ..style import STYLE
-from .page import Page, current_page, set_page
+from .page import VENUES, Page, current_page, set_page
 
-# Inches of one column and of the whole text: LaTeX's \columnwidth and \textwidth.
-VENUES = {
-    "cvpr": (3.25, 6.875),
-    "icml": (3.25, 6.75),
-    "neurips": (5.5, 5.5),
-    "iclr": (5.5, 5.5),
-}
 # Times-like letters that matplotlib ships, as these venues set their text in Times; DejaVu has what they lack.
 LETTERS = {
     "font.family": ["STIXGeneral", "DejaVu Sans"],

@@ -262,7 +262,7 @@ def build(recipe: Recipe) -> Any:
     """
     import torch
 
-    from ...probes.plans.rank_budget import rank_for
+    from ...probes.plans.layouts import rank_for
     from ..fusion.fused_model import FusedModel
     from ..towers.checkpointing import checkpoint_blocks
     from ..unified.flow_model import UnifiedModel

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..extraction.checking import PADDING, STATE, differences, tolerance
-from ..extraction.options import ExtractionOptions, check_shown
+from ..extraction.options import check_shown, fitted
 from ..extraction.passes import PassRunner, concatenate_batches
 from ..extraction.token_selection import token_positions
+from ..extraction_options import ExtractionOptions
 from ..fingerprints.running_state import fingerprint
 from ..hooks.block_stacks import find_stacks
 from ..hooks.capturing import EMBEDDINGS
@@ -150,7 +151,7 @@ def _mode(
     subject: Subject, task: str, joint: bool, timesteps: Sequence[float], device: str, batch: list[Stimulus]
 ) -> PassRunner:
     times = tuple(timesteps) if task in subject.timed_tasks else ()
-    options = ExtractionOptions(task, times, joint, device=device, batch_size=FEW).checked(subject)
+    options = fitted(ExtractionOptions(task, times, joint, device=device, batch_size=FEW), subject)
     return PassRunner(subject, options, denoised_modalities(subject, batch, task, times))
 
 

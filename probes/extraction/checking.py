@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..extraction_options import PRECISIONS
 from ..hooks.capturing import LayerRanAgain
 from ..hooks.model_state import device_of
 from ..stimuli.stimulus_set import Stimuli, Stimulus
-from .options import PRECISIONS
 from .passes import PassRunner
 
 # The largest difference that rounding makes, over the largest value of a stimulus's state in a layer.
@@ -158,7 +158,8 @@ def tolerance(passes: PassRunner) -> float:
     """
     model = passes.subject.model
     kinds = {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if _is_number(tensor)}
-    kinds |= {passes.options.dtype, PRECISIONS.get(str(passes.options.precision), torch.float32)}
+    options = passes.options
+    kinds |= {getattr(torch, name) for name in (options.dtype, PRECISIONS.get(str(options.precision), "float32"))}
     found = [TOLERANCES.get(kind, COARSE if kind.itemsize == 1 else TOLERANCES[torch.float32]) for kind in kinds]
     if any("quantized" in type(module).__module__ for module in model.modules()):
         found.append(COARSE)

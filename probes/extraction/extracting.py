@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..arguments import check_names, checked
+from ..extraction_options import ExtractionOptions
 from ..features.features import Features
 from ..features.store import is_complete, read_ending, write_index
 from ..folder_locks import writing
@@ -23,7 +24,6 @@ from ..subjects.sink_tokens import NORMS
 from ..subjects.subject import Subject, modules_of
 from ..workers.processes import Processes, check_alike
 from .jobs import prepare_job, warn_of_cuts
-from .options import ExtractionOptions
 from .token_selection import Chosen
 
 
@@ -40,7 +40,7 @@ def extract(
     special: bool = False,
     sinks: bool = False,
     cleaned: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = "float32",
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = 32,
@@ -89,7 +89,7 @@ def extract(
     cleaned : bool, optional
         Whether cleaned features are kept beside the raw ones, as `features["image"].cleaned` (clamped by
         `pooling.pool`, then z-scored).
-    dtype : torch.dtype, optional
+    dtype : str or torch.dtype, optional
         The format of the values that are kept: float32, float16 or bfloat16. Pooling is always done in float32.
     precision : str, optional
         "bf16" or "fp16" runs the model under autocast; None keeps the model's own precision.

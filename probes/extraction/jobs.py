@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..extraction_options import ExtractionOptions
 from ..features.features import Features
 from ..features.lazy_values import features_of
 from ..features.shards import FORMAT, Shard, open_shard, read_metadata, read_tensor, shapes_of
@@ -28,7 +29,7 @@ from ..workers.devices import chosen_device
 from ..workers.processes import Processes
 from .checking import KeptStimulus, batch_to_check, check_stimulus
 from .memory_shortage import BatchSize
-from .options import ExtractionOptions, check_shown
+from .options import check_shown, fitted, recorded
 from .passes import PassRunner, concatenate_batches
 from .pooling import pooling_of
 from .provenance import made_of, opened_from
@@ -330,16 +331,16 @@ def prepare_job(subject: Subject, stimuli: Stimuli, options: ExtractionOptions |
     Raises
     ------
     ValueError, TypeError
-        An option does not fit the subject, as `ExtractionOptions.checked` says; or it is no subject, or no stimuli.
+        An option does not fit the subject, as `fitted` says; or it is no subject, or no stimuli.
     """
     check_shown(subject, stimuli)
-    options = (options or ExtractionOptions()).checked(subject)
+    options = fitted(options or ExtractionOptions(), subject)
     words = "text" in subject.modalities
     lengths = [len(text) for text in stimuli.texts] if words else [0] * len(stimuli)
     order = sorted(range(len(stimuli)), key=lambda place: (lengths[place], place))
     size = options.batch_size
     batches = tuple(tuple(order[start : start + size]) for start in range(0, len(order), size))
-    settings = options.recorded() | {
+    settings = recorded(options) | {
         "order": "by length of text" if words else "as given",
         "batches_per_shard": batches_each(options.pooling),
     }

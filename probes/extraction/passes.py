@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..extraction_options import PRECISIONS, ExtractionOptions
 from ..hooks.capturing import EMBEDDINGS, LayerRanAgain, capture
 from ..hooks.model_memory import forgetting
 from ..hooks.model_state import device_of
@@ -22,7 +23,6 @@ from ..subjects.entering_states import merge_residual_streams
 from ..subjects.sink_tokens import NORMS, SinkRule
 from ..subjects.subject import ForwardPass, Subject
 from .left_padding import warning_of_left_padding
-from .options import PRECISIONS, ExtractionOptions
 from .pooling import Pooled, pool, pooling_of
 from .token_selection import Tokens, find_tokens, read_grids
 
@@ -39,7 +39,7 @@ class PassRunner:
     subject : Subject
         What is probed.
     options : ExtractionOptions
-        What is asked of it, as `ExtractionOptions.checked` returns it.
+        What is asked of it, as `fitted` returns it.
     denoised : tuple of str
         The modalities that its timesteps belong to (`denoised_modalities`).
     depths : dict of dict of float
@@ -237,7 +237,7 @@ class PassRunner:
     def _autocast(self, device: torch.device) -> Any:
         if self.options.precision is None:
             return nullcontext()
-        return torch.autocast(device.type, dtype=PRECISIONS[self.options.precision])
+        return torch.autocast(device.type, dtype=getattr(torch, PRECISIONS[self.options.precision]))
 
     def _checked(self, pooled: Pooled, path: str, batch: Sequence[Stimulus]) -> Pooled:
         """Convert what is kept to the dtype, or raise FloatingPointError for what is not finite in it."""
@@ -247,12 +247,12 @@ class PassRunner:
                 kept.append(None)
                 continue
             finite = torch.isfinite(values).flatten(1).all(1)
-            stored = values.to(self.options.dtype)
+            stored = values.to(getattr(torch, self.options.dtype))
             fits = torch.isfinite(stored).flatten(1).all(1)
             if not fits.all():
                 what, remedy = "gave NaN or infinity", "try float32 weights"
                 if finite.all():
-                    what, remedy = f"is too large for {self.options.dtype}", "store float32 or bfloat16"
+                    what, remedy = f"is too large for torch.{self.options.dtype}", "store float32 or bfloat16"
                 first = batch[int((~fits).nonzero()[0])].id
                 raise FloatingPointError(
                     f"layer {path!r} of {self.subject.name} {what}, first for stimulus {first!r}: {remedy}"

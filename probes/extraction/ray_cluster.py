@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..arguments import check_names, checked
+from ..extraction_options import ExtractionOptions
 from ..features.features import Features
 from ..features.shards import read_metadata
 from ..features.store import is_complete, read_ending, shard_path, write_index
@@ -20,7 +21,6 @@ from ..subjects.sink_tokens import NORMS, join_norms, warn_of_sinks
 from ..subjects.subject import Subject
 from ..workers.ray_actors import start_ray
 from .jobs import prepare_job, shard_count, warn_of_cuts
-from .options import ExtractionOptions
 from .pooling import pooling_of
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..extraction_options import FORMATS, TASKS
 from ..notebook_views import table_view
 
 ALLOWED = {
     "modality": ("image", "text", "audio", "video"),
-    "task": ("understanding", "generation"),
+    "task": TASKS,
     "pass_": ("separate", "joint"),
 }
 POOLING = re.compile(r"(mean|last|first|none|grid:[1-9]\d*)( \+ (special|sinks|chosen|generated|cleaned))*")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = tuple(getattr(torch, name) for name in FORMATS)
 
 
 class Reader(Protocol):

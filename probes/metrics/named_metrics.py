@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..comparison_options import DEFAULT_METRIC as DEFAULT_METRIC
 from .cka import CKA, CKA_BIASED, CKA_RBF
 from .estimators.caption_neighbours import mutual_knn_of_captions
 from .estimators.neighbour_ranks import INFORMATION_IMBALANCE
@@ -31,7 +32,6 @@ METRICS: dict[str, Metric] = {
     "cosine": COSINE,
     "modality_gap": MODALITY_GAP,
 }
-DEFAULT_METRIC = "mutual_knn"  # of those of similarity, its map keeps most of worth beside depth (docs/verdict.md)
 
 
 def formula_of(metric: str, groups: Array | None = None) -> Metric:

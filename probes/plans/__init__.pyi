@@ -1,6 +1,6 @@
 from .bridge_plan import STREAMS as STREAMS
 from .bridge_plan import BridgePlan as BridgePlan
-from .choosing import ChoiceOptions as ChoiceOptions
+from .choice_options import ChoiceOptions as ChoiceOptions
 from .choosing import choose_bridges as choose_bridges
 from .choosing import score_plan as score_plan
 from .fixed_rules import FIXED as FIXED

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ..arguments import check_names, checked
 from ..comparison_options import check_comparison
-from ..metrics import DEFAULT_METRIC
 from .bridge_plan import FREE_FIELDS, NOISE, STREAMS, BridgePlan
+from .choice_options import DEFAULT_RULE
 from .fixed_rules import FIXED
-from .layout_table import LAYOUTS
-from .matching import MATCHINGS, MOST_BLOCKS, best_pairs
-from .rank_budget import rank_for
+from .layouts import rank_for
+from .matching import MOST_BLOCKS, best_pairs
 from .rules import RULES, Evidence, count_layers, evidence_summary
 from .stability import check_stability, held_against_null, measure_stability
 
-DEFAULT_RULE = "early"  # no rule that reads a map was shown to be better than depth (docs/verdict.md)
 TIE = 1e-9  # scores that differ by less are the same
 
 
@@ -258,100 +256,3 @@ def _check(bridges: int, depths: tuple[int, int]) -> int:
             f"{depths[0]} and {depths[1]}), got {bridges!r}"
         )
     return bridges
-
-
-@dataclass(frozen=True)
-class ChoiceOptions:
-    """Hold the options of `bridgework choose`, which `choose_from_features` takes, each with its help.
-
-    Attributes
-    ----------
-    rule, bridges, seed, stream
-        As of `choose_bridges`; the rule "published" takes the layout's own pairs (`lay_out`).
-    layout, matching, rank
-        As of `lay_out`.
-    metric, k, timestep
-        What evidence is measured with: the metric of the layer map, its number of neighbours, and the timestep of the
-        generation features.
-    evidence
-        A file that `read_evidence` reads, in place of measured evidence.
-    draws, block
-        As of `choose_bridges`, which is given the features.
-    permutations
-        How many permutations make the null of the layer map, as of `map_null`.
-
-    Notes
-    -----
-    The metadata of a field are keywords of `argparse.ArgumentParser.add_argument`. The help of a field whose default is
-    None says what None stands for.
-    """
-
-    rule: str = field(
-        default=DEFAULT_RULE,
-        metadata={
-            "help": f"How the pairs are chosen: one of {', '.join([*RULES, *FIXED])}; or published, the pairs that the "
-            "layout was published with."
-        },
-    )
-    bridges: int | None = field(
-        default=None,
-        metadata={
-            "help": "How many bridges the plan has. (default: 4; for all, middle, shallow, deep and divergence the "
-            "number follows from the towers)",
-        },
-    )
-    layout: str = field(
-        default="H", metadata={"help": f"How the towers are joined at the bridges: one of {', '.join(LAYOUTS)}."}
-    )
-    metric: str = field(
-        default=DEFAULT_METRIC, metadata={"help": "The similarity that the layer map and the curves are measured with."}
-    )
-    k: int = field(default=10, metadata={"help": "The number of neighbours of mutual_knn and cknna."})
-    timestep: float | None = field(
-        default=None,
-        metadata={
-            "flag": "--timesteps",
-            "help": "The timestep of the generation features that is read. (default: the only one; it must be given "
-            "if the store holds several)",
-        },
-    )
-    evidence: str | None = field(
-        default=None,
-        metadata={
-            "help": "A file with the rule's evidence: a CSV or Parquet table, such as the links of a trained dense "
-            "model, or a divergence as JSON. (default: it is measured from the two stores)",
-            "metavar": "FILE",
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "The seed of the rule random, and of --draws."})
-    draws: int | None = field(
-        default=None,
-        metadata={
-            "help": "Choose again from so many random halves of the samples, 200 for instance, and say how stable the "
-            "plan is (rules alignment and complementarity). (default: not measured)",
-        },
-    )
-    block: int = field(
-        default=1,
-        metadata={
-            "help": "For --draws and --permutations: how many consecutive samples stay together, such as captions of a "
-            "picture."
-        },
-    )
-    permutations: int = field(
-        default=200,
-        metadata={"help": "Permutations of the null that the map of the rule alignment is held against; 0 for none."},
-    )
-    matching: str | None = field(
-        default=None,
-        metadata={
-            "help": f"How the rule published pairs blocks of unequal towers: one of {', '.join(MATCHINGS)}. "
-            "(default: the matching of the layout's paper)",
-        },
-    )
-    stream: str = field(
-        default="image", metadata={"help": f"The generation tower's stream that is bridged: {', '.join(STREAMS)}."}
-    )
-    rank: int | None = field(
-        default=None, metadata={"help": "The rank of the bridges' linear maps. (default: full rank)"}
-    )

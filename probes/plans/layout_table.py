@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 Pairs = tuple[tuple[int, int], ...]
 
+MATCHINGS = ("prelude", "repeat", "proportional", "optimal")  # of towers of unequal depth (`match`)
 HBRIDGE = (6, 28)  # blocks without a bridge at either end, of so many pairs
 UNI_X = (12, 6, 36)  # blocks apart at the start and at the end, of so many: the released recipe for Qwen2.5-3B
 

@@ -1,16 +1,17 @@
-"""Lay out the published bridge plan of every layout, scaled to towers of any depth."""
+"""Lay out the published bridge plan of every layout, scaled to towers of any depth; meet a budget through the rank."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from ..arguments import check_names, checked
 from .bridge_plan import BridgePlan
-from .layout_table import LAYOUTS
-from .matching import MATCHINGS, check_blocks, match
+from .layout_table import LAYOUTS, MATCHINGS
+from .matching import check_blocks, match
 from .production_taps import published_taps
 
 OF_PLAN = ("both_ways", "gated", "rank", "semantic_tokens")  # the fields of a plan that are passed on
@@ -132,3 +133,46 @@ def lay_out(
         taps=mixed,
         **fields,
     )
+
+
+def rank_for(parameters: int, count: Callable[[int], int]) -> int:
+    """Return the largest rank whose bridges have at most so many trainable parameters.
+
+    Parameters
+    ----------
+    parameters : int
+        The budget of trainable parameters.
+    count : callable
+        A function that returns the trainable parameters of the bridges at a rank.
+
+    Returns
+    -------
+    int
+        The rank, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        If rank 1 has more parameters, or if the count does not grow with the rank.
+
+    Examples
+    --------
+    >>> rank_for(100, lambda rank: 3 * rank + 7)
+    31
+    """
+    count = cache(count)  # a call may build a model
+    if (least := count(1)) > parameters:
+        raise ValueError(f"{parameters} trainable parameters are too few: bridges of rank 1 have {least}")
+    if (step := count(2) - least) > 0:
+        linear = 1 + (parameters - least) // step  # right where every rank adds as many parameters
+        if count(linear) <= parameters < count(linear + 1):
+            return linear
+    low, high = 1, 2
+    while (found := count(high)) <= parameters:
+        if found <= count(low):
+            raise ValueError(f"the parameters do not grow with the rank: {found} at rank {low} and at {high}")
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
+    return low

@@ -10,10 +10,9 @@ from ..curves.table_checks import check_layer_map
 from ..features.layer_features import LayerFeatures
 from ..metrics import METRICS
 from ..metrics.metric import Array
-from .layout_table import Pairs
+from .layout_table import MATCHINGS, Pairs
 
 MOST_BLOCKS = 10**4  # the deepest towers have hundreds
-MATCHINGS = ("prelude", "repeat", "proportional", "optimal")
 
 
 def match(

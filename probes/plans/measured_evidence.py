@@ -8,19 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from ..arguments import checked
-from ..comparison_options import MOST_DRAWS, check_comparison
 from ..features.features import Features
 from ..features.layer_features import LayerFeatures
-from ..similarity.inputs import check_metric
 from ..similarity.nulls import map_null
-from .bridge_plan import STREAMS, BridgePlan
-from .choosing import ChoiceOptions, choose_bridges
+from .bridge_plan import BridgePlan
+from .choice_options import PUBLISHED, ChoiceOptions
+from .choosing import choose_bridges
 from .evidence_files import read_evidence
-from .fixed_rules import FIXED
-from .layout_table import LAYOUTS
 from .layouts import lay_out
-from .matching import MATCHINGS, count_towers
+from .matching import count_towers
 from .rules import RULES, text_target
 from .stability import check_stability
 
@@ -48,8 +44,8 @@ def choose_from_features(
     Raises
     ------
     ValueError
-        The rule needs evidence that features do not hold; an option belongs to another rule; the rule reads several
-        timesteps and none is named; or as `choose_bridges` and `lay_out` do.
+        The rule needs evidence that features do not hold; the rule reads several timesteps and none is named; or as
+        `choose_bridges` and `lay_out` do.
     KeyError
         A modality is missing in one of the features.
     FileNotFoundError
@@ -65,24 +61,11 @@ def choose_from_features(
     >>> plan, cost = choose_from_features(vlm, dit, ChoiceOptions("alignment", timestep=0.5, bridges=4))
     """
     options = options or ChoiceOptions()
-    checked("rule", options.rule, str, known=[*RULES, *FIXED, "published"])
-    checked("layout", options.layout, str, known=LAYOUTS)
-    checked("stream", options.stream, str, known=STREAMS)
-    checked("matching", options.matching, str | None, known=MATCHINGS)
-    check_metric(options.metric)
-    check_comparison(k=options.k, seed=options.seed, block=options.block)
-    checked("permutations", options.permutations, int, least=0, most=MOST_DRAWS)
     if options.timestep is not None:
         parts = {name: part.at(options.timestep) for name, part in generation.modalities.items()}
         generation = Features(parts, generation.provenance)
     layers = count_towers(understanding["text"], generation["image"])
-    rule, published = options.rule, options.rule == "published"
-    if rule in FIXED:
-        _check_unmeasured(options)
-    if options.matching is not None and not published:
-        raise ValueError("--matching is of --rule published: the other rules choose their pairs themselves")
-    if options.bridges is not None and published:
-        raise ValueError("--bridges is of the other rules: --rule published has as many as the layout")
+    rule, published = options.rule, options.rule == PUBLISHED
     features = _features_of_rule(rule, understanding, generation) if options.draws is not None else None
     check_stability(rule, options.draws, features)
     evidence, cost, began = None, {}, perf_counter()
@@ -120,17 +103,6 @@ def _add_null(heat: Any, x: LayerFeatures, y: LayerFeatures, options: ChoiceOpti
         warnings.warn(f"the layer map is not held against a null: {error}", stacklevel=3)
         return
     heat.attrs |= null.summary
-
-
-def _check_unmeasured(options: ChoiceOptions) -> None:
-    """Raise ValueError if a rule that measures nothing is given what belongs to a measurement."""
-    plain = ChoiceOptions()
-    for name in ("metric", "k", "permutations", "evidence"):
-        if getattr(options, name) != getattr(plain, name):
-            raise ValueError(
-                f"--{name} is of rules that measure, and {options.rule} reads the depths alone: name another with "
-                f"--rule, alignment for instance, or leave --{name} out"
-            )
 
 
 def _features_of_rule(rule: str, understanding: Features, generation: Features) -> tuple[Any, ...]:

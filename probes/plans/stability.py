@@ -27,6 +27,7 @@ from ..similarity.rows import check_exchangeable, side_of
 from ..similarity.scoring import similarity_map
 from ..similarity.subsampled_maps import subsampled_maps
 from .bridge_plan import NOISE, BridgePlan
+from .choice_options import FEWEST_DRAWS
 from .layout_table import Pairs
 from .matching import best_pairs, block_values
 from .rules import MAP_DEPTHS, Evidence
@@ -35,7 +36,7 @@ TAKEN = {  # by rule: what `features` are, beside the two stacks
     "alignment": "(understanding, generation)",
     "complementarity": "(understanding, generation, target), with the groups behind the target if there were any",
 }
-FEWEST_DRAWS, FEWEST_BLOCKS = 10, 20
+FEWEST_BLOCKS = 20
 OTHERS = ("mutual_knn", "cka", "cknna", "rsa")  # metrics that are 0 or known by chance, and quick
 SHOWN = 5  # runner-up plans that are kept
 SAME_MAP = 1e-4  # scores of one map on two devices differ by less

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...figures.worth.correlation_dots import DEPTH
-from ...probes.plans.choosing import DEFAULT_RULE
+from ...probes.plans.choice_options import DEFAULT_RULE
 from ...probes.similarity.intervals import mean_interval
 from .markers import table
 from .rounding import between, rounded, whole, with_interval

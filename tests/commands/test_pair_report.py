@@ -18,9 +18,10 @@ from bridgework.__main__ import main
 from bridgework.models.evaluation.reporting import open_model
 from bridgework.models.experts.opening import CHECKPOINTS
 from bridgework.models.scenes.composing import scene_stimuli
-from bridgework.pair_report import ReportOptions, write_report
+from bridgework.pair_report import write_report
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.stimuli.sources import load_stimuli
+from bridgework.report_options import ReportOptions
 from bridgework.tests.models.tiny_folders import write
 from bridgework.tests.probes.toys import TEXTS, Toy, letters, open_toy
 from bridgework.tests.test_readme import blocks

@@ -88,7 +88,7 @@ ROWS = [
         (
             "an unknown task",
             lambda: asked(task="understand"),
-            ["unknown task 'understand'", "toy has"],
+            ["unknown task 'understand'", "the nearest is 'understanding'"],
             "name",
         ),
         ("a task that is a list", lambda: asked(task=["understanding"]), ["unknown task"], "name"),
@@ -102,9 +102,9 @@ ROWS = [
         ("a pooling that is a number", lambda: asked(pooling=3), ["pooling is 3", "a text"], "type"),
         ("an unknown precision", lambda: asked(precision="bf61"), ["the nearest is 'bf16'"], "name"),
         (
-            "a format that is a text",
-            lambda: asked(dtype="float32"),
-            ["dtype is float32", "torch.float32"],
+            "an unknown format",
+            lambda: asked(dtype="float64"),
+            ["dtype is float64", "torch.float32"],
             "type",
             ValueError,
         ),

@@ -16,8 +16,7 @@ from PIL import Image
 
 from bridgework import figures
 from bridgework.figures.publishing.line_names import apart
-from bridgework.figures.publishing.page import Page, current_page
-from bridgework.figures.publishing.venues import VENUES
+from bridgework.figures.publishing.page import VENUES, Page, current_page
 from bridgework.probes.plans.bridge_plan import BridgePlan
 
 DEPTH = np.linspace(0, 1, 5)

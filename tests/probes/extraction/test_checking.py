@@ -210,13 +210,14 @@ def test_the_batch_that_is_checked_is_late_and_padded():
 
 
 def test_the_tolerance_is_that_of_the_coarsest_number():
-    from bridgework.probes.extraction.options import ExtractionOptions
+    from bridgework.probes.extraction.options import fitted
     from bridgework.probes.extraction.passes import PassRunner
+    from bridgework.probes.extraction_options import ExtractionOptions
 
     def allowed(change: Callable[[Any], Any] = lambda m: m, **options: Any) -> float:
         toy = open_toy()
         change(toy.model)
-        return checking.tolerance(PassRunner(toy, ExtractionOptions(**options).checked(toy)))
+        return checking.tolerance(PassRunner(toy, fitted(ExtractionOptions(**options), toy)))
 
     assert allowed() == allowed(lambda m: m.double()) == 1e-4
     assert allowed(dtype=torch.float16) == allowed(lambda m: m.half()) == 1e-2

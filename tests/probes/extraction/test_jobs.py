@@ -7,7 +7,7 @@ import torch
 
 from bridgework.probes.extraction.extracting import extract
 from bridgework.probes.extraction.jobs import BATCHES, prepare_job, shard_count
-from bridgework.probes.extraction.options import ExtractionOptions
+from bridgework.probes.extraction_options import ExtractionOptions
 from bridgework.tests.probes.toys import letters, many, open_toy
 
 

@@ -8,9 +8,9 @@ import weakref
 import pytest
 import torch
 
-from bridgework.probes.extraction.options import check_pooling
 from bridgework.probes.extraction.pooling import pool, pooling_of
 from bridgework.probes.extraction.token_selection import find_tokens, read_grids
+from bridgework.probes.extraction_options import check_pooling
 from bridgework.probes.similarity.patches import match_patches
 
 BATCH, TOKEN, DIM = 3, 6, 4

@@ -17,9 +17,8 @@ from bridgework.probes.curves.divergence_depth import Divergence
 from bridgework.probes.plans.bridge_plan import BridgePlan
 from bridgework.probes.plans.choosing import choose_bridges, score_plan
 from bridgework.probes.plans.fixed_rules import FIXED
-from bridgework.probes.plans.layouts import lay_out
+from bridgework.probes.plans.layouts import lay_out, rank_for
 from bridgework.probes.plans.matching import count_blocks
-from bridgework.probes.plans.rank_budget import rank_for
 from bridgework.probes.plans.rules import RULES
 from bridgework.probes.similarity.scaled_maps import scaled_map
 from bridgework.probes.similarity.scoring import similarity_map

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridgework.probes.plans.matching import MATCHINGS, match
+from bridgework.probes.plans.layout_table import MATCHINGS
+from bridgework.probes.plans.matching import match
 
 
 def heat_of(values) -> pd.DataFrame:

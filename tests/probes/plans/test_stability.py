@@ -13,7 +13,8 @@ from bridgework.probes.evidence.complementarity import complementarity_map
 from bridgework.probes.features.features import Features
 from bridgework.probes.features.layer_features import LayerFeatures
 from bridgework.probes.plans.bridge_plan import BridgePlan
-from bridgework.probes.plans.choosing import ChoiceOptions, choose_bridges
+from bridgework.probes.plans.choice_options import ChoiceOptions
+from bridgework.probes.plans.choosing import choose_bridges
 from bridgework.probes.plans.measured_evidence import choose_from_features
 from bridgework.probes.similarity.scaled_maps import scaled_map
 from bridgework.probes.similarity.scoring import similarity_map
