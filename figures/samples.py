@@ -9,6 +9,7 @@ from textwrap import fill
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -73,15 +74,9 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     for ax, picture, caption, verdict in zip(grid.flat, pictures, captions, verdicts, strict=False):
         colour, mark = (YES, "✓") if verdict else (NO, "✗")
         ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set(visible=True, color=colour, linewidth=page_height(2.5, 1.5))
+        _framed(ax, colour, page_height(2.5, 1.5))
         ax.set_xlabel(fill(caption, 20), fontsize=points(8), labelpad=page_height(4, 2))
-        badge = {"boxstyle": "circle,pad=0.18", "facecolor": colour, "edgecolor": "white", "linewidth": 1}
-        ax.annotate(
-            mark, (1, 1), ha="center", va="center", xycoords="axes fraction", color="white",
-            size=points(8), bbox=badge,
-        )  # fmt: skip
+        _badge(ax, mark, colour)
     right = sum(bool(verdict) for verdict in verdicts)
     figure.suptitle(f"{right} of {len(images)} show what the caption says  (✓ yes, ✗ no)", fontsize=points(10))
     table = pd.DataFrame({"caption": list(captions), "correct": [bool(verdict) for verdict in verdicts]})
@@ -92,21 +87,25 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     return figure
 
 
-EDIT_COLUMNS = ("kind", "instruction", "change", "stay_objects", "stay_pixels", "success", "source_png", "result_png")
+SCORED = ("kind", "instruction", "change", "stay_objects", "stay_pixels", "success")
 
 
 @styled
-def edit_grid(table: pd.DataFrame) -> Figure:
-    """Draw edits beside each other: the source above, the instruction, what a model made of it below, and the verdict.
+def edit_grid(table: pd.DataFrame, by: str | None = None) -> Figure:
+    """Draw edits beside each other: the instruction, the source, and below it what models made of it, with a verdict.
 
-    The verdict has three parts: whether what had to change has changed; the share of the objects that had to stay and
-    are there; the share of the pixels that had to stay and are the same. A frame is blue where all three hold.
+    The verdict has three parts: whether the change is made that was asked for; the share of the objects that had to
+    stay and are there; the share of the pixels that had to stay and are the same. A frame is blue with a tick where all
+    three hold, and orange with a cross elsewhere.
 
     Parameters
     ----------
     table : DataFrame
-        One row for each edit: what `score_edits` returns, with source_png and result_png, the images as PNG, as the
-        samples.parquet of the study holds them.
+        One row for each edit: what `score_edits` returns, with source_png and result_png. These hold the images, as PNG
+        (as in samples.parquet of the study) or as PIL images.
+    by : str, optional
+        A column of the table, such as the name of the model. Each of its values gets a row of results, and the source
+        stands above them once. All values must have the same edits in the same order.
 
     Returns
     -------
@@ -116,9 +115,9 @@ def edit_grid(table: pd.DataFrame) -> Figure:
     Raises
     ------
     TypeError
-        If `table` is no DataFrame.
+        If `table` is no DataFrame, `by` is no text, or an image is neither PNG nor a PIL image.
     ValueError
-        If columns or rows are missing.
+        If columns or rows are missing, or the values of `by` have different edits.
 
     See Also
     --------
@@ -127,42 +126,87 @@ def edit_grid(table: pd.DataFrame) -> Figure:
 
     Examples
     --------
-    >>> figure = figures.edit_grid(edited)                        # as `score_edits` returns it, with the images
+    >>> figure = figures.edit_grid(edited)  # score_edits(...).assign(source_png=sources, result_png=results)
+    >>> compared = pd.concat([edited.assign(model="one"), edited.assign(model="other")])
+    >>> figure = figures.edit_grid(compared, by="model")
     """
-    table = need(table, EDIT_COLUMNS, "edit_grid", "bridgework reproduce editing")
-    columns = panels_across(len(table), 6, 1.0)
-    rows = -(-len(table) // columns)
+    checked("edit_grid, by", by, str | None, remedy="name a column of the table")
+    named = [] if by is None else [by]
+    table = need(table, (*SCORED, "source_png", "result_png", *named), "edit_grid", "bridgework reproduce editing")
+    groups = [("result", table)] if by is None else table.groupby(by, sort=False, dropna=False)
+    made = {str(name): rows for name, rows in groups}
+    first = next(iter(made.values()))
+    for name, rows in made.items():
+        if list(rows["instruction"]) != list(first["instruction"]):
+            raise ValueError(
+                f"edit_grid: {by} {name!r} has other edits than {next(iter(made))!r}: pass the same of each"
+            )
+    columns = panels_across(len(first), 6, 1.0)
+    blocks, parts = -(-len(first) // columns), 1 + len(made)
+    said = [fill(str(words), 22) for words in first["instruction"]]
+    lines = max(words.count("\n") + 1 for words in said)
     width = page_width(max(1.75 * columns, 4.4))
-    size = width, page_height(4.6, 2 * width / columns + 0.9) * rows + page_height(0.4, 0.25)
-    figure, grid = panels(2 * rows, columns, size)
-    for place, ax in enumerate(grid.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)):
-        if place >= len(table):
-            for empty in ax:
+    high = parts * width / columns + page_height(0.17, 0.12) * lines + page_height(0.46, 0.28) * len(made)
+    figure, grid = panels(parts * blocks, columns, (width, blocks * high + page_height(0.5, 0.4)))
+    for place, column in enumerate(grid.reshape(blocks, parts, columns).swapaxes(1, 2).reshape(-1, parts)):
+        if place >= len(first):
+            for empty in column:
                 empty.remove()
             continue
-        row = table.iloc[place]
-        colour = YES if row["success"] else NO
-        for part, name, frame in ((ax[0], "source_png", QUIET), (ax[1], "result_png", colour)):
-            with Image.open(BytesIO(row[name])) as image:
-                part.imshow(image.convert("RGB"))
-            part.set(xticks=[], yticks=[])
-            part.grid(False)
-            part.spines[:].set(visible=True, color=frame, linewidth=page_height(2.5, 1.5) if frame != QUIET else 0.8)
-        ax[0].set_xlabel(fill(str(row["instruction"]), 22), fontsize=points(8), labelpad=page_height(4, 2))
-        changed = "✓" if row["change"] else "✗"
-        verdict = f"change {changed}\nobjects {row['stay_objects']:.0%}, pixels {row['stay_pixels']:.0%}"
-        ax[1].set_xlabel(verdict, fontsize=points(8), labelpad=page_height(4, 2), color=colour)
-    for first, name in zip(grid[:2, 0], ("source", "result"), strict=True):
-        first.set_ylabel(name, fontsize=points(9))
+        _draw_image(column[0], first["source_png"].iloc[place], QUIET, 0.8)
+        column[0].set_title(said[place], loc="center", fontsize=points(8), fontweight="normal", pad=page_height(4, 3))
+        for ax, rows in zip(column[1:], made.values(), strict=True):
+            _draw_edited(ax, rows.iloc[place])
+    counted = {name: f"{int(rows['success'].sum())} of {len(rows)} succeed" for name, rows in made.items()}
+    labels = ["source", *(name if by is None else f"{name}\n{words}" for name, words in counted.items())]
+    for ax, label in zip(grid[:, 0], labels * blocks, strict=True):
+        ax.set_ylabel(label, fontsize=points(8))
+    rule = "the change is made,\nall objects and nearly all pixels are kept"
     right = int(table["success"].sum())
-    figure.suptitle(f"{right} of {len(table)} edits succeed", fontsize=points(10))
-    text = (
-        f"Edits of scenes: the source above, the instruction, the result below. {right} of {len(table)} make the "
-        "change that was asked for and leave every other object, and nearly every other pixel, as it was."
-    )
-    numbers = table[[*EDIT_COLUMNS[:-2]]].reset_index(drop=True)
+    title = f"{right} of {len(table)} edits succeed  (✓ {rule})" if by is None else f"✓ success: {rule}"
+    figure.suptitle(title, fontsize=points(9))
+    text = "Edits of scenes: the instruction, the source, and below it "
+    text += "the result. " if by is None else f"the result of each of: {', '.join(made)}. "
+    text += "; ".join(words if by is None else f"{name}: {words}" for name, words in counted.items())
+    text += ". Then the change is made that was asked for, and every other object and nearly every other pixel is kept."
+    numbers = table[[*named, *SCORED]].reset_index(drop=True)
     remember(figure, Drawn("edit_grid", {"edits": numbers}, text, numbers))
     return figure
+
+
+def _draw_edited(ax: Axes, row: pd.Series) -> None:
+    """Draw one result with its verdict."""
+    colour, mark = (YES, "✓") if row["success"] else (NO, "✗")
+    _draw_image(ax, row["result_png"], colour, page_height(2.5, 1.5))
+    _badge(ax, mark, colour)
+    kept = f"objects kept {row['stay_objects']:.0%}\npixels kept {row['stay_pixels']:.0%}"
+    verdict = f"change {'made' if row['change'] else 'not made'}\n{kept}"
+    ax.set_xlabel(verdict, fontsize=points(8), labelpad=page_height(4, 2), color=colour)
+
+
+def _draw_image(ax: Axes, given: object, colour: str, line: float) -> None:
+    """Draw the image of an edit with a frame."""
+    if isinstance(given, bytes):
+        with Image.open(BytesIO(given)) as image:
+            given = image.convert("RGB")
+    if not isinstance(given, Image.Image):
+        raise TypeError(f"edit_grid: an image is a {type(given).__name__}: expected PNG as bytes, or a PIL image")
+    ax.imshow(given.convert("RGB"), interpolation="nearest")
+    _framed(ax, colour, line)
+
+
+def _framed(ax: Axes, colour: str, line: float) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(visible=True, color=colour, linewidth=line)
+
+
+def _badge(ax: Axes, mark: str, colour: str) -> None:
+    """Put a tick or cross on the upper right corner of an image."""
+    badge = {"boxstyle": "circle,pad=0.18", "facecolor": colour, "edgecolor": "white", "linewidth": 1}
+    ax.annotate(
+        mark, (1, 1), ha="center", va="center", xycoords="axes fraction", color="white", size=points(8), bbox=badge
+    )
 
 
 def _picture(image: object, place: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from ..probes.files import write_atomically
 from .quotes import (
     benchmark_quotes,
     claim_quotes,
+    edit_quotes,
     fault_quotes,
     layout_quotes,
     real_quotes,
@@ -33,7 +34,7 @@ BENCHMARKS = ROOT / "benchmarks" / "results"
 def numbers() -> dict[str, str]:
     """Return every number that a text may quote, rounded, by name."""
     studies = scene_quotes.numbers(RESULTS) | real_quotes.numbers(RESULTS) | verdict_quotes.numbers(RESULTS)
-    studies |= layout_quotes.numbers()
+    studies |= layout_quotes.numbers() | edit_quotes.numbers(RESULTS)
     return studies | benchmark_quotes.numbers(BENCHMARKS) | fault_quotes.numbers(BENCHMARKS)
 
 
@@ -42,7 +43,8 @@ def tables() -> dict[str, Callable[[], str]]:
     """Return what writes each table that a text may hold, by name."""
     studies = scene_quotes.tables(RESULTS) | real_quotes.tables(RESULTS) | verdict_quotes.tables(RESULTS)
     measured = benchmark_quotes.tables(BENCHMARKS) | fault_quotes.tables(BENCHMARKS)
-    return studies | measured | layout_quotes.tables(RESULTS) | claim_quotes.tables(RESULTS)
+    texts = layout_quotes.tables(RESULTS) | claim_quotes.tables(RESULTS) | edit_quotes.tables(RESULTS)
+    return studies | measured | texts
 
 
 def texts() -> list[Path]:

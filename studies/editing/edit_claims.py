@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ...figures.samples import edit_grid
+from ...models.editing.editing_model import SOURCES
 from ...probes.files import write_atomically, write_parquet
 from ...probes.similarity.intervals import mean_interval
-from .edit_runs import SCORES, cell_path, config, edit_cells
+from .edit_runs import SCORES, EditCell, cell_path, config, edit_cells
 from .edit_testbed import FLOOR, LAYOUTS, LEAST_GAIN, LEAST_SEEDS, MAIN
 
 FILES = ("edits.parquet", "differences.parquet", "verdicts.parquet", "samples.parquet", "edits.png")
@@ -28,7 +29,7 @@ MEASURES = ("score", *SCORES, "loss")
 EVERY = "all layouts"  # the mean over layouts at each seed
 DECIDES = "loss"
 CLAIM = "both kinds of source tokens are better than either"
-SHOWN = "both"  # whose results the figure shows
+SHOWN = "both"  # the layout of the figure is that in which these tokens have the least loss
 
 
 def gather_edits(folder: Path) -> pd.DataFrame:
@@ -49,12 +50,18 @@ def gather_edits(folder: Path) -> pd.DataFrame:
     FileNotFoundError
         There is none.
     """
-    wanted = config()
-    found = [json.loads(p.read_text(encoding="utf-8")) for c in edit_cells() if (p := cell_path(c, folder)).is_file()]
-    rows = [row for row in found if row["config"] == wanted]
-    if not rows:
+    if not (rows := [row for _, row in _runs(folder)]):
         raise FileNotFoundError(f"{folder} has no run of this configuration: run bridgework reproduce editing")
     return pd.DataFrame(rows)
+
+
+def _runs(folder: Path) -> Iterator[tuple[EditCell, dict[str, Any]]]:
+    """Yield the runs of this configuration that are there, with their rows."""
+    wanted = config()
+    for cell in edit_cells():
+        path = cell_path(cell, folder)
+        if path.is_file() and (row := json.loads(path.read_text(encoding="utf-8")))["config"] == wanted:
+            yield cell, row
 
 
 def edit_differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +139,7 @@ def _verdict(mine: pd.DataFrame) -> tuple[str, str]:
 
 
 def gather_samples(folder: Path, each: int = 1) -> pd.DataFrame:
-    """Return drawn results of the first seed, with their sources.
+    """Return drawn results of the first seed, with their sources, the first test edits of every kind.
 
     Parameters
     ----------
@@ -145,13 +152,20 @@ def gather_samples(folder: Path, each: int = 1) -> pd.DataFrame:
     -------
     DataFrame
         What `score_edits` returns, with layout and tokens (how the source entered), and source_png and result_png.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
     """
+    found = [cell for cell, _ in _runs(folder) if cell.run == MAIN and cell.seed == 0]
+    if not found:
+        raise FileNotFoundError(f"{folder} has no drawn edits of the first seed: run bridgework reproduce editing")
     tables = []
-    for cell in edit_cells():
-        path = cell_path(cell, folder).with_suffix(".parquet")
-        if cell.run == MAIN and cell.seed == 0 and path.is_file():
-            drawn = pd.read_parquet(path).drop(columns="truth_png").groupby("kind", sort=False).head(each)
-            tables.append(drawn.assign(layout=cell.layout, tokens=cell.source))
+    for cell in sorted(found, key=lambda cell: (LAYOUTS.index(cell.layout), SOURCES.index(cell.source))):
+        drawn = pd.read_parquet(cell_path(cell, folder).with_suffix(".parquet")).drop(columns="truth_png")
+        drawn = drawn.groupby("kind", sort=False).head(each)
+        tables.append(drawn.assign(layout=cell.layout, tokens=cell.source))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -167,10 +181,10 @@ def write_edit_report(folder: Path) -> None:
     differences, samples = edit_differences(table), gather_samples(folder)
     for name, content in zip(FILES, (table, differences, edit_verdicts(differences), samples), strict=False):
         write_parquet(folder / name, content)
-    main = table[(table["run"] == MAIN) & (table["source"] == SHOWN)]
-    best = main.groupby("layout")[DECIDES].mean().idxmin()
-    shown = samples[(samples["layout"] == best) & (samples["tokens"] == SHOWN)]
-    figure = edit_grid(shown)
+    losses = table[(table["run"] == MAIN) & (table["source"] == SHOWN)].groupby("layout")[DECIDES].mean()
+    drawn = samples["layout"].unique()
+    best = losses.reindex(drawn).idxmin() if losses.index.isin(drawn).any() else drawn[0]
+    figure = edit_grid(samples[samples["layout"] == best], by="tokens")
     write_atomically(folder / FILES[-1], lambda path: figure.savefig(path, format="png", dpi=130))
 
 

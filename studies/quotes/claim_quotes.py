@@ -13,6 +13,7 @@ import pandas as pd
 from ...probes.similarity.intervals import mean_interval
 from . import layout_quotes
 from .changing import Interval, what_would_change
+from .edit_quotes import both_kinds
 from .markers import table
 from .rounding import rounded, with_interval
 from .verdict_quotes import HOLDS, INCOMPLETE
@@ -131,6 +132,7 @@ def _layouts(results: Path) -> Iterator[Claim]:
     measured = "at gate 0 each tower is the untouched expert, bit for bit"
     again = "`python -m pytest tests/models/fusion/test_layouts.py`"
     yield Claim(LIGHTFUSION, claim, measured, HOLDS, "a test that fails", again)
+    yield Claim(LIGHTFUSION, *both_kinds(results))
 
 
 def _conflicts(results: Path) -> Iterator[Claim]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..claims import claim_settings as settings
 from .changing import Interval
+from .edit_quotes import said_by_layout
 from .markers import table
 from .rounding import rounded, whole, with_interval
 
@@ -221,7 +222,7 @@ def _both(verdicts: pd.Series, names: tuple[str, ...]) -> str:
 
 def _editing(results: Path) -> dict[str, str]:
     """Return what each layout reaches in editing, as far as the study of editing has it."""
-    return {}
+    return said_by_layout(results)
 
 
 def _read(results: Path, name: str) -> pd.DataFrame:

@@ -116,25 +116,63 @@ def png(image):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("count", [1, 6, 8])
-def test_edits_show_source_instruction_result_and_verdict(assert_readable, count):
+def edited(count):
+    """Edits of which every second one succeeds, with their images as PNG."""
     images = pictures(2 * count)
-    table = pd.DataFrame({"kind": "swap", "instruction": "swap the purple triangle and the yellow circle",
+    return pd.DataFrame({"kind": "swap",
+        "instruction": [f"swap the purple triangle and the circle number {place}" for place in range(count)],
         "change": np.arange(count) % 2, "stay_objects": 0.5, "stay_pixels": 0.25, "success": np.arange(count) % 2,
         "source_png": [png(image) for image in images[:count]],
         "result_png": [png(image) for image in images[count:]]})  # fmt: skip
+
+
+def shown(figure):
+    """The images that are drawn, row by row."""
+    return [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
+
+
+@pytest.mark.parametrize("count", [1, 6, 8])
+def test_edits_show_instruction_source_result_and_verdict(assert_readable, count):
+    table = edited(count)
     figure = edit_grid(table)
     assert len(figure.axes) == 2 * count
     assert f"{count // 2} of {count} edits succeed" in figure.get_suptitle()
-    shown = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
-    assert sum(any(np.array_equal(image, each) for each in shown) for image in images) == 2 * count
-    words = [ax.get_xlabel().replace("\n", " ") for ax in figure.axes]
-    assert words.count("swap the purple triangle and the yellow circle") == count
-    assert words.count("change ✗ objects 50%, pixels 25%") == count - count // 2
+    images = pictures(2 * count)
+    assert sum(any(np.array_equal(image, each) for each in shown(figure)) for image in images) == 2 * count
+    titles = [ax.get_title().replace("\n", " ") for ax in figure.axes]
+    assert [title for title in titles if title] == list(table["instruction"])
+    verdicts = [ax.get_xlabel().replace("\n", ", ") for ax in figure.axes]
+    assert verdicts.count("change not made, objects kept 50%, pixels kept 25%") == count - count // 2
+    assert [ax.texts[0].get_text() for ax in figure.axes if ax.texts] == list("✗✓" * count)[:count]
     assert_readable(figure)
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_models_are_compared_below_one_source(assert_readable, count):
+    table = pd.concat([edited(count).assign(model="one"), edited(count).assign(model="other", success=0)])
+    figure = edit_grid(table, by="model")
+    assert len(figure.axes) == 3 * count
+    labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+    rows = ["source", f"one\n{count // 2} of {count} succeed", f"other\n0 of {count} succeed"]
+    assert labels == rows * (1 + (count > 6))
+    assert_readable(figure)
+
+
+def test_edits_may_hold_images_that_are_no_files_yet():
+    table = edited(2)
+    images = [Image.fromarray(image) for image in pictures(4)]
+    open_images = table.assign(source_png=images[:2], result_png=images[2:])
+    for one, other in zip(shown(edit_grid(table)), shown(edit_grid(open_images)), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_edits_without_their_columns_are_refused():
     with pytest.raises(ValueError, match=r"edit_grid.*source_png"):
-        edit_grid(pd.DataFrame({"kind": ["add"], "instruction": ["add a ring"], "change": [1], "stay_objects": [1],
-            "stay_pixels": [1], "success": [1], "result_png": [b""]}))  # fmt: skip
+        edit_grid(edited(1).drop(columns="source_png"))
+    with pytest.raises(ValueError, match=r"edit_grid.*missing columns model"):
+        edit_grid(edited(1), by="model")
+    other = pd.concat([edited(2).assign(model="one"), edited(2)[::-1].assign(model="other")])
+    with pytest.raises(ValueError, match="edit_grid: model 'other' has other edits than 'one': pass the same of each"):
+        edit_grid(other, by="model")
+    with pytest.raises(TypeError, match="edit_grid: an image is a str: expected PNG as bytes, or a PIL image"):
+        edit_grid(edited(1).assign(result_png="a.png"))

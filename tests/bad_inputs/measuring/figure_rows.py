@@ -223,6 +223,7 @@ ROWS = [
         "edit_grid",
         ("a list", lambda: figures.edit_grid([PICTURE]), ["edit_grid", "DataFrame"], "type"),
         ("a curve", lambda: figures.edit_grid(curve()), ["missing columns"], "shape"),
+        ("a number to compare by", lambda: figures.edit_grid(curve(), by=3), ["edit_grid, by is 3", "text"], "type"),
     ),
     *rows_of(
         "worth_maps",

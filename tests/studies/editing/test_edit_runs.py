@@ -15,6 +15,8 @@ from bridgework.studies.editing import edit_claims, edit_runs, edit_testbed
 from bridgework.studies.editing.edit_runs import EditCell, edit_cells, run_edit_cell
 from bridgework.studies.editing.edit_testbed import FLOOR, LAYOUTS, MAIN, SEEDS, UNBRIDGED
 
+from .edit_rows import edit_rows
+
 
 @pytest.fixture
 def small(monkeypatch):
@@ -66,7 +68,11 @@ def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatc
     assert all((tmp_path / "one" / file).is_file() for file in edit_claims.FILES)
     verdicts = pd.read_parquet(tmp_path / "one" / "verdicts.parquet").set_index("layout")
     assert verdicts.loc["last", "reason"] == "not run yet: semantic, spatial"  # what is there is judged, and no more
-    assert len(pd.read_parquet(tmp_path / "one" / "samples.parquet")) == len(EDIT_KINDS)
+    samples = pd.read_parquet(tmp_path / "one" / "samples.parquet")
+    assert list(samples["kind"]) == list(EDIT_KINDS) and set(samples["tokens"]) == {"both"}
+    edit_runs.cell_path(cell, tmp_path / "one").unlink()
+    with pytest.raises(FileNotFoundError, match="no drawn edits of the first seed: run bridgework reproduce editing"):
+        edit_claims.gather_samples(tmp_path / "one")
     monkeypatch.setattr(edit_testbed, "STEPS", 2)
     with pytest.raises(FileNotFoundError, match="no run of this configuration: run bridgework reproduce editing"):
         edit_claims.gather_edits(tmp_path / "one")
@@ -91,27 +97,15 @@ def test_protocol_and_code_say_the_same_numbers():
     assert edit_claims.CLAIM in text.replace("\n", " ")
 
 
-def studies(gain: float, floor: float, seeds: int = 3) -> pd.DataFrame:
-    """Rows in which both costs less than semantic by `gain` and than spatial by .3, and the floor costs `floor`."""
-    rows = []
-    for seed in range(seeds):
-        noise = 0.001 * (seed - 1)
-        for layout in LAYOUTS:
-            losses = {"both": 0.5 + noise, "semantic": 0.5 + gain + 2 * noise, "spatial": 0.8}
-            rows += [EditCell(layout, source, seed)._asdict() | {"loss": loss} for source, loss in losses.items()]
-            rows.append(EditCell(layout, "both", seed, FLOOR)._asdict() | {"loss": floor})
-    return pd.DataFrame(rows).assign(**dict.fromkeys((*edit_runs.SCORES, "score"), 0.0))
-
-
 @pytest.mark.parametrize(
     ("table", "verdict", "reason"),
     [
-        (studies(0.3, 0.9), "holds", "both intervals are above 0"),
-        (studies(-0.2, 0.9), "fails", "the gain over semantic is below 0.002"),
-        (studies(0.001, 0.9), "undecided", "an interval includes 0"),
-        (studies(0.3, 0.5), "undecided", "not better than with others' instructions: no instruction is followed"),
-        (studies(0.3, 0.9, seeds=2), "undecided", "2 of 3 seeds"),
-        (studies(0.3, 0.9)[lambda t: t["source"] != "spatial"], "undecided", "not run yet: spatial"),
+        (edit_rows(0.3, 0.9), "holds", "both intervals are above 0"),
+        (edit_rows(-0.2, 0.9), "fails", "the gain over semantic is below 0.002"),
+        (edit_rows(0.001, 0.9), "undecided", "an interval includes 0"),
+        (edit_rows(0.3, 0.5), "undecided", "not better than with others' instructions: no instruction is followed"),
+        (edit_rows(0.3, 0.9, seeds=2), "undecided", "2 of 3 seeds"),
+        (edit_rows(0.3, 0.9)[lambda t: t["source"] != "spatial"], "undecided", "not run yet: spatial"),
     ],
 )
 def test_verdicts_follow_the_protocol(table, verdict, reason):
@@ -122,7 +116,7 @@ def test_verdicts_follow_the_protocol(table, verdict, reason):
 
 
 def test_less_loss_and_more_score_are_gains():
-    table = studies(0.3, 0.9).assign(score=lambda t: t["source"].map({"both": 3.0, "semantic": 1.0, "spatial": 1.5}))
+    table = edit_rows(0.3, 0.9).assign(score=lambda t: t["source"].map({"both": 3.0, "semantic": 1.0, "spatial": 1.5}))
     found = edit_claims.edit_differences(table).query("than == 'semantic'").groupby("measure")["difference"].mean()
     assert found["loss"] == pytest.approx(0.3)
     assert found["score"] == 2

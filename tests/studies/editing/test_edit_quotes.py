@@ -1,0 +1,129 @@
+"""What texts say of the editing study: without runs, with some, with all; intervals, floors, verdicts."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from bridgework.studies.editing import edit_claims
+from bridgework.studies.editing.edit_runs import EditCell
+from bridgework.studies.editing.edit_testbed import FLOOR, LAYOUTS, MAIN, UNBRIDGED
+from bridgework.studies.quotes import edit_quotes
+from bridgework.studies.quotes.changing import SETTLED
+from bridgework.studies.quotes.claim_quotes import LIGHTFUSION, claims_table
+from bridgework.studies.quotes.layout_quotes import _editing
+from bridgework.studies.quotes.markers import filled
+from bridgework.studies.settings import RESULTS
+
+from .edit_rows import edit_rows
+
+
+@pytest.fixture
+def quoted(tmp_path):
+    """A maker of committed results, of which tables, numbers and what else texts quote are returned."""
+
+    def quote(rows: pd.DataFrame):
+        (folder := tmp_path / "editing").mkdir()
+        differences = edit_claims.edit_differences(rows)
+        parts = {"edits": rows, "differences": differences, "verdicts": edit_claims.edit_verdicts(differences)}
+        for name, part in parts.items():
+            part.to_parquet(folder / f"{name}.parquet")
+        return {name: write() for name, write in edit_quotes.tables(tmp_path).items()}, edit_quotes.numbers(tmp_path)
+
+    return quote
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"][2:]
+
+
+def whole_study(**columns: object) -> pd.DataFrame:
+    """Three seeds: both is better than semantic by .3 in all layouts but in H, where it is worse."""
+    rows = edit_rows(0.3, 0.9)
+    rows.loc[(rows["layout"] == "H") & (rows["source"] == "semantic"), "loss"] -= 0.5
+    alone = [EditCell("", "spatial", seed, UNBRIDGED)._asdict() | {"loss": 0.9} for seed in range(3)]
+    rows = pd.concat([rows, pd.DataFrame(alone)], ignore_index=True).assign(steps=300)
+    return rows.assign(**dict.fromkeys(edit_quotes.SCORES, 0.5), **columns)
+
+
+def test_a_study_without_runs_says_so(tmp_path):
+    for name, write in edit_quotes.tables(tmp_path).items():
+        assert "not done yet" in write() or write() == "No run is done yet.", name
+    assert edit_quotes.numbers(tmp_path) == {}
+    assert edit_quotes.both_kinds(tmp_path)[1:3] == ("its runs are not done", "not yet measured")
+    assert _editing(tmp_path) == {}
+
+
+def test_ways_are_the_study_s():
+    assert {run for run, _ in edit_quotes.WAYS} == {MAIN, FLOOR, UNBRIDGED}
+    assert set(edit_quotes.LEAST) == {"semantic", "spatial", FLOOR}
+    assert edit_quotes.EVERY == edit_claims.EVERY
+    assert set(edit_quotes.SCORES) == {*edit_claims.MEASURES} - {edit_claims.DECIDES}
+    assert edit_quotes.CLAIM.lower().replace(" edit ", " are ") == edit_claims.CLAIM
+
+
+def test_every_layout_and_source_has_a_row_and_floors_are_named(quoted):
+    rows = cells(quoted(whole_study())[0]["editing"])
+    assert len(rows) == 4 * (len(LAYOUTS) + 1) + 1
+    by_name = {(row[0], row[1].split(" (")[0], "floor" in row[1]): row[2:] for row in rows}
+    assert by_name["dense", "both", False] == [".50 [.50, .50]", ".50", ".50", ".50", ".50", ".50", "3"]
+    assert by_name["dense", "both", True][0] == by_name["none", "spatial", True][0] == ".90 [.90, .90]"
+    assert by_name["all layouts", "semantic", False][0] == ".70 [.70, .70]"
+
+
+def test_verdicts_stand_beside_what_they_rest_on(quoted):
+    tables, numbers = quoted(whole_study())
+    rows = {row[0]: row[1:] for row in cells(tables["editing verdicts"])}
+    assert list(rows) == [*LAYOUTS, "all layouts"]
+    assert rows["dense"] == [".30 [.30, .30]", ".30 [.30, .30]", ".40 [.40, .40]", "**holds**",
+        "both intervals are above 0", "0 [0, 0]", "0 [0, 0]", "3"]  # fmt: skip
+    assert rows["H"][3:5] == ["**fails**", "the gain over semantic is below 0.002"]
+    assert (numbers["editing.holds"], numbers["editing.fails"], numbers["editing.undecided"]) == ("4", "1", "0")
+    assert (numbers["editing.runs"], numbers["editing.seeds"]) == ("63", "3")
+    assert numbers["editing.gain.semantic"] == ".20"
+    text = ".1<!-- editing.gain.semantic --> [0, 1]<!-- editing.gain.semantic.interval -->"
+    assert filled(text, numbers, {}, "here").startswith(".20<!--")
+
+
+@pytest.mark.parametrize(
+    ("rows", "first"),
+    [
+        (whole_study(), "**An edit is better with both views of its source than with either**: both intervals"),
+        (edit_rows(-0.2, 0.9).assign(steps=3), "**An edit does not need both views of its source**: the gain"),
+        (edit_rows(0.3, 0.5).assign(steps=3), "**Whether an edit is better with both views of its source is"),
+    ],
+)
+def test_the_answer_is_the_verdict_over_all_layouts(quoted, tmp_path, rows, first):
+    answer = quoted(rows)[0]["editing answer"]
+    assert edit_quotes.both_kinds(tmp_path)[3]
+    assert answer.startswith(first)
+    assert "less than with semantic tokens" in answer and "a copy of the source has 0" in answer
+
+
+@pytest.mark.parametrize("layouts", [["last"], ["last", "dense"]])
+def test_a_part_of_the_runs_is_said_to_be_a_part(quoted, tmp_path, layouts):
+    rows = whole_study()
+    tables, numbers = quoted(rows[rows["layout"].isin(layouts) & (rows["seed"] == 0) & (rows["source"] != "spatial")])
+    assert "not run yet" in tables["editing answer"] and "NaN" not in str(tables)
+    assert "| all layouts | semantic" not in tables["editing"]  # a mean over some layouts is none over all
+    assert "editing.gain.semantic" not in numbers and "editing.score.both" not in numbers
+    assert edit_quotes.both_kinds(tmp_path)[2] == "not yet measured"
+
+
+def test_one_seed_has_no_interval(quoted, tmp_path):
+    tables, numbers = quoted(whole_study()[lambda rows: rows["seed"] == 0])
+    assert "NaN" not in str(tables)
+    assert "editing.gain.semantic.interval" not in numbers
+    assert edit_quotes.both_kinds(tmp_path)[2:4] == ("undecided", "its runs")
+    assert {tuple(row[4:6]) for row in cells(tables["editing verdicts"])} == {("**undecided**", "1 of 3 seeds")}
+
+
+def test_the_claim_has_one_row_and_each_layout_its_words(quoted, tmp_path):
+    quoted(whole_study())
+    claim, measured, verdict, change, command = edit_quotes.both_kinds(tmp_path)
+    assert (verdict, change) == ("holds", SETTLED) and command == "`bridgework reproduce editing`"
+    assert "by .20 [" in measured and "holds in double fusion, dense, last, soft; fails in H" in measured
+    assert _editing(tmp_path)["last"] == "both better than either: holds"
+    assert _editing(tmp_path)["H"] == "both better than either: fails (the gain over semantic is below 0.002)"
+    (row,) = [row for row in claims_table(RESULTS).splitlines() if claim in row]
+    assert row.startswith(f"| {LIGHTFUSION} | {claim} |")
