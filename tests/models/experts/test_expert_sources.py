@@ -52,6 +52,13 @@ def test_a_hub_that_does_not_answer_is_given_up(asked):
     assert asked == [("hub.invalid", 443)]
 
 
+def test_where_the_hub_is_switched_off_nobody_waits_for_it(asked, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="there is no folder runs/nope, and no model .* HF_HUB_OFFLINE leaves"):
+        source_of("runs/nope")
+    assert asked == []
+
+
 def test_a_name_server_that_is_silent_is_given_up_too(asked, monkeypatch):
     monkeypatch.setattr(expert_sources, "PATIENCE", 0.05)
     monkeypatch.setattr(socket, "create_connection", lambda address, timeout: time.sleep(1))
