@@ -52,6 +52,30 @@ def with_seal(value: dict[str, Any]) -> dict[str, Any]:
     return value | {SEAL: hash_json(json.loads(json.dumps(value)))}
 
 
+def without_seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dictionary of plain JSON without its seal, if it has one.
+
+    Parameters
+    ----------
+    value : mapping
+        What `with_seal` returned, as a file holds it. Earlier versions wrote no seal, and people write none.
+
+    Returns
+    -------
+    dict
+        The rest.
+
+    Raises
+    ------
+    ValueError
+        The rest is not what was sealed.
+    """
+    rest = dict(value)
+    if (written := rest.pop(SEAL, None)) is not None and written != hash_json(rest):
+        raise ValueError("it does not say what was written")
+    return rest
+
+
 def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON file that holds a dictionary, and check it against its seal, if it has one.
 
@@ -74,11 +98,9 @@ def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("it holds no dictionary")
-        if (written := value.pop(SEAL, None)) is not None and written != hash_json(value):
-            raise ValueError("it does not say what was written")
+        return without_seal(value)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, then run what wrote it again") from None
-    return value
 
 
 def sealed(tensors: Mapping[str, Tensor], about: Any) -> dict[str, str]:

@@ -3,13 +3,14 @@
     python -m bridgework.benchmarks.robustness.flips   # a minute; writes benchmarks/results/flips.csv
 
 Every kind is written once, tiny. Then bits are drawn from a seed; after each flip the file is read as users read it. An
-error or a warning notices; so does a text state that counts as missing and is read by the expert again. Files that
-people may edit, and those of other programs, have no hash: docs/guarantees.md says which.
+error or a warning notices; so does a text state that counts as missing and is read by the expert again. Tables that
+people edit, and files of other programs, have no hash: docs/guarantees.md says which.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import tempfile
 import warnings
@@ -54,12 +55,15 @@ class Kind(NamedTuple):
         Where it lies, below the folder of all files. A star stands for what differs from run to run.
     read : callable
         ``read(folder)`` reads it as users do, and returns whether something in it counted as missing.
+    within : bytes
+        A pattern of the bytes whose bits are flipped; without one, all of them are.
     """
 
     name: str
     folder: str
     file: str
     read: Callable[[Path], Any]
+    within: bytes = b""
 
 
 def write_all(folder: Path) -> None:
@@ -138,6 +142,8 @@ KINDS = (
     Kind("index of text states", "states", "index.json", _states),
     Kind("captions of text states", "states", "captions-*/captions.jsonl", _states),
     Kind("rows of text states", "states", "captions-*/block-03.bin", _states),
+    # What is JSON and a plan after the flip too: a digit that becomes another digit.
+    Kind("digits of a plan", "plan", "plan.json", lambda f: BridgePlan.load(f / "plan.json"), rb"\d"),
 )
 
 
@@ -161,7 +167,11 @@ def flip(kind: Kind, place: Path, rng: np.random.Generator) -> dict[str, Any]:
     folder = place / kind.folder
     (path,) = folder.glob(kind.file)
     whole = path.read_bytes()
-    bit = int(rng.integers(8 * len(whole)))
+    if kind.within:
+        byte = int(rng.choice([found.start() for found in re.finditer(kind.within, whole)]))
+        bit = 8 * byte + int(rng.integers(3))
+    else:
+        bit = int(rng.integers(8 * len(whole)))
     damaged = bytearray(whole)
     damaged[bit // 8] ^= 1 << bit % 8
     path.write_bytes(damaged)

@@ -17,6 +17,7 @@ from ..arguments import check_names, check_options, checked, file_name
 from ..file_formats import with_format, without_format
 from ..files import write_atomically
 from ..notebook_views import plan_drawing, table_view
+from ..tensor_files import with_seal, without_seal
 from .layout_table import LAYOUTS, TRUNKS, Pairs
 
 STREAMS = ("image", "text", "both")
@@ -215,7 +216,7 @@ class BridgePlan:
         return table_view(f"{len(self.pairs)} bridges, layout {self.layout}", rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all.
+        """Write the plan as JSON, whole or not at all, with a hash of what it says under "seal".
 
         Parameters
         ----------
@@ -233,7 +234,8 @@ class BridgePlan:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for the plan, such as {path / 'plan.json'}")
         try:
-            text = json.dumps(with_format("bridge plan", asdict(self)), indent=2, sort_keys=True, allow_nan=False)
+            content = with_seal(with_format("bridge plan", asdict(self)))
+            text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"the evidence of the plan cannot be written as JSON ({error}): keep finite numbers, texts, lists and "
@@ -248,7 +250,7 @@ class BridgePlan:
         Parameters
         ----------
         path : str or path
-            A file that `save` wrote.
+            A file that `save` wrote, or that somebody wrote by hand, without a "seal".
 
         Returns
         -------
@@ -260,7 +262,8 @@ class BridgePlan:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is not a bridge plan, or of a newer format, or if the plan does not hold together.
+            If the file is not a bridge plan, or of a newer format, if it was changed since it was saved, or if the plan
+            does not hold together.
         TypeError
             If the path is no path.
         """
@@ -268,7 +271,18 @@ class BridgePlan:
         if not path.is_file():
             raise FileNotFoundError(f"no bridge plan {path}: make one with choose_bridges and save it")
         try:
-            return cls(**_fields_of(path))
+            held = _read(path)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a bridge plan: {error}") from None
+        try:
+            held = without_seal(held)
+        except (ValueError, RecursionError):
+            raise ValueError(
+                f'{path} is not the bridge plan that was saved: put back a copy, or take its "seal" out to accept '
+                "what was changed"
+            ) from None
+        try:
+            return cls(**_fields_of(held, path))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a bridge plan: {error}") from None
 
@@ -334,8 +348,8 @@ def _nested_taps(given: Any) -> tuple[tuple[int, ...], ...]:
         raise ValueError(f"taps must be blocks, whole numbers, or such blocks for each pair: {_short(given)}") from None
 
 
-def _fields_of(path: Path) -> dict[str, Any]:
-    """Return the fields of a plan that a file holds, by name."""
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object of JSON that a file holds."""
     try:
         held = json.loads(path.read_bytes().decode("utf-8"))
     except RecursionError:
@@ -344,6 +358,11 @@ def _fields_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"expected the JSON that save wrote ({error})") from None
     if not isinstance(held, dict):
         raise ValueError(f"expected an object of JSON with the fields of a plan, got {_short(held)}")
+    return held
+
+
+def _fields_of(held: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the fields of a plan, by name, if they are those of one."""
     held = without_format("bridge plan", path, held)[1]
     declared = {each.name: each for each in fields(BridgePlan)}
     check_names("field", held, declared)

@@ -38,6 +38,13 @@ def test_a_flip_is_put_back(tmp_path):
     assert read_sealed(tmp_path / "made" / "about.json") == {"steps": 600}
 
 
+def test_flips_within_a_pattern_are_of_its_bytes_alone(tmp_path):
+    write_json(tmp_path / "made" / "about.json", {"steps": 600})
+    kind = Kind("about", "made", "about.json", lambda folder: False, rb"\d")
+    places = {flip(kind, tmp_path, np.random.default_rng(seed))["byte"] for seed in range(20)}
+    assert places == {(tmp_path / "made" / "about.json").read_bytes().index(b"600") + place for place in range(3)}
+
+
 def test_work_that_is_done_again_leaves_nothing(tmp_path):
     held = []
     for _ in range(3):

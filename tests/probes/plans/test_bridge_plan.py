@@ -48,12 +48,40 @@ def test_plan_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
     told = json.loads((tmp_path / "plan.json").read_text())
     assert told["pairs"] == [[0, 1], [2, 3]]
+    del told["seal"]
     with pytest.raises(FileNotFoundError, match="no bridge plan"):
         BridgePlan.load(tmp_path / "none.json")
     for broken in ("", "[]", "{}", "7", json.dumps(told | {"more": 1}), json.dumps(told | {"pairs": [[0, 9]]})):
         (tmp_path / "broken.json").write_text(broken)
         with pytest.raises(ValueError, match="is not a bridge plan"):
             BridgePlan.load(tmp_path / "broken.json")
+
+
+def test_every_flipped_bit_of_a_saved_plan_is_noticed(tmp_path):
+    file = tmp_path / "plan.json"
+    plan_of().save(file)
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"plan.json is (not a bridge plan|not the bridge plan|a bridge plan of format)"
+        ):
+            BridgePlan.load(file)
+
+
+def test_a_plan_that_was_edited_is_taken_without_its_seal(tmp_path):
+    file = tmp_path / "plan.json"
+    plan_of().save(file)
+    told = json.loads(file.read_text())
+    told["pairs"] = [[0, 2], [2, 3]]
+    file.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r'plan.json is not the bridge plan that was saved: .* take its "seal" out'):
+        BridgePlan.load(file)
+    del told["seal"]
+    file.write_text(json.dumps(told))
+    assert BridgePlan.load(file) == plan_of(pairs=((0, 2), (2, 3)))
 
 
 def one_trunk(layout: str, shared: range, **changes) -> BridgePlan:
