@@ -5,25 +5,29 @@
     python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 100000 --layers 24 24 --dims 768 1024 \
         --windows --threads 1                                                    # in 2 GB instead of 18
     python -m bridgework.benchmarks.sampling.tolerance --samples 1000000 --layers 6 6 --dims 768 768 --tolerance .005 \
-        --folder DISK --exact-layers 0
+        --windows --folder DISK --exact-layers 0                                 # 4 GB on disk
     python -m bridgework.benchmarks.sampling.tolerance --coverage 2000           # the long simulation, by hand
 
 Each case adds a row to tolerance.csv among the results. With `--folder` features are written there, as NumPy files
-that are mapped, and left. Threads that wait for each other on a busy machine count as processor time, many short
-products more than few long ones: compare processor times with `--threads 1`, or with OMP_WAIT_POLICY=passive.
+in float16 that are mapped, and left. "peak memory" counts what is mapped; "own memory" does not. Threads that wait for
+each other on a busy machine count as processor time, many short products more than few long ones: compare processor
+times with `--threads 1`, or with OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
@@ -57,7 +61,7 @@ def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None, s
     Returns
     -------
     list
-        (sample, dim) arrays, float32.
+        (sample, dim) arrays, float32 in memory, float16 in files.
     """
     made: list[Any] = []
     for layer in range(layers):
@@ -65,7 +69,7 @@ def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None, s
         if folder is None:
             values: Any = np.empty(shape, np.float32)
         else:
-            values = open_memmap(folder / f"{seed}-{layer}.npy", mode="w+", dtype=np.float32, shape=shape)
+            values = open_memmap(folder / f"{seed}-{layer}.npy", mode="w+", dtype=np.float16, shape=shape)
         for part, start in enumerate(range(0, samples, PART)):
             signal = common_signal(min(PART, samples - start), part)
             common = strength(layer, layers) if share is None else share
@@ -74,8 +78,8 @@ def draw(samples: int, layers: int, dims: int, seed: int, folder: Path | None, s
     return made
 
 
-def draw_windows(samples: int, layers: int, dims: int, seed: int) -> list[np.ndarray]:
-    """Draw one wide layer, and return the layers of one side as windows of its columns, which take no memory.
+def draw_windows(samples: int, layers: int, dims: int, seed: int, folder: Path | None = None) -> list[np.ndarray]:
+    """Draw one wide layer, and return the layers of one side as windows of its columns, which take no room.
 
     Neighbouring layers share most of their columns, as neighbouring blocks of a model share most of their states.
 
@@ -85,13 +89,15 @@ def draw_windows(samples: int, layers: int, dims: int, seed: int) -> list[np.nda
         Their sizes.
     seed : int
         Seed of the side; the common signal is the same for all.
+    folder : Path, optional
+        Where the file of the wide layer is written.
 
     Returns
     -------
     list
-        (sample, dim) arrays, float32.
+        (sample, dim) arrays, float32 in memory, float16 in files.
     """
-    (wide,) = draw(samples, 1, dims + WINDOW * (layers - 1), seed, None, SHARE)
+    (wide,) = draw(samples, 1, dims + WINDOW * (layers - 1), seed, folder, SHARE)
     return [wide[:, start : start + dims] for start in range(0, WINDOW * layers, WINDOW)]
 
 
@@ -112,12 +118,13 @@ def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, e
     Returns
     -------
     dict
-        rows, largest error, seconds, memory of the process at its peak (GB); exact layers, exact seconds, times as fast
-        by the clock and by processor time, and the largest deviation in errors, NaN without the exact map. Of fewer
-        layers than all, "times" says what these alone take: the exact map takes more.
+        rows, largest error, seconds, memory of the process at its peak (GB), and without mapped files; exact layers,
+        exact seconds, times as fast by the clock and by processor time, and the largest deviation in errors, NaN
+        without the exact map. Of fewer layers than all, "times" says what these alone take: the exact map takes more.
     """
     began = clocks()
-    heat = similarity_map(list(xs), list(ys), metric, tolerance=tolerance)
+    with own_memory() as held:
+        heat = similarity_map(list(xs), list(ys), metric, tolerance=tolerance)
     took, errors = clocks() - began, np.array(heat.attrs["errors"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     whole, deviation = np.full(2, np.nan), np.nan
@@ -130,9 +137,29 @@ def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, e
         deviation = float(np.nanmax(off)) if errors.any() else 0.0
     return {
         "rows": heat.attrs["rows"], "largest error": errors.max(), "seconds": took[0], "peak memory": peak,
+        "own memory": max(held) / 2**30,
         "exact layers": exact, "exact seconds": whole[0], "times as fast": whole[0] / took[0],
         "times less processor time": whole[1] / took[1], "deviation": deviation,
     }  # fmt: skip
+
+
+@contextmanager
+def own_memory() -> Iterator[list[int]]:
+    """Look five times a second how many bytes the process holds without what is mapped of files."""
+    process, done, held = psutil.Process(), threading.Event(), list[int]()
+
+    def look() -> None:
+        while not held or not done.wait(0.2):
+            found = process.memory_info()
+            held.append(found.rss - found.shared)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        looking.join()
 
 
 def clocks() -> np.ndarray:
@@ -201,7 +228,7 @@ def main() -> None:
                 rows.append({"case": "coverage", "metric": metric, "signal": signal} | found)
     else:
         xs, ys = [
-            draw_windows(options.samples, count, dims, side + 1)
+            draw_windows(options.samples, count, dims, side + 1, options.folder)
             if options.windows
             else draw(options.samples, count, dims, side + 1, options.folder)
             for side, (count, dims) in enumerate(zip(options.layers, options.dims, strict=True))
