@@ -53,7 +53,7 @@ def tune_trunks(run: Run) -> Chosen:
     mapping of str to dict
         Of each trunk, rate.
     """
-    fixed = {"steps": settings.TRUNK_STEPS, "validation": True}
+    fixed = {"start": settings.START_STEPS, "steps": settings.TRUNK_STEPS, "validation": True}
     tried = [{"rate": rate} for rate in settings.TRUNK_RATES]
     return {
         name: _best([{**about, **fixed, **options} for options in tried], tried, run) for name, about in TRUNKS.items()
@@ -139,9 +139,9 @@ def end_cells(chosen: Chosen) -> list[Cell]:
     ]
 
 
-def task_cells(chosen: Chosen) -> list[Cell]:
-    """List the runs of the common trunk as it is, and trained further on one task alone; their weights are kept."""
-    fixed = _trunk("shared", chosen)
+def task_cells() -> list[Cell]:
+    """List the runs of the longer trained trunk as it is, and trained further on one task; their weights are kept."""
+    fixed = {**TRUNKS["shared"], "rate": settings.TASK_RATE}
     cells = [Cell("tasks", {**fixed, "steps": 0}, 0)]
     return cells + [
         Cell("tasks", {**fixed, "steps": settings.TASK_STEPS, "task": task, "keep": task}, seed)
@@ -155,4 +155,4 @@ def _tower(pair: str, layout: str, chosen: Chosen) -> dict[str, Any]:
 
 
 def _trunk(name: str, chosen: Chosen) -> dict[str, Any]:
-    return {**TRUNKS[name], "steps": settings.TRUNK_STEPS, **chosen[name]}
+    return {**TRUNKS[name], "start": settings.START_STEPS, "steps": settings.TRUNK_STEPS, **chosen[name]}

@@ -66,10 +66,9 @@ def stages(family: str, folder: Path) -> Iterator[list[Cell]]:
 
     if family == "trunks":
         chosen = lists.tune_trunks(run)
-        yield lists.trunk_cells(chosen)[: 3 * len(lists.TRUNKS)]
-        yield lists.task_cells(chosen)
-        yield lists.fork_cells(chosen)
+        yield lists.task_cells()
         yield lists.trunk_cells(chosen)
+        yield lists.fork_cells(chosen)
         yield lists.end_cells(chosen)
         return
     chosen = lists.tune_towers(run)

@@ -26,11 +26,12 @@ SEMANTIC_TOKENS = 16  # HBridge's
 # One trunk
 READER = "scenes-reader"  # whose blocks the trunk starts from
 DEPTH = 12
-BASE_STEPS, BASE_RATE = 1500, 2e-3
+START_STEPS = 300  # of the common trunk: it still learns when layouts part
+BASE_STEPS, BASE_RATE = 1500, 2e-3  # of the trunk whose curves are measured
 TRUNK_STEPS = 100
-TRUNK_RATES = (5e-4, 1e-3, 2e-3)
+TRUNK_RATES = (1e-3, 2e-3, 4e-3)
 QUESTIONS = 8  # dialogues of a batch, beside 16 images
 FORK, ENDS = 6, (4, 2)  # as published, scaled to this depth
 FIRST_ENDS, LAST_ENDS = (1, 2, 4, 8), (1, 2, 4)  # one end is varied, the other is the published one
-TASK_STEPS = 200  # of the trunk that is trained further on one task
+TASK_STEPS, TASK_RATE = 200, 5e-4  # of the trunk of `BASE_STEPS` that is trained further on one task
 ASKED = 100  # questions of every skill

@@ -162,7 +162,7 @@ def compute_table(runs: pd.DataFrame) -> pd.DataFrame:
     found = []
     trunks = runs[runs["study"] == "trunks"]
     for layout, group in trunks.groupby("layout", sort=False):
-        base = trunks.loc[trunks["layout"] == "shared", "step_flops"].mean() * settings.BASE_STEPS
+        base = trunks.loc[trunks["layout"] == "shared", "step_flops"].mean() * settings.START_STEPS
         flops = base + group["step_flops"].mean() * settings.TRUNK_STEPS
         found.append({"name": layout, "family": "one trunk", "flops": flops} | spread(group["score"], "score"))
     towers = runs[(runs["study"] == "layouts") & (runs["pair"] == settings.PAIRS[0]) & ~runs["shuffled"]]

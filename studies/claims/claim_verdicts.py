@@ -15,6 +15,7 @@ from .claim_tables import WORTH, paired, sweep_rows
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
 MARGIN = 0.05  # worth that may be lost where a claim says "as good as"
 LEAST_SEEDS = 3
+ANSWERING = ("answer_loss", "accuracy")  # the loss alone rewards a model that is less sure of what it gets wrong
 PUBLISHED_BRIDGES = 7  # of 13: what HBridge leaves, scaled to this depth
 
 
@@ -29,10 +30,8 @@ class Difference(NamedTuple):
         Whose it is, and what it says.
     one, other : mapping
         The runs that should be better, and those that they are compared with: columns with their values.
-    outcome : str
-        What is compared.
-    sign : int
-        1 where more is better, -1 where less is.
+    outcomes : tuple of str
+        What is compared: the claim must be met by each. Of a loss, less is better.
     margin : float
         What may be lost: above 0 for "as good as".
     pairs : int
@@ -44,8 +43,7 @@ class Difference(NamedTuple):
     claim: str
     one: Mapping[str, Any]
     other: Mapping[str, Any]
-    outcome: str
-    sign: int = 1
+    outcomes: tuple[str, ...]
     margin: float = 0.0
     pairs: int = 1
 
@@ -65,37 +63,37 @@ def _claims() -> list[Difference]:
         ("Uni-X", "X", "Separate ends (X) are better than sharing all blocks"),
     ):
         for rival, terms in (("shared", "active"), ("shared wide", "total")):
-            for outcome, task in (("loss", "drawing"), ("answer_loss", "answering")):
+            for outcomes, task in ((("loss",), "drawing"), (ANSWERING, "answering")):
                 claim = f"{says}: {task}, equal {terms} parameters"
                 name = f"{layout}-{terms}-{task}"
-                found.append(Difference(name, paper, claim, _trunk(layout), _trunk(rival), outcome, -1))
+                found.append(Difference(name, paper, claim, _trunk(layout), _trunk(rival), outcomes))
     h, dense, double, last = (_tower(layout) for layout in ("H", "dense", "double fusion", "last"))
     found += [
         Difference(
             "H-as-dense", "HBridge", "The middle alone (H) is worth no less than bridges in every block (dense)",
-            h, dense, WORTH, margin=MARGIN, pairs=both,
+            h, dense, (WORTH,), margin=MARGIN, pairs=both,
         ),
         Difference(
             "semantic", "HBridge", "Semantic reconstruction tokens help",
-            {"study": "semantic"}, h | {"pair": settings.PAIRS[0]}, WORTH,
+            {"study": "semantic"}, h | {"pair": settings.PAIRS[0]}, (WORTH,),
         ),
         Difference(
             "middle-7", "HBridge", "Without the bridges of both ends (7 of 13, at one rank) nothing is lost",
-            {"study": "bridges", "middle": PUBLISHED_BRIDGES}, {"study": "bridges", "middle": 13}, WORTH, margin=MARGIN,
+            {"study": "bridges", "middle": PUBLISHED_BRIDGES}, {"study": "bridges", "middle": 13}, (WORTH,), margin=MARGIN,
         ),
         Difference(
             "double-last", "LightFusion", "Fusing every block is worth more than reading the last state",
-            double, last, WORTH, pairs=both,
+            double, last, (WORTH,), pairs=both,
         ),
     ]  # fmt: skip
     for rival, what in (("shifted", "half the depth deeper"), ("last", "the last")):
         claim = f"Reading the block of the same depth is worth more than reading {what}"
         one, other = ({"study": "injection", "inject": how} for how in ("same", rival))
-        found.append(Difference(f"inject-{rival}", "LightFusion", claim, one, other, WORTH, pairs=both))
+        found.append(Difference(f"inject-{rival}", "LightFusion", claim, one, other, (WORTH,), pairs=both))
     for shift in settings.TIME_SHIFTS[1:]:
         claim = f"Training times shifted by {shift} draw better than unshifted ones"
         one, other = ({"study": "shifts", "shift": value} for value in (shift, 1))
-        found.append(Difference(f"shift-{shift}", "LightFusion", claim, one, other, "score"))
+        found.append(Difference(f"shift-{shift}", "LightFusion", claim, one, other, ("score",)))
     return found
 
 
@@ -115,30 +113,32 @@ def judge(claim: Difference, runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each pair of experts that was run, one in all for a claim without runs: name, paper, claim, pair,
-        outcome, seeds, difference with low and high (positive where the claim is met), margin, verdict of the claim.
+        One row for each outcome and each pair of experts that was run, one in all for a claim without runs: name,
+        paper, claim, pair, outcome, seeds, difference with low and high (positive where the claim is met), margin,
+        verdict of the claim: it holds, or fails, if every row does.
     """
-    differences = {
-        pair: claim.sign * values
-        for pair, values in (paired(runs, claim.one, claim.other, claim.outcome) if _have(claim, runs) else {}).items()
-        if len(values) >= LEAST_SEEDS
-    }
-    about = {"name": claim.name, "paper": claim.paper, "claim": claim.claim, "outcome": claim.outcome}
+    about = {"name": claim.name, "paper": claim.paper, "claim": claim.claim}
     rows, sides = [], []
-    for pair, values in differences.items():
-        mean, low, high = map(float, mean_interval(values))
-        sides.append(1 if low > -claim.margin else -1 if high < -claim.margin else 0)
-        rows.append({"pair": pair, "seeds": len(values), "difference": mean, "low": low, "high": high})
-    if len(sides) < claim.pairs:
+    for outcome in claim.outcomes:
+        found = paired(runs, claim.one, claim.other, outcome) if _have(claim, outcome, runs) else {}
+        for pair, values in found.items():
+            if len(values) < LEAST_SEEDS:
+                continue
+            mean, low, high = map(float, mean_interval(-values if outcome.endswith("loss") else values))
+            sides.append(1 if low > -claim.margin else -1 if high < -claim.margin else 0)
+            row = {"outcome": outcome, "pair": pair, "seeds": len(values), "difference": mean, "low": low, "high": high}
+            rows.append(row)
+    if len(sides) < claim.pairs * len(claim.outcomes):
         verdict = UNMEASURED
     else:
         verdict = HOLDS if all(s > 0 for s in sides) else FAILS if all(s < 0 for s in sides) else UNDECIDED
-    rows = rows or [{"pair": "", "seeds": 0, "difference": np.nan, "low": np.nan, "high": np.nan}]
+    nothing = {"pair": "", "seeds": 0, "difference": np.nan, "low": np.nan, "high": np.nan}
+    rows = rows or [nothing | {"outcome": claim.outcomes[0]}]
     return pd.DataFrame([about | row | {"margin": claim.margin, "verdict": verdict} for row in rows])
 
 
-def _have(claim: Difference, runs: pd.DataFrame) -> bool:
-    return claim.outcome in runs and all(column in runs for column in (*claim.one, *claim.other))
+def _have(claim: Difference, outcome: str, runs: pd.DataFrame) -> bool:
+    return outcome in runs and all(column in runs for column in (*claim.one, *claim.other))
 
 
 def judge_links(runs: pd.DataFrame) -> pd.DataFrame:
@@ -186,7 +186,7 @@ class Sweep(NamedTuple):
     table : str
         A name of `claim_tables.sweep_rows`.
     by, outcome : str
-        What is varied, and the loss that decides.
+        What is varied, and what decides: of a loss, less is better.
     published : int
         The value that the paper chose, scaled to this depth.
     """
@@ -202,7 +202,7 @@ class Sweep(NamedTuple):
 
 def _sweeps() -> list[Sweep]:
     found = []
-    for outcome, task in (("loss", "drawing"), ("answer_loss", "answering")):
+    for outcome, task in (("loss", "drawing"), ("accuracy", "answering")):
         half = f"A fork behind half of the blocks is the best one: {task}"
         found.append(Sweep(f"best-fork-{task}", "UniFork", half, "forks", "fork", outcome, settings.FORK))
         for place, published in zip(("first", "last"), settings.ENDS, strict=True):
@@ -225,9 +225,9 @@ def best_table(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        name, paper, claim, outcome, published, seeds, best; near, the values whose difference to the best one is
-        within noise; behind, how much the published value's loss is above that of the best, with low and high; verdict:
-        it holds if the published value alone is within noise of the best, fails if it is not within noise.
+        name, paper, claim, outcome, published, seeds, best; near, the values whose difference to the best one is within
+        noise; behind, how much worse the published value is than the best, with low and high; verdict: it holds if the
+        published value alone is within noise of the best, fails if it is not within noise.
     """
     swept, found = sweep_rows(runs), []
     for sweep in SWEEPS:
@@ -235,15 +235,16 @@ def best_table(runs: pd.DataFrame) -> pd.DataFrame:
         row |= {"high": np.nan, "verdict": UNMEASURED}
         rows = swept[sweep.table]
         if len(rows) and sweep.outcome in rows:
-            losses = rows.pivot_table(index="seed", columns=sweep.by, values=sweep.outcome).dropna()
-            if sweep.published in losses and len(losses) >= LEAST_SEEDS:
-                row |= _judge_sweep(losses, sweep.published)
+            found_at = rows.pivot_table(index="seed", columns=sweep.by, values=sweep.outcome).dropna()
+            if sweep.published in found_at and len(found_at) >= LEAST_SEEDS:
+                worse = found_at if sweep.outcome.endswith("loss") else -found_at
+                row |= _judge_sweep(worse, sweep.published)
         found.append(row)
     return pd.DataFrame(found)
 
 
 def _judge_sweep(losses: pd.DataFrame, published: int) -> dict[str, Any]:
-    """Return the best value of losses (seed, value), those within noise of it, and the verdict on the published one."""
+    """Return the value with the least loss, of losses (seed, value), those within noise of it, and the verdict on the published one."""
     best = losses.mean().idxmin()
     behind = {value: mean_interval((losses[value] - losses[best]).to_numpy()) for value in losses if value != best}
     near = sorted([best, *(value for value, (_, low, _) in behind.items() if low <= 0)])

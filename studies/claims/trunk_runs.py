@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ...models.costs.step_costs import attention_sharing, count_flops
@@ -58,29 +59,33 @@ def trunk_config() -> str:
     return digest(fixed | {"experts": describe_experts([open_expert(settings.READER)])})
 
 
-def base_trunk(folder: Path) -> UnifiedModel:
-    """Return the common trunk, trained on both tasks; it is trained once, and kept in the folder of the study.
+def base_trunk(folder: Path, steps: int = settings.BASE_STEPS) -> UnifiedModel:
+    """Return the shared trunk after some steps on both tasks; it is trained once, and kept in the folder of the study.
 
     Parameters
     ----------
     folder : Path
         The folder of the study.
+    steps : int
+        Training steps: `START_STEPS` of the trunk that all layouts start from, `BASE_STEPS` of that whose curves are
+        measured.
 
     Returns
     -------
     UnifiedModel
     """
-    kept = folder / f"trunk-{trunk_config()}"
-    if (kept / "unified.safetensors").is_file():
-        return UnifiedModel.load(kept)
-    model = untrained_trunk().train()
-    rate = settings.BASE_RATE
-    fit(
-        model, lambda step: _loss(model, step, settings.TUNING_SEED + 1, "both"), folder / "training" / kept.name,
-        settings.BASE_STEPS, learning_rate=rate / 2, muon=rate, checkpoint_every=250, progress="common trunk",
-    )  # fmt: skip
-    model.eval().save(kept)
-    return model
+    kept = folder / f"trunk-{trunk_config()}-{steps}"
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "locks" / kept.name):  # several processes may need it at once
+        if (kept / "unified.safetensors").is_file():
+            return UnifiedModel.load(kept)
+        model, rate = untrained_trunk().train(), settings.BASE_RATE
+        fit(
+            model, lambda step: _loss(model, step, settings.TUNING_SEED + 1, "both"), folder / "training" / kept.name,
+            steps, learning_rate=rate / 2, muon=rate, checkpoint_every=250, progress=f"common trunk, {steps} steps",
+        )  # fmt: skip
+        model.eval().save(kept)
+        return model
 
 
 def run_trunk(cell: Cell, folder: Path) -> Row:
@@ -89,8 +94,9 @@ def run_trunk(cell: Cell, folder: Path) -> Row:
     Parameters
     ----------
     cell : Cell
-        `about` holds layout ("shared", "shared wide", "Y", "X"), rate, steps; and, where they differ, fork, ends, task
-        and validation (then the loss on that part alone is returned).
+        `about` holds layout ("shared", "shared wide", "Y", "X"), rate, steps; and, where they differ, start (the steps
+        of the trunk that it starts from), fork, ends, task and validation (then the loss on that part alone is
+        returned).
     folder : Path
         The folder of the study.
 
@@ -101,7 +107,8 @@ def run_trunk(cell: Cell, folder: Path) -> Row:
     """
     about: Mapping[str, Any] = cell.about
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = _model(about, base_trunk(folder), cell.seed).to(device)
+    base = base_trunk(folder, about.get("start", settings.BASE_STEPS))
+    model = _model(about, base, cell.seed).to(device)
     task = about.get("task", "both")
     run, began = folder / "training" / f"{cell.key}-{os.getpid()}", time.process_time()
     if about["steps"]:

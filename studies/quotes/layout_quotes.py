@@ -18,11 +18,12 @@ HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet me
 HIGHER = {
     "loss": "loss of drawing lower by",
     "answer_loss": "loss of answers lower by",
+    "accuracy": "right answers more by",
     "worth": "worth higher by",
     "score": "share of facts higher by",
     "loss_increase": "loss higher by",
 }
-TASKS = {"loss": "drawing", "answer_loss": "answering"}
+TASKS = {"loss": "drawing", "accuracy": "answering"}
 METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
 COINCIDE, SPLIT = "both tasks coincide", "tasks split at a depth"
 # Of each layout, the claims on it: for drawing and for answering.
@@ -53,7 +54,7 @@ def numbers() -> dict[str, str]:
     return {
         "claims.budget": whole(settings.PARAMETERS),
         "claims.depth": whole(settings.DEPTH),
-        "claims.base_steps": whole(settings.BASE_STEPS),
+        "claims.start_steps": whole(settings.START_STEPS),
         "claims.trunk_steps": whole(settings.TRUNK_STEPS),
     }
 
@@ -91,7 +92,8 @@ def _best(row: Any) -> str:
     if best == row.published:
         return f"{words}, which is the published one; {row.seeds} seeds"
     behind = with_interval(row.behind, row.low, row.high)
-    return f"{words}; at {row.published}, as published, the loss is higher by {behind}; {row.seeds} seeds"
+    worse = "the loss is higher" if row.outcome.endswith("loss") else "right answers are fewer"
+    return f"{words}; at {row.published}, as published, {worse} by {behind}; {row.seeds} seeds"
 
 
 def _curves(shapes: pd.DataFrame, title: str) -> Iterator[Judged]:
@@ -140,13 +142,15 @@ def _measured(rows: pd.DataFrame) -> str:
     done = rows[rows["seeds"] > 0]
     if done.empty:
         return "its runs are not done"
-    parts = [
-        f"{with_interval(row.difference, row.low, row.high)} ({f'{row.pair}, ' if row.pair else ''}{row.seeds} seeds)"
-        for row in done.fillna({"pair": ""}).itertuples()
-    ]
-    first = done.iloc[0]
-    asked = f"; no less than -{rounded(first['margin'])} was asked" if first["margin"] else ""
-    return f"{HIGHER[first['outcome']]} {', '.join(parts)}{asked}"
+    found = []
+    for outcome, each in done.fillna({"pair": ""}).groupby("outcome", sort=False):
+        parts = [
+            f"{with_interval(row.difference, row.low, row.high)} ({row.pair}{', ' * bool(row.pair)}{row.seeds} seeds)"
+            for row in each.itertuples()
+        ]
+        found.append(f"{HIGHER[outcome]} {', '.join(parts)}")
+    margin = done["margin"].iloc[0]
+    return "; ".join([*found, *([f"no less than -{rounded(margin)} was asked"] if margin else [])])
 
 
 def towers_table(results: Path) -> str:

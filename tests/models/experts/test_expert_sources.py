@@ -54,7 +54,7 @@ def test_a_hub_that_does_not_answer_is_given_up(asked):
 
 def test_where_the_hub_is_switched_off_nobody_waits_for_it(asked, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="there is no folder runs/nope, and no model .* HF_HUB_OFFLINE leaves"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder runs/nope, and no model .* HF_HUB_OFFLINE leaves"):
         source_of("runs/nope")
     assert asked == []
 

@@ -95,12 +95,24 @@ def test_verdicts_are_those_of_the_protocol(runs):
     assert verdicts["double-last"] == HOLDS
     assert verdicts["inject-last"] == UNDECIDED
     h, last = ({"study": "layouts", "layout": name, "shuffled": False} for name in ("H", "last"))
-    worse = Difference("worse", "", "", last, h, "worth", margin=0.05, pairs=2)
+    worse = Difference("worse", "", "", last, h, ("worth",), margin=0.05, pairs=2)
     assert judge(worse, runs)["verdict"].iloc[0] == FAILS
     one = runs[runs["pair"] != claim_settings.PAIRS[1]]
     assert judge(worse, one)["verdict"].iloc[0] == UNMEASURED
     assert judge(worse._replace(pairs=1), one)["verdict"].iloc[0] == FAILS
     assert judge(worse, runs[runs["study"] == "trunks"])["verdict"].iloc[0] == UNMEASURED
+
+
+def test_answering_is_better_only_by_its_loss_and_by_right_answers(runs):
+    claim = next(claim for claim in CLAIMS if claim.name == "X-active-answering")
+    x, shared = (runs["study"].eq("trunks") & runs["layout"].eq(layout) for layout in ("X", "shared"))
+    step = runs["seed"] * 1e-3
+    less_sure = runs.assign(answer_loss=1.2 - 0.5 * x + step * x, accuracy=0.97 - 0.15 * x + step * x)
+    rows = judge(claim, less_sure).set_index("outcome")
+    assert rows.loc["answer_loss", "low"] > 0 > rows.loc["accuracy", "high"]
+    assert set(rows["verdict"]) == {UNDECIDED}
+    better = less_sure.assign(accuracy=0.97 - 0.15 * shared + step * shared)
+    assert set(judge(claim, better)["verdict"]) == {HOLDS}
 
 
 def test_the_best_of_a_sweep_is_named_with_what_is_within_noise_of_it(runs):
