@@ -79,7 +79,8 @@ def _claims() -> list[Difference]:
         ),
         Difference(
             "middle-7", "HBridge", "Without the bridges of both ends (7 of 13, at one rank) nothing is lost",
-            {"study": "bridges", "middle": PUBLISHED_BRIDGES}, {"study": "bridges", "middle": 13}, (WORTH,), margin=MARGIN,
+            {"study": "bridges", "middle": PUBLISHED_BRIDGES}, {"study": "bridges", "middle": 13}, (WORTH,),
+            margin=MARGIN,
         ),
         Difference(
             "double-last", "LightFusion", "Fusing every block is worth more than reading the last state",
@@ -244,7 +245,7 @@ def best_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judge_sweep(losses: pd.DataFrame, published: int) -> dict[str, Any]:
-    """Return the value with the least loss, of losses (seed, value), those within noise of it, and the verdict on the published one."""
+    """Return the best value of losses (seed, value), those within noise of it, and the verdict on the published one."""
     best = losses.mean().idxmin()
     behind = {value: mean_interval((losses[value] - losses[best]).to_numpy()) for value in losses if value != best}
     near = sorted([best, *(value for value, (_, low, _) in behind.items() if low <= 0)])
