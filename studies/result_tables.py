@@ -34,7 +34,7 @@ BENCHMARKS = ROOT / "benchmarks" / "results"
 def numbers() -> dict[str, str]:
     """Return every number that a text may quote, rounded, by name."""
     studies = scene_quotes.numbers(RESULTS) | real_quotes.numbers(RESULTS) | verdict_quotes.numbers(RESULTS)
-    studies |= layout_quotes.numbers() | edit_quotes.numbers(RESULTS)
+    studies |= layout_quotes.numbers(RESULTS) | edit_quotes.numbers(RESULTS)
     return studies | benchmark_quotes.numbers(BENCHMARKS) | fault_quotes.numbers(BENCHMARKS)
 
 

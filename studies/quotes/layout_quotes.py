@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..claims import claim_settings as settings
 from .changing import Interval
 from .edit_quotes import said_by_layout
 from .markers import table
@@ -23,6 +23,7 @@ HIGHER = {
     "score": "share of facts higher by",
     "loss_increase": "loss higher by",
 }
+DEPTH = 12  # blocks of a trunk
 TASKS = {"loss": "drawing", "accuracy": "answering"}
 METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
 COINCIDE, SPLIT = "both tasks coincide", "tasks split at a depth"
@@ -49,13 +50,15 @@ class Judged(NamedTuple):
     numbers: Sequence[Interval] = ()
 
 
-def numbers() -> dict[str, str]:
-    """Return the sizes of the study by name."""
+def numbers(results: Path) -> dict[str, str]:
+    """Return the sizes of the study by name, as its runs have them."""
+    runs = pd.read_parquet(results / "claims" / "runs.parquet")
+    trunks = [json.loads(about) for about in runs.loc[runs["study"] == "trunks", "about"]]
     return {
-        "claims.budget": whole(settings.PARAMETERS),
-        "claims.depth": whole(settings.DEPTH),
-        "claims.start_steps": whole(settings.START_STEPS),
-        "claims.trunk_steps": whole(settings.TRUNK_STEPS),
+        "claims.depth": whole(DEPTH),
+        "claims.start_steps": whole(trunks[0]["start"]),
+        "claims.trunk_steps": whole(trunks[0]["steps"]),
+        "claims.runs": whole(runs["key"].nunique()),
     }
 
 
@@ -129,12 +132,12 @@ def _fork_at_split(results: Path, shapes: pd.DataFrame) -> Judged:
     split = shapes[(shapes["shape"] == COINCIDE) & (shapes["metric"] == "mutual_knn")].iloc[0]
     where = ", ".join(f"{TASKS[row.outcome]} {int(row.best)}" for row in forks.itertuples())
     if pd.isna(split["value"]):
-        return Judged("UniFork", claim, f"the tasks split nowhere; best forks: {where} of {settings.DEPTH}", UNDECIDED)
-    low, high = settings.DEPTH * split["low"], settings.DEPTH * split["high"]
+        return Judged("UniFork", claim, f"the tasks split nowhere; best forks: {where} of {DEPTH}", UNDECIDED)
+    low, high = DEPTH * split["low"], DEPTH * split["high"]
     inside = [any(low <= int(value) <= high for value in str(row.near).split()) for row in forks.itertuples()]
     verdict = HOLDS if all(inside) else UNDECIDED if any(inside) else FAILS
-    at = with_interval(settings.DEPTH * split["value"], low, high)
-    return Judged("UniFork", claim, f"split behind block {at}; best forks: {where} of {settings.DEPTH}", verdict)
+    at = with_interval(DEPTH * split["value"], low, high)
+    return Judged("UniFork", claim, f"split behind block {at}; best forks: {where} of {DEPTH}", verdict)
 
 
 def _measured(rows: pd.DataFrame) -> str:
