@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from ..probes.arguments import checked
 from .publishing.curve_descriptions import before_after_drawn, curves_drawn
 from .publishing.drawn import remember
 from .publishing.line_names import legend_below, legend_under, name_ends
@@ -86,6 +87,8 @@ def alignment_curves(
     --------
     >>> figures.alignment_curves(pd.concat([small, large]), overlay=True)
     """
+    checked("title", title, str | None)
+    checked("overlay", overlay, bool)
     table = _tidy(curves, "alignment_curves")
     main, controls = table[table.control == "none"], table[table.control != "none"]
     _check_single(main)

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ..probes.arguments import checked
+from ..probes.arguments import checked, file_name
 
 FOLDER = "figures/gallery"
 TEMPLATE = Path(__file__).with_name("gallery.html")
@@ -98,7 +98,7 @@ def write_gallery(
     >>> curves = figures.alignment_curves(curve)
     >>> page = figures.write_gallery("page", [("curves", curves, "Alignment by depth.", curve)])
     """
-    folder = Path(checked("folder", folder, str | os.PathLike, remedy="it is where the page is written"))
+    folder = file_name("folder", folder)
     checked("figures", figures, Iterable, remedy="pass (name, figure, caption, numbers, label) of each")
     checked("tables", tables, Mapping | None)
     checked("title", title, str)

@@ -55,13 +55,15 @@ def sample_grid(images: Sequence, captions: Sequence[str], verdicts: Sequence[bo
     >>> figure = figures.sample_grid(images, ["a red circle"], [True])
     """
     for name, given in (("images", images), ("captions", captions), ("verdicts", verdicts)):
-        if isinstance(given, str) or not hasattr(given, "__len__"):
+        if isinstance(given, str) or not hasattr(given, "__len__") or not getattr(given, "ndim", 1):
             raise TypeError(f"sample_grid: {name} is a {type(given).__name__}: expected a list, one part an image")
     if not len(images) or not len(images) == len(captions) == len(verdicts):
         counts = f"{len(images)} images, {len(captions)} captions, {len(verdicts)} verdicts"
         raise ValueError(f"sample_grid: {counts}: expected as many of each, at least one")
     for place, caption in enumerate(captions):
         checked(f"caption {place}", caption, str)
+    for place, verdict in enumerate(verdicts):
+        checked(f"verdict {place}", verdict, bool)
     pictures = [_picture(image, place) for place, image in enumerate(images)]
     columns = panels_across(len(images), 6, 1.0)
     rows = -(-len(images) // columns)

@@ -97,11 +97,11 @@ def checked(
             raise ValueError(f"{name} is empty: expected {_expected(kinds, limits, remedy)}")
         parts = found if get_origin(each) is not None and isinstance(found, tuple) else (found,)
         if not parts or not all(_within(part, **limits) for part in parts):
-            raise ValueError(f"{name} is {_shown(value)}: expected {_expected(kinds, limits, remedy)}")
+            raise ValueError(f"{name} is {shown(value)}: expected {_expected(kinds, limits, remedy)}")
         return found
     if names:
         raise unknown(name, value, names)
-    raise TypeError(f"{name} is {_shown(value)}: expected {_expected(kinds, limits, remedy)}")
+    raise TypeError(f"{name} is {shown(value)}: expected {_expected(kinds, limits, remedy)}")
 
 
 def option(default: Any, about: str, allowed: Mapping[str, Any] | None = None, **settings: Any) -> Any:
@@ -214,11 +214,15 @@ def file_name(name: str, value: Any) -> Path:
     TypeError
         It is neither.
     ValueError
-        It is empty, or holds a zero byte.
+        It is empty, or holds a zero byte or half of a character.
     """
     path = checked(name, value, FileName, filled=True)
     if "\0" in (text := os.fspath(path)):
-        raise ValueError(f"{name} is {_shown(text)}: expected a path, which holds no zero byte")
+        raise ValueError(f"{name} is {shown(text)}: expected a path, which holds no zero byte")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is {shown(text)}: expected a path, which holds no half of a character") from None
     return Path(path)
 
 
@@ -246,7 +250,7 @@ def folder_name(name: str, value: Any) -> Path:
     """
     path = file_name(name, value)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{name} is {_shown(str(value))}, which is a file: name a folder")
+        raise ValueError(f"{name} is {shown(str(value))}, which is a file: name a folder")
     return path
 
 
@@ -275,7 +279,7 @@ def unknown(what: str, value: object, known: Iterable[str]) -> ValueError:
     names = [str(name) for name in known]
     near = get_close_matches(str(value).lower(), [name.lower() for name in names], 1) if isinstance(value, str) else []
     said = f"; the nearest is {next(name for name in names if name.lower() == near[0])!r}" if near else ""
-    return ValueError(f"unknown {what} {_shown(value)}: expected one of {', '.join(names)}{said}")
+    return ValueError(f"unknown {what} {shown(value)}: expected one of {', '.join(names)}{said}")
 
 
 def _as_kind(value: Any, kind: Any) -> Any:
@@ -293,6 +297,8 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return _as_float(value)
     if isinstance(origin, type) and issubclass(tuple, origin):  # Sequence[X], tuple[X, ...]
         return _as_tuple(value, [part for part in get_args(kind) if part is not Ellipsis])
+    if isinstance(value, np.ndarray) and not value.ndim and origin is not np.ndarray and kind is not np.ndarray:
+        return _WRONG  # numpy calls it an iterable
     return value if isinstance(value, origin or kind) else _WRONG
 
 
@@ -308,6 +314,8 @@ def _as_float(value: Any) -> Any:
 def _as_tuple(value: Any, kinds: Sequence[Any]) -> Any:
     """Return a sequence as a tuple of parts that are each of the kind, or of their own kinds."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | np.ndarray):
+        return _WRONG
+    if isinstance(value, np.ndarray) and not value.ndim:
         return _WRONG
     kinds = [*kinds] * len(value) if len(kinds) == 1 else kinds
     if len(kinds) != len(value):
@@ -362,9 +370,9 @@ def _in_words(kind: Any, limits: Mapping[str, float | None]) -> str:
     return f"{said} {' and '.join(ends)}" if ends else said
 
 
-def _shown(value: object) -> str:
-    """Return a value in a message: on one line, and short."""
+def shown(value: object) -> str:
+    """Return a value as messages show it: on one line, short, and without the address of an object."""
     if isinstance(value, str | int | float | bool | NoneType | Path) and len(repr(value)) < 100:
         return repr(value)
     short = " ".join(reprlib.repr(value).split())
-    return short if len(short) < 100 else f"a {type(value).__name__}"
+    return f"a {type(value).__name__}" if len(short) >= 100 or "<" in short else short

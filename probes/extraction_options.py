@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .arguments import checked
+from .arguments import checked, file_name, shown
 
 FORMATS = ("float32", "float16", "bfloat16")  # of features that are kept, as torch names them
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
@@ -49,7 +49,7 @@ def checked_times(timesteps: Any) -> tuple[float, ...]:
             raise TypeError
         times = tuple(float(time) for time in listed)
     except (TypeError, ValueError):
-        raise ValueError(f"timesteps is {timesteps!r}: expected a sequence of numbers, such as (0.5,)") from None
+        raise ValueError(f"timesteps is {shown(timesteps)}: expected a sequence of numbers, such as (0.5,)") from None
     if not all(0 < t <= 1 for t in times):
         raise ValueError(f"timesteps {times} must lie in 0 (clean image, excluded) to 1 (noise)")
     return times
@@ -173,19 +173,24 @@ class ExtractionOptions:
 
     def __post_init__(self) -> None:
         for name in ("joint", "special", "sinks", "cleaned", "check"):
-            checked(name, getattr(self, name), bool)
+            object.__setattr__(self, name, checked(name, getattr(self, name), bool))
         checked("task", self.task, str | None, known=TASKS)
-        checked("batch_size", self.batch_size, int, least=1)
+        object.__setattr__(self, "batch_size", checked("batch_size", self.batch_size, int, least=1))
         checked("precision", self.precision, str | None, known=PRECISIONS)
-        checked("store", self.store, str | os.PathLike | None, remedy="it is the folder that features are written to")
+        if self.store is not None:
+            file_name("store", self.store)
         checked("tokens", self.tokens, Mapping | None, remedy="name tokens by modality, as {'text': slice(1, None)}")
-        checked("generate", self.generate, int | Mapping | None, least=1, remedy="it is a number of new tokens")
-        checked("calls", self.calls, int | str | None, least=1, known=("all",))
+        generate = checked(
+            "generate", self.generate, int | Mapping | None, least=1, remedy="it is a number of new tokens"
+        )
+        object.__setattr__(self, "generate", generate)
+        object.__setattr__(self, "calls", checked("calls", self.calls, int | str | None, least=1, known=("all",)))
         check_pooling(self.pooling)
         object.__setattr__(self, "timesteps", checked_times(self.timesteps))
         name = str(self.dtype).removeprefix("torch.")
         if name not in FORMATS:
-            raise ValueError(f"dtype is {self.dtype}: expected torch.float32, float16 or bfloat16")
+            given = self.dtype if isinstance(self.dtype, str) else shown(self.dtype)
+            raise ValueError(f"dtype is {given}: expected torch.float32, float16 or bfloat16")
         object.__setattr__(self, "dtype", name)
         if self.generate is not None and (self.joint or self.timesteps):
             raise ValueError("written tokens have no joint pass and no timesteps: leave joint and timesteps out")

@@ -8,17 +8,18 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from .files import remove_all_partial_files
+from .single_contexts import single_context
 
 LOCK = ".writing"  # in the folder, while somebody writes it
 _held: dict[Path, int] = {}  # the thread of this process that writes each folder
 
 
-@contextmanager
+@single_context
 def writing(folder: str | os.PathLike[str], complete: bool = False) -> Iterator[None]:
     """Keep other writers out of a folder inside the block.
 

@@ -20,8 +20,8 @@ FOLDER = 12
 # What each part may import: those to its left, of the same row none. In probes and models the parts are folders.
 ORDER = {
     "probes": [
-        "arguments file_formats files notebook_views private_names tensor_files",
-        "comparison_options extraction_options folder_locks",
+        "arguments file_formats files notebook_views private_names single_contexts tensor_files",
+        "comparison_options extraction_options folder_locks text_lists",
         "workers", "hooks metrics", "fingerprints stimuli features", "subjects similarity", "reading",
         "extraction curves",
         "checks evidence", "plans",

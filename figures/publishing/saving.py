@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...probes.arguments import checked
+from ...probes.arguments import checked, file_name
 from ...probes.files import write_atomically
 from .curve_descriptions import kept
 from .drawn import EMBEDDED, drawn_into
@@ -86,7 +86,7 @@ def save(
         raise TypeError(f"save: expected a matplotlib Figure, got {type(figure).__name__}")
     checked("dpi", dpi, float, least=1, most=2400)
     checked("provenance", provenance, Mapping | None)
-    path = Path(checked("path", path, str | os.PathLike))
+    path = file_name("path", path)
     if not path.name or path.is_dir():
         raise ValueError(f"save: the path {str(path)!r} is a folder: name a file, such as curves.pdf")
     formats = [path.suffix[1:].lower()] if path.suffix else list(FORMATS)

@@ -44,6 +44,23 @@ LETTERS = {
 }
 
 
+class _Drawing(ExitStack):
+    """Hold what is put back when a drawing for a venue ends, and refuse to begin it again."""
+
+    ended = False
+
+    def __enter__(self) -> _Drawing:
+        if self.ended:
+            raise RuntimeError(
+                "this paper was left before, and figures are drawn for the screen again: call paper again"
+            )
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> bool:
+        self.ended = True
+        return bool(super().__exit__(*error))
+
+
 def paper(venue: str, columns: int = 1, *, width: float | None = None, letters: bool = False) -> ExitStack:
     """Draw all figures for a venue's paper: its width, letters of 7 to 9 points like those of its text, TrueType fonts.
 
@@ -104,7 +121,7 @@ def paper(venue: str, columns: int = 1, *, width: float | None = None, letters: 
     inches = width or inches
     page = Page(venue, columns, inches, letters, {**LETTERS, "figure.figsize": (inches, 0.62 * inches)})
     settings: dict[str, Any] = {**rc_params_from_file(STYLE, use_default_template=False), **page.settings}
-    undo = ExitStack()
+    undo = _Drawing()
     undo.callback(set_page, current_page())
     undo.callback(mpl.rcParams.update, {name: mpl.rcParams[name] for name in settings})
     set_page(page)

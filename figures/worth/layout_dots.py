@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...probes.arguments import checked
 from ..publishing.drawn import Drawn, remember
 from ..publishing.line_names import legend_below
 from ..publishing.page import current_page, is_narrow, page_height, page_width, points
@@ -55,6 +56,7 @@ def layout_outcomes(
     >>> table = table.assign(worth_low=table.worth - 0.1, worth_high=table.worth + 0.1)
     >>> figure = figures.layout_outcomes(table, {"worth": "worth"})
     """
+    checked("outcomes", outcomes, Mapping, remedy="pass the title of each column, as {'worth': 'worth'}")
     ends = [f"{name}_{end}" for name in outcomes for end in ("low", "high")]
     table = need(table, ["layout", "seeds", *outcomes, *ends], "layout_outcomes", "studies/claims")
     table = table if "pair" in table else table.assign(pair="")

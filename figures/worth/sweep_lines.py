@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...probes.arguments import checked
 from ..publishing.drawn import Drawn, remember
 from ..publishing.page import is_narrow, page_height, page_width, points
 from ..style import QUIET, YES, heading, need, panels, styled
@@ -57,6 +58,7 @@ def outcome_sweep(
     >>> table = table.assign(loss_low=table.loss - 0.02, loss_high=table.loss + 0.02)
     >>> figure = figures.outcome_sweep(table, "fork", {"loss": "drawing loss"}, "shared blocks", {"split": (2, 1, 3)})
     """
+    checked("outcomes", outcomes, Mapping, remedy="pass the title of each column, as {'worth': 'worth'}")
     ends = [f"{name}_{end}" for name in outcomes for end in ("low", "high")]
     table = need(table, [by, "seeds", *outcomes, *ends], "outcome_sweep", "studies/claims").sort_values(by)
     if table[by].duplicated().any():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ...probes.plans.bridge_plan import BridgePlan
 from ...probes.private_names import parameters_of
+from ...probes.single_contexts import single_context
 from ..experts.downloads import weights
 from ..experts.opening import OWN, open_expert
 from ..fusion.fused_model import FusedModel
@@ -41,7 +41,7 @@ class PlannedModel(FusedModel):
         return []
 
 
-@contextmanager
+@single_context
 def opened_experts(given: tuple[Any, Any], dtype: torch.dtype, trained: str) -> Iterator[list[Any]]:
     """Open two experts for a training step that is computed, and leave those of the caller as they were.
 

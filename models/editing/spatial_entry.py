@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ...probes.single_contexts import single_context
 
 
 class SpatialEntry(nn.Module):
@@ -81,7 +82,7 @@ class SpatialEntry(nn.Module):
         with torch.no_grad():
             return embedding(source) - embedding(torch.zeros_like(source[:1]))
 
-    @contextmanager
+    @single_context
     def adding(self, embedded: Tensor) -> Iterator[None]:
         """Add a source to what the generator embeds while the context lasts.
 

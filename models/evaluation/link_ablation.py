@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from ...probes.arguments import check_arguments, checked
 from ...probes.hooks.model_state import evaluating
 from ...probes.similarity.intervals import mean_interval
+from ...probes.single_contexts import single_context
 from ...probes.stimuli.controls import noise_for
 from ...probes.stimuli.stimulus_set import Stimuli
 from ..fusion.fused_model import FusedModel
@@ -50,7 +50,7 @@ class _Effects(NamedTuple):
     loss: np.ndarray
 
 
-@contextmanager
+@single_context
 def broken(fused: FusedModel, links: Iterable[int]) -> Iterator[None]:
     """Disable bridges while the context lasts.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ...probes.arguments import checked
 from ...probes.hooks.attention_calls import AttentionCall
 from ...probes.plans.bridge_plan import BridgePlan
+from ...probes.single_contexts import single_context
 from ..bridges.bridge import KeysValues, Visibility
 from ..bridges.registry import BRIDGES, check_plan
 from ..towers.attention_masks import SequencePlaces, text_after, visible
@@ -261,7 +261,7 @@ class Fusion(nn.Module):
         nothing = KeysValues(mine.key[:, :, :0], mine.value[:, :, :0])
         return bridge("attend", 0, own, mine, nothing, Visibility(visible(places, places)))
 
-    @contextmanager
+    @single_context
     def reading(
         self, states: UnderstandingStates, places: tuple[SequencePlaces, SequencePlaces] | None = None
     ) -> Iterator[None]:

@@ -8,13 +8,14 @@ tower is visited: the one that is given what it will compute again, and the one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import torch
 from torch.utils import checkpoint as torch_checkpoint
 
 from ...probes.private_names import CHECKPOINT_GENERATOR
+from ...probes.single_contexts import single_context
 
 LATER, REENTRANT = CHECKPOINT_GENERATOR, "CheckpointFunction"
 ORIGINALS = {name: getattr(torch_checkpoint, name) for name in (LATER, REENTRANT)}
@@ -55,7 +56,7 @@ class Listener(Protocol):
 _listeners: list[Listener] = []
 
 
-@contextmanager
+@single_context
 def hearing(listener: Listener) -> Iterator[None]:
     """Let a listener hear of the regions that are checkpointed while the context lasts.
 
@@ -126,7 +127,7 @@ def _caches_as_now(
     kept = {id(cache): cache for cache in _caches([*args, *kwargs.values(), *cells])}.values()
     then = [(cache.layers, list(cache.layers), [dict(vars(layer)) for layer in cache.layers]) for cache in kept]
 
-    @contextmanager
+    @single_context
     def as_then() -> Iterator[None]:
         now = [(layers, list(layers), [dict(vars(layer)) for layer in layers]) for layers, _, _ in then]
         _put_back(then)

@@ -24,6 +24,7 @@ from ...probes.private_names import (
     _pop_torch_function_stack,
     _push_on_torch_function_stack,
 )
+from ...probes.single_contexts import single_context
 from .checkpointing import hearing
 from .tower import BlockWidths, SelfAttention, Tower, Visit
 
@@ -33,7 +34,7 @@ MASKS = ("attention_mask", "hidden_states_mask", "key_padding_mask")
 _again: ContextVar[tuple[_Pass, ...]] = ContextVar("again", default=())
 
 
-@contextmanager
+@single_context
 def visiting(tower: Tower, visits: Mapping[int, Visit], inside: bool = False) -> Iterator[None]:
     """Pass blocks' states to visits, which may replace them, while the context lasts.
 
@@ -168,7 +169,7 @@ class _Pass:
         self.learning = False  # whether the pass has gradients
         self.without_gradients = False  # whether a region runs whose gradients are taken later
 
-    @contextmanager
+    @single_context
     def attach(self) -> Iterator[None]:
         """Hang the hooks on the model while the context lasts."""
         model = self.tower.model
@@ -312,7 +313,7 @@ class _Pass:
             running = None  # this tower waits in lockstep, and the region is another's
         return partial(self._recomputing, running, self.masks)
 
-    @contextmanager
+    @single_context
     def reentrantly(self) -> Iterator[None]:
         """Note that blocks run without gradients, to be computed again with gradients later."""
         with ExitStack() as stack:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import check_names, checked
+from ..arguments import check_names, file_name
 from ..extraction_options import ExtractionOptions
 from ..features.features import Features
 from ..features.store import is_complete, read_ending, write_index
@@ -193,7 +193,7 @@ def extract_with(subject: Subject, stimuli: Stimuli, options: ExtractionOptions)
     """
     if options.store is None:
         return prepare_job(subject, stimuli, options).features(fresh=True)
-    folder = Path(checked("store", options.store, str | os.PathLike, remedy="it is the folder to write"))
+    folder = file_name("store", options.store)
     with Processes(ranks_of(*modules_of(subject).values())) as ranks, ExitStack() as held:
         job = prepare_job(subject, stimuli, options)
         if ranks.leads and ranks.worker == 0:
@@ -248,7 +248,7 @@ def extract_cached(folder: Path, subject: Subject, stimuli: Stimuli, **options: 
     >>> extract_cached(Path("runs"), dit, stimuli, timesteps=(0.5,))["image"].timesteps
     (0.5,)
     """
-    folder = Path(checked("folder", folder, str | os.PathLike))
+    folder = file_name("folder", folder)
     check_names("option of extract", options, [each.name for each in fields(ExtractionOptions) if each.name != "store"])
     asked = ExtractionOptions(**options)
     provenance = json.dumps(prepare_job(subject, stimuli, asked).provenance, sort_keys=True)

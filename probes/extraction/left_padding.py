@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from ..single_contexts import single_context
 
 # Families whose states shift under left padding that only a mask tells, by their `model_type`. With position_ids the
 # first are right, the recurrent ones never.
@@ -18,7 +19,7 @@ ABSOLUTE = {
 RECURRENT = {"recurrent_gemma", "rwkv", "xlstm"}
 
 
-@contextmanager
+@single_context
 def warning_of_left_padding(model: nn.Module, name: str) -> Iterator[None]:
     """Warn, while the context lasts, where a model is given inputs whose padding shifts its states.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import shown
 from ..extraction_options import ExtractionOptions, checked_times
 from ..features.layer_features import ALLOWED
 from ..fingerprints.described_values import describe, digest
@@ -127,11 +128,25 @@ def fitted(options: ExtractionOptions, subject: Subject) -> ExtractionOptions:
             f"tokens of {unknown[0]!r} are chosen: expected some of {', '.join(subject.modalities)}, as "
             f"{subject.name} has them"
         )
+    for modality, chosen in (options.tokens or {}).items():
+        _check_chosen(f"tokens[{modality!r}]", chosen)
     if dispatched(subject.model) and options.device != "auto":
         raise ValueError(f"accelerate has laid out {subject.name} over devices: leave device at 'auto'")
     return replace(
         options, task=task, layers=tuple(layer_paths(subject, options.layers)), tokens=dict(options.tokens or {})
     )
+
+
+def _check_chosen(name: str, chosen: Any) -> None:
+    """Raise TypeError for what chooses no tokens."""
+    if isinstance(chosen, slice):
+        return
+    try:
+        found = torch.as_tensor(chosen)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = torch.empty(0)
+    if found.ndim != 1 or found.is_meta or found.is_floating_point() or found.is_complex():
+        raise TypeError(f"{name} is {shown(chosen)}: expected a slice, positions or a mask of True and False")
 
 
 def recorded(options: ExtractionOptions) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..extraction_options import FORMATS, TASKS
 from ..notebook_views import table_view
 
@@ -268,6 +269,8 @@ class LayerFeatures:
         ------
         ValueError
             There is no such layer, or the depth lies outside 0 to 1.
+        TypeError
+            It is neither a name nor a number.
 
         See Also
         --------
@@ -278,7 +281,7 @@ class LayerFeatures:
         >>> text = features["text"]
         >>> text.at_layer("5"), text.at_layer(5), text.at_layer("last"), text.at_layer(-1), text.at_layer(0.5)
         """
-        name = self._named(layer)
+        name = self._named(checked("layer", layer, str | int | float))
         values = self.layer(name).unsqueeze(int(self.swept))
         index = self.layers.index(name)
         return replace(
@@ -320,7 +323,10 @@ class LayerFeatures:
         ------
         ValueError
             The timestep was not swept.
+        TypeError
+            It is no number.
         """
+        timestep = checked("timestep", timestep, float)
         for index, known in enumerate(self.timesteps):
             if abs(known - timestep) < 1e-6:
                 values: Any = self.__dict__.get("values", self.__dict__.get("_reader"))

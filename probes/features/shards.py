@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import write_atomically
+from ..single_contexts import single_context
 from ..tensor_files import KEY, hash_tensor
 from .checksums import check_tensor, known, remember, seal
 
@@ -178,7 +178,7 @@ def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], st
     return {name: (tuple(tensor.shape), NAMES.get(tensor.dtype, "I64")) for name, tensor in tensors.items()}
 
 
-@contextmanager
+@single_context
 def open_shard(path: Path) -> Iterator[Any]:
     """Open a shard for reading, if it is a safetensors file. Nothing is ever unpickled.
 

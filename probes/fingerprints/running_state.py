@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..hooks.parallel_models import ranks_of
+from ..single_contexts import single_context
 from .described_values import digest
 from .model_description import describe_parts
 from .preprocessing_hash import preprocessing_of
@@ -97,7 +98,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest(describe_model(model) | {"revision": None})
 
 
-@contextmanager
+@single_context
 def within_passes(
     *models: nn.Module, subject: Any = None, described: Mapping[str, Any] | None = None
 ) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..private_names import _len_torch_function_stack
+from ..single_contexts import single_context
 from .block_outputs import named_inputs
 from .block_stacks import find_block
 
@@ -203,7 +203,7 @@ class BlockIntercept:
         self._by_name.__exit__()
 
 
-@contextmanager
+@single_context
 def intercepted(model: nn.Module, visits: Mapping[str, Callable[[dict[str, Any]], AttentionVisit]]) -> Iterator[None]:
     """Pass each named block's calls of attention to a visit while the context lasts.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..arguments import checked
 from ..private_names import _current_graph_task_id
+from ..single_contexts import single_context
+from ..text_lists import listed_texts
 from .block_outputs import (
     AmbiguousStreams,
     State,
@@ -34,7 +36,6 @@ from .run_errors import LayerNeverRan, LayerRanAgain, PassRecord, may_run_again,
 EMBEDDINGS = "embeddings"  # the hidden state that enters the first block
 READINGS: list[_Reading] = []  # those that are open: one inside another must not end the pass of the outer one
 Keep = Callable[[str, str | None, Tensor], Any]
-
 __all__ = ["EMBEDDINGS", "Keep", "LayerNeverRan", "LayerRanAgain", "capture"]
 
 
@@ -45,7 +46,7 @@ class _StopForward(BaseException):
     """
 
 
-@contextmanager
+@single_context
 def capture(
     model: nn.Module,
     layers: Sequence[str],
@@ -93,8 +94,8 @@ def capture(
         An argument is of another kind, a path is unknown, outputs of one shape cannot be told apart, or a parallel
         model's ranks hold parts of a state that cannot be put together.
     RuntimeError
-        A block ran more often than `calls`, or never; or a diffusers cache is on, whose blocks return states of other
-        steps.
+        A block ran more often than `calls`, or never; a diffusers cache is on, whose blocks return states of other
+        steps; or the context was entered before.
 
     See Also
     --------
@@ -110,9 +111,8 @@ def capture(
     torch.Size([1, 4, 128])
     """
     checked("model", model, nn.Module, remedy="pass a torch module")
-    if wrong := [paths for paths in (layers, sites) if isinstance(paths, str) or not isinstance(paths, Iterable)]:
-        raise TypeError(f"layers is {wrong[0]!r}: expected a list of paths, as find_stacks lists them; so is sites")
-    layers, sites = list(layers), list(sites)
+    layers = listed_texts("layers", layers, "a list of paths, as find_stacks lists them")
+    sites = listed_texts("sites", sites, "a list of paths of modules")
     checked("keep", keep, Callable | None, remedy="it takes (path, stream, state)")
     checked("stop", stop, bool)
     checked("calls", calls, int | str, least=1, known=("all",))

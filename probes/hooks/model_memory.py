@@ -6,7 +6,6 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..private_names import DIFFUSERS_HOOK, KEPT_BY_TORCH, STATEFUL, buffers_of, parameters_of, version_of
+from ..single_contexts import single_context
 from .model_state import OFFLOADING, walk
 
 PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
@@ -50,7 +50,7 @@ class _Known:
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 
-@contextmanager
+@single_context
 def forgetting(model: nn.Module, whole: bool = True) -> Iterator[None]:
     """Put back, at the end, what a pass changes in a model's attributes.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from ..private_names import ACCELERATE_HOOK, DIFFUSERS_HOOK, children_of, parameters_of
+from ..single_contexts import single_context
 
 OFFLOADING = (ACCELERATE_HOOK, DIFFUSERS_HOOK)  # by which accelerate and diffusers hook modules that they move
 
@@ -56,7 +56,7 @@ def hooked(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if first in module.__dict__ or second in module.__dict__]
 
 
-@contextmanager
+@single_context
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Keep modules in evaluation mode while the context lasts.
 
@@ -77,7 +77,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-@contextmanager
+@single_context
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Let no parameter of modules require gradients while the context lasts.
 

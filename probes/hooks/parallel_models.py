@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..private_names import MESH, PARALLEL_CONFIG, PIPELINE_STAGE, buffers_of, parameters_of
+from ..single_contexts import single_context
 from .model_state import walk
 
 ALIKE = 1e-2  # of the largest value: ranks that hold one state may differ in rounding, parts of it differ by far more
@@ -231,7 +231,7 @@ class StateGathering:
         )
 
 
-@contextmanager
+@single_context
 def no_buffer_broadcasts(*modules: nn.Module) -> Iterator[None]:
     """Keep DistributedDataParallel from broadcasting buffers before a pass: ranks run passes of unlike number.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..single_contexts import single_context
 from .block_outputs import named_inputs
 from .block_stacks import find_block
 
 
-@contextmanager
+@single_context
 def skipping(model: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
     """Give back, in place of each state that a block returns, the state that it was given, while the context lasts.
 

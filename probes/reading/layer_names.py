@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from ..arguments import shown
 from ..hooks.capturing import EMBEDDINGS
 from ..subjects.subject import Subject
 from .sites import find_site
@@ -34,9 +35,12 @@ def layer_paths(subject: Subject, layers: Sequence[str] | None) -> dict[str, str
     known = {EMBEDDINGS: EMBEDDINGS} | {str(number): path for number, path in enumerate(subject.blocks)}
     if layers is None:
         return known
-    named = isinstance(layers, Iterable) and not isinstance(layers, str | bytes | Mapping) and layers
-    if not named or not all(isinstance(name, str | int) and not isinstance(name, bool) for name in layers):
-        raise ValueError(f"layers is {layers!r}: expected a list of names such as ['embeddings', '7']")
+    try:
+        named = [] if isinstance(layers, str | bytes | Mapping) else list(layers)
+    except TypeError:  # no iterable, or an array without an axis
+        named = []
+    if not named or not all(isinstance(name, str | int) and not isinstance(name, bool) for name in named):
+        raise ValueError(f"layers is {shown(layers)}: expected a list of names such as ['embeddings', '7']")
     names = {path: name for name, path in known.items()}
     paths = {}
     for asked in dict.fromkeys(str(name) for name in layers):

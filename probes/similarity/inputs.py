@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +14,13 @@ from ..features.layer_features import LayerFeatures
 from ..features.plain_arrays import as_tensor, check_finite
 from ..metrics import METRICS
 from ..metrics.metric import Array
+from ..single_contexts import single_context
 
 Layers = list[Tensor]  # (sample, dim) each
 Stack = LayerFeatures | Tensor | Array | Sequence[Tensor | Array]
 
 
-@contextmanager
+@single_context
 def full_precision() -> Iterator[None]:
     """Compute float32 products in float32 inside the block, without autocast, TF32 or gradients.
 

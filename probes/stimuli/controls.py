@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..comparison_options import check_comparison
+from ..text_lists import listed_texts
 from .stimulus_set import Stimuli, with_texts
 
 
@@ -133,7 +134,17 @@ def noise_for(ids: Sequence[str], shape: tuple[int, ...]) -> Tensor:
     -------
     torch.Tensor
         (stimulus, *shape), float32.
+
+    Raises
+    ------
+    TypeError
+        The ids are no texts, or the shape holds no whole numbers.
+    ValueError
+        There are no ids, or the shape is empty or holds a number below 1.
     """
+    if not (ids := listed_texts("ids", ids, "a list of the ids of stimuli")):
+        raise ValueError("ids is empty: expected the id of each stimulus")
+    shape = checked("shape", shape, Sequence[int], least=1)
     seeds = [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") for i in ids]
     return torch.from_numpy(
         np.stack([np.random.default_rng(s).standard_normal(shape, dtype=np.float32) for s in seeds])

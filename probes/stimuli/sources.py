@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
-from ..arguments import checked
+from ..arguments import checked, file_name
 from .images import deep_colours, to_rgb, too_deep
 from .picture_sets import PICTURE_SETS, REMEDY, fetched
 from .records import (
@@ -121,6 +121,8 @@ def load_stimuli(
     for column, given_name in (("image", image), ("text", text), ("id", id)):
         checked(column, given_name, str | None, remedy="it is the name of a column")
     checked("root", root, str | Path | None, remedy="it is the folder that paths of images begin at")
+    if root is not None:
+        file_name("root", root)
     chosen = {"image": image, "text": text, "id": id}
     if isinstance(source, str) and (source == "noto" or source in PICTURE_SETS):
         if given := [name for name, value in (chosen | {"root": root}).items() if value is not None]:

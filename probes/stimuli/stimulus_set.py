@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, overload
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..arguments import checked, unknown
+from ..arguments import checked
 from ..notebook_views import table_view, thumbnails
 from .images import to_rgb
 from .parts import PARTS, part_of
@@ -144,6 +144,7 @@ class Stimuli(Sequence[Stimulus]):
     def __getitem__(self, index: int | slice) -> Stimulus | Stimuli:
         if isinstance(index, slice):
             return Stimuli(self._entries[index], self.name)
+        checked("index", index, int, remedy="it is the place of a stimulus, or a slice of places")
         image, text, id, _, shows, *_ = self._entries[index]
         if not isinstance(image, Image.Image):
             image = image()
@@ -217,8 +218,7 @@ class Stimuli(Sequence[Stimulus]):
         1,392 pairs of 'noto': 963 train, 150 evidence, 148 validation, 131 test
         Stimuli('noto-evidence', 150 samples, digest 252b9ef4bde2)
         """
-        if name not in PARTS:
-            raise unknown("part", name, PARTS)
+        checked("part", name, str, known=PARTS)
         parts = self.parts
         counts = ", ".join(f"{parts.count(part):,} {part}" for part in PARTS)
         if name not in parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from inspect import signature
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..hooks.model_state import dispatched, evaluating
 from ..hooks.parallel_models import no_buffer_broadcasts
+from ..single_contexts import single_context
 from ..stimuli.stimulus_set import Stimulus
 from .entering_states import ResidualStreams
 from .input_changes import data_inputs
@@ -186,7 +186,7 @@ def denoised_modalities(
     return declared
 
 
-@contextmanager
+@single_context
 def prepared(subject: Subject, device: str) -> Iterator[None]:
     """Keep a subject in evaluation mode, on a device, while the context lasts.
 

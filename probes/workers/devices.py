@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, shown
 
 
 def local_device() -> str:
@@ -45,7 +45,7 @@ def chosen_device(device: str | torch.device) -> str:
     try:
         found = torch.device(checked("device", device, str | torch.device))
     except (RuntimeError, TypeError):
-        raise ValueError(f"device is {device!r}: expected 'auto', or one such as 'cpu' or 'cuda:1'") from None
+        raise ValueError(f"device is {shown(device)}: expected 'auto', or one such as 'cpu' or 'cuda:1'") from None
     if found.type == "meta":
         raise ValueError("device is 'meta', which holds no values: expected 'auto', or one such as 'cpu' or 'cuda:1'")
     if found.type == "cuda" and not torch.cuda.is_available():

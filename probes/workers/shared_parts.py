@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..files import cause_of, write_atomically, write_json
 from ..folder_locks import writing
+from ..single_contexts import single_context
 from ..tensor_files import hash_json, hash_tensor, read_sealed, read_tensors, sealed, with_seal
 from .processes import Processes
 
@@ -157,7 +158,7 @@ def is_shared() -> bool:
     return _shared.get() is not None
 
 
-@contextmanager
+@single_context
 def as_worker(worker: int, workers: int) -> Iterator[None]:
     """Make this process one of several workers inside the block, which torchrun did not start.
 

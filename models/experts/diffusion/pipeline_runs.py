@@ -8,7 +8,6 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ....probes.private_names import FORWARD_HOOKS, FORWARD_PRE_HOOKS, GUIDANCE
+from ....probes.single_contexts import single_context
 from .prompt_words import EncoderCall, mapped
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -101,7 +101,7 @@ def run_pipeline(
         pass
 
 
-@contextmanager
+@single_context
 def quiet_about_cuts() -> Iterator[None]:
     """Keep diffusers from saying in every batch which words are cut off: `extract` says it once, with the stimuli."""
     handlers = list(logging.getLogger("diffusers").handlers)
@@ -118,7 +118,7 @@ def quiet_about_cuts() -> Iterator[None]:
             handler.removeFilter(is_other)
 
 
-@contextmanager
+@single_context
 def encoders_read(pipe: Any) -> Iterator[list[EncoderCall]]:
     """Collect what a pipeline's text encoders read.
 

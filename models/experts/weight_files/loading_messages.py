@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
+
+from ....probes.single_contexts import single_context
 
 BAR = "Loading"  # how the bars of weights, shards and parts of a pipeline begin; bars of downloads begin otherwise
 NOTICE = "requires torchvision (not installed)"
 
 
-@contextmanager
+@single_context
 def quiet_loading() -> Iterator[None]:
     """Hide bars of weights, and notices that torchvision is missing, within a context.
 

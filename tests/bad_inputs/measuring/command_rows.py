@@ -24,6 +24,12 @@ ROWS = [
         ("a missing table", ["extract", "scenes-dit", "{here}/a.csv", "{here}/out"], ["a.csv"], "missing"),
         ("a limit of 0", ["extract", "scenes-dit", "noto", "{here}/out", "--limit", "0"], ["limit is 0"], "range"),
         ("half a limit", ["extract", "scenes-dit", "noto", "{here}/out", "--limit", "1.5"], ["--limit", "int"], "type"),
+        (
+            "a batch of 0",
+            ["extract", "scenes-dit", "noto", "{here}/o", "--batch-size", "0"],
+            ["batch_size is 0"],
+            "range",
+        ),
         ("an unknown part", ["extract", "scenes-dit", "noto", "{here}/o", "--part", "tset"], ["'test'"], "name"),
         (
             "batches of a word",
@@ -80,6 +86,7 @@ ROWS = [
     *rows_of(
         "bridgework choose",
         ("an unknown rule", ["choose", store(), store(), "{here}/p.json", "--rule", "erly"], ["is 'early'"], "name"),
+        ("a k below 0", ["choose", store(), store(), "{here}/p.json", "--k", "-1"], ["k is -1", "at least 1"], "range"),
         ("no bridges", ["choose", store(), store(), "{here}/p.json", "--bridges", "0"], ["bridges is 0"], "range"),
         ("too many bridges", ["choose", store(), store(), "{here}/p.json", "--bridges", "9"], ["from 1 to 2"], "range"),
         ("an unknown layout", ["choose", store(), store(), "{here}/p.json", "--layout", "Z"], ["layout 'Z'"], "name"),
@@ -118,6 +125,12 @@ ROWS = [
     *rows_of(
         "bridgework report",
         ("a missing folder", ["report", "scenes-vlm", "scenes-dit", "{here}/a.csv", "{here}/o"], ["a.csv"], "missing"),
+        (
+            "two venues' columns",
+            ["report", "scenes-vlm", "scenes-dit", "noto", "{here}/o", "--columns", "3"],
+            ["columns is 3", "from 1 to 2"],
+            "range",
+        ),
         (
             "a limit of -1",
             ["report", "scenes-vlm", "scenes-dit", "noto", "{here}/o", "--limit", "-1"],

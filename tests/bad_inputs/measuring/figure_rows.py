@@ -32,10 +32,19 @@ def tables(**others):
     return figures.causal_evidence(**{"attribution": 3, "attention": 3, "conflict": 3} | others)
 
 
+def drawn_again() -> None:
+    drawing = figures.paper("cvpr")
+    for _ in range(2):
+        with drawing:
+            pass
+
+
 ROWS = [
     *rows_of(
         "alignment_curves",
         ("a path", lambda: figures.alignment_curves("curve.csv"), ["alignment_curves", "DataFrame"], "type"),
+        ("a number as a title", lambda: figures.alignment_curves(curve(), 3), ["title is 3", "a text"], "type"),
+        ("overlay as a text", lambda: figures.alignment_curves(curve(), overlay="no"), ["overlay is 'no'"], "type"),
         ("an empty table", lambda: figures.alignment_curves(pd.DataFrame()), ["missing columns"], "shape"),
         ("no rows", lambda: figures.alignment_curves(curve().iloc[:0]), ["no rows"], "shape"),
         ("scores of texts", lambda: figures.alignment_curves(changed(curve(), score="x")), ["'score'"], "content"),
@@ -168,6 +177,13 @@ ROWS = [
     *rows_of(
         "save",
         ("a table", lambda here: figures.save(curve(), here / "a.pdf"), ["a matplotlib Figure"], "type"),
+        ("a path with a zero byte", lambda: figures.save(drawn(), "a\0b"), ["path is", "zero byte"], "content"),
+        (
+            "half of a character",
+            lambda: figures.save(drawn(), "\ud800.pdf"),
+            ["path is", "half of a character"],
+            "content",
+        ),
         ("an unknown format", lambda here: figures.save(drawn(), here / "a.jpg"), ["unknown format '.jpg'"], "name"),
         ("a folder", lambda here: figures.save(drawn(), here), ["is a folder", "name a file"], "file"),
         ("a number as a path", lambda: figures.save(drawn(), 3), ["path is 3", "a path"], "type"),
@@ -183,6 +199,13 @@ ROWS = [
     ),
     *rows_of(
         "paper",
+        (
+            "a drawing that ended",
+            drawn_again,
+            ["this paper was left before", "call paper again"],
+            "conflict",
+            RuntimeError,
+        ),
         ("an unknown venue", lambda: figures.paper("cvrp"), ["unknown venue", "nearest is 'cvpr'"], "name"),
         ("three columns", lambda: figures.paper("cvpr", 3), ["columns is 3"], "range"),
         ("a width of NaN", lambda: figures.paper("cvpr", width=np.nan), ["width is nan"], "finite"),
@@ -197,6 +220,19 @@ ROWS = [
         "sample_grid",
         ("no images", lambda: figures.sample_grid([], [], []), ["0 images", "at least one"], "shape"),
         ("one text", lambda: figures.sample_grid([PICTURE], "a", [True]), ["captions is a str"], "type"),
+        (
+            "a verdict that is nothing",
+            lambda: figures.sample_grid([PICTURE], ["a"], [None]),
+            ["verdict 0 is None"],
+            "type",
+        ),
+        (
+            "an array without an axis",
+            lambda: figures.sample_grid([PICTURE], np.array(3), [True]),
+            ["captions is"],
+            "shape",
+            TypeError,
+        ),
         ("a number as a caption", lambda: figures.sample_grid([PICTURE], [3], [True]), ["caption 0 is 3"], "type"),
         ("texts as images", lambda: figures.sample_grid(["a.png"], ["a"], [True]), ["image 0 is no picture"], "type"),
         ("one caption less", lambda: figures.sample_grid([PICTURE] * 2, ["a"], [True]), ["as many of each"], "shape"),
@@ -204,6 +240,12 @@ ROWS = [
     *rows_of(
         "layout_outcomes",
         ("a path", lambda: figures.layout_outcomes("layouts.csv", OUTCOMES), ["layout_outcomes", "DataFrame"], "type"),
+        (
+            "outcomes as a text",
+            lambda: figures.layout_outcomes(curve(), "worth"),
+            ["outcomes is 'worth'", "a Mapping"],
+            "type",
+        ),
         ("a curve", lambda: figures.layout_outcomes(curve(), OUTCOMES), ["missing columns layout"], "shape"),
     ),
     *rows_of(
@@ -212,6 +254,7 @@ ROWS = [
     ),
     *rows_of(
         "outcome_sweep",
+        ("outcomes as a number", lambda: figures.outcome_sweep(curve(), "rank", 3, "rank"), ["outcomes is 3"], "type"),
         (
             "nothing",
             lambda: figures.outcome_sweep(None, "rank", OUTCOMES, "rank"),

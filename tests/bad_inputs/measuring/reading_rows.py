@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -26,7 +28,7 @@ from bridgework.probes import (
     layer_of_hidden_states,
     read_hidden_states,
 )
-from bridgework.probes.hooks.run_errors import LayerRanAgain
+from bridgework.probes.hooks.run_errors import LayerNeverRan, LayerRanAgain
 from bridgework.tests.bad_inputs.frame import rows_of
 from bridgework.tests.bad_inputs.good_inputs import features, layer_features, layers, plan_file, stimuli, store, toy
 from bridgework.tests.probes.toys import Stack, Toy
@@ -50,6 +52,14 @@ def read(model, *paths, **options):
     with capture(model, *paths, **options) as taps:
         model(torch.zeros(1, 4, 6))
     return taps
+
+
+def entered_again() -> None:
+    context = capture(toy().model, BLOCKS, stop=False)
+    with suppress(LayerNeverRan), context:
+        pass
+    with context:
+        pass
 
 
 def second_turn():
@@ -90,6 +100,32 @@ ROWS = [
             lambda: asked(task="understand"),
             ["unknown task 'understand'", "the nearest is 'understanding'"],
             "name",
+        ),
+        (
+            "a task of another model",
+            lambda: asked(task="generation"),
+            ["unknown task 'generation'", "toy has"],
+            "conflict",
+        ),
+        ("a timestep beyond noise", lambda: asked(timesteps=(2.0,)), ["timesteps (2.0,)", "to 1 (noise)"], "range"),
+        ("layers as an array without an axis", lambda: asked(layers=np.array(3)), ["layers is", "a list"], "shape"),
+        (
+            "layers as a tensor",
+            lambda: asked(layers=torch.zeros(2, 3)),
+            ["layers is", "a list of names"],
+            "type",
+            ValueError,
+        ),
+        ("a function as a format", lambda: asked(dtype=len), ["dtype is", "torch.float32"], "type", ValueError),
+        ("tokens that are texts", lambda: asked(tokens={"text": ["a"]}), ["tokens['text']", "a mask"], "type"),
+        ("tokens as one number", lambda: asked(tokens={"text": 3}), ["tokens['text'] is 3", "positions"], "type"),
+        ("a store with a zero byte", lambda: asked(store="a\0b"), ["store is", "zero byte"], "content"),
+        ("a store without a name", lambda: asked(store=""), ["store is empty"], "missing"),
+        (
+            "half of a character in a store",
+            lambda: asked(store="\ud800"),
+            ["store is", "half of a character"],
+            "content",
         ),
         ("a task that is a list", lambda: asked(task=["understanding"]), ["unknown task"], "name"),
         ("timesteps of a still model", lambda: asked(timesteps=(0.5,)), ["toy takes no timesteps"], "conflict"),
@@ -147,6 +183,22 @@ ROWS = [
         ("a layer twice", lambda: read(toy().model, BLOCKS[:1] * 2), ["a layer is named twice"], "conflict"),
         ("no calls", lambda: read(toy().model, BLOCKS, calls=0), ["calls is 0", "at least 1"], "range"),
         ("a function that is a number", lambda: read(toy().model, BLOCKS, keep=3), ["keep is 3"], "type"),
+        (
+            "a context that is entered again",
+            entered_again,
+            ["this capture", "call capture again"],
+            "conflict",
+            RuntimeError,
+        ),
+        ("layers of lists", lambda: read(toy().model, [["layers.0"]]), ["layers holds", "a list of paths"], "type"),
+        ("sites that are numbers", lambda: read(toy().model, BLOCKS, sites=[3]), ["sites holds 3", "paths"], "type"),
+        (
+            "layers as an array without an axis",
+            lambda: read(toy().model, np.array(3)),
+            ["layers is"],
+            "shape",
+            TypeError,
+        ),
         ("a second turn inside another capture", second_turn, ["layers.0"], "conflict", LayerRanAgain),
     ),
     *rows_of(
@@ -263,6 +315,13 @@ ROWS = [
     ),
     *rows_of(
         "LayerFeatures",
+        (
+            "a frame as a layer",
+            lambda: layer_features().at_layer(pd.DataFrame()),
+            ["layer is", "a whole number"],
+            "type",
+        ),
+        ("a text as a timestep", lambda: layer_features().at("noon"), ["timestep is 'noon'", "finite number"], "type"),
         ("an array", lambda: layer_features(layers=("0",)), ["1 layers for 3"], "shape"),
         ("layers as one text", lambda: layer_features(layers="abc"), ["layers is 'abc'", "a tuple"], "type"),
         ("an unknown modality", lambda: layer_features("picture"), ["unknown modality 'picture'", "image"], "name"),

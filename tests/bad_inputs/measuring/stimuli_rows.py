@@ -85,6 +85,15 @@ ROWS = [
     *rows_of(
         "Stimuli",
         ("no stimuli", lambda: Stimuli([]), ["'stimuli' are empty", "at least one image"], "content"),
+        (
+            "an array without an axis",
+            lambda: Stimuli(np.array(3)),
+            ["samples is", "(image, text, id)"],
+            "shape",
+            TypeError,
+        ),
+        ("a text as a place", lambda: stimuli()["a"], ["index is 'a'", "a slice of places"], "type"),
+        ("an array as a part", lambda: stimuli().part(np.zeros(2)), ["unknown part", "train"], "type", ValueError),
         ("nothing", lambda: Stimuli(None), ["samples is None", "(image, text, id)"], "type"),
         ("a text", lambda: Stimuli("noto"), ["samples is a str", "(image, text, id)"], "type"),
         ("images alone", lambda: Stimuli([PICTURE]), ["sample 0 is a Image", "Stimulus(image, text, id)"], "type"),

@@ -158,6 +158,14 @@ def page() -> Page:
     return found
 
 
+def test_a_paper_that_was_left_is_not_entered_again():
+    drawing = figures.paper("cvpr")
+    with drawing:
+        pass
+    with pytest.raises(RuntimeError, match=r"this paper was left before, .*: call paper again"), drawing:
+        pass
+
+
 def test_widths_are_the_venues_and_only_two_differ_in_one_column():
     pages = {}
     for venue, widths in VENUES.items():
