@@ -114,12 +114,12 @@ def draw_report(tables: dict[str, pd.DataFrame], shapes: pd.DataFrame | None = N
 
 
 def _split(shapes: pd.DataFrame, metric: str = "mutual_knn") -> tuple[float, float, float] | None:
-    """Return the depth at which the common trunk's tasks split before any layout is trained, in blocks."""
+    """Return the block at which tasks split in the shared trunk; None where they differ from the start on."""
     rows = shapes[(shapes["shape"] == "both tasks coincide") & (shapes["metric"] == metric)].dropna(subset="value")
     if rows.empty:
         return None
     value, low, high = (float(rows.iloc[0][name]) * settings.DEPTH for name in ("value", "low", "high"))
-    return value, low, high
+    return (value, low, high) if high > 0 else None
 
 
 def write_report(folder: Path = COMMITTED.parent) -> dict[str, pd.DataFrame]:

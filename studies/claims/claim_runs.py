@@ -131,7 +131,8 @@ def gather(folder: Path) -> pd.DataFrame:
         for cell in (cell for cells in stages(family, folder) for cell in cells):
             row = read_cell(cell, folder, config_of(cell))
             if row is not None:
-                measured = {name: value for name, value in row.items() if name not in {*cell.about, "seed", "config"}}
+                known = {**cell.about, "seed": cell.seed, "config": row["config"]}  # links are asked for and measured
+                measured = {name: value for name, value in row.items() if known.get(name) != value}
                 about = {"study": cell.study, "key": cell.key, "config": row["config"], "seed": cell.seed}
                 rows.append(about | {"about": json.dumps(dict(cell.about)), "measured": json.dumps(measured)})
     table = pd.DataFrame(rows).drop_duplicates(["study", "key"]).reset_index(drop=True)

@@ -59,7 +59,13 @@ def numbers(results: Path) -> dict[str, str]:
         "claims.start_steps": whole(trunks[0]["start"]),
         "claims.trunk_steps": whole(trunks[0]["steps"]),
         "claims.runs": whole(runs["key"].nunique()),
-    }
+    } | _worths(results)
+
+
+def _worths(results: Path) -> dict[str, str]:
+    """Return what each layout of two towers is worth for the first pair of experts."""
+    layouts = _read(results, "layouts").drop_duplicates("layout")
+    return {f"claims.worth.{row.layout.replace(' ', '-')}": rounded(row.worth) for row in layouts.itertuples()}
 
 
 def tables(results: Path) -> dict[str, Callable[[], str]]:
@@ -119,6 +125,8 @@ def _curves(shapes: pd.DataFrame, title: str) -> Iterator[Judged]:
 def _depth(row: pd.Series) -> str:
     if pd.isna(row["value"]):
         return "no depth of split"
+    if row["high"] == 0:
+        return "the curves differ from the embeddings on"
     return f"split at depth {with_interval(row['value'], row['low'], row['high'])}"
 
 
@@ -134,6 +142,9 @@ def _fork_at_split(results: Path, shapes: pd.DataFrame) -> Judged:
     if pd.isna(split["value"]):
         return Judged("UniFork", claim, f"the tasks split nowhere; best forks: {where} of {DEPTH}", UNDECIDED)
     low, high = DEPTH * split["low"], DEPTH * split["high"]
+    if high == 0:
+        measured = f"the tasks differ from the embeddings on, which names no block; best forks: {where} of {DEPTH}"
+        return Judged("UniFork", claim, measured, UNDECIDED)
     inside = [any(low <= int(value) <= high for value in str(row.near).split()) for row in forks.itertuples()]
     verdict = HOLDS if all(inside) else UNDECIDED if any(inside) else FAILS
     at = with_interval(DEPTH * split["value"], low, high)

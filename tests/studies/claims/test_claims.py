@@ -14,9 +14,9 @@ from filelock import FileLock
 from bridgework.models.experts.opening import open_expert
 from bridgework.models.unified.flow_model import UnifiedModel
 from bridgework.studies.claims import cell_lists, claim_runs, claim_settings, trunk_models, trunk_runs
-from bridgework.studies.claims.claim_cells import Cell, read_cell
+from bridgework.studies.claims.claim_cells import Cell, read_cell, run_cell
 from bridgework.studies.claims.claim_report import report_tables
-from bridgework.studies.claims.claim_tables import read_runs
+from bridgework.studies.claims.claim_tables import link_table, read_runs
 from bridgework.studies.claims.claim_verdicts import (
     CLAIMS,
     FAILS,
@@ -192,6 +192,23 @@ def test_what_is_missing_is_run_once_and_what_another_process_runs_is_left_to_it
     claim_runs.run_missing(tmp_path, ["trunks"])
     assert ran == [0, 2, 1]
     assert capsys.readouterr().out.count("loss 0.5000") == 3
+
+
+def test_gathered_rows_are_those_of_the_runs_and_are_restored(tmp_path, monkeypatch):
+    cells = [Cell("bridges", {"pair": PAIR, "layout": "H", "links": True}, seed) for seed in range(3)]
+    for cell in cells:
+        measured = {"loss": 0.5, "links": [0.1, 0.2], "link_pairs": [[0, 0], [1, 1]]}
+        run_cell(cell, tmp_path, "x", lambda _, found=measured: found)
+    monkeypatch.setattr(claim_runs, "stages", lambda family, folder: iter([cells] if family == "trunks" else []))
+    monkeypatch.setattr(claim_runs, "config_of", lambda cell: "x")
+    claim_runs.gather(tmp_path)
+    links = link_table(read_runs(tmp_path / "runs.parquet"))
+    assert links["loss_increase"].tolist() == pytest.approx([0.1, 0.2]) and set(links["seeds"]) == {3}
+    monkeypatch.setattr(claim_runs, "COMMITTED", tmp_path / "runs.parquet")
+    claim_runs.restore(tmp_path / "again")
+    assert [read_cell(cell, tmp_path / "again", "x") for cell in cells] == [
+        read_cell(cell, tmp_path, "x") for cell in cells
+    ]
 
 
 def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
