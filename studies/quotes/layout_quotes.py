@@ -15,18 +15,18 @@ from .markers import table
 from .rounding import rounded, whole, with_interval
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
-HIGHER = {
-    "loss": "loss of drawing lower by",
-    "answer_loss": "loss of answers lower by",
-    "accuracy": "right answers more by",
-    "worth": "worth higher by",
-    "score": "share of facts higher by",
-    "loss_increase": "loss higher by",
+GAINS = {
+    "loss": "fall of the loss of drawing",
+    "answer_loss": "fall of the loss of answers",
+    "accuracy": "gain in right answers",
+    "worth": "gain in worth",
+    "score": "gain in facts that hold",
+    "loss_increase": "more loss",
 }
 DEPTH = 12  # blocks of a trunk
 TASKS = {"loss": "drawing", "accuracy": "answering"}
 METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
-COINCIDE, SPLIT = "both tasks coincide", "tasks split at a depth"
+COINCIDE, SPLIT, ARCH = "both tasks coincide", "tasks split at a depth", "rises then falls"
 # Of each layout, the claims on it: for drawing and for answering.
 CLAIMS_OF = {
     "Y": (("Y-active-drawing", "Y-total-drawing"), ("Y-active-answering", "Y-total-answering")),
@@ -113,12 +113,19 @@ def _curves(shapes: pd.DataFrame, title: str) -> Iterator[Judged]:
         for claim in (once, later):
             yield Judged("UniFork", claim, "its runs are not done", UNMEASURED)
         return
+    arched = shapes[shapes["shape"].str.endswith(ARCH) & shapes["model"].str.endswith("both tasks")]
+    rises = [(str(row.shape).split()[0], (row.value, row.low, row.high)) for row in arched.itertuples(index=False)]
+    measured = ", ".join(f"{task} {with_interval(*number)}" for task, number in rises)
+    numbers = [number for _, number in rises]
+    verdict = HOLDS if all(low > 0 for _, low, _ in numbers) else UNDECIDED
+    claim = f"In one trunk that is trained on both tasks, both curves rise, then fall ({title})"
+    yield Judged("UniFork", claim, f"peak above the nearer end: {measured}", verdict, numbers)
     before = shapes[shapes["shape"] == COINCIDE].iloc[0]
     yield Judged("UniFork", once, _depth(before), HOLDS if before["met"] else FAILS)
     after = shapes[shapes["shape"] == SPLIT]
     met = int(after["met"].sum())
     verdict = HOLDS if met == len(after) else UNDECIDED if met else FAILS
-    found = "; ".join(_depth(row) for _, row in after.iterrows())
+    found = "; ".join(dict.fromkeys(_depth(row) for _, row in after.iterrows()))
     yield Judged("UniFork", later, f"{found} ({met} of {len(after)} seeds)", verdict)
 
 
@@ -162,7 +169,7 @@ def _measured(rows: pd.DataFrame) -> str:
             f"{with_interval(row.difference, row.low, row.high)} ({row.pair}{', ' * bool(row.pair)}{row.seeds} seeds)"
             for row in each.itertuples()
         ]
-        found.append(f"{HIGHER[outcome]} {', '.join(parts)}")
+        found.append(f"{GAINS[outcome]} {', '.join(parts)}")
     margin = done["margin"].iloc[0]
     return "; ".join([*found, *([f"no less than -{rounded(margin)} was asked"] if margin else [])])
 
