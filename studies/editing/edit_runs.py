@@ -38,9 +38,11 @@ from ...models.training.loop import fit
 from ...probes.files import write_json, write_parquet
 from ...probes.fingerprints.described_values import digest
 from ...probes.stimuli.images import to_pixels
+from ..settings import RESULTS
 from . import edit_testbed as testbed
 from .edit_testbed import FLOOR, LAYOUTS, MAIN, SEEDS, UNBRIDGED, edits, fuse
 
+COMMITTED = RESULTS / "editing" / "edits.parquet"
 HELD_OUT_SEED = 2**31  # no run has this seed
 SCORES = ("change", "stay_objects", "stay_pixels", "success")
 
@@ -310,6 +312,27 @@ def _versions() -> str:
     return f"torch {torch.__version__}, transformers {transformers.__version__}, diffusers {diffusers.__version__}"
 
 
+def restore(folder: Path) -> None:
+    """Put the committed rows into a folder, so that they are not run again.
+
+    Runs of the first seed whose drawings are shown are not among them: all their drawings are not committed.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the study.
+    """
+    if not COMMITTED.is_file():
+        return
+    for line in pd.read_parquet(COMMITTED).to_json(orient="records", lines=True, double_precision=15).splitlines():
+        row = json.loads(line)
+        cell = EditCell(*(row[name] for name in EditCell._fields))
+        path = cell_path(cell, folder)
+        if not path.is_file() and (cell.seed != SEEDS[0] or cell.run != MAIN):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, row)
+
+
 def run_edits(folder: Path, minutes: float | None = None) -> None:
     """Run the cells that are missing, one after another. Those that another process is running are left to it.
 
@@ -321,6 +344,7 @@ def run_edits(folder: Path, minutes: float | None = None) -> None:
         No cell is started after so many.
     """
     began = time.monotonic()
+    restore(folder)
     for cell in edit_cells():
         if minutes is not None and time.monotonic() - began > 60 * minutes:
             return

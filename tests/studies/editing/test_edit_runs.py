@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -76,6 +78,24 @@ def test_rows_say_what_was_run_and_repeat_to_the_bit(small, tmp_path, monkeypatc
     monkeypatch.setattr(edit_testbed, "STEPS", 2)
     with pytest.raises(FileNotFoundError, match="no run of this configuration: run bridgework reproduce editing"):
         edit_claims.gather_edits(tmp_path / "one")
+
+
+def test_committed_rows_are_not_run_again(tmp_path, monkeypatch):
+    rows = edit_rows(0.3, 0.9).assign(config=edit_runs.config())
+    rows.to_parquet(tmp_path / "edits.parquet")
+    monkeypatch.setattr(edit_runs, "COMMITTED", tmp_path / "edits.parquet")
+    edit_runs.restore(tmp_path)
+    kept = {tuple(row[name] for name in EditCell._fields) for row in map(read, (tmp_path / "cells").glob("*.json"))}
+    wanted = {tuple(row) for row in rows[list(EditCell._fields)].itertuples(index=False)}
+    assert kept == {cell for cell in wanted if cell[2] != 0 or cell[3] != MAIN}  # drawings of these are shown
+    monkeypatch.setattr(edit_runs, "train_editor", None)
+    cell = EditCell("H", "both", 1)
+    (row,) = rows.query("layout == 'H' and source == 'both' and seed == 1 and run == @MAIN").to_dict("records")
+    assert edit_runs.run_edit_cell(cell, tmp_path) == row
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_the_learning_rate_is_that_of_the_lowest_validation_loss(small, tmp_path, monkeypatch):
