@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,12 +37,12 @@ def single_context(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractCo
     make = contextmanager(function)
 
     # A class in here, since frames within a function count as those of a decorator (tracebacks.py).
-    class Single(AbstractContextManager[T]):
+    class Single(AbstractContextManager[Any]):
         def __init__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-            self.context = make(*args, **kwargs)
+            self.context: Any = make(*args, **kwargs)
             self.entered = False
 
-        def __enter__(self) -> T:
+        def __enter__(self) -> Any:
             if self.entered:
                 name = function.__name__
                 raise RuntimeError(f"this {name} was entered before: call {name} again, once for each with statement")

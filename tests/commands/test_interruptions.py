@@ -45,7 +45,7 @@ def test_an_interruption_that_a_library_turns_into_an_error_is_one(monkeypatch, 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_interrupted_with_one_line(name, monkeypatch, capsys):
-    interrupted = COMMANDS[name]._replace(run=lambda **_: signal.raise_signal(signal.SIGINT), early=None)
+    interrupted = COMMANDS[name]._replace(run=lambda **_: signal.raise_signal(signal.SIGINT))
     monkeypatch.setitem(COMMANDS, name, interrupted)
     status, text = run_to_exit(capsys, *shlex.split(interrupted.example)[1:])
     assert (status, text) == (130, "bridgework: stopped; run the same command again to resume\n")
