@@ -23,6 +23,7 @@ from ...probes.files import write_atomically, write_csv
 from . import claim_settings as settings
 from .claim_runs import COMMITTED, gather
 from .claim_tables import (
+    ABOVE,
     WORTH,
     bounds,
     compute_table,
@@ -42,7 +43,7 @@ TABLES = (
 )  # fmt: skip
 FIGURES = ("layouts.png", "trunks.png", "compute.png", "forks.png", "bridges.png", "links.png")
 FILES = (*(f"{name}.csv" for name in TABLES), *FIGURES)
-TRUNK = ("loss", "answer_loss", "score", "accuracy")
+TRUNK = ("loss", "answer_loss", "score", "accuracy", *ABOVE)
 TOWER = (WORTH, "loss", "score")
 
 
@@ -95,9 +96,10 @@ def draw_report(tables: dict[str, pd.DataFrame], shapes: pd.DataFrame | None = N
     if len(tables["layouts"]):
         lines = {WORTH: {"floor": 0.0, "own text": 1.0}}
         drawn["layouts.png"] = layout_outcomes(tables["layouts"], {WORTH: "worth", "score": "facts that hold"}, lines)
-    titles = {"loss": "loss of drawing", "answer_loss": "loss of answers"}
+    titles = dict(zip(ABOVE, ("loss of drawing above shared", "loss of answers above shared"), strict=True))
     if len(tables["trunks"]):
-        drawn["trunks.png"] = layout_outcomes(tables["trunks"], titles)
+        lines = {name: {"shared": 0.0} for name in ABOVE}
+        drawn["trunks.png"] = layout_outcomes(tables["trunks"], titles, lines)
     if len(tables["compute"]):
         drawn["compute.png"] = quality_against_compute(tables["compute"])
     if len(tables["forks"]):

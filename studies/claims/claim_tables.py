@@ -15,6 +15,7 @@ from . import claim_settings as settings
 from .tower_runs import CEILING, UNBRIDGED
 
 WORTH = "worth"
+ABOVE = {"loss_above": "loss", "answer_loss_above": "answer_loss"}  # what stands above `shared`, and of which loss
 COSTS = ("parameters", "sharing", "step_flops", "step_seconds")
 
 
@@ -54,7 +55,29 @@ def read_runs(path: Path) -> pd.DataFrame:
     mixed = runs.groupby(runs["pair"].fillna("one trunk"))["config"].nunique()
     if (mixed > 1).any():
         raise ValueError(f"{path} holds runs of {mixed.idxmax()} by two protocols or experts: run one of them again")
-    return with_worth(runs)
+    return above_shared(with_worth(runs))
+
+
+def above_shared(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with the losses of one trunk above those of `shared` at the same seed, which saw the same batches.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `read_runs`.
+
+    Returns
+    -------
+    DataFrame
+        With the columns of `ABOVE`; NaN for two towers, and where `shared` was not run at that seed.
+    """
+    shared = runs[(runs["study"] == "trunks") & (runs["layout"] == "shared")].set_index("seed")
+    trunks = runs["study"].isin(["trunks", "forks", "ends"])
+    found = {}
+    for name, outcome in ABOVE.items():
+        known = shared[outcome] if outcome in shared else pd.Series(dtype=float)
+        found[name] = (runs.get(outcome, np.nan) - runs["seed"].map(known)).where(trunks)
+    return runs.assign(**found)
 
 
 def with_worth(runs: pd.DataFrame) -> pd.DataFrame:
@@ -129,13 +152,13 @@ def trunk_table(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        layout, seeds; loss, score, answer_loss, accuracy, each with low and high; the costs of `COSTS`; time, the
-        seconds of a step over those of `shared`.
+        layout, seeds; loss, score, answer_loss, accuracy and `ABOVE`, each with low and high; the costs of `COSTS`;
+        time, the seconds of a step over those of `shared`.
     """
     found = []
     for layout, group in runs[runs["study"] == "trunks"].groupby("layout", sort=False):
         row: dict[str, Any] = {"layout": layout, "seeds": len(group)}
-        for outcome in ("loss", "score", "answer_loss", "accuracy"):
+        for outcome in ("loss", "score", "answer_loss", "accuracy", *ABOVE):
             row |= spread(group[outcome], outcome)
         found.append(row | {cost: group[cost].mean() for cost in COSTS})
     table = pd.DataFrame(found)

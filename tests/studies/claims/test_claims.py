@@ -87,6 +87,9 @@ def test_worth_is_0_at_the_floor_and_1_at_the_ceiling(runs):
     assert worth["H"] == pytest.approx((0.09 - 0.068) / 0.04, abs=0.01)
     assert tables["forks"]["fork"].tolist() == list(range(1, claim_settings.DEPTH + 1))
     assert len(tables["links"]) == 13
+    above = tables["forks"].set_index("fork")["loss_above"]
+    assert above[claim_settings.DEPTH] == 0 and above[3] == pytest.approx(-0.02, abs=0.001)  # of the same seeds
+    assert tables["trunks"].set_index("layout")["loss_above"]["Y"] == pytest.approx(-0.02, abs=0.001)
 
 
 def test_verdicts_are_those_of_the_protocol(runs):
