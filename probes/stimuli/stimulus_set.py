@@ -205,6 +205,8 @@ class Stimuli(Sequence[Stimulus]):
 
         Raises
         ------
+        TypeError
+            The name of the part is no text.
         ValueError
             The part is unknown, or no stimulus belongs to it.
 
