@@ -19,11 +19,13 @@ TRUNKS: dict[str, dict[str, Any]] = {
 }
 
 
-def tune_towers(run: Run) -> Chosen:
-    """Choose the learning rate of each layout of two towers, on the first pair of experts.
+def tune_towers(pair: str, run: Run) -> Chosen:
+    """Choose the learning rate of each layout of two towers, for a pair of experts.
 
     Parameters
     ----------
+    pair : str
+        The pair: what one pair learns well with may diverge with another.
     run : callable
         Returns the row of a run.
 
@@ -32,7 +34,7 @@ def tune_towers(run: Run) -> Chosen:
     mapping of str to dict
         Of each layout, rate and gated.
     """
-    fixed = {"pair": settings.PAIRS[0], "steps": settings.TUNING_STEPS, "validation": True}
+    fixed = {"pair": pair, "steps": settings.TUNING_STEPS, "validation": True}
     tried = [{"gated": False, "rate": rate} for rate in settings.TOWER_RATES]
     return {
         layout: _best([{**fixed, "layout": layout, **options} for options in tried], tried, run)

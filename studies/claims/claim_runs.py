@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,20 @@ def row_of(cell: Cell, folder: Path, wait: float = -1) -> Row:
         return run_cell(cell, folder, config_of(cell), lambda each: run(each, folder))
 
 
-def stages(family: str, folder: Path) -> Iterator[list[Cell]]:
+def stages(family: str, run: lists.Run) -> Iterator[list[Cell]]:
     """Yield the runs of a family, those that need no other first.
 
     Parameters
     ----------
     family : {"towers", "trunks"}
         The family.
-    folder : Path
-        The folder of the study; runs that choose learning rates are run there when a later list needs them.
+    run : callable
+        Returns the row of a run that chooses a learning rate, when a later list needs it.
 
     Yields
     ------
     list of Cell
     """
-
-    def run(cell: Cell) -> Row:
-        return row_of(cell, folder)
-
     if family == "trunks":
         chosen = lists.tune_trunks(run)
         yield lists.task_cells()
@@ -71,8 +68,8 @@ def stages(family: str, folder: Path) -> Iterator[list[Cell]]:
         yield lists.fork_cells(chosen)
         yield lists.end_cells(chosen)
         return
-    chosen = lists.tune_towers(run)
     for pair in settings.PAIRS:
+        chosen = lists.tune_towers(pair, run)
         yield lists.layout_cells(pair, chosen)
         if pair == settings.PAIRS[0]:
             yield lists.semantic_cells(pair, chosen)
@@ -101,7 +98,7 @@ def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
     (folder / "locks").mkdir(parents=True, exist_ok=True)
     restore(folder)
     for family in families:
-        for cells in stages(family, folder):
+        for cells in stages(family, lambda cell: row_of(cell, folder)):
             for cell in cells:
                 if read_cell(cell, folder, config_of(cell)) is not None:
                     continue
@@ -110,6 +107,10 @@ def run_missing(folder: Path, families: Sequence[str] = FAMILIES) -> None:
                 except Timeout:  # another process has begun it
                     continue
                 print(f"{cell.study} {dict(cell.about)} seed {cell.seed}: loss {row['loss']:.4f}", flush=True)
+
+
+class _NotDone(Exception):
+    """A run has left no row yet."""
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -123,18 +124,26 @@ def gather(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a study and run: study, key, config, seed; about and measured, both JSON. A run that two studies ask for
-        stands in both.
+        One row a study and run, those that chose learning rates too: study, key, config, seed; about and measured, both
+        JSON. A run that two studies ask for stands in both.
     """
     rows: list[dict[str, Any]] = []
+
+    def kept(cell: Cell) -> Row:
+        row = read_cell(cell, folder, config_of(cell))
+        if row is None:
+            raise _NotDone(cell.key)
+        known = {**cell.about, "seed": cell.seed, "config": row["config"]}  # links are asked for and measured
+        measured = {name: value for name, value in row.items() if known.get(name) != value}
+        about = {"study": cell.study, "key": cell.key, "config": row["config"], "seed": cell.seed}
+        rows.append(about | {"about": json.dumps(dict(cell.about)), "measured": json.dumps(measured)})
+        return row
+
     for family in FAMILIES:
-        for cell in (cell for cells in stages(family, folder) for cell in cells):
-            row = read_cell(cell, folder, config_of(cell))
-            if row is not None:
-                known = {**cell.about, "seed": cell.seed, "config": row["config"]}  # links are asked for and measured
-                measured = {name: value for name, value in row.items() if known.get(name) != value}
-                about = {"study": cell.study, "key": cell.key, "config": row["config"], "seed": cell.seed}
-                rows.append(about | {"about": json.dumps(dict(cell.about)), "measured": json.dumps(measured)})
+        with suppress(_NotDone):  # later lists need learning rates that are not chosen yet
+            for cell in (cell for cells in stages(family, kept) for cell in cells):
+                with suppress(_NotDone):
+                    kept(cell)
     table = pd.DataFrame(rows).drop_duplicates(["study", "key"]).reset_index(drop=True)
     write_parquet(folder / COMMITTED.name, table)
     return table

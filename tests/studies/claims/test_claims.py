@@ -184,7 +184,7 @@ def test_what_is_missing_is_run_once_and_what_another_process_runs_is_left_to_it
         return {"loss": 0.5}
 
     monkeypatch.setattr(claim_runs, "COMMITTED", tmp_path / "none.parquet")
-    monkeypatch.setattr(claim_runs, "stages", lambda family, folder: iter([cells]))
+    monkeypatch.setattr(claim_runs, "stages", lambda family, run: iter([cells]))
     monkeypatch.setattr(claim_runs, "run_trunk", train)
     (tmp_path / "locks").mkdir()
     with FileLock(tmp_path / "locks" / cells[1].key):  # as another process holds it
@@ -197,12 +197,30 @@ def test_what_is_missing_is_run_once_and_what_another_process_runs_is_left_to_it
     assert capsys.readouterr().out.count("loss 0.5000") == 3
 
 
+def test_what_needs_a_rate_that_is_not_chosen_is_not_gathered_yet_and_nothing_is_run(tmp_path, monkeypatch):
+    tuned = Cell("tuning", {"layout": "Y", "rate": 0.1}, 100)
+
+    def stages(family, run):
+        yield [Cell("tasks", {"layout": "shared"}, seed) for seed in range(2)]
+        run(tuned)
+        yield [Cell("trunks", {"layout": "Y"}, 0)]
+
+    monkeypatch.setattr(claim_runs, "stages", stages)
+    monkeypatch.setattr(claim_runs, "config_of", lambda cell: "x")
+    monkeypatch.setattr(claim_runs, "run_trunk", None)
+    for cell in (Cell("tasks", {"layout": "shared"}, 1), Cell("trunks", {"layout": "Y"}, 0)):
+        run_cell(cell, tmp_path, "x", lambda _: {"loss": 0.5})
+    assert claim_runs.gather(tmp_path)["study"].tolist() == ["tasks"]
+    run_cell(tuned, tmp_path, "x", lambda _: {"loss": 0.5})
+    assert claim_runs.gather(tmp_path)["study"].tolist() == ["tasks", "tuning", "trunks"]
+
+
 def test_gathered_rows_are_those_of_the_runs_and_are_restored(tmp_path, monkeypatch):
     cells = [Cell("bridges", {"pair": PAIR, "layout": "H", "links": True}, seed) for seed in range(3)]
     for cell in cells:
         measured = {"loss": 0.5, "links": [0.1, 0.2], "link_pairs": [[0, 0], [1, 1]]}
         run_cell(cell, tmp_path, "x", lambda _, found=measured: found)
-    monkeypatch.setattr(claim_runs, "stages", lambda family, folder: iter([cells] if family == "trunks" else []))
+    monkeypatch.setattr(claim_runs, "stages", lambda family, run: iter([cells] if family == "trunks" else []))
     monkeypatch.setattr(claim_runs, "config_of", lambda cell: "x")
     claim_runs.gather(tmp_path)
     links = link_table(read_runs(tmp_path / "runs.parquet"))
