@@ -1,4 +1,5 @@
 from .checks.model_checks import check_model as check_model
+from .comparison_options import DEFAULT_METRIC as DEFAULT_METRIC
 from .curves.curve import alignment_curve as alignment_curve
 from .curves.curve_companions import effective_rank as effective_rank
 from .curves.curve_companions import halves_ceiling as halves_ceiling
@@ -21,7 +22,6 @@ from .features.layer_features import LayerFeatures as LayerFeatures
 from .features.served_states import read_hidden_states as read_hidden_states
 from .hooks.block_stacks import find_stacks as find_stacks
 from .hooks.capturing import capture as capture
-from .metrics.named_metrics import DEFAULT_METRIC as DEFAULT_METRIC
 from .metrics.named_metrics import METRICS as METRICS
 from .plans.bridge_plan import BridgePlan as BridgePlan
 from .plans.choosing import choose_bridges as choose_bridges

@@ -12,6 +12,7 @@ import pytest
 FACES = {
     "bridgework.probes": {
         "checks.model_checks": "check_model",
+        "comparison_options": "DEFAULT_METRIC",
         "curves.curve": "alignment_curve",
         "curves.curve_companions": "effective_rank halves_ceiling score_by_samples spatial_similarity",
         "curves.divergence_depth": "Divergence divergence",
@@ -28,7 +29,7 @@ FACES = {
         "features.served_states": "read_hidden_states",
         "hooks.block_stacks": "find_stacks",
         "hooks.capturing": "capture",
-        "metrics.named_metrics": "DEFAULT_METRIC METRICS",
+        "metrics.named_metrics": "METRICS",
         "plans.bridge_plan": "BridgePlan",
         "plans.choosing": "choose_bridges score_plan",
         "plans.layout_table": "LAYOUTS",
