@@ -40,7 +40,7 @@ def what_would_change(verdict: str, numbers: Sequence[Interval], unit: str) -> s
         return "its runs"
     times = max(((high - low) / 2 / abs(value)) ** 2 if value else math.inf for value, low, high in numbers)
     if times <= 1:
-        return "intervals that all lie on one side"
+        return "numbers that agree: each is away from 0, on different sides"
     if times > FAR:
         return f"hardly more {unit}: the number is near 0"
     return f"about {math.ceil(times)} times as many {unit}, if the number stays"

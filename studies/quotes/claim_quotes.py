@@ -166,5 +166,5 @@ def _conflicts(results: Path) -> Iterator[Claim]:
 
 def _equal_terms(results: Path) -> Iterator[Claim]:
     for found in layout_quotes.judged_claims(results):
-        change = what_would_change(found.verdict, found.numbers, "seeds")
+        change = found.change or what_would_change(found.verdict, found.numbers, "seeds")
         yield Claim(PAPERS[found.paper], found.claim, found.measured, found.verdict, change, CLAIMS)

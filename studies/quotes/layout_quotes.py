@@ -23,6 +23,7 @@ GAINS = {
     "score": "gain in facts that hold",
     "loss_increase": "more loss",
 }
+ONE_PAIR = "undecided: one pair of experts is not run"
 DEPTH = 12  # blocks of a trunk
 TASKS = {"loss": "drawing", "accuracy": "answering"}
 METRICS = {"mutual_knn": "mutual-kNN", "cka": "debiased CKA"}
@@ -48,6 +49,7 @@ class Judged(NamedTuple):
     measured: str
     verdict: str
     numbers: Sequence[Interval] = ()
+    change: str = ""  # what would change the verdict, where numbers cannot say it
 
 
 def numbers(results: Path) -> dict[str, str]:
@@ -79,7 +81,7 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
 
 def judged_claims(results: Path) -> Iterator[Judged]:
     """Yield every claim of the study with what was measured: differences, the best of sweeps, curves."""
-    for _, rows in _read(results, "verdicts").groupby("name", sort=False):
+    for _, rows in _verdicts(results).groupby("name", sort=False):
         first = rows.iloc[0]
         numbers = [tuple(row[1:]) for row in (rows[["difference", "low", "high"]] + first["margin"]).itertuples()]
         yield Judged(first["paper"], first["claim"], _measured(rows), first["verdict"], numbers)
@@ -89,6 +91,15 @@ def judged_claims(results: Path) -> Iterator[Judged]:
     for metric, title in METRICS.items():
         yield from _curves(shapes[shapes["metric"] == metric] if len(shapes) else shapes, title)
     yield _fork_at_split(results, shapes)
+
+
+def _verdicts(results: Path) -> pd.DataFrame:
+    """Return the verdicts on differences; those for which only one of two pairs of experts is run say so."""
+    table = _read(results, "verdicts")
+    if table.empty:
+        return table
+    begun = (table["verdict"] == UNMEASURED) & (table["seeds"] > 0)
+    return table.assign(verdict=table["verdict"].where(~begun, ONE_PAIR))
 
 
 def _best(row: Any) -> str:
@@ -151,7 +162,7 @@ def _fork_at_split(results: Path, shapes: pd.DataFrame) -> Judged:
     low, high = DEPTH * split["low"], DEPTH * split["high"]
     if high == 0:
         measured = f"the tasks differ from the embeddings on, which names no block; best forks: {where} of {DEPTH}"
-        return Judged("UniFork", claim, measured, UNDECIDED)
+        return Judged("UniFork", claim, measured, UNDECIDED, change="a trunk whose tasks split at a block")
     inside = [any(low <= int(value) <= high for value in str(row.near).split()) for row in forks.itertuples()]
     verdict = HOLDS if all(inside) else UNDECIDED if any(inside) else FAILS
     at = with_interval(DEPTH * split["value"], low, high)
@@ -197,10 +208,11 @@ def trunks_table(results: Path) -> str:
     trunks = _read(results, "trunks")
     if trunks.empty:
         return "No run is done yet."
-    columns = ["layout", "loss of drawing", "facts that hold", "loss of answers", "right answers", "parameters"]
+    columns = ["layout", "loss of drawing", "above that of shared, by seed", "facts that hold", "loss of answers"]
+    columns += ["right answers", "parameters"]
     rows = [
         [
-            row.layout, with_interval(row.loss, row.loss_low, row.loss_high),
+            row.layout, rounded(row.loss), with_interval(row.loss_above, row.loss_above_low, row.loss_above_high),
             with_interval(row.score, row.score_low, row.score_high),
             with_interval(row.answer_loss, row.answer_loss_low, row.answer_loss_high),
             with_interval(row.accuracy, row.accuracy_low, row.accuracy_high), whole(row.parameters),
@@ -213,7 +225,7 @@ def trunks_table(results: Path) -> str:
 
 def mission_table(results: Path) -> str:
     """Return each layout with its verdict for each task."""
-    verdicts = _read(results, "verdicts").drop_duplicates("name").set_index("name")["verdict"]
+    verdicts = _verdicts(results).drop_duplicates("name").set_index("name")["verdict"]
     layouts, rows = _read(results, "layouts"), []
     worths = layouts.drop_duplicates("layout").set_index("layout") if len(layouts) else layouts
     editing = _editing(results)

@@ -21,7 +21,11 @@ SPLIT = {"metric": "mutual_knn", "run": 0, "met": True}
         ("undecided", [(0.02, 0.01, 0.03), (0.01, -0.02, 0.04)], "about 9 times as many seeds, if the number stays"),
         ("undecided", [(0.0001, -0.1, 0.1)], "hardly more seeds: the number is near 0"),
         ("undecided", [(0.0, -0.1, 0.1)], "hardly more seeds: the number is near 0"),
-        ("undecided", [(0.2, 0.1, 0.3), (-0.2, -0.3, -0.1)], "intervals that all lie on one side"),
+        (
+            "undecided",
+            [(0.2, 0.1, 0.3), (-0.2, -0.3, -0.1)],
+            "numbers that agree: each is away from 0, on different sides",
+        ),
         ("not yet measured", [(float("nan"),) * 3], "its runs"),
     ],
 )
