@@ -40,6 +40,7 @@ def test_figures_import_only_result_types_the_table_of_layouts_and_writing_of_fi
     imports = re.findall(r"^\s*from \.+((?:probes|models|studies)\S* import .*)", sources, flags=re.MULTILINE)
     assert set(imports) == {
         "probes.arguments import checked",
+        "probes.arguments import checked, file_name",
         "probes.curves.table_checks import check_layer_map",
         "probes.curves.table_checks import holds_numbers",
         "probes.files import write_atomically",
