@@ -295,11 +295,13 @@ def test_a_run_is_read_again_and_repeats(small, tmp_path):
 
 def test_a_trunk_run_scores_both_tasks(small, base, tmp_path, monkeypatch):
     config = trunk_runs.trunk_config()
-    base.save(tmp_path / f"trunk-{config}")
+    base.save(tmp_path / f"trunk-{config}-{claim_settings.START_STEPS}")
     monkeypatch.setattr(claim_settings, "ASKED", 2)
     monkeypatch.setattr(trunk_runs, "answer_losses", lambda model, part: np.ones(2))
     monkeypatch.setattr(trunk_runs, "trunk_config", lambda: config)
-    row = trunk_runs.run_trunk(Cell("forks", {"layout": "Y", "fork": 3, "rate": 1e-3, "steps": 1}, 0), tmp_path)
+    monkeypatch.setattr(trunk_runs, "untrained_trunk", None)  # none is trained: it is in the folder
+    about = {"layout": "Y", "fork": 3, "start": claim_settings.START_STEPS, "rate": 1e-3, "steps": 1}
+    row = trunk_runs.run_trunk(Cell("forks", about, 0), tmp_path)
     assert row["sharing"] == 3 / claim_settings.DEPTH
     assert {"loss", "answer_loss", "score", "accuracy", "step_flops"} < row.keys()
-    assert isinstance(trunk_runs.base_trunk(tmp_path), UnifiedModel)
+    assert isinstance(trunk_runs.base_trunk(tmp_path, claim_settings.START_STEPS), UnifiedModel)
