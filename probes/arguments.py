@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
@@ -31,6 +32,7 @@ WORDS: dict[Any, str] = {
     os.PathLike: "a path",
     Path: "a path",
 }
+HALVES = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs, which no encoding can write
 _WRONG = object()
 
 
@@ -77,7 +79,8 @@ def checked(
     TypeError
         It is of another kind.
     ValueError
-        It is a number beyond its limits, a name that is not known, or a sequence without parts.
+        It is a number beyond its limits, a name that is not known, a sequence without parts, or a text with half of a
+        character; file names may have one.
 
     Examples
     --------
@@ -98,6 +101,8 @@ def checked(
         parts = found if get_origin(each) is not None and isinstance(found, tuple) else (found,)
         if not parts or not all(_within(part, **limits) for part in parts):
             raise ValueError(f"{name} is {shown(value)}: expected {_expected(kinds, limits, remedy)}")
+        if os.PathLike not in kinds and any(isinstance(part, str) and HALVES.search(part) for part in parts):
+            raise ValueError(f"{name} is {shown(value)}, with half of a character: expected what UTF-8 can write")
         return found
     if names:
         raise unknown(name, value, names)
@@ -297,6 +302,8 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return _as_float(value)
     if isinstance(origin, type) and issubclass(tuple, origin):  # Sequence[X], tuple[X, ...]
         return _as_tuple(value, [part for part in get_args(kind) if part is not Ellipsis])
+    if kind is Sequence and isinstance(value, str | bytes):
+        return _WRONG  # letters are no parts
     if isinstance(value, np.ndarray) and not value.ndim and origin is not np.ndarray and kind is not np.ndarray:
         return _WRONG  # numpy calls it an iterable
     return value if isinstance(value, origin or kind) else _WRONG

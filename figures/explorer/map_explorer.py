@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ...probes.arguments import check_names, checked
+from ...probes.arguments import check_names, checked, file_name
 from ...probes.files import write_atomically
 from ...probes.metrics import DEFAULT_METRIC, METRICS
 from ...probes.plans.bridge_plan import FREE_FIELDS, BridgePlan
@@ -244,10 +244,20 @@ class Explorer:
         -------
         Path
             The file.
+
+        Raises
+        ------
+        TypeError
+            The path is no path, or the title no text.
+        ValueError
+            The path or the title is empty or holds half of a character.
+        OSError
+            The file cannot be written.
         """
-        text = write_page(self._saved_bundle(), title)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        return Path(path)
+        file = file_name("path", path)
+        text = write_page(self._saved_bundle(), checked("title", title, str, filled=True))
+        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return file
 
     @cached_property
     def widget(self) -> Any:

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, overload
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..arguments import checked
+from ..arguments import HALVES, checked
 from ..notebook_views import table_view, thumbnails
 from .images import to_rgb
 from .parts import PARTS, part_of
 
-HALVES = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs, which no encoding can write
 PLACEHOLDER = re.compile(
     r"<\|\w+\|>|</?(start_of_|end_of_)?(image|img|im|video|vid|audio|vision|speech)(_\w+)?>", re.IGNORECASE
 )

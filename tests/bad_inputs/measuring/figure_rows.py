@@ -44,6 +44,7 @@ ROWS = [
         "alignment_curves",
         ("a path", lambda: figures.alignment_curves("curve.csv"), ["alignment_curves", "DataFrame"], "type"),
         ("a number as a title", lambda: figures.alignment_curves(curve(), 3), ["title is 3", "a text"], "type"),
+        ("half a character", lambda: figures.alignment_curves(curve(), "a \ud83d"), ["title", "UTF-8"], "content"),
         ("overlay as a text", lambda: figures.alignment_curves(curve(), overlay="no"), ["overlay is 'no'"], "type"),
         ("an empty table", lambda: figures.alignment_curves(pd.DataFrame()), ["missing columns"], "shape"),
         ("no rows", lambda: figures.alignment_curves(curve().iloc[:0]), ["no rows"], "shape"),
@@ -128,6 +129,7 @@ ROWS = [
     *rows_of(
         "live_curve",
         ("a number", lambda: figures.live_curve(3), ["log is 3", "a list"], "type"),
+        ("an empty text", lambda: figures.live_curve(""), ["log is ''", "a list"], "type"),
         ("numbers as lines", lambda: figures.live_curve([1, 2]), ["a line of the log is 1"], "type"),
         ("lines without losses", lambda: figures.live_curve([{"step": 1}]), ["missing columns loss"], "shape"),
     ),

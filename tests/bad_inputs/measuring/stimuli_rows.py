@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from bridgework.probes import Stimuli, Stimulus, load_stimuli, mismatched, scrambled
+from bridgework.probes.extraction import noise_for
 from bridgework.tests.bad_inputs.frame import rows_of
 from bridgework.tests.bad_inputs.good_inputs import stimuli
 
@@ -216,6 +217,14 @@ ROWS = [
         ("one image", lambda: mismatched(one()), ["one image cannot be mismatched"], "content"),
         ("a list", lambda: mismatched([PICTURE]), ["stimuli is", "load_stimuli"], "type"),
         ("a seed of True", lambda: mismatched(stimuli(), True), ["seed is True"], "type"),
+    ),
+    *rows_of(
+        "noise_for",
+        ("one text", lambda: noise_for("a", (3, 2, 2)), ["ids", "a list of the ids"], "type"),
+        ("numbers as ids", lambda: noise_for([1], (3, 2, 2)), ["ids", "a list of the ids"], "type"),
+        ("no ids", lambda: noise_for([], (3, 2, 2)), ["ids is empty"], "shape"),
+        ("a side of 0", lambda: noise_for(["a"], (3, 0)), ["shape is (3, 0)", "at least 1"], "range"),
+        ("a number as a shape", lambda: noise_for(["a"], 3), ["shape is 3"], "type"),
     ),
     *rows_of(
         "scrambled",

@@ -206,6 +206,16 @@ def choose(page: Chromium, part: str, value: object, event: str) -> None:
     )
 
 
+def test_a_page_is_not_written_under_a_title_that_is_none(sides, tmp_path):
+    shown = open_explorer(sides, metrics=("mutual_knn",))
+    for title, says in ((3, "title is 3"), ("", "title is empty"), ("\ud83d", "title is .* UTF-8")):
+        with pytest.raises((TypeError, ValueError), match=says):
+            shown.save(tmp_path / "page.html", title)
+    with pytest.raises(TypeError, match="path is 3"):
+        shown.save(3)
+    assert not list(tmp_path.iterdir())
+
+
 @browser
 def test_the_page_answers_pointer_and_keyboard(sides, tmp_path):
     shown = open_explorer(sides, cost=lambda plan: {"bridges": len(plan.pairs)})
