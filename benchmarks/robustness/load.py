@@ -4,13 +4,15 @@
 
 A round opens other experts of random weights, extracts both into a new store, draws the map and its null, chooses a
 plan, fuses, trains a step, draws an image, and lets everything go. After each round the process is counted: resident
-memory, tensors, threads, open files, hooks of libraries, and temporary files. What grows is found by the slope over
-rounds, with its interval of 95 %, after the first rounds have filled caches.
+memory, allocated memory (what code has asked for and not given back; resident memory also holds the holes between it),
+Python objects, tensors, threads, open files, hooks of libraries, and temporary files. What grows is found by the slope
+over rounds, with its interval of 95 %, after the first rounds have filled caches.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import re
@@ -42,7 +44,28 @@ from ..support.inputs import machine
 RESULTS = Path(__file__).parents[1] / "results"
 PAIRS = (("scenes-vlm", "scenes-dit"), ("scenes-reader", "scenes-dit-wide"), ("scenes-vlm", "emoji-dit"))
 LAYOUTS = ("last", "H", "double fusion")
-COUNTED = ("resident MB", "tensors", "threads", "open files", "hooks", "temporary files")
+COUNTED = (
+    "resident MB",
+    "allocated MB",
+    "Python objects",
+    "tensors",
+    "threads",
+    "open files",
+    "hooks",
+    "temporary files",
+)
+
+
+class _Allocated(ctypes.Structure):
+    """The `mallinfo2` of glibc: bytes in use are `uordblks` in heaps and `hblkhd` in mappings of their own."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
 
 
 def one_round(number: int, folder: Path, samples: int = 16) -> None:
@@ -96,12 +119,24 @@ def counts(temporary: Path) -> dict[str, float]:
     hooks = [held for held in kept if isinstance(held, dict)]
     return {
         "resident MB": int(resident.group(1)) / 1e3 if resident else float("nan"),
+        "allocated MB": _allocated() / 1e6,
+        "Python objects": len(gc.get_objects()),
         "tensors": sum(issubclass(type(held), torch.Tensor) for held in gc.get_objects()),
         "threads": threading.active_count() + len(os.listdir("/proc/self/task")),
         "open files": len(os.listdir("/proc/self/fd")),
         "hooks": sum(map(len, hooks)),
         "temporary files": sum(1 for _ in temporary.rglob("*")),
     }
+
+
+def _allocated() -> float:
+    """Return the bytes that are in use of what the C library has given out, or NaN where it does not say."""
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return float("nan")
+    ask.restype = _Allocated
+    said = ask()
+    return float(said.uordblks + said.hblkhd)
 
 
 def measure(seconds: float, samples: int = 16, file: Path | None = None) -> pd.DataFrame:

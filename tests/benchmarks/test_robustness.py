@@ -54,6 +54,18 @@ def test_work_that_is_done_again_leaves_nothing(tmp_path):
         assert held[2][name] <= held[1][name], name
 
 
+def test_memory_that_is_held_is_counted_as_allocated(tmp_path):
+    before = counts(tmp_path)
+    held = [np.ones(250_000) for _ in range(20)], [[] for _ in range(5_000)]
+    after = counts(tmp_path)
+    if np.isnan(after["allocated MB"]):
+        pytest.skip("the C library does not say what it has given out")
+    assert 39 < after["allocated MB"] - before["allocated MB"] < 50
+    assert 4_900 < after["Python objects"] - before["Python objects"] < 5_100
+    del held
+    assert abs(counts(tmp_path)["allocated MB"] - before["allocated MB"]) < 2
+
+
 @pytest.mark.parametrize(("growth", "seen"), [(0.0, False), (2.0, True)])
 def test_a_slope_is_found(growth, seen):
     rounds = np.arange(60)
