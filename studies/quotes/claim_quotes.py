@@ -75,10 +75,13 @@ def claims_table(results: Path) -> str:
 
 def _curves(results: Path) -> Iterator[Claim]:
     shapes = json.loads((results / "shapes.json").read_text())
+    reader = pd.read_csv(results / "claims" / "shapes.csv").query("shape == 'understanding rises'").set_index("metric")
     for metric, title in METRICS.items():
-        rise = tuple(shapes[f"scenes-vlm | separate | {metric} | none"]["spearman"])
-        claim = f"The alignment of image and text rises with depth in an understanding expert ({title})"
-        yield _claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", [rise], "scenes", SCENES)
+        plain = tuple(shapes[f"scenes-vlm | separate | {metric} | none"]["spearman"])
+        read = tuple(reader.loc[metric, ["value", "low", "high"]])
+        for expert, rise, again in (("scenes-vlm", plain, SCENES), ("scenes-reader", read, CLAIMS)):
+            claim = f"The alignment of image and text rises with depth in an understanding expert (`{expert}`, {title})"
+            yield _claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", [rise], "scenes", again)
     for metric, title in METRICS.items():
         shape = shapes[f"scenes-dit | separate | {metric} | none | 0.5"]
         rise, fall = tuple(shape["peak minus first"]), tuple(shape["peak minus last"])
