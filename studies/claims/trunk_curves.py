@@ -1,10 +1,14 @@
-"""Measure UniFork's six curves: two experts, one trunk on both tasks, and that trunk after more of one task."""
+"""Measure UniFork's six curves: two experts, one trunk on both tasks, and that trunk after more of one task.
+
+Twins of the experts with random weights stand beside them, as controls.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -28,6 +32,7 @@ METRICS = ("mutual_knn", "cka")
 SAMPLES, TIMESTEP = 512, 0.5
 EXPERTS = {"understanding": settings.READER, "generation": "scenes-dit"}
 TRAINED_ON = {"understanding": "answering", "generation": "drawing"}
+APART, UNTRAINED = "two experts", "two experts, random weights"
 BEFORE, AFTER = "one trunk, both tasks", "one trunk, then one task"
 PUBLISHED = Path(__file__).with_name("unifork_curves.csv")
 CURVES, SHAPES = "curves.parquet", "shapes.csv"
@@ -35,7 +40,9 @@ FILES = (CURVES, SHAPES, "curves.png")
 
 
 def measure_curves(folder: Path) -> pd.DataFrame:
-    """Measure the curves of the experts and of the common trunk, before and after more training on one task.
+    """Measure the curves of the experts, of their twins with random weights, and of the common trunk.
+
+    The trunk is measured before and after more training on one task.
 
     Parameters
     ----------
@@ -51,7 +58,8 @@ def measure_curves(folder: Path) -> pd.DataFrame:
     stimuli = scene_stimuli("evidence", SAMPLES)
     base, tables = base_trunk(folder), []
     for task, name in EXPERTS.items():
-        tables += _curves(open_expert(name), task, stimuli, "two experts", 0)
+        for model in (APART, UNTRAINED):
+            tables += _curves(open_expert(name, random_weights=model == UNTRAINED), task, stimuli, model, 0)
         tables += _curves(unified_subject(base, task), task, stimuli, BEFORE, 0)
         for seed in settings.SWEEP_SEEDS:
             trained = UnifiedModel.load(folder / "kept" / f"{TRAINED_ON[task]} {seed}")
@@ -90,8 +98,10 @@ def draw_curves(curves: pd.DataFrame, metric: str = "mutual_knn") -> Figure:
     """
     figure, grid = panels(2, 2, (9.4, 7.2))
     shown = curves[(curves["metric"] == metric) & (curves["run"] == 0)]
-    for ax, model in zip(grid.flat, ("two experts", BEFORE, AFTER), strict=False):
-        alignment_curves(shown[shown["model"] == model], model, overlay=True, ax=ax)
+    twins = shown["model"] == UNTRAINED
+    shown = shown.assign(control=np.where(twins, "random weights", "none"), subject=shown["subject"].mask(twins, APART))
+    for ax, model in zip(grid.flat, (APART, BEFORE, AFTER), strict=False):
+        alignment_curves(shown[shown["subject"] == model], model, overlay=True, ax=ax)
     published, ends = pd.read_csv(PUBLISHED), {}
     for (model, task), line in published.groupby(["model", "task"], sort=False):
         depth = (line["layer"] - 1) / (line["layer"].max() - 1)
@@ -125,7 +135,7 @@ def shape_table(curves: pd.DataFrame) -> pd.DataFrame:
         for (model, task, run), curve in of.items():
             if model == AFTER and task == "understanding":
                 continue  # it stays on a plateau: the split says so
-            test = rises if task == "understanding" and model == "two experts" else rises_then_falls
+            test = rises if task == "understanding" and model in (APART, UNTRAINED) else rises_then_falls
             found = test(curve)
             worst = min(found.intervals.values(), key=lambda interval: interval.low)
             shape = f"{task} {test.__name__.replace('_', ' ')}"

@@ -75,13 +75,18 @@ def claims_table(results: Path) -> str:
 
 def _curves(results: Path) -> Iterator[Claim]:
     shapes = json.loads((results / "shapes.json").read_text())
-    reader = pd.read_csv(results / "claims" / "shapes.csv").query("shape == 'understanding rises'").set_index("metric")
+    reader = pd.read_csv(results / "claims" / "shapes.csv").query("shape == 'understanding rises'")
+    reader = reader.set_index(["metric", "model"])[["value", "low", "high"]]
     for metric, title in METRICS.items():
-        plain = tuple(shapes[f"scenes-vlm | separate | {metric} | none"]["spearman"])
-        read = tuple(reader.loc[metric, ["value", "low", "high"]])
-        for expert, rise, again in (("scenes-vlm", plain, SCENES), ("scenes-reader", read, CLAIMS)):
+        plain = (shapes[f"scenes-vlm | separate | {metric} | {of}"]["spearman"] for of in ("none", "random weights"))
+        read = (reader.loc[(metric, f"two experts{of}")] for of in ("", ", random weights"))
+        for expert, found, again in (("scenes-vlm", plain, SCENES), ("scenes-reader", read, CLAIMS)):
+            rise, twin = (tuple(spearman) for spearman in found)
             claim = f"The alignment of image and text rises with depth in an understanding expert (`{expert}`, {title})"
-            yield _claim(UNIFORK, claim, f"Spearman with depth {with_interval(*rise)}", [rise], "scenes", again)
+            measured = (
+                f"Spearman with depth {with_interval(*rise)}, of its twin with random weights {with_interval(*twin)}"
+            )
+            yield _claim(UNIFORK, claim, measured, [rise], "scenes", again)
     for metric, title in METRICS.items():
         shape = shapes[f"scenes-dit | separate | {metric} | none | 0.5"]
         rise, fall = tuple(shape["peak minus first"]), tuple(shape["peak minus last"])

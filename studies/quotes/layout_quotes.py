@@ -12,7 +12,7 @@ import pandas as pd
 from .changing import Interval
 from .edit_quotes import said_by_layout
 from .markers import table
-from .rounding import rounded, whole, with_interval
+from .rounding import between, rounded, whole, with_interval
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "fails", "undecided", "not yet measured"
 GAINS = {
@@ -61,7 +61,20 @@ def numbers(results: Path) -> dict[str, str]:
         "claims.start_steps": whole(trunks[0]["start"]),
         "claims.trunk_steps": whole(trunks[0]["steps"]),
         "claims.runs": whole(runs["key"].nunique()),
-    } | _worths(results)
+        **_worths(results),
+        **_rises(results),
+    }
+
+
+def _rises(results: Path) -> dict[str, str]:
+    """Return the rank correlation of depth and alignment in the expert that reads captions, and in its twin."""
+    shapes = _read(results, "shapes").query("shape == 'understanding rises' and metric == 'mutual_knn'")
+    names = {"two experts": "own", "two experts, random weights": "twin"}
+    return {
+        f"shape.reader.knn.{names[row.model]}.spearman{end}": text
+        for row in shapes.itertuples()
+        for end, text in (("", rounded(row.value)), (".interval", between(row.low, row.high)))
+    }
 
 
 def _worths(results: Path) -> dict[str, str]:
