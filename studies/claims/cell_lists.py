@@ -67,15 +67,10 @@ def _best(abouts: list[dict[str, Any]], options: list[dict[str, Any]], run: Run)
     return options[losses.index(min(losses))]
 
 
-def seeds_of(pair: str) -> tuple[int, ...]:
-    """Return the seeds of the runs of a pair of experts: all for the first pair, fewer for the other."""
-    return settings.SEEDS if pair == settings.PAIRS[0] else settings.SWEEP_SEEDS
-
-
 def layout_cells(pair: str, chosen: Chosen) -> list[Cell]:
     """List the runs of the table of layouts: the bounds of a pair, then seed by seed every layout, then its floors."""
     cells = [Cell("layouts", {"pair": pair, "layout": layout}, 0) for layout in (CEILING, UNBRIDGED)]
-    for seed in seeds_of(pair):
+    for seed in settings.SEEDS:
         for layout in settings.LAYOUTS:
             cells.append(Cell("layouts", _tower(pair, layout, chosen), seed))
             if seed < (2 if pair == settings.PAIRS[0] else 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 PROTOCOL = 1
 SEEDS = (0, 1, 2, 3, 4)
-SWEEP_SEEDS = (0, 1, 2)  # of sweeps, and of all runs of the second pair of experts
+SWEEP_SEEDS = (0, 1, 2)  # of sweeps
 TUNING_SEED = 100  # no other run has it
 BATCH = 16
 

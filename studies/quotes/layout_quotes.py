@@ -78,9 +78,13 @@ def _rises(results: Path) -> dict[str, str]:
 
 
 def _worths(results: Path) -> dict[str, str]:
-    """Return what each layout of two towers is worth for the first pair of experts."""
-    layouts = _read(results, "layouts").drop_duplicates("layout")
-    return {f"claims.worth.{row.layout.replace(' ', '-')}": rounded(row.worth) for row in layouts.itertuples()}
+    """Return what each layout of two towers is worth, for the first pair of experts and for the second."""
+    layouts = _read(results, "layouts")
+    places = dict(zip(layouts["pair"].unique(), ("", "second."), strict=False))
+    return {
+        f"claims.worth.{places[row.pair]}{row.layout.replace(' ', '-')}": rounded(row.worth)
+        for row in layouts.itertuples()
+    }
 
 
 def tables(results: Path) -> dict[str, Callable[[], str]]:
@@ -240,7 +244,6 @@ def mission_table(results: Path) -> str:
     """Return each layout with its verdict for each task."""
     verdicts = _verdicts(results).drop_duplicates("name").set_index("name")["verdict"]
     layouts, rows = _read(results, "layouts"), []
-    worths = layouts.drop_duplicates("layout").set_index("layout") if len(layouts) else layouts
     editing = _editing(results)
     for layout in ("shared", "Y", "X", "dense", "H", "double fusion", "last", "soft"):
         trunk = layout in ("shared", "Y", "X")
@@ -250,10 +253,9 @@ def mission_table(results: Path) -> str:
         elif trunk:
             cells = [_both(verdicts, names) for names in (drawing, answering)]
         else:
-            worth = UNMEASURED
-            if layout in worths.index:
-                row = worths.loc[layout]
-                worth = f"worth {with_interval(row['worth'], row['worth_low'], row['worth_high'])}"
+            of = [] if layouts.empty else layouts[layouts["layout"] == layout].itertuples()
+            worths = [with_interval(row.worth, row.worth_low, row.worth_high) for row in of]
+            worth = f"worth {' and '.join(worths)}" if worths else UNMEASURED
             cells = [
                 "; ".join([worth, *(f"{SAID[name]}: {verdicts[name]}" for name in drawing)]),
                 "as the frozen expert",

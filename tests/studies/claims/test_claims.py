@@ -67,12 +67,13 @@ def runs(tmp_path_factory):
 
 
 def test_every_layout_has_at_least_five_seeds_and_both_bounds():
-    cells = cell_lists.layout_cells(PAIR, CHOSEN)
-    for layout in claim_settings.LAYOUTS:
-        of = [cell for cell in cells if cell.about["layout"] == layout]
-        assert len({cell.seed for cell in of if not cell.about.get("shuffled")}) >= 5
-        assert any(cell.about.get("shuffled") for cell in of)
-    assert {"own text", "unbridged"} < {cell.about["layout"] for cell in cells}
+    for pair in claim_settings.PAIRS:
+        cells = cell_lists.layout_cells(pair, CHOSEN)
+        for layout in claim_settings.LAYOUTS:
+            of = [cell for cell in cells if cell.about["layout"] == layout]
+            assert len({cell.seed for cell in of if not cell.about.get("shuffled")}) >= 5
+            assert any(cell.about.get("shuffled") for cell in of)
+        assert {"own text", "unbridged"} < {cell.about["layout"] for cell in cells}
     forks = {cell.about["fork"] for cell in cell_lists.fork_cells(TRUNKS)}
     assert forks == set(range(1, claim_settings.DEPTH))
     counts = {cell.about["middle"] for cell in cell_lists.bridge_cells(PAIR, CHOSEN, None)}

@@ -22,10 +22,9 @@ def test_the_committed_shapes_are_those_of_the_committed_curves(curves):
 def test_twins_with_random_weights_are_drawn_as_controls(curves):
     panels = trunk_curves.draw_curves(curves).axes
     assert "control: random weights" in [text.get_text() for ax in panels for text in ax.findobj(type(ax.title))]
+    # a legend has lines without data
     broken = {tuple(line.get_ydata()) for line in panels[0].lines if line.get_linestyle() not in ("-", "None")}
     twins = curves[(curves["model"] == trunk_curves.UNTRAINED) & (curves["metric"] == "mutual_knn")]
-    assert broken - {()} == {
-        tuple(twin["score"]) for _, twin in twins.groupby("task")
-    }  # a legend has lines without data
+    assert broken - {()} == {tuple(twin["score"]) for _, twin in twins.groupby("task")}
     trained = curves[(curves["model"] == trunk_curves.APART) & (curves["metric"] == "mutual_knn")]
     assert twins["score"].max() < trained.groupby("task")["score"].max().min()
