@@ -242,7 +242,7 @@ def trunks_table(results: Path) -> str:
 
 def mission_table(results: Path) -> str:
     """Return each layout with its verdict for each task."""
-    verdicts = _verdicts(results).drop_duplicates("name").set_index("name")["verdict"]
+    verdicts = {str(name): _in_words(rows) for name, rows in _verdicts(results).groupby("name")}
     layouts, rows = _read(results, "layouts"), []
     editing = _editing(results)
     for layout in ("shared", "Y", "X", "dense", "H", "double fusion", "last", "soft"):
@@ -264,7 +264,14 @@ def mission_table(results: Path) -> str:
     return table(["layout", "drawing", "answering", "editing"], rows)
 
 
-def _both(verdicts: pd.Series, names: tuple[str, ...]) -> str:
+def _in_words(rows: pd.DataFrame) -> str:
+    """Return the verdict on a difference, and whether pairs of experts lie on different sides of what was asked."""
+    verdict, asked = str(rows["verdict"].iloc[0]), -rows["margin"]
+    differ = rows["pair"].nunique() > 1 and (rows["low"] > asked).any() and (rows["high"] < asked).any()
+    return f"{verdict}, since the pairs of experts differ" if differ else verdict
+
+
+def _both(verdicts: dict[str, str], names: tuple[str, ...]) -> str:
     """Return the verdicts of "better than shared" at equal active and at equal total parameters."""
     active, total = (verdicts[name] for name in names)
     if active == total:

@@ -90,3 +90,11 @@ def test_every_committed_claim_has_a_verdict_and_says_what_would_change_it():
     for _, claim, measured, verdict, change, command in rows:
         assert verdict.split(":")[0] in ("holds", "fails", "undecided", "not yet measured"), claim
         assert measured and change and command.strip(" |")
+
+
+@pytest.mark.parametrize(
+    ("highs", "said"), [((0.17, -0.07), "undecided, since the pairs of experts differ"), ((0.17, 0.3), "undecided")]
+)
+def test_a_verdict_on_pairs_that_differ_says_so(highs, said):
+    rows = pd.DataFrame({"verdict": "undecided", "pair": ["a x b", "c x b"], "margin": 0.05, "high": highs})
+    assert layout_quotes._in_words(rows.assign(low=rows["high"] - 0.2)) == said
