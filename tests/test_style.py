@@ -224,7 +224,7 @@ def test_no_machine_paths(file):
 
 
 def test_there_are_notebooks():
-    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02}" for number in range(1, 13)]
+    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02}" for number in range(1, 14)]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=name)

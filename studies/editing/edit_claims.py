@@ -129,13 +129,18 @@ def _verdict(mine: pd.DataFrame) -> tuple[str, str]:
     if (seeds := int(mine["seeds"].min())) < LEAST_SEEDS:
         return "undecided", f"{seeds} of {LEAST_SEEDS} seeds"
     if not mine.loc[FLOOR, "low"] > 0:
-        return "undecided", f"not better than with {FLOOR}: no instruction is followed"
+        return "undecided", f"no instruction is shown to be followed: the loss is not surely less than with {FLOOR}"
     gains = mine.loc[["semantic", "spatial"]]
     if (gains["low"] > 0).all():
         return "holds", "both intervals are above 0"
     if (useless := gains["high"] < LEAST_GAIN).any():
-        return "fails", f"the gain over {' and '.join(gains.index[useless])} is below {LEAST_GAIN}"
-    return "undecided", "an interval includes 0"
+        least = f"{LEAST_GAIN:g}".lstrip("0")
+        return "fails", f"the gain over {_named(gains.index[useless])} is surely below {least}, the least that counts"
+    return "undecided", f"an interval includes 0: that of the gain over {_named(gains.index[gains['low'] <= 0])}"
+
+
+def _named(sources: pd.Index) -> str:
+    return f"{' and '.join(sources)} tokens"
 
 
 def gather_samples(folder: Path, each: int = 1) -> pd.DataFrame:

@@ -44,7 +44,7 @@ LEAST = {
 }
 NEEDED = {
     "holds": "**An edit is better with both views of its source than with either**",
-    "fails": "**An edit does not need both views of its source**",
+    "fails": "**Here an edit does not need both views of its source**",
     "undecided": "**Whether an edit is better with both views of its source is undecided**",
 }
 
@@ -122,9 +122,9 @@ def answer(results: Path) -> str:
     first = f"{NEEDED[over_all['verdict']]}: {over_all['reason']}"
     mine = differences[differences["layout"] == EVERY].set_index(["measure", "than"])
     if len(mine):
-        semantic, spatial = (_difference(mine, "loss", than) for than in ("semantic", "spatial"))
-        first += f". In the mean over layouts the loss with both is {semantic} less than with semantic tokens and "
-        first += f"{spatial} less than with spatial ones, over {whole(over_all['seeds'])} seeds"
+        semantic, spatial = (_less_or_more(mine, than) for than in ("semantic", "spatial"))
+        first += f". In the mean over layouts the loss with both is {semantic} than with semantic tokens and "
+        first += f"{spatial} than with spatial ones, over {whole(over_all['seeds'])} seeds"
     said = [first, f"The claim that both are better than either {_by_layout(verdicts)}"]
     scores = {way: _rows_of(edits, verdicts, EVERY, way)["score"] for way in ("semantic", "spatial", "both")}
     if all(len(found) for found in scores.values()):
@@ -141,9 +141,9 @@ def both_kinds(results: Path) -> tuple[str, str, str, str, str]:
     if edits.empty or not all(gains):
         return CLAIM, "its runs are not done", UNMEASURED, what_would_change(UNMEASURED, (), "seeds"), COMMAND
     over_all = verdicts.set_index("layout").loc[EVERY]
-    semantic, spatial = (_difference(mine, "loss", than) for than in ("semantic", "spatial"))
-    measured = f"on edits of scenes the loss with both is less than with semantic tokens by {semantic}, than with "
-    measured += f"spatial ones by {spatial}, in the mean over layouts ({whole(over_all['seeds'])} seeds); by layout it "
+    semantic, spatial = (_less_or_more(mine, than) for than in ("semantic", "spatial"))
+    measured = f"on edits of scenes the loss with both is {semantic} than with semantic tokens and {spatial} than with "
+    measured += f"spatial ones, in the mean over layouts ({whole(over_all['seeds'])} seeds); by layout it "
     decides = [gain for gain in gains if gain and not math.isnan(gain[1])]
     change = what_would_change(over_all["verdict"], decides, "seeds")
     return CLAIM, measured + _by_layout(verdicts), str(over_all["verdict"]), change, COMMAND
@@ -154,7 +154,7 @@ def said_by_layout(results: Path) -> dict[str, str]:
     _, _, verdicts = _read(results)
     return {
         str(row.layout): f"both better than either: {row.verdict}"
-        + ("" if row.verdict == "holds" else f" ({row.reason})")
+        + ("" if row.verdict == "holds" else f" ({row.reason.split(':')[0]})")
         for row in verdicts[verdicts["layout"] != EVERY].itertuples()
     }
 
@@ -191,6 +191,15 @@ def _interval(mine: pd.DataFrame, measure: str, than: str) -> Interval | None:
 def _difference(mine: pd.DataFrame, measure: str, than: str) -> str:
     found = _interval(mine, measure, than)
     return with_interval(*found) if found else MISSING
+
+
+def _less_or_more(mine: pd.DataFrame, than: str) -> str:
+    """Return by how much the loss with both is less, or more, without a sign."""
+    found = _interval(mine, "loss", than)
+    if not found:
+        return f"{MISSING} less"
+    gain, low, high = found
+    return f"{with_interval(gain, low, high)} less" if gain >= 0 else f"{with_interval(-gain, -high, -low)} more"
 
 
 def _read(results: Path) -> Iterator[pd.DataFrame]:
