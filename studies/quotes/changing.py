@@ -42,5 +42,5 @@ def what_would_change(verdict: str, numbers: Sequence[Interval], unit: str) -> s
     if times <= 1:
         return "numbers that agree: each is away from 0, on different sides"
     if times > FAR:
-        return f"hardly more {unit}: the number is near 0"
+        return f"more {unit} would hardly help: over {FAR} times as many would be needed"
     return f"about {math.ceil(times)} times as many {unit}, if the number stays"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ...probes.curves.divergence_depth import divergence
 from ...probes.similarity.intervals import mean_interval
 from . import layout_quotes
 from .changing import Interval, what_would_change
@@ -93,13 +94,19 @@ def _curves(results: Path) -> Iterator[Claim]:
         claim = f"It rises, then falls in a generation expert ({title}, t = .5)"
         measured = f"peak minus first {with_interval(*rise)}, peak minus last {with_interval(*fall)}"
         yield _claim(UNIFORK, claim, measured, [rise, fall], "scenes", SCENES)
+    curves = pd.read_parquet(results / "claims" / "curves.parquet").query("model == 'two experts'")
     for metric, title in METRICS.items():
-        apart = shapes[f"divergence | {metric} | 0.5"]
-        value, low, high = map(float, re.findall(r"-?\d*\.\d+", apart["reason"])[1:4])
-        depth = "no depth" if apart["depth"] is None else f"depth {rounded(apart['depth'])}"
-        measured = f"{depth}: Spearman of understanding behind generation's peak {with_interval(value, low, high)}"
-        claim = f"Both curves part at a depth: understanding goes on rising where generation falls ({title}, t = .5)"
-        yield _claim(UNIFORK, claim, measured, [(value, low, high)], "scenes", SCENES)
+        fall = tuple(shapes[f"scenes-dit | separate | {metric} | none | 0.5"]["peak minus last"])
+        own = {str(task): curve for task, curve in curves[curves["metric"] == metric].groupby("task")}
+        read = divergence(own["understanding"], own["generation"], kind="peak").reason
+        plain = shapes[f"divergence | {metric} | 0.5"]["reason"]
+        for expert, reason, again in (("scenes-vlm", plain, SCENES), ("scenes-reader", read, CLAIMS)):
+            depth, value, low, high = map(float, re.findall(r"-?\d*\.\d+", reason)[:4])
+            claim = "Both curves part at a depth: understanding goes on rising where generation falls "
+            measured = f"behind generation's peak at depth {rounded(depth)}: Spearman of understanding "
+            measured += f"{with_interval(value, low, high)}; generation's peak minus last {with_interval(*fall)}"
+            claim += f"(`{expert}`, {title}, t = .5)"
+            yield _claim(UNIFORK, claim, measured, [(value, low, high), fall], "scenes", again)
 
 
 def _blocks(results: Path) -> Iterator[Claim]:
@@ -112,10 +119,6 @@ def _blocks(results: Path) -> Iterator[Claim]:
     read = _mean(plans["middle"] - plans["shallow"])
     measured = f"worth of `middle` less that of `shallow` {with_interval(*read)}, over pairs of experts"
     yield _claim(HBRIDGE, f"{claim}captions that must be read", measured, [read], PAIRS, VERDICT)
-    same = _mean(plans["uniform"] - plans["last"])
-    measured = f"worth of `uniform` less that of `last` {with_interval(*same)}, over pairs of experts"
-    claim = "States of the same depth are worth more than those of the last block"
-    yield _claim(LIGHTFUSION, claim, measured, [same], PAIRS, VERDICT)
 
 
 def _plans(results: Path) -> pd.DataFrame:

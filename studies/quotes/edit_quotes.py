@@ -43,9 +43,9 @@ LEAST = {
     "others' instructions": "loss below that with others' instructions by",
 }
 NEEDED = {
-    "holds": "**An edit is better with both views of its source than with either**",
-    "fails": "**Here an edit does not need both views of its source**",
-    "undecided": "**Whether an edit is better with both views of its source is undecided**",
+    "holds": "**In the mean over layouts an edit is better with both views of its source than with either**",
+    "fails": "**In the mean over layouts an edit is not better with both views of its source than with either**",
+    "undecided": "**Whether, in the mean over layouts, an edit is better with both views of its source is undecided**",
 }
 
 
@@ -68,6 +68,8 @@ def numbers(results: Path) -> dict[str, str]:
             found[f"editing.gain.{than}"] = rounded(gain[0])
             if not math.isnan(gain[1]):
                 found[f"editing.gain.{than}.interval"] = between(*gain[1:])
+    if objects := _interval(mine, "stay_objects", "spatial"):
+        found |= {"editing.objects": rounded(objects[0]), "editing.objects.interval": between(*objects[1:])}
     if len(rows := _rows_of(edits, verdicts, EVERY, "both")):
         found["editing.score.both"] = rounded(rows["score"].mean())
     return found
@@ -123,7 +125,7 @@ def answer(results: Path) -> str:
     mine = differences[differences["layout"] == EVERY].set_index(["measure", "than"])
     if len(mine):
         semantic, spatial = (_less_or_more(mine, than) for than in ("semantic", "spatial"))
-        first += f". In the mean over layouts the loss with both is {semantic} than with semantic tokens and "
+        first += f". The loss with both is {semantic} than with semantic tokens and "
         first += f"{spatial} than with spatial ones, over {whole(over_all['seeds'])} seeds"
     said = [first, f"The claim that both are better than either {_by_layout(verdicts)}"]
     scores = {way: _rows_of(edits, verdicts, EVERY, way)["score"] for way in ("semantic", "spatial", "both")}
@@ -150,20 +152,27 @@ def both_kinds(results: Path) -> tuple[str, str, str, str, str]:
 
 
 def said_by_layout(results: Path) -> dict[str, str]:
-    """Return of each layout what the study says of it, in a few words; nothing while its runs are not done."""
+    """Return of each layout, and of their mean, what the study says in a few words; nothing while runs are missing."""
     _, _, verdicts = _read(results)
     return {
         str(row.layout): f"both better than either: {row.verdict}"
         + ("" if row.verdict == "holds" else f" ({row.reason.split(':')[0]})")
-        for row in verdicts[verdicts["layout"] != EVERY].itertuples()
+        for row in verdicts.itertuples()
     }
 
 
 def _by_layout(verdicts: pd.DataFrame) -> str:
-    """Return in which layouts the claim holds, fails or is undecided."""
-    found = verdicts[verdicts["layout"] != EVERY].groupby("verdict")["layout"].agg(", ".join)
+    """Return in which layouts the claim holds, fails or is undecided, and why."""
+    found = verdicts[verdicts["layout"] != EVERY]
+    short = found["reason"].str.split(":").str[0]
+    groups = found["layout"].groupby([found["verdict"], short], sort=False).agg(", ".join)
     words = {"holds": "holds in", "fails": "fails in", "undecided": "is undecided in"}
-    return "; ".join(f"{words[verdict]} {found[verdict]}" for verdict in words if verdict in found)
+    return "; ".join(
+        f"{words[verdict]} {layouts}" + ("" if verdict == "holds" else f" ({reason})")
+        for verdict in words
+        for (of, reason), layouts in groups.items()
+        if of == verdict
+    )
 
 
 def _rows_of(edits: pd.DataFrame, verdicts: pd.DataFrame, layout: str, way: str) -> pd.DataFrame:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ...probes.similarity.intervals import mean_interval
 from .changing import Interval
-from .edit_quotes import said_by_layout
+from .edit_quotes import EVERY, said_by_layout
 from .markers import table
 from .rounding import between, rounded, whole, with_interval
 
@@ -53,17 +54,46 @@ class Judged(NamedTuple):
 
 
 def numbers(results: Path) -> dict[str, str]:
-    """Return the sizes of the study by name, as its runs have them."""
-    runs = pd.read_parquet(results / "claims" / "runs.parquet")
-    trunks = [json.loads(about) for about in runs.loc[runs["study"] == "trunks", "about"]]
+    """Return the sizes of the study by name, as its runs have them, and what texts say of its layouts."""
+    trunks, forks = _runs(results, "trunks"), _runs(results, "forks")
+    keys = pd.read_parquet(results / "claims" / "runs.parquet", columns=["key"])["key"]
+    sizes = forks["parameters"] / 1e6
     return {
         "claims.depth": whole(DEPTH),
-        "claims.start_steps": whole(trunks[0]["start"]),
-        "claims.trunk_steps": whole(trunks[0]["steps"]),
-        "claims.runs": whole(runs["key"].nunique()),
+        "claims.start_steps": whole(trunks["start"].iloc[0]),
+        "claims.trunk_steps": whole(trunks["steps"].iloc[0]),
+        "claims.runs": whole(keys.nunique()),
+        "claims.forks.least": rounded(sizes.min()),
+        "claims.forks.most": rounded(sizes.max()),
+        "claims.forks.answers": whole(_forks_that_answer(trunks, forks)),
+        "claims.facts.least": rounded(_read(results, "trunks")["score"].min()),
+        "claims.facts.most": rounded(_read(results, "trunks")["score"].max()),
+        "claims.facts.unbridged": rounded(_read(results, "bounds").set_index("layout")["score"]["unbridged"].iloc[0]),
         **_worths(results),
+        **_links(results),
         **_rises(results),
     }
+
+
+def _forks_that_answer(trunks: pd.DataFrame, forks: pd.DataFrame) -> int:
+    """Return at how many forks right answers differ from those of `shared` at the same seeds, beyond noise."""
+    shared = trunks[trunks["layout"] == "shared"].set_index("seed")["accuracy"]
+    ends = [mean_interval((of.set_index("seed")["accuracy"] - shared).dropna()) for _, of in forks.groupby("fork")]
+    return sum(low > 0 or high < 0 for _, low, high in ends)
+
+
+def _links(results: Path) -> dict[str, str]:
+    """Return how much loss a broken bridge of thirteen costs: the worst one, and means of three groups."""
+    links = _read(results, "links")["loss_increase"]
+    groups = {"most": links.max(), "first": links[:3].mean(), "middle": links[3:10].mean(), "last": links[10:].mean()}
+    return {f"claims.links.{name}": rounded(cost) for name, cost in groups.items()}
+
+
+def _runs(results: Path, study: str) -> pd.DataFrame:
+    """Return the runs of a part of the study: seed, what was run, and what was measured."""
+    runs = pd.read_parquet(results / "claims" / "runs.parquet").query("study == @study")
+    known = zip(runs["seed"], runs["about"], runs["measured"], strict=True)
+    return pd.DataFrame([{"seed": seed, **json.loads(about), **json.loads(found)} for seed, about, found in known])
 
 
 def _rises(results: Path) -> dict[str, str]:
@@ -80,11 +110,16 @@ def _rises(results: Path) -> dict[str, str]:
 def _worths(results: Path) -> dict[str, str]:
     """Return what each layout of two towers is worth, for the first pair of experts and for the second."""
     layouts = _read(results, "layouts")
-    places = dict(zip(layouts["pair"].unique(), ("", "second."), strict=False))
-    return {
+    first, second = layouts["pair"].unique()
+    places = {first: "", second: "second."}
+    found = {
         f"claims.worth.{places[row.pair]}{row.layout.replace(' ', '-')}": rounded(row.worth)
         for row in layouts.itertuples()
     }
+    runs = _runs(results, "layouts").query("pair == @second and shuffled != True")
+    losses = runs.pivot_table(index="seed", columns="layout", values="loss")
+    mean, low, high = mean_interval(losses["dense"] - losses["soft"])
+    return found | {"claims.second.soft": rounded(mean), "claims.second.soft.interval": between(low, high)}
 
 
 def tables(results: Path) -> dict[str, Callable[[], str]]:
@@ -147,7 +182,7 @@ def _curves(shapes: pd.DataFrame, title: str) -> Iterator[Judged]:
     numbers = [number for _, number in rises]
     verdict = HOLDS if all(low > 0 for _, low, _ in numbers) else UNDECIDED
     claim = f"In one trunk that is trained on both tasks, both curves rise, then fall ({title})"
-    yield Judged("UniFork", claim, f"peak above the nearer end: {measured}", verdict, numbers)
+    yield Judged("UniFork", claim, f"peak above the nearer end, in one trained trunk: {measured}", verdict, numbers)
     before = shapes[shapes["shape"] == COINCIDE].iloc[0]
     yield Judged("UniFork", once, _depth(before), HOLDS if before["met"] else FAILS)
     after = shapes[shapes["shape"] == SPLIT]
@@ -261,6 +296,7 @@ def mission_table(results: Path) -> str:
                 "as the frozen expert",
             ]
         rows.append([layout, *cells, "-" if trunk else editing.get(layout, UNMEASURED)])
+    rows.append(["mean of these five", "-", "-", editing.get(EVERY, UNMEASURED)])
     return table(["layout", "drawing", "answering", "editing"], rows)
 
 

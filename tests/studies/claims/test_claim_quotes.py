@@ -19,8 +19,8 @@ SPLIT = {"metric": "mutual_knn", "run": 0, "met": True}
         ("fails", [(-0.2, -0.3, -0.1)], SETTLED),
         ("undecided", [(0.02, -0.02, 0.06)], "about 4 times as many seeds, if the number stays"),
         ("undecided", [(0.02, 0.01, 0.03), (0.01, -0.02, 0.04)], "about 9 times as many seeds, if the number stays"),
-        ("undecided", [(0.0001, -0.1, 0.1)], "hardly more seeds: the number is near 0"),
-        ("undecided", [(0.0, -0.1, 0.1)], "hardly more seeds: the number is near 0"),
+        ("undecided", [(0.0001, -0.1, 0.1)], "more seeds would hardly help: over 100 times as many would be needed"),
+        ("undecided", [(0.0, -0.1, 0.1)], "more seeds would hardly help: over 100 times as many would be needed"),
         (
             "undecided",
             [(0.2, 0.1, 0.3), (-0.2, -0.3, -0.1)],

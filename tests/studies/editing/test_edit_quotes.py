@@ -90,13 +90,17 @@ def test_verdicts_stand_beside_what_they_rest_on(quoted):
 @pytest.mark.parametrize(
     ("rows", "by", "first"),
     [
-        (whole_study(), "less", "**An edit is better with both views of its source than with either**: both intervals"),
+        (
+            whole_study(),
+            "less",
+            f"{edit_quotes.NEEDED['holds']}: both intervals",
+        ),
         (
             edit_rows(-0.2, 0.9).assign(steps=3),
             "more",
-            "**Here an edit does not need both views of its source**: the gain",
+            f"{edit_quotes.NEEDED['fails']}: the gain",
         ),
-        (edit_rows(0.3, 0.5).assign(steps=3), "less", "**Whether an edit is better with both views of its source is"),
+        (edit_rows(0.3, 0.5).assign(steps=3), "less", edit_quotes.NEEDED["undecided"]),
     ],
 )
 def test_the_answer_is_the_verdict_over_all_layouts(quoted, tmp_path, rows, by, first):
@@ -131,7 +135,7 @@ def test_the_claim_has_one_row_and_each_layout_its_words(quoted, tmp_path):
     assert (verdict, change) == ("holds", SETTLED) and command == "`bridgework reproduce editing`"
     assert (
         "the loss with both is .20 [" in measured
-        and "holds in double fusion, dense, last, soft; fails in H" in measured
+        and f"holds in double fusion, dense, last, soft; fails in H ({USELESS})" in measured
     )
     assert _editing(tmp_path)["last"] == "both better than either: holds"
     assert _editing(tmp_path)["H"] == f"both better than either: fails ({USELESS})"
