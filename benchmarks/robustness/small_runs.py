@@ -103,7 +103,7 @@ RUNS = {
         Run(
             "report",
             "report scenes-vlm scenes-dit scenes-evidence {out}/report --limit 16 --no-twin --no-controls "
-            "--timesteps .5 --draws 3 --k 3",
+            "--timesteps .5 --draws 10 --k 3",
         ),
     )
 }

@@ -30,7 +30,7 @@ from ..maps import layer_map
 from .cost_lines import describe_cost
 from .data_bundle import Bundle, describe_view, make_bundle, pack
 from .explored_layers import LIVE, ExploredLayers, check_asked, read_layers
-from .map_views import MapView, common_neighbours, measure_view, view_of_map
+from .map_views import MapView, common_neighbours, measure_view, place_of, view_of_map
 from .notebook_widget import has_widgets, make_widget
 from .page_writing import write_frame, write_page
 
@@ -205,8 +205,8 @@ class Explorer:
         if understanding is None and generation is None and cell is None:
             raise ValueError("no cell was clicked: click one, or name an understanding and a generation layer")
         row, column = cell or (None, None)
-        row = row if understanding is None else _place(explored.rows, understanding, "understanding")
-        column = column if generation is None else _place(explored.columns, generation, "generation")
+        row = row if understanding is None else place_of(explored.rows, understanding, "understanding")
+        column = column if generation is None else place_of(explored.columns, generation, "generation")
         if row is None or column is None:
             raise ValueError("name both layers, an understanding and a generation layer")
         table = pd.DataFrame({"id": explored.ids})
@@ -387,11 +387,3 @@ class Explorer:
 def _key(pairs: Sequence[Sequence[int]]) -> str:
     """Return the pairs as the page's JSON has them."""
     return json.dumps([list(pair) for pair in pairs], separators=(",", ":"))
-
-
-def _place(names: Sequence[Any], wanted: str | int, word: str) -> int:
-    """Return the place of a layer, by its name."""
-    known = [str(name) for name in names]
-    if str(wanted) not in known:
-        raise ValueError(f"no {word} layer {wanted!r}: there are {', '.join(known)}")
-    return known.index(str(wanted))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -165,3 +166,31 @@ def common_neighbours(explored: ExploredLayers, timestep: int, row: int, column:
     if one is None or other is None:
         return np.full(explored.samples, np.nan)
     return np.array([len(np.intersect1d(a, b)) for a, b in zip(one.near, other.near)]) / k
+
+
+def place_of(names: Sequence[Any], wanted: str | int, word: str) -> int:
+    """Return the place of a layer, by its name.
+
+    Parameters
+    ----------
+    names : sequence
+        The names of the layers.
+    wanted : str or int
+        The name of one.
+    word : str
+        Whose layers they are, for the message.
+
+    Returns
+    -------
+    int
+        Its place.
+
+    Raises
+    ------
+    ValueError
+        No layer has this name.
+    """
+    known = [str(name) for name in names]
+    if str(wanted) not in known:
+        raise ValueError(f"no {word} layer {wanted!r}: there are {', '.join(known)}")
+    return known.index(str(wanted))

@@ -102,7 +102,7 @@ def check_index(path: Path, index: dict[str, Any], rebuilt: dict[str, Any]) -> N
     for entry, shard in zip(ours, theirs, strict=False):
         if entry.get("seal") != shard.get("seal"):
             raise ValueError(not_written(path.parent / shard["file"]))
-    unlike = sorted(name for name in {*index, *rebuilt} if index.get(name) != rebuilt.get(name) and name != "format")
+    unlike = [name for name in _unlike(index, rebuilt) if name != "format"]
     if unlike:
         wrong = _differences(rebuilt.get(unlike[0]), index.get(unlike[0]), unlike[0], ("the shards say", "it says"))
         raise ValueError(
@@ -212,7 +212,11 @@ def _is_hash(*values: Any) -> bool:
 def _unlike(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Return the names under which two flat records differ."""
     names = (*ours, *(theirs.keys() - ours.keys()))
-    return sorted(each for each in names if json.dumps(ours.get(each)) != json.dumps(theirs.get(each)))  # 1 == True
+    return sorted(each for each in names if _as_json(ours.get(each)) != _as_json(theirs.get(each)))  # 1 == True == 1.0
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _difference(name: str, ours: Any, theirs: Any, words: tuple[str, str]) -> str:

@@ -267,16 +267,22 @@ def _read_again(record: Record, column: str, root: Path) -> Image.Image:
     return _reader(record._replace(values=record.again()), column, root)()
 
 
+def _in_one_line(path: Path) -> str:
+    """Return a path as messages name it: as it is, or quoted where it has line breaks and the like."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
 def _read_image(source: Path | bytes, where: str) -> Image.Image:
     if isinstance(source, Path) and not source.is_file():
         remedy = "add the file, remove its row, or say where paths begin (root=)"
-        raise FileNotFoundError(f"{where}: there is no image {source}: {remedy}")
+        raise FileNotFoundError(f"{where}: there is no image {_in_one_line(source)}: {remedy}")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             deep = deep_colours(image)
             upright = image if deep else ImageOps.exif_transpose(image)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error on damaged files
-        place = f" {source}" if isinstance(source, Path) else ""
+        place = f" {_in_one_line(source)}" if isinstance(source, Path) else ""
         message = f"{where}: the image{place} cannot be read or is truncated: replace the file ({error})"
         raise ValueError(message) from None
     if deep:

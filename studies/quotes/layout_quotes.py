@@ -78,8 +78,11 @@ def numbers(results: Path) -> dict[str, str]:
 def _forks_that_answer(trunks: pd.DataFrame, forks: pd.DataFrame) -> int:
     """Return at how many forks right answers differ from those of `shared` at the same seeds, beyond noise."""
     shared = trunks[trunks["layout"] == "shared"].set_index("seed")["accuracy"]
-    ends = [mean_interval((of.set_index("seed")["accuracy"] - shared).dropna()) for _, of in forks.groupby("fork")]
-    return sum(low > 0 or high < 0 for _, low, high in ends)
+    ends = [
+        mean_interval((of.set_index("seed")["accuracy"] - shared).dropna().to_numpy())
+        for _, of in forks.groupby("fork")
+    ]
+    return sum(bool(low > 0 or high < 0) for _, low, high in ends)
 
 
 def _links(results: Path) -> dict[str, str]:
@@ -118,7 +121,7 @@ def _worths(results: Path) -> dict[str, str]:
     }
     runs = _runs(results, "layouts").query("pair == @second and shuffled != True")
     losses = runs.pivot_table(index="seed", columns="layout", values="loss")
-    mean, low, high = mean_interval(losses["dense"] - losses["soft"])
+    mean, low, high = map(float, mean_interval((losses["dense"] - losses["soft"]).to_numpy()))
     return found | {"claims.second.soft": rounded(mean), "claims.second.soft.interval": between(low, high)}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bridgework.__main__ import main
 from bridgework.benchmarks.robustness.flips import Kind, flip
 from bridgework.benchmarks.robustness.kills import contents, run_apart, stop
 from bridgework.benchmarks.robustness.load import counts, one_round
-from bridgework.benchmarks.robustness.small_runs import Run
+from bridgework.benchmarks.robustness.small_runs import RUNS, Run
 from bridgework.probes.files import write_json
 from bridgework.probes.tensor_files import read_sealed, with_seal
 from bridgework.studies.quotes.fault_quotes import slope
@@ -28,6 +29,13 @@ def test_an_extraction_that_is_killed_or_interrupted_leaves_the_same_bytes(tmp_p
         assert (row["status"], row["equal"]) == (status, True), row
     assert row["said"] == "bridgework: stopped; run the same command again to resume"
     assert row["partial files"] == 0
+
+
+@pytest.mark.parametrize("name", ["extract", "report"])
+def test_the_options_of_a_command_that_is_killed_are_taken(name, tmp_path):
+    command = RUNS[name].arguments.format(out=tmp_path, stores=tmp_path).replace("scenes-dit", "no-such-expert")
+    with pytest.raises(SystemExit, match="no-such-expert"):
+        main(command.split())
 
 
 def test_a_flip_is_put_back(tmp_path):

@@ -185,6 +185,13 @@ ROWS = [
             FileNotFoundError,
         ),
         (
+            "a name with a line break",
+            lambda here: load_stimuli(folder_of(here, {"file_name": "a\nb.png", "text": "a"})),
+            ["there is no image", r"a\nb.png"],
+            "missing",
+            FileNotFoundError,
+        ),
+        (
             "a line that is no JSON",
             lambda here: load_stimuli(folder_of(here, "{")),
             ["line 1", "not valid JSON"],

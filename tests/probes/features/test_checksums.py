@@ -176,6 +176,8 @@ INDICES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a shard is left out": lambda index: index["shards"].pop(),
     "a shard is listed twice": lambda index: index["shards"].append(index["shards"][0]),
     "places are exchanged": lambda index: index["shards"][0]["places"].reverse(),
+    "a place is no whole number": lambda index: index["shards"][0]["places"].__setitem__(0, 0.0),
+    "a place is True": lambda index: index["shards"][0]["places"].__setitem__(1, True),
     "samples are renamed": lambda index: index["samples"].reverse(),
     "fewer samples": lambda index: (index["samples"].pop(), index["parts"]["image"]["shape"].__setitem__(1, 9)),
     "depths": lambda index: index["parts"]["image"]["depths"].reverse(),
