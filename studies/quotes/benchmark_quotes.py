@@ -183,6 +183,9 @@ def _extraction(results: Path) -> dict[str, str]:
         "extraction.headless": rounded(headless),
         "extraction.on_top": rounded(tolls.loc[("smollm2-135m", "bridgework"), "on top"]),
         "extraction.captions": whole(tolls.loc[("smollm2-135m", "bridgework"), "stimuli"]),
+        "extraction.pictures": whole(tolls.loc[("dinov2-s", "described"), "stimuli"]),
+        "extraction.remembered": rounded(tolls.loc[("dinov2-s", "AnyModel, remembered"), "ratio"]),
+        "extraction.new": rounded(tolls.loc[("dinov2-s", "AnyModel, new"), "ratio"]),
     }
 
 
