@@ -282,7 +282,7 @@ def mission_table(results: Path) -> str:
     """Return each layout with its verdict for each task."""
     verdicts = {str(name): _in_words(rows) for name, rows in _verdicts(results).groupby("name")}
     layouts, rows = _read(results, "layouts"), []
-    editing = _editing(results)
+    editing = said_by_layout(results)
     for layout in ("shared", "Y", "X", "dense", "H", "double fusion", "last", "soft"):
         trunk = layout in ("shared", "Y", "X")
         drawing, answering = CLAIMS_OF.get(layout, ((), ()))
@@ -316,11 +316,6 @@ def _both(verdicts: dict[str, str], names: tuple[str, ...]) -> str:
     if active == total:
         return f"better than shared: {active}"
     return f"better than shared: {active} (equal active), {total} (equal total)"
-
-
-def _editing(results: Path) -> dict[str, str]:
-    """Return what each layout reaches in editing, as far as the study of editing has it."""
-    return said_by_layout(results)
 
 
 def _read(results: Path, name: str) -> pd.DataFrame:

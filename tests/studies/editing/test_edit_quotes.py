@@ -11,7 +11,6 @@ from bridgework.studies.editing.edit_testbed import FLOOR, LAYOUTS, MAIN, UNBRID
 from bridgework.studies.quotes import edit_quotes
 from bridgework.studies.quotes.changing import SETTLED
 from bridgework.studies.quotes.claim_quotes import LIGHTFUSION, claims_table
-from bridgework.studies.quotes.layout_quotes import _editing
 from bridgework.studies.quotes.markers import filled
 from bridgework.studies.settings import RESULTS
 
@@ -53,7 +52,7 @@ def test_a_study_without_runs_says_so(tmp_path):
         assert "not done yet" in write() or write() == "No run is done yet.", name
     assert edit_quotes.numbers(tmp_path) == {}
     assert edit_quotes.both_kinds(tmp_path)[1:3] == ("its runs are not done", "not yet measured")
-    assert _editing(tmp_path) == {}
+    assert edit_quotes.said_by_layout(tmp_path) == {}
 
 
 def test_ways_are_the_study_s():
@@ -137,7 +136,7 @@ def test_the_claim_has_one_row_and_each_layout_its_words(quoted, tmp_path):
         "the loss with both is .20 [" in measured
         and f"holds in double fusion, dense, last, soft; fails in H ({USELESS})" in measured
     )
-    assert _editing(tmp_path)["last"] == "both better than either: holds"
-    assert _editing(tmp_path)["H"] == f"both better than either: fails ({USELESS})"
+    assert edit_quotes.said_by_layout(tmp_path)["last"] == "both better than either: holds"
+    assert edit_quotes.said_by_layout(tmp_path)["H"] == f"both better than either: fails ({USELESS})"
     (row,) = [row for row in claims_table(RESULTS).splitlines() if claim in row]
     assert row.startswith(f"| {LIGHTFUSION} | {claim} |")
