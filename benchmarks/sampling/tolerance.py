@@ -4,8 +4,10 @@
     python -m bridgework.benchmarks.sampling.tolerance --metric mutual_knn --samples 65536 --layers 6 6 --dims 768 1024
     python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 100000 --layers 24 24 --dims 768 1024 \
         --windows --threads 1                                                    # in 2 GB instead of 18
-    python -m bridgework.benchmarks.sampling.tolerance --samples 1000000 --layers 6 6 --dims 768 768 --tolerance .005 \
-        --windows --folder DISK --exact-layers 0                                 # 4 GB on disk
+    python -m bridgework.benchmarks.sampling.tolerance --metric mutual_knn --samples 1000000 --layers 6 6 \
+        --dims 768 768 --tolerance .005 --folder DISK --exact-layers 0           # 18.5 GB on disk
+    python -m bridgework.benchmarks.sampling.tolerance --metric cka --samples 1000000 --layers 6 6 \
+        --dims 768 768 --tolerance .005 --folder DISK                            # the exact map too, from batches
     python -m bridgework.benchmarks.sampling.tolerance --coverage 2000           # the long simulation, by hand
 
 Each case adds a row to tolerance.csv among the results. With `--folder` features are written there, as NumPy files
@@ -39,6 +41,7 @@ from ..support.inputs import common_signal, layer_features, machine, strength, u
 
 RESULTS = Path(__file__).parents[1] / "results"
 PART = 65536  # samples that are drawn at once
+BATCH = 8192  # samples of a batch of the exact map of cka from disk
 WINDOW = 32  # columns between the beginnings of two windows
 SHARE = 0.6  # the common share of the variance of windows, the largest of separate layers
 SIGNALS = (0.0, 0.5, 0.9)
@@ -130,7 +133,7 @@ def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, e
     whole, deviation = np.full(2, np.nan), np.nan
     if exact:
         began = clocks()
-        scores = similarity_map(list(xs[:exact]), list(ys), metric).to_numpy()
+        scores = exact_scores(xs[:exact], ys, metric)
         whole = clocks() - began
         with np.errstate(invalid="ignore", divide="ignore"):
             off = np.abs(heat.to_numpy()[:exact] - scores) / errors[:exact]
@@ -141,6 +144,15 @@ def timed(xs: Sequence[Any], ys: Sequence[Any], metric: str, tolerance: float, e
         "exact layers": exact, "exact seconds": whole[0], "times as fast": whole[0] / took[0],
         "times less processor time": whole[1] / took[1], "deviation": deviation,
     }  # fmt: skip
+
+
+def exact_scores(xs: Sequence[Any], ys: Sequence[Any], metric: str) -> np.ndarray:
+    """Return the exact map (layer, layer); of features on disk that of cka is made of batches, in little memory."""
+    if metric != "cka" or not isinstance(xs[0], np.memmap):
+        return similarity_map(list(xs), list(ys), metric).to_numpy()
+    parts = [slice(start, start + BATCH) for start in range(0, len(xs[0]), BATCH)]
+    batches = (([x[part] for x in xs], [y[part] for y in ys]) for part in parts)
+    return similarity_map(batches, metric=metric).to_numpy()
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from torch import Tensor
 from .layer_features import LayerFeatures
 
 Array = NDArray[Any]
+PART = 2**22  # values that are read at once, of layers that may lie on disk
 
 
-def as_tensor(values: Tensor | Array, name: str) -> Tensor:
+def as_tensor(values: Tensor | Array, name: str, half: bool = False) -> Tensor:
     """Convert an array or tensor to a float32 or float64 tensor.
 
     Parameters
@@ -26,6 +27,8 @@ def as_tensor(values: Tensor | Array, name: str) -> Tensor:
         Real numbers. Half precision becomes float32, integers become float64.
     name : str
         What messages call it.
+    half : bool
+        Whether half precision stays as it is: what lies on disk is not read then.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def as_tensor(values: Tensor | Array, name: str) -> Tensor:
         raise ValueError(f"{name} lies on the device meta, which holds no values: compute it on another device")
     if values.is_complex() or values.layout != torch.strided:
         raise TypeError(f"{name} must be a dense array or tensor of real numbers, got {values.dtype}, {values.layout}")
-    if values.dtype in (torch.float32, torch.float64):
+    if values.dtype in (torch.float32, torch.float64) or (half and values.is_floating_point() and values.itemsize == 2):
         return values
     return values.float() if values.is_floating_point() else values.double()
 
@@ -82,7 +85,8 @@ def check_finite(layers: Iterable[Tensor], names: Sequence[str]) -> None:
     for layer, name in zip(layers, names, strict=True):
         if not layer.numel():
             raise ValueError(f"{name}: nothing to measure, shape {tuple(layer.shape)}")
-        if math.isfinite(float(layer.sum(dtype=torch.float64))):
+        rows = max(1, PART // layer[:1].numel())  # a sum in float64 copies what it sums
+        if all(math.isfinite(float(part.sum(dtype=torch.float64))) for part in layer.split(rows)):
             continue
         bad = ~layer.isfinite()
         if bad.any():

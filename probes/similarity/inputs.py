@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def read_pair(x: Tensor | Array, y: Tensor | Array, metric: str, k: int) -> tupl
 
 
 def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = None) -> tuple[Layers, Layers]:
-    """Convert two stacks to one dtype, float64 where they differ, and to one device.
+    """Convert two stacks to one dtype and to one device.
 
     Parameters
     ----------
@@ -89,14 +89,19 @@ def to_common_dtype(xs: Layers, ys: Layers, device: str | torch.device | None = 
     Returns
     -------
     tuple of lists of Tensor
-        xs and ys.
+        xs and ys, in `common_dtype`.
     """
-    dtype = torch.float32 if all(layer.dtype == torch.float32 for layer in (*xs, *ys)) else torch.float64
+    dtype = common_dtype((*xs, *ys))
     device = device or xs[0].device
     return [x.to(device, dtype) for x in xs], [y.to(device, dtype) for y in ys]
 
 
-def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
+def common_dtype(layers: Iterable[Tensor]) -> torch.dtype:
+    """Return float64 if one of the layers is in float64, float32 if none is."""
+    return torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
+
+
+def read_stack(stack: Stack, name: str, whole: bool = True) -> tuple[Layers, list[Any], list[float], dict[str, Any]]:
     """Read the layers of a stack with their names, depths and a description, and check that they are finite.
 
     Parameters
@@ -105,8 +110,8 @@ def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, li
         (layer, sample, dim), or a sequence of (sample, dim) layers.
     name : str
         What messages call it.
-    finite : bool
-        Whether all values are read, to see that they are finite.
+    whole : bool
+        Whether all values are read, to see that they are finite, and half precision becomes float32.
 
     Returns
     -------
@@ -133,14 +138,14 @@ def read_stack(stack: Stack, name: str, finite: bool = True) -> tuple[Layers, li
         if stack.swept:
             swept = ", ".join(f"{t:g}" for t in stack.timesteps)
             raise ValueError(f"the {what} hold a sweep over timesteps {swept}: select one with .at(t)")
-        layers, names, depths = open_layers(stack), list(stack.layers), list(stack.depths)
+        layers, names, depths = open_layers(stack, not whole), list(stack.layers), list(stack.depths)
         description = stack.origin
         name = what
     else:
-        layers = _layers(stack, name)
+        layers = _layers(stack, name, not whole)
         names = list(range(len(layers)))
         depths, description = [(index + 1) / len(layers) for index in names], {}
-    if finite:
+    if whole:
         check_finite(layers, [f"layer {layer!r} of {name}" for layer in names])
     return layers, names, depths, description
 
@@ -175,13 +180,15 @@ def at_time(x: Any, y: Any, time: float) -> tuple[Any, Any]:
     return one, other
 
 
-def open_layers(features: LayerFeatures) -> Layers:
+def open_layers(features: LayerFeatures, half: bool = False) -> Layers:
     """Read every layer by itself, in its own width and at least float32.
 
     Parameters
     ----------
     features : LayerFeatures
         Features with one vector per sample.
+    half : bool
+        Whether half precision stays as it is.
 
     Returns
     -------
@@ -200,19 +207,19 @@ def open_layers(features: LayerFeatures) -> Layers:
             f"the {features.modality} features of {features.subject!r} keep several vectors of each sample (pooling "
             f"{features.pooling!r}): {remedy} first"
         )
-    return [as_tensor(features.layer(name), f"layer {name!r}") for name in features.layers]
+    return [as_tensor(features.layer(name), f"layer {name!r}", half) for name in features.layers]
 
 
-def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str) -> Layers:
+def _layers(stack: Tensor | Array | Sequence[Tensor | Array], name: str, half: bool) -> Layers:
     """Read the layers (sample, dim) of a plain stack."""
     if isinstance(stack, list | tuple):
-        layers = [as_tensor(layer, f"layer {index} of {name}") for index, layer in enumerate(stack)]
+        layers = [as_tensor(layer, f"layer {index} of {name}", half) for index, layer in enumerate(stack)]
         shapes = {tuple(layer.shape) for layer in layers}
         if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
             found = ", ".join(map(str, sorted(shapes))) or "none"
             raise ValueError(f"{name} must be layers (sample, dim) of as many samples each, got shapes {found}")
         return layers
-    values = as_tensor(stack, name)  # type: ignore[arg-type]
+    values = as_tensor(stack, name, half)  # type: ignore[arg-type]
     if values.ndim != 3 or not len(values):
         raise ValueError(f"{name} must be (layer, sample, dim), got shape {tuple(values.shape)}")
     return list(values)

@@ -22,7 +22,7 @@ from ..metrics.estimators.sample_blocks import (
 )
 from ..metrics.metric import MEMORY, Array, unit_rows
 from ..metrics.neighbours import one_way
-from .inputs import Layers
+from .inputs import Layers, common_dtype
 
 BY_ROWS = ("mutual_knn",)
 BY_BLOCKS = ("cka", "cka_units")
@@ -109,8 +109,8 @@ def sampled_scores(
     Parameters
     ----------
     xs, ys : list of Tensor
-        Layers (sample, dim) of one dtype and device. All rows are read once, part by part; what costs more than reading
-        is done for the rows that are used.
+        Layers (sample, dim) on one device, in half precision too: what is read is converted to their `common_dtype`.
+        All rows are read once, part by part; what costs more than reading is done for the rows that are used.
     pairs : sequence of (int, int)
         Which layer of xs is compared with which of ys.
     metric : str
@@ -182,6 +182,7 @@ def _by_rows(
     """Add query rows until the largest error is met."""
     samples, used, wanted = len(order), 0, PILOT
     layers = [*xs, *ys]
+    dtype = common_dtype(layers)
     check_finite(layers, _names(xs, ys))
     near: list[Array] = [np.empty((0, k), int) for _ in layers]
     while True:
@@ -190,7 +191,8 @@ def _by_rows(
         queries = order[used:wanted]
         if any(one_way(unit_rows(layer[torch.from_numpy(queries).to(layer.device)])) for layer in layers):
             return None
-        near = [np.concatenate([one, nearest_of(layer, queries, k)]) for one, layer in zip(near, layers, strict=True)]
+        more = [nearest_of(layer, queries, k, dtype) for layer in layers]
+        near = [np.concatenate(both) for both in zip(near, more, strict=True)]
         used, a, b = wanted, near[: len(xs)], near[len(xs) :]
         found = np.stack([shares(a[i], b[j]) for i, j in pairs], 1)
         # as if a few rows had one neighbour in common: where none was seen, some may be left
@@ -232,7 +234,7 @@ def _by_blocks(
     first = torch.from_numpy(np.sort(order[: wanted * block]))
     centrings, uneven = [], 1.0
     for layer, name in zip(layers, _names(xs, ys), strict=True):
-        centre = middle(layer[first.to(layer.device)])
+        centre = middle(layer[first.to(layer.device)].to(common_dtype(layers)))
         far = distances(layer, centre)
         longest = float(far.max())
         if not math.isfinite(longest):
@@ -292,14 +294,15 @@ def _blocks(
 
     Several blocks are read at once, in the order of the file.
     """
-    size = block * sum(layer.shape[1] * layer.element_size() for layer in layers)
+    dtype = common_dtype(layers)
+    size = block * sum(layer.shape[1] * dtype.itemsize for layer in layers)
     step = min(AT_ONCE, max(1, int(memory / 2 / size)))
     for start in range(first, last, step):
         rows = order[start * block : min(start + step, last) * block]
         ranked = np.argsort(rows)
         place = torch.from_numpy(np.argsort(ranked))
         chosen = torch.from_numpy(rows[ranked])
-        read = [layer[chosen.to(layer.device)] for layer in layers]
+        read = [layer[chosen.to(layer.device)].to(dtype) for layer in layers]
         for one in place.split(block):
             yield [
                 layer[one.to(layer.device)].sub_(centre).div_(length)

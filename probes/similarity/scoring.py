@@ -182,9 +182,10 @@ def similarity_map(
     ----------
     x : LayerFeatures, Tensor, Array, sequence of layers, or iterable of batches
         Layers of the understanding model: (layer, sample, dim) features, tensors or arrays (mapped from disk, if they
-        are large), or a list of (sample, dim) layers of any dims. Plain layers are named 0 to L - 1 and taken for
-        blocks. Without y, an iterable of batches of samples, pairs (x, y) of stacks, which is read once. Batches are
-        for `cka` and `cka_biased` only, and the result is exact, from accumulated products of dims.
+        are large), or a list of (sample, dim) layers of any dims. Half precision is converted in memory as a whole,
+        with a tolerance part by part. Plain layers are named 0 to L - 1 and taken for blocks. Without y, an iterable of
+        batches of samples, pairs (x, y) of stacks, which is read once. Batches are for `cka` and `cka_biased` only, and
+        the result is exact, from accumulated products of dims.
     y : LayerFeatures, Tensor, Array or sequence of layers, optional
         Layers of the generation model, (layer, sample, dim').
     metric : str
@@ -289,8 +290,11 @@ def similarity_map(
     check_samples(metric, k, samples, samples)
     check_dims(metric, xs, ys)
     check_same_stimuli(x, y)
-    xs, ys = to_common_dtype(xs, ys, device)
-    looked = [side if tolerance is None else [layer[:HEAD] for layer in side] for side in (xs, ys)]
+    if tolerance is None:
+        looked = xs, ys = to_common_dtype(xs, ys, device)
+    else:  # layers of a million samples may lie on disk, in half precision
+        xs, ys = ([layer.to(device or xs[0].device) for layer in side] for side in (xs, ys))
+        looked = to_common_dtype([x[:HEAD] for x in xs], [y[:HEAD] for y in ys])
     warn_of_rows(side_of(x, looked[0], "x"), side_of(y, looked[1], "y"), grouped=seen.numbers is not None)
     warn_of_k(metric, k, samples)
     shape, sampled = (len(xs), len(ys)), None
@@ -301,6 +305,7 @@ def similarity_map(
             scores = sampled.scores.reshape(shape)
         else:
             if tolerance is not None:
+                xs, ys = to_common_dtype(xs, ys, device)
                 check_finite([*xs, *ys], [f"layer {name!r}" for name in (*x_names, *y_names)])
             formula = formula_of(metric, seen.numbers)
             if store is None:

@@ -16,7 +16,7 @@ SPARE = 16  # candidates beside the k nearest, which float64 ranks again: near-t
 ENTRIES = 2**25  # similarities held at once
 
 
-def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
+def nearest_of(gallery: Tensor, queries: Array, k: int, dtype: torch.dtype) -> Array:
     """Find the k nearest samples of some samples by cosine, without holding more than a part of the gallery.
 
     Parameters
@@ -27,6 +27,8 @@ def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
         Indices of the samples whose neighbours are wanted (query,).
     k : int
         How many neighbours.
+    dtype : torch.dtype
+        What products are computed in, float32 or float64.
 
     Returns
     -------
@@ -37,11 +39,11 @@ def nearest_of(gallery: Tensor, queries: Array, k: int) -> Array:
     asked = torch.from_numpy(queries).to(gallery.device)
     unit = unit_rows(gallery[asked])
     shift = unit.mean(0)
-    own, spare = (unit - shift).to(gallery.dtype), min(k + SPARE, len(gallery) - 1)
-    values = torch.full((len(asked), 0), 0.0, dtype=gallery.dtype, device=gallery.device)
+    own, spare = (unit - shift).to(dtype), min(k + SPARE, len(gallery) - 1)
+    values = torch.full((len(asked), 0), 0.0, dtype=dtype, device=gallery.device)
     found = torch.zeros(len(asked), 0, dtype=torch.int64, device=gallery.device)
     longest = 0.0
-    for start, part, bias in _parts(gallery, shift, gallery.dtype):
+    for start, part, bias in _parts(gallery, shift, dtype):
         longest = max(longest, float(part.square().sum(1).max()) ** 0.5)
         step, values_then, found_then = max(1, ENTRIES // len(part)), [], []
         for first in range(0, len(asked), step):

@@ -37,7 +37,7 @@ def distances(layer: Tensor, centre: Tensor) -> Tensor:
     layer : Tensor
         Features of all samples (sample, dim), which may lie on disk.
     centre : Tensor
-        Their mean, or that of many of them (dim,).
+        Their mean, or that of many of them (dim,), in the dtype that is computed in.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def distances(layer: Tensor, centre: Tensor) -> Tensor:
         (sample,), float64; not finite where a row is not, or too large to square.
     """
     step = max(1, READ // layer.shape[1])
-    space, far = layer.new_empty(min(step, len(layer)), layer.shape[1]), []
+    space, far = centre.new_empty(min(step, len(layer)), layer.shape[1]), []
     for part in layer.split(step):
         deviations = torch.sub(part, centre, out=space[: len(part)])
         far.append(torch.linalg.vector_norm(deviations, dim=1))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bridgework.probes.curves.curve import alignment_curve
 from bridgework.probes.metrics import METRICS
@@ -68,6 +70,45 @@ def test_a_map_says_its_rows_and_errors_and_reads_from_disk(metric, tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["cka", "mutual_knn"])
+@pytest.mark.parametrize("y_dtype", ["float16", "float32", "float64"])
+def test_half_precision_on_disk_is_converted_part_by_part(metric, y_dtype, tmp_path, monkeypatch):
+    samples = 12_000
+    monkeypatch.setattr(sample_blocks, "READ", 2**14)
+    x, y = (side.astype("float16") for side in sides(0, samples, 2))
+    paths = [tmp_path / f"{layer}.npy" for layer in range(2)]
+    for path, layer in zip(paths, x, strict=True):
+        np.save(path, layer)
+    y = y.astype(y_dtype)
+    with Whole((samples, x.shape[2])) as seen:
+        heat = similarity_map([np.load(path, mmap_mode="r") for path in paths], y, metric, tolerance=0.012)
+    assert heat.attrs["rows"] < samples
+    assert seen.converted == 0
+    wide = "float64" if y_dtype == "float64" else "float32"
+    expected = similarity_map(x.astype(wide), y.astype(wide), metric, tolerance=0.012)
+    pd.testing.assert_frame_equal(heat, expected, check_exact=True)
+    assert heat.attrs == expected.attrs
+    exact = similarity_map(x, y, metric, tolerance=1e-9)  # which needs all samples
+    np.testing.assert_array_equal(exact, similarity_map(x.astype(wide), y.astype(wide), metric))
+
+
+class Whole(TorchDispatchMode):
+    """Count the operations that give a whole layer, without those that convert nothing."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape, self.converted = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **kwargs or {})
+        same = isinstance(made, torch.Tensor) and any(
+            isinstance(given, torch.Tensor) and given.untyped_storage().data_ptr() == made.untyped_storage().data_ptr()
+            for given in args
+        )
+        self.converted += isinstance(made, torch.Tensor) and made.shape[-2:] == self.shape and not same
+        return made
+
+
+@pytest.mark.parametrize("metric", ["cka", "mutual_knn"])
 def test_all_rows_give_the_exact_score_bit_for_bit(metric):
     x, y = sides(0, 1200)
     heat = similarity_map(x, y, metric, tolerance=1e-6)
@@ -123,7 +164,7 @@ def test_queries_find_the_neighbours_of_the_exact_map(monkeypatch):
     rows[3] = rows[290] = 0
     rows[41], rows[77] = rows[40], rows[40]  # ties; the second half lies at cosines of .999
     x, queries = torch.from_numpy(rows), np.array([0, 3, 40, 77, 140, 160, 299, 290])
-    prepared, found = prepare(x, 10), nearest_of(x, queries, 10)
+    prepared, found = prepare(x, 10), nearest_of(x, queries, 10, x.dtype)
     assert prepared is not None
     wanted = prepared.near[queries]
     assert [set(row) for row in found.tolist()] == [set(row) for row in wanted.tolist()]
@@ -143,7 +184,7 @@ def test_ties_beyond_the_candidates_go_by_index(kind, monkeypatch):
     x, queries = torch.from_numpy(rows.astype("f")), g.permutation(400)[:80]
     prepared = prepare(x, 10)
     assert prepared is not None
-    found = nearest_of(x, queries, 10)
+    found = nearest_of(x, queries, 10, x.dtype)
     assert [set(row) for row in found.tolist()] == [set(row) for row in prepared.near[queries].tolist()]
 
 
