@@ -246,12 +246,11 @@ class PassRunner:
             if values is None:
                 kept.append(None)
                 continue
-            finite = torch.isfinite(values).flatten(1).all(1)
             stored = values.to(getattr(torch, self.options.dtype))
             fits = torch.isfinite(stored).flatten(1).all(1)
             if not fits.all():
                 what, remedy = "gave NaN or infinity", "try float32 weights"
-                if finite.all():
+                if torch.isfinite(values).all():
                     what, remedy = f"is too large for torch.{self.options.dtype}", "store float32 or bfloat16"
                 first = batch[int((~fits).nonzero()[0])].id
                 raise FloatingPointError(

@@ -198,7 +198,8 @@ def _reduce(
     if ragged is None:
         return rows.mean(1, dtype=torch.float32) if pooling == "mean" else rows.to(torch.float32, copy=True)
     padding = torch.arange(rows.shape[1], device=rows.device) >= ragged[:, None]
-    kept = rows.float().masked_fill(padding[..., None], 0)  # also where padding holds NaN
+    # Also where padding holds NaN. Rows of unlike numbers were gathered, so that they are a copy of the state's.
+    kept = rows.float().masked_fill_(padding[..., None], 0)
     return kept if pooling == "none" else kept.sum(1) / ragged[:, None]
 
 

@@ -22,7 +22,7 @@ from .metric import Array
 ROWS = 4096  # samples whose product is taken in the features' own dtype, at most
 FEWEST = 64  # of them, whatever the memory
 LOST = {torch.float32: 0.25, torch.float64: 1e-6}  # share of HSIC below which its diagonal hides what is left
-BEGUN = 4  # layers of x that a worker is at at once: what it loses where it dies
+BEGUN = 4  # layers that a worker is at at once: what it loses where it dies
 NOTHING = 1e-12  # of HSIC: what is less is rounding
 
 Batch = tuple[Sequence[Tensor], Sequence[Tensor]]  # layers (sample, dim) of x and of y
@@ -99,12 +99,13 @@ class Covariances:
         self.samples += len(layers[0])
         lengths = [layer.double().square().sum(1) for layer in layers]  # (sample,) each
         short = [length.to(layers[0]) for length in lengths]
-        short_y = torch.stack(short[self.width :])
         for index, layer in enumerate(layers):
             self.lengths[index] += lengths[index].sum()
             self.sums[index] += layer.sum(0, dtype=torch.float64)
-            if index < self.width:
-                self.weighted[index][self.width :] += short_y @ layer
+        if len(layers) > self.width:
+            short_y = torch.stack(short[self.width :])
+            for index in range(self.width):
+                self.weighted[index][self.width :] += short_y @ layers[index]
         for i, j in self.pairs:
             self.products[i, j] += layers[i].T @ layers[j]
             self.squares[i, j] += torch.dot(lengths[i], lengths[j])
@@ -210,37 +211,53 @@ def _scores(
 ) -> Array | None:
     """Return the layer map in one dtype, by groups of layers that fit in memory; None where digits are lost.
 
-    Rows of the map are the parts that workers share.
+    What workers share are y's layers with themselves, and then the rows of the map.
     """
     rows = _row_slices([x.shape[1] for x in xs], [y.shape[1] for y in ys], len(xs[0]), memory, dtype.itemsize)
     centring_x, centring_y = [[centring_of(layer, rows) for layer in side] for side in (xs, ys)]
     if not all(math.isfinite(centring.scale) or centring.constant for centring in (*centring_x, *centring_y)):
         return None  # differences overflow: `centred` knows a way
-    most = BEGUN if is_shared() else len(xs)
-    of_y: list[Array] = []  # HSIC_1 and HSIC of y's layers with themselves
+    most = BEGUN if is_shared() else len(xs) + len(ys)
+
+    def own_of_y(numbers: Iterable[int]) -> Iterator[Part]:
+        for some in _begun(numbers, most, [y.shape[1] for y in ys], [], memory):
+            sums = Covariances([centring_y[j] for j in some], [], dtype)
+            for part in rows:
+                sums.add([ys[j][part] for j in some], [])
+            yield from ((own,) for own in _own_values(sums.hsic(debiased)))
 
     def map_rows(numbers: Iterable[int]) -> Iterator[Part]:
-        remaining = iter(numbers)
-        while begun := list(islice(remaining, most)):
-            for group in groups([xs[i].shape[1] for i in begun], [y.shape[1] for y in ys], memory):
-                some = begun[group]
-                sums = Covariances([centring_x[i] for i in some], centring_y, dtype, not of_y)
-                for part in rows:
-                    sums.add([xs[i][part] for i in some], [y[part] for y in ys])
-                inner, whole = sums.hsic(debiased)
-                width = sums.width
-                of_y[:] = of_y or [np.diag(table)[width:] for table in (inner, whole)]
-                for row in range(width):
-                    own = [np.append(table[row, row], known) for table, known in zip((inner, whole), of_y)]
-                    yield tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in (inner[row, width:], *own))
+        for some in _begun(numbers, most, [x.shape[1] for x in xs], [y.shape[1] for y in ys], memory):
+            sums = Covariances([centring_x[i] for i in some], centring_y, dtype, own_y=False)
+            for part in rows:
+                sums.add([xs[i][part] for i in some], [y[part] for y in ys])
+            inner, whole = sums.hsic(debiased)
+            for row, own in enumerate(_own_values((inner, whole))[: sums.width]):
+                yield torch.from_numpy(inner[row, sums.width :].copy()), own
 
+    of_y = torch.stack([own for (own,) in in_parts(own_of_y, len(ys))])  # (y layer, 2)
     scores = []
-    for inner, own, whole in in_parts(map_rows, len(xs)):
-        kept = _own(own.numpy(), whole.numpy(), LOST[dtype])
+    for inner, own in in_parts(map_rows, len(xs)):
+        kept = _own(*torch.cat([own[None], of_y]).numpy().T, LOST[dtype])
         if kept is None:
             return None
         scores.append(inner.numpy() / np.sqrt(kept[0]) / np.sqrt(kept[1:]))
     return np.stack(scores)
+
+
+def _begun(
+    numbers: Iterable[int], most: int, dims: Sequence[int], dims_y: Sequence[int], memory: float
+) -> Iterator[list[int]]:
+    """Yield the numbers of layers whose products are summed together: `most`, or as many as fit in memory."""
+    remaining = iter(numbers)
+    while begun := list(islice(remaining, most)):
+        for group in groups([dims[number] for number in begun], dims_y, memory):
+            yield begun[group]
+
+
+def _own_values(tables: tuple[Array, Array]) -> Tensor:
+    """Return HSIC_1 and HSIC of each layer with itself (layer, 2)."""
+    return torch.from_numpy(np.stack([np.diag(table) for table in tables], 1))
 
 
 def _row_slices(

@@ -13,7 +13,8 @@ from .rounding import rounded, whole
 
 PEERS = ("bridgework", "ckatorch", "torch_cka", "pytorch-cka", "calibrated-similarity", "rsatoolbox")
 OWN_COLUMN = ("cka", "cka_biased", "cka_rbf", "rsa")  # metrics that other packages have as well
-MAPS = ("cka", "mutual_knn", "cknna", "svcca", "procrustes", "rsa")
+MAPS = ("cka", "mutual_knn", "cknna", "svcca", "pwcca", "procrustes", "rsa")
+FASTEST = 1.02  # times the seconds of the faster way, which rounds differ by
 NULLS = (("cka", "200 permutations"), ("cka", "closed form"), ("mutual_knn", "200 permutations"))
 NULLS += (("cknna", "200 permutations"),)
 TOWERS = ("scenes-vlm + scenes-dit", "smollm2-135m + scenes-dit")
@@ -71,7 +72,10 @@ def _similarity(results: Path) -> dict[str, str]:
     timed = pd.read_csv(results / "similarity.csv").set_index(["case", "who"])
     found["speed.pytorch-cka"] = rounded(timed.loc[("cka map", "pytorch-cka"), "speedup of ours"])
     found["speed.calibrated"] = whole(timed.loc[("cka null", "calibrated-similarity"), "speedup of ours"])
-    found["speed.procrustes"] = rounded(timed.loc[("procrustes map", "NumPy reference"), "speedup of ours"])
+    forms = timed["seconds"].unstack().filter(like="cka of", axis=0)
+    found["speed.forms"] = whole(len(forms))
+    fastest = forms[["by samples", "by dims"]].min(axis=1)
+    found["speed.fastest"] = whole((forms["bridgework"] <= FASTEST * fastest).sum())
     run = pd.read_csv(results / "streaming.csv").iloc[0]
     found |= {"streaming.samples": whole(run["samples"]), "streaming.disk": rounded(run["features GB"])}
     found |= {"streaming.minutes": whole(run["seconds"] / 60), "streaming.memory": rounded(run["peak GB"])}
@@ -105,7 +109,7 @@ def _right(scores: pd.DataFrame, count: int) -> str:
 
 
 def _sampled(results: Path) -> dict[str, str]:
-    """Return what a tolerance saves, in processor time, and how often its errors cover the exact score."""
+    """Return what a tolerance saves, and how often its errors cover the exact score."""
     found = {}
     table = pd.read_csv(results / "tolerance.csv")
     simulated = table["case"] == "coverage"
@@ -113,15 +117,20 @@ def _sampled(results: Path) -> dict[str, str]:
     found |= {"tolerance.covered_least": rounded(covered.min()), "tolerance.covered_most": rounded(covered.max())}
     found["tolerance.draws"] = whole(table.loc[simulated, "draws"].min())
     for row in table[~simulated].to_dict("records"):
-        name = f"tolerance.{row['metric']}"
-        found |= {f"{name}.times": rounded(row["times less processor time"]), f"{name}.rows": whole(row["rows"])}
-        found |= {f"{name}.samples": whole(row["samples"]), f"{name}.layers": whole(row["exact layers"])}
+        name = f"tolerance.{'disk.' * (row['case'] == 'disk')}{row['metric']}"
+        found |= {f"{name}.times": rounded(row["times as fast"]), f"{name}.rows": whole(row["rows"])}
+        found |= {f"{name}.samples": whole(row["samples"]), f"{name}.minutes": rounded(row["seconds"] / 60)}
+        found[f"{name}.memory"] = rounded(row["own memory"])
     return found
 
 
 def _workers(results: Path) -> dict[str, str]:
-    rows = pd.read_csv(results / "map_workers.csv").set_index("metric")
-    return {f"workers.{metric}": rounded(rows.loc[metric, "ratio without start"]) for metric in ("mutual_knn", "cka")}
+    """Return how many times as fast workers are as one process, the start of them included, least and most."""
+    found = {}
+    for (metric, layers), ratios in pd.read_csv(results / "map_workers.csv").groupby(["metric", "layers"])["ratio"]:
+        name = f"workers.{metric}.{layers}"
+        found |= {f"{name}.least": rounded(ratios.min()), f"{name}.most": rounded(ratios.max())}
+    return found
 
 
 def speed_table(results: Path) -> str:
@@ -176,11 +185,13 @@ def zoo_table(results: Path) -> str:
 
 
 def _extraction(results: Path) -> dict[str, str]:
-    timed = pd.read_csv(results / "extraction.csv").set_index(["expert", "contestant"])["seconds"]
+    race = pd.read_csv(results / "extraction.csv").set_index(["expert", "contestant"])
+    timed = race["seconds"]
     headless = timed["smollm2-135m", "bridgework"] / timed["smollm2-135m", "bare, without its head"]
     tolls = pd.read_csv(results / "extraction_tolls.csv").set_index(["expert", "contestant"])
     return {
         "extraction.headless": rounded(headless),
+        "extraction.differs": rounded(race["differs"].max()),
         "extraction.on_top": rounded(tolls.loc[("smollm2-135m", "bridgework"), "on top"]),
         "extraction.captions": whole(tolls.loc[("smollm2-135m", "bridgework"), "stimuli"]),
         "extraction.pictures": whole(tolls.loc[("dinov2-s", "described"), "stimuli"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bridgework.benchmarks.extraction import BATCH, CONTESTANTS, by_length, ours
+from bridgework.benchmarks.extraction import BATCH, CONTESTANTS, by_length, of_all_words
 from bridgework.models import open_expert
 
 
@@ -19,7 +19,7 @@ def expert():
 def test_contestants_agree(expert, contestant):
     stimuli = by_length(BATCH + 3)
     with torch.inference_mode():
-        wanted, values = ours(expert, stimuli), CONTESTANTS[contestant](expert, stimuli)
+        wanted, values = of_all_words(expert, stimuli), CONTESTANTS[contestant](expert, stimuli)
     torch.testing.assert_close(values, wanted[-len(values) :], rtol=1e-5, atol=1e-5)
 
 
