@@ -45,11 +45,11 @@ def distances(layer: Tensor, centre: Tensor) -> Tensor:
         (sample,), float64; not finite where a row is not, or too large to square.
     """
     step = max(1, READ // layer.shape[1])
-    space, far = centre.new_empty(min(step, len(layer)), layer.shape[1]), []
-    for part in layer.split(step):
-        deviations = torch.sub(part, centre, out=space[: len(part)])
-        far.append(torch.linalg.vector_norm(deviations, dim=1))
-    return torch.cat(far).double()
+    # Nothing is allocated part by part: what is kept between what is freed would leave holes as large as the layer.
+    space, far = centre.new_empty(min(step, len(layer)), layer.shape[1]), centre.new_empty(len(layer))
+    for part, lengths in zip(layer.split(step), far.split(step), strict=True):
+        torch.linalg.vector_norm(space[: len(part)].copy_(part).sub_(centre), dim=1, out=lengths)
+    return far.double()
 
 
 def unevenness(far: Tensor) -> float:
