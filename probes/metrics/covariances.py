@@ -238,7 +238,8 @@ def _scores(
     of_y = torch.stack([own for (own,) in in_parts(own_of_y, len(ys))])  # (y layer, 2)
     scores = []
     for inner, own in in_parts(map_rows, len(xs)):
-        kept = _own(*torch.cat([own[None], of_y]).numpy().T, LOST[dtype])
+        with_itself = torch.cat([own[None], of_y]).numpy()  # (layer, 2)
+        kept = _own(with_itself[:, 0], with_itself[:, 1], LOST[dtype])
         if kept is None:
             return None
         scores.append(inner.numpy() / np.sqrt(kept[0]) / np.sqrt(kept[1:]))
